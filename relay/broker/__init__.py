@@ -1,0 +1,1 @@
+"""Redis behind one small contract."""

@@ -1,0 +1,175 @@
+"""RedisService: Redis for Trio code, over redis-py and the trio-asyncio bridge.
+
+It publishes, keeps the one subscription of the process, and puts a deadline on every call.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic, time
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+import trio
+import trio_asyncio
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from relay.broker.contract import RawHandler
+from relay.broker.listener import Listener
+from relay.config import RedisSettings, Settings
+from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES
+from relay.core.errors import BrokerRefused, BrokerUnavailable
+
+_log = structlog.get_logger("relay.redis")
+_T = TypeVar("_T")
+
+#: A callback takes the decoded message; it may be a plain function or an async one.
+Callback = Callable[[Any], Awaitable[None] | None]
+
+#: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
+CALLBACK_QUEUE = 1024
+
+
+class RedisService:
+    """Open one with `open_redis`, which owns its connections and tasks and ends them when its block ends."""
+
+    def __init__(self, client: Redis, loop: trio_asyncio.TrioEventLoop, settings: Settings) -> None:
+        self._client = client
+        self._loop = loop
+        self._timeout = settings.redis_timeout
+        self._listener = Listener(client, settings.redis_health_interval, settings.redis_timeout)
+        self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
+        self._nursery: trio.Nursery | None = None
+        self.callback_overflows = 0
+
+    @property
+    def alive(self) -> bool:
+        """The subscription is up and has answered within its deadline."""
+        return self._listener.alive
+
+    @property
+    def reconnects(self) -> int:
+        """How often the subscription had to be built anew."""
+        return self._listener.reconnects
+
+    async def call(self, command: Callable[[Redis], Awaitable[_T]]) -> _T:
+        """Run an asyncio-flavoured redis-py command from Trio, within the deadline.
+
+        Raises BrokerUnavailable or BrokerRefused. Cancelling ends it at once.
+        """
+
+        async def run() -> _T:
+            return await command(self._client)
+
+        try:
+            with trio.fail_after(self._timeout):
+                return await self._loop.run_aio_coroutine(run())  # type: ignore[no-any-return]
+        except trio.TooSlowError:
+            raise BrokerUnavailable(f"Redis did not answer within {self._timeout} s") from None
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            raise BrokerUnavailable(f"Redis cannot be reached: {error}") from error
+        except RedisError as error:
+            raise BrokerRefused(f"Redis refused: {error}") from error
+
+    async def publish(self, channel: str, message: bytes) -> int:
+        """``PUBLISH``; returns how many subscribers Redis handed it to."""
+        return await self.call(lambda client: client.publish(channel, message))
+
+    async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> int:
+        """Publish the fields of a task that changed."""
+        message = {"type": "task_update", "task_id": str(task_id), "data": update, "timestamp": time()}
+        return await self.publish(TASK_UPDATES, msgspec.json.encode(message))
+
+    async def publish_general_update(self, update: dict[str, Any]) -> int:
+        """Publish something for every connected client."""
+        message = {"type": "general_update", "data": update, "timestamp": time()}
+        return await self.publish(GENERAL_UPDATES, msgspec.json.encode(message))
+
+    async def ping(self) -> float:
+        """A round trip; returns its seconds."""
+        started = monotonic()
+        await self.call(lambda client: client.ping())
+        return monotonic() - started
+
+    def subscribe_raw(self, channel: str, handler: RawHandler) -> Callable[[], None]:
+        """Call the handler with each message's channel and bytes, inline: it must neither block nor raise.
+
+        Takes effect with `start_listening`, so call it before. Returns what ends it.
+        """
+        return self._listener.add(channel, handler)
+
+    def subscribe_to_channel(self, channel: str, callback: Callback) -> Callable[[], None]:
+        """Call back with each message on a channel or glob pattern, decoded from JSON.
+
+        Callbacks run one message at a time, in order, in a task of their own, so that a slow one holds up nobody. One
+        that raises is logged and called again with the next message. Call before `start_listening`. Returns what ends it.
+        """
+        send, receive = trio.open_memory_channel[Any](CALLBACK_QUEUE)
+
+        def enqueue(name: str, message: bytes) -> None:
+            try:
+                send.send_nowait(msgspec.json.decode(message))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                _log.warning("message skipped", channel=name, error=str(error))
+            except trio.WouldBlock:
+                self.callback_overflows += 1
+                _log.error("callback too slow, message lost", channel=name, waiting=CALLBACK_QUEUE)
+
+        remove = self._listener.add(channel, enqueue)
+        if self._nursery is None:
+            self._callbacks.append((receive, callback))
+        else:
+            self._nursery.start_soon(self._call_back, receive, callback)
+
+        def end() -> None:
+            remove()
+            send.close()
+
+        return end
+
+    @staticmethod
+    async def _call_back(receive: trio.MemoryReceiveChannel[Any], callback: Callback) -> None:
+        async for message in receive:
+            try:
+                result = callback(message)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
+                _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
+
+    async def start_listening(self) -> None:
+        """Hear the subscribed channels until cancelled; reconnects for ever. Run it in a nursery, once."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for receive, callback in self._callbacks:
+                nursery.start_soon(self._call_back, receive, callback)
+            await self._listener.run(self._loop)
+
+
+@asynccontextmanager
+async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisService]:
+    """A RedisService for the time of the block. Opening does not connect: a Redis that is away is no error here."""
+    options: dict[str, Any] = {
+        "max_connections": settings.redis_max_connections,
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        # Our deadline is the whole call's, and redis-py's own retries would multiply it.
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "relay",
+    }
+    if redis_settings.ssl_ca_certs is not None:
+        options["ssl_ca_certs"] = str(redis_settings.ssl_ca_certs)
+    async with trio_asyncio.open_loop() as loop:
+        pool = ConnectionPool.from_url(url, **options)
+        client: Redis = Redis(connection_pool=pool)
+        try:
+            yield RedisService(client, loop, settings)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
+                await loop.run_aio_coroutine(pool.disconnect())

@@ -1,0 +1,153 @@
+"""Settings: read once from the environment and ``.env``, checked, frozen, passed in.
+
+``REDIS_*`` are the names that services already use; everything else begins with ``RELAY_``.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from relay.core.errors import ConfigError
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+#: Command, signal and build variables that begin with RELAY_ without being settings of the server.
+_NOT_SETTINGS = frozenset({"RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
+
+
+class RedisSettings(BaseSettings):
+    """Where Redis is. Nothing set means: bring one along."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REDIS_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL; wins over the rest")
+    host: str | None = Field(None, description="host name or address", min_length=1)
+    port: int = Field(6379, ge=1, le=65535, description="TCP port")
+    db: int = Field(0, ge=0, description="database number")
+    username: str | None = Field(None, description="ACL user")
+    password: SecretStr | None = Field(None, description="password")
+    ssl: bool = Field(False, description="use TLS")
+    ssl_ca_certs: Path | None = Field(None, description="PEM file of the authorities to trust")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.url is not None:
+            scheme = urlsplit(self.url.get_secret_value()).scheme
+            if scheme not in ("redis", "rediss", "unix"):
+                raise ValueError("url: must begin with redis://, rediss:// or unix://")
+        if self.ssl_ca_certs is not None and not self.ssl_ca_certs.is_file():
+            raise ValueError("ssl_ca_certs: no such file")
+        return self
+
+    def configured_url(self) -> str | None:
+        """The URL to connect to, with its password, or None when no Redis is configured."""
+        if self.url is not None:
+            return self.url.get_secret_value()
+        if self.host is None:
+            return None
+        password = self.password.get_secret_value() if self.password else ""
+        login = f"{quote(self.username or '', safe='')}:{quote(password, safe='')}@" if password else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.ssl else 'redis'}://{login}{host}:{self.port}/{self.db}"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Everything else. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="RELAY_", env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
+    graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
+    log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
+    takeover: bool = Field(True, description="take sockets over from Hypercorn where that is possible")
+
+    redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
+    redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
+    redis_channels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="more Redis channels to serve: names or patterns, separated by commas"
+    )
+    redis_health_interval: float = Field(1.0, gt=0, le=60, description="seconds between checks of the subscription")
+
+    max_clients: int = Field(18_000, ge=1, description="clients per process")
+    max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
+    max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
+    max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
+    max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
+    queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
+    queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
+    queue_seconds: float = Field(10.0, gt=0, description="how long a message may wait for one client")
+    handshake_timeout: float = Field(10.0, gt=0, description="from the request to the open session")
+    message_timeout: float = Field(10.0, gt=0, description="from the first to the last byte of a client's message")
+    close_timeout: float = Field(2.0, gt=0, description="how long a closing handshake may take")
+    heartbeat_interval: float = Field(25.0, gt=0, description="between two pings to a client")
+    dead_peer_timeout: float = Field(20.0, gt=0, description="unacknowledged for this long: the peer is gone")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="browser origins that may connect, separated by commas; * is any"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        lists = ("redis_channels", "allowed_origins")
+        return {name: _split(value) if name in lists else value for name, value in values.items()}
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.queue_bytes < self.max_update_bytes:
+            raise ValueError(
+                "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
+            )
+        if self.close_timeout >= self.graceful_timeout:
+            raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
+        return self
+
+
+def load(**overrides: Any) -> tuple[Settings, RedisSettings]:
+    """Read and check all settings; keyword arguments (of the command line) win over the environment.
+
+    Raises ConfigError that names each wrong variable and says how to mend it.
+    """
+    redis_overrides = {"url": overrides.pop("redis_url")} if overrides.get("redis_url") else {}
+    overrides = {name: value for name, value in overrides.items() if value is not None and name != "redis_url"}
+    try:
+        return Settings(**overrides), RedisSettings(**redis_overrides)
+    except ValidationError as error:
+        prefix = "REDIS_" if error.title == RedisSettings.__name__ else "RELAY_"
+        raise ConfigError("\n".join(_explained(prefix, dict(detail)) for detail in error.errors())) from None
+
+
+def _explained(prefix: str, detail: dict[str, Any]) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["loc"]:
+        name = str(detail["loc"][0])
+    else:  # from the checks across fields, whose messages begin with the field's name
+        name, _, message = message.partition(": ")
+    shown = "" if prefix == "REDIS_" or not detail["loc"] else f" (it is {detail['input']!r})"
+    return f"{prefix}{name.upper()}: {message}{shown}. Change it in the environment or in .env."
+
+
+def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
+    """A sentence for each RELAY_* variable that is no setting: most likely a typing error."""
+    known = {"RELAY_" + name.upper() for name in Settings.model_fields}
+    warnings = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("RELAY_") and name not in known | _NOT_SETTINGS:
+            near = difflib.get_close_matches(name, known, n=1)
+            warnings.append(
+                f"{name} is not a setting and does nothing" + (f"; did you mean {near[0]}?" if near else "")
+            )
+    return warnings

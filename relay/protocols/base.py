@@ -1,0 +1,70 @@
+"""The contract of a protocol: a client's messages in, commands for the session out, updates to payloads.
+
+A protocol decides what words mean; it knows neither sockets nor the hub. One instance serves one client. To add a
+protocol is to write such a class and to name it at a door in `relay.server.routes`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay.core.closecodes import Close
+from relay.core.updates import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The client wants to follow a channel. ``payload`` answers it, before any update of that channel."""
+
+    channel: str
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The client no longer wants a channel; ``payload`` answers it."""
+
+    channel: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that changes nothing."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The client's message was wrong; ``payload`` tells it why, ``code`` is the metrics label."""
+
+    code: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The session is over."""
+
+    close: Close
+
+
+Command = Subscribe | Unsubscribe | Reply | Refusal | End
+
+
+class ClientProtocol(Protocol):
+    """One client's side of a protocol. Payloads are UTF-8 JSON, one for each message."""
+
+    @staticmethod
+    def encode(update: Update) -> bytes:
+        """The payload of an update. It is called once for all clients, so it may depend on nothing else."""
+
+    def open(self) -> Iterable[Command]:
+        """What a new client gets without asking."""
+
+    def receive(self, message: str | bytes) -> Iterable[Command]:
+        """What a message of the client asks for; bad input is answered by a Refusal or an End, never raised."""
+
+    def refuse(self, code: str, message: str) -> Refusal:
+        """The answer when the session cannot do what was asked, for instance when a limit is reached."""

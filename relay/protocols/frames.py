@@ -1,0 +1,178 @@
+"""RFC 6455 frames as a server writes and reads them.
+
+Writing is ours: an update is framed once and the same bytes go to every client, uncompressed, which is legal whatever
+extension was negotiated (RFC 7692 section 6). Reading is wsproto's, with the limits that it leaves to its user.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
+
+from relay.core.closecodes import Close
+
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
+
+#: Longest payload of a control frame, and with it longest reason of a close frame plus its code (section 5.5).
+MAX_CONTROL_PAYLOAD = 125
+
+
+def _frame(first_byte: int, payload: bytes) -> bytes:
+    length = len(payload)
+    if length < 126:
+        return bytes((first_byte, length)) + payload
+    if length < 65536:
+        return struct.pack("!BBH", first_byte, 126, length) + payload
+    return struct.pack("!BBQ", first_byte, 127, length) + payload
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A whole text message; the payload must be UTF-8."""
+    return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A whole binary message."""
+    return _frame(_BINARY, payload)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping with this payload."""
+    return _frame(_PONG, payload)
+
+
+#: A ping without payload: one bytes object for all clients.
+PING_FRAME = _frame(_PING, b"")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; 1005 and 1006 mean "no code", and a reason that is too long is cut at a character."""
+    if code in (CloseReason.NO_STATUS_RCVD, CloseReason.ABNORMAL_CLOSURE):
+        return _frame(_CLOSE, b"")
+    text = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
+    return _frame(_CLOSE, struct.pack("!H", code) + text)
+
+
+def end_of_frame(chunk: bytes, offset: int) -> int:
+    """Where the frame that ``offset`` lies in ends, in a chunk of whole server frames.
+
+    An offset between two frames is its own answer. So a client that is given up in mid-frame can still be told why.
+    """
+    position = 0
+    while position < offset:
+        length = chunk[position + 1]
+        position += 2
+        if length == 126:
+            length = int.from_bytes(chunk[position : position + 2])
+            position += 2
+        elif length == 127:
+            length = int.from_bytes(chunk[position : position + 8])
+            position += 8
+        position += length
+    return position
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A whole message: text or bytes."""
+
+    message: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A frame that must go back, for instance a pong."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The client sent its close frame, or hung up (code 1006)."""
+
+    code: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """The client broke RFC 6455 or a limit; the connection must be closed this way."""
+
+    close: Close
+
+
+Event = Received | Answer | PeerClosed | Violation
+
+_VIOLATIONS = {
+    CloseReason.INVALID_FRAME_PAYLOAD_DATA: Close.INVALID_TEXT,
+    CloseReason.MESSAGE_TOO_BIG: Close.TOO_BIG,
+}
+
+
+class FrameReader:
+    """Reads one client's frames: bytes in, events out.
+
+    connection:  wsproto's, possibly with state from before (what was negotiated, half a frame); a fresh one by default
+    max_message: longest message in bytes, after inflating
+    partial:     the fragments of a message that were read before this reader took over
+    """
+
+    __slots__ = ("_connection", "_kind", "_max_message", "_parts", "_size")
+
+    def __init__(
+        self, max_message: int, connection: Connection | None = None, partial: str | bytes | None = None
+    ) -> None:
+        self._connection = connection or Connection(ConnectionType.SERVER)
+        self._max_message = max_message
+        self._parts: list[str | bytes] = [] if partial is None else [partial]
+        self._size = 0 if partial is None else len(partial)
+
+    @property
+    def is_midway(self) -> bool:
+        """A message or a frame has begun and is not complete."""
+        decoder = self._connection._proto._frame_decoder
+        return bool(self._parts) or decoder.header is not None or len(decoder.buffer) > 0
+
+    def _state(self) -> ConnectionState:
+        return self._connection.state
+
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """Feed bytes from the socket; b"" means that the client hung up. Nothing comes after PeerClosed or Violation."""
+        if self._state() is not ConnectionState.OPEN:
+            return
+        if not data:
+            yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
+            return
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, Message):
+                self._size += len(event.data.encode()) if isinstance(event, TextMessage) else len(event.data)
+                if self._size > self._max_message:
+                    yield Violation(Close.TOO_BIG)
+                    return
+                self._parts.append(event.data)
+                if event.message_finished:
+                    parts, self._parts, self._size = self._parts, [], 0
+                    yield Received(_joined(event, parts))
+            elif isinstance(event, Ping):
+                yield Answer(pong_frame(bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                # wsproto reports a violation in the guise of a close by the peer, in the state of an open connection.
+                if self._state() is ConnectionState.REMOTE_CLOSING:
+                    yield PeerClosed(event.code, event.reason or "")
+                else:
+                    yield Violation(_VIOLATIONS.get(CloseReason(event.code), Close.PROTOCOL_ERROR))
+                return
+            else:
+                assert isinstance(event, Pong)
+
+
+def _joined(last: object, parts: list[str | bytes]) -> str | bytes:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(last, BytesMessage):
+        return b"".join(part for part in parts if isinstance(part, bytes | bytearray))
+    return "".join(part for part in parts if isinstance(part, str))

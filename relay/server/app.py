@@ -1,0 +1,212 @@
+"""The application: a Quart-Trio app whose lifespan is Relay's nursery tree.
+
+    lifespan
+      embedded redis            (when none is configured)
+      trio-asyncio loop         redis-py lives here
+        services                listener, flusher, heartbeat
+          sessions              one nursery for each client
+
+The tree is built at start-up, before the server accepts, and taken down in the opposite order at shutdown.
+"""
+
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import structlog
+import trio
+from quart_trio import QuartTrio
+
+from relay.broker.embedded import embedded_redis
+from relay.broker.redis import RedisService, open_redis
+from relay.config import RedisSettings, Settings, unknown_variables
+from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES, NamedChannels, read_published
+from relay.core.errors import BadMessage
+from relay.core.hub import Hub
+from relay.logs import without_password
+from relay.metrics import Metrics
+from relay.server.sessions import Sessions
+
+_log = structlog.get_logger("relay.app")
+
+
+class Relay:
+    """One relay process: its parts, and the services that connect them."""
+
+    def __init__(self, settings: Settings, redis_settings: RedisSettings) -> None:
+        self.settings = settings
+        self.redis_settings = redis_settings
+        self.metrics = Metrics()
+        self.named = NamedChannels(settings.redis_channels)
+        self.hub = Hub(on_pending=self._on_pending)
+        self.sessions = Sessions(self.hub, settings, self.metrics)
+        self.redis: RedisService | None = None
+        self.redis_url: str | None = None
+        self._pending = trio.Event()
+        self._oldest_heard = 0.0
+        self._received = 0
+        self._terminating: trio.Nursery | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Redis answers, the subscription is alive, and clients may come."""
+        return self.redis is not None and self.redis.alive and not self.sessions.draining
+
+    def _on_pending(self) -> None:
+        self._oldest_heard = monotonic()
+        self._pending.set()
+
+    def _hear(self, channel: str, message: bytes) -> None:
+        """One message from Redis. A bad one is logged with its channel and skipped."""
+        self._received += 1
+        try:
+            if len(message) > self.settings.max_update_bytes:
+                limit = f"longer than RELAY_MAX_UPDATE_BYTES, {self.settings.max_update_bytes}"
+                raise BadMessage("too_big", limit)
+            update = read_published(channel, message, monotonic())
+        except BadMessage as error:
+            self.metrics.bad_updates.labels(error.code).inc()
+            _log.warning(
+                "published message skipped", channel=channel, code=error.code, error=error.message, size=len(message)
+            )
+            return
+        self.hub.publish(update)
+
+    async def _flush(self) -> None:
+        """Write what each turn of the loop has brought. The listener does not yield while it has more at hand, so a turn
+        that starts behind it is a batch."""
+        while True:
+            await self._pending.wait()
+            self._pending = trio.Event()
+            heard = self._oldest_heard
+            self.hub.flush()
+            self.metrics.latency.observe(monotonic() - heard)
+            self.metrics.received.inc(self._received)
+            self._received = 0
+
+    async def _watch_redis(self, redis: RedisService) -> None:
+        """Keep the metrics of the connection current."""
+        reconnects = 0
+        while True:
+            self.metrics.redis_up.set(redis.alive)
+            self.metrics.redis_reconnects.inc(redis.reconnects - reconnects)
+            reconnects = redis.reconnects
+            await trio.sleep(0.5)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything runs inside this block. Leaving it closes the clients first, in stages, and joins every task."""
+        async with AsyncExitStack() as stack:
+            url = self.redis_settings.configured_url()
+            if url is None:
+                url = await stack.enter_async_context(embedded_redis())
+            self.redis_url = url
+            self.redis = await stack.enter_async_context(open_redis(url, self.settings, self.redis_settings))
+            for channel in (TASK_UPDATES, GENERAL_UPDATES, *self.named.patterns):
+                self.redis.subscribe_raw(channel, self._hear)
+            async with trio.open_nursery() as services:
+                services.start_soon(self.redis.start_listening)
+                services.start_soon(self._watch_redis, self.redis)
+                services.start_soon(self._flush)
+                services.start_soon(self.sessions.beat)
+                self._terminating = services
+                async with self.sessions.open():
+                    yield
+                    await self.sessions.drain(self._drain_seconds)
+                self._terminating = None
+                services.cancel_scope.cancel()
+
+    @property
+    def _drain_seconds(self) -> float:
+        """What shutdown may spend on clients; the rest of the time is for the sessions' last goodbyes and Redis."""
+        return max(0.1, self.settings.graceful_timeout * 0.75 - self.settings.close_timeout)
+
+    def drain_with(self, terminated: Any) -> None:
+        """Start draining as soon as the server's own "terminated" event is set, before it cancels its connections."""
+        if self._terminating is not None:
+            services, self._terminating = self._terminating, None
+            services.start_soon(self._drain_when, terminated)
+
+    async def _drain_when(self, terminated: Any) -> None:
+        await terminated.wait()
+        await self.sessions.drain(self._drain_seconds)
+
+    def announce(self) -> None:
+        """Say in the log where Redis is and how clients will be reached."""
+        for warning in unknown_variables():
+            _log.warning(warning)
+        _log.info(
+            "relay is up",
+            redis=without_password(self.redis_url or ""),
+            redis_is="configured" if self.redis_settings.configured_url() else "embedded",
+            transport="takeover where possible" if self.settings.takeover else "asgi",
+            pid=os.getpid(),
+        )
+
+
+class Lifespan:
+    """ASGI lifespan for Quart: Relay's tree around Quart's own start-up and shutdown functions."""
+
+    def __init__(self, app: "RelayApp", _scope: Any) -> None:
+        self._app = app
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        app = self._app
+        await receive()  # lifespan.startup
+        started = stopping = False
+        failed: BaseExceptionGroup[Exception] | None = None
+        try:
+            async with app.relay.running(), trio.open_nursery() as nursery:
+                app.nursery = nursery  # Quart's background tasks
+                await app.startup()
+                _tune_garbage_collector()
+                app.relay.announce()
+                started = True
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # lifespan.shutdown
+                stopping = True
+                await app.shutdown()
+                nursery.cancel_scope.cancel()
+        except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is told
+            _log.critical("relay failed", exc_info=errors)
+            failed = errors
+        if failed is None:
+            await send({"type": "lifespan.shutdown.complete"})
+        elif not started:
+            await send({"type": "lifespan.startup.failed", "message": "; ".join(map(str, failed.exceptions))})
+        elif stopping:
+            await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, failed.exceptions))})
+        else:
+            # The server would go on without us and nobody would notice: end the process, as a signal would.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tune_garbage_collector() -> None:
+    """What is there now stays; and ten thousand connections are a million objects that need no frequent looking at."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+class RelayApp(QuartTrio):
+    """The Quart application. Extend it as any other; Relay's WebSocket doors are served before Quart's own routes."""
+
+    asgi_lifespan_class = Lifespan  # type: ignore[assignment]
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__("relay", static_folder=None)
+        self.relay = relay
+        self.doors: dict[str, Any] = {}
+
+
+def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
+    """Build the application; nothing runs before its lifespan starts."""
+    from relay.server.routes import add_routes
+
+    app = RelayApp(Relay(settings, redis_settings))
+    add_routes(app)
+    return app

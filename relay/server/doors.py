@@ -1,0 +1,111 @@
+"""The doors: WebSocket paths, and how a client comes in through one.
+
+Quart hands the connection over before its routing: the handshake is the dearest part of a connection.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import structlog
+import trio
+from quart_trio.asgi import TrioASGIWebsocketConnection
+
+from relay.core.closecodes import Close
+from relay.core.hub import Format
+from relay.protocols.base import ClientProtocol
+from relay.server.app import Relay, RelayApp
+from relay.server.session import Session
+from relay.server.takeover import Receive, Send, find, stay_on_asgi, take_over
+from relay.server.transports import AsgiTransport, SocketTransport
+
+_log = structlog.get_logger("relay.doors")
+
+
+class Door(NamedTuple):
+    """A protocol behind a path: what makes one client's instance, and its formats, one for each transport."""
+
+    protocol: Callable[[], ClientProtocol]
+    on_socket: Format
+    on_asgi: Format
+
+
+def door(protocol: Callable[[], ClientProtocol], encode: Callable[[Any], bytes]) -> Door:
+    """A door for a protocol whose updates are encoded by `encode`."""
+    return Door(
+        protocol,
+        Format(encode, SocketTransport.frame, SocketTransport.join),
+        Format(encode, AsgiTransport.frame, AsgiTransport.join),
+    )
+
+
+class _Limits(TypedDict):
+    max_message: int
+    dead_peer_timeout: float
+
+
+class DoorConnection(TrioASGIWebsocketConnection):
+    """Quart's WebSocket connection, for paths that are no doors; the others become sessions."""
+
+    async def __call__(self, receive: Receive, send: Send) -> None:
+        app: Any = self.app
+        assert isinstance(app, RelayApp)
+        path = self.scope["path"].removeprefix(self.scope.get("root_path", ""))
+        door = app.doors.get(path)
+        if door is None:
+            await super().__call__(receive, send)
+        else:
+            await admit(app.relay, door, self.scope, receive, send)
+
+
+async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Send) -> None:
+    """Let a client in: handshake, takeover, session. Returns when the server's part in the connection is over."""
+    settings = relay.settings
+    client = scope.get("client")
+    peer = f"{client[0]}:{client[1]}" if client else "unknown"
+    limits: _Limits = {
+        "max_message": settings.max_message_bytes,
+        "dead_peer_timeout": settings.dead_peer_timeout,
+    }
+    links = find(send)
+    if links.ws_stream is not None:
+        relay.drain_with(links.ws_stream.context.terminated)
+    try:
+        with trio.fail_after(settings.handshake_timeout):
+            await receive()  # websocket.connect
+            refusal = _refusal(relay, scope)
+            if refusal is not None:
+                relay.metrics.refused.labels(refusal).inc()
+                await send({"type": "websocket.close"})
+                return
+            await send({"type": "websocket.accept"})
+            if relay.sessions.is_full:
+                relay.metrics.refused.labels(Close.FULL.label).inc()
+                await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
+                return
+            taken = await take_over(receive, send, **limits) if settings.takeover else None
+    except trio.TooSlowError:
+        relay.metrics.refused.labels("handshake_timeout").inc()
+        return
+    if taken is None:
+        transport = stay_on_asgi(receive, send, **limits)
+        await Session(relay.sessions, transport, door.protocol(), door.on_asgi, peer).run()
+        return
+    session = Session(relay.sessions, taken.transport, door.protocol(), door.on_socket, peer)
+
+    async def run() -> None:
+        await session.run(taken.events, taken.unsent)
+
+    try:
+        relay.sessions.start(run)
+    except trio.RunFinishedError:
+        session.abort()
+
+
+def _refusal(relay: Relay, scope: Any) -> str | None:
+    if relay.sessions.draining:
+        return "draining"
+    allowed = relay.settings.allowed_origins
+    if "*" in allowed:
+        return None
+    origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
+    return None if origin is None or origin in allowed else "origin"

@@ -1,0 +1,34 @@
+"""What is served where: the doors for WebSocket clients, and the HTTP routes for operators."""
+
+from functools import partial
+
+from quart import Response
+
+from relay.metrics import CONTENT_TYPE
+from relay.protocols.tasks import TasksProtocol
+from relay.server.app import RelayApp
+from relay.server.doors import DoorConnection, door
+
+
+def add_routes(app: RelayApp) -> None:
+    """Give the app its doors and routes."""
+    relay = app.relay
+    app.doors = {"/ws/tasks": door(partial(TasksProtocol, relay.named), TasksProtocol.encode)}
+    app.asgi_websocket_class = DoorConnection
+
+    @app.get("/healthz")
+    async def healthz() -> tuple[dict[str, str], int]:
+        """The process lives and its event loop turns."""
+        return {"status": "ok"}, 200
+
+    @app.get("/readyz")
+    async def readyz() -> tuple[dict[str, str], int]:
+        """Clients may be sent here: Redis answers and the subscription is alive."""
+        if relay.is_ready:
+            return {"status": "ready"}, 200
+        return {"status": "draining" if relay.sessions.draining else "redis is not reachable"}, 503
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(relay.metrics.render(), content_type=CONTENT_TYPE)

@@ -1,0 +1,248 @@
+"""One client: its nursery, its loops, its outbox, and how it ends.
+
+A session is one task. It reads its client and obeys; the hub's batches are written the moment they are offered, and only
+when the socket takes no more does a send loop start beside it, which ends when the outbox is empty. Whoever wants a
+session gone calls `Session.close`, which never waits; the session's own task then says goodbye and closes the
+connection, within a deadline.
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from relay.core.closecodes import Close
+from relay.core.hub import Format, Hub
+from relay.core.outbox import Batch, Outbox
+from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.frames import Answer, Event, PeerClosed, Received, Violation
+from relay.server.transports import Transport
+
+if TYPE_CHECKING:
+    from relay.server.sessions import Sessions
+
+_log = structlog.get_logger("relay.session")
+
+
+class Session:
+    """A connected client. Run it with `run`, once; all else may be called from any task of the loop."""
+
+    __slots__ = (
+        "_errors",
+        "_format",
+        "_hub",
+        "_nursery",
+        "_outbox",
+        "_protocol",
+        "_sending",
+        "_sessions",
+        "_subscriptions",
+        "_transport",
+        "closing",
+        "overdue_at",
+        "peer",
+    )
+
+    def __init__(
+        self, sessions: "Sessions", transport: Transport, protocol: ClientProtocol, format: Format, peer: str
+    ) -> None:
+        self._sessions = sessions
+        self._hub: Hub = sessions.hub
+        self._transport = transport
+        self._protocol = protocol
+        self._format = format
+        self._outbox = Outbox(sessions.bounds)
+        self._nursery: trio.Nursery | None = None
+        self._subscriptions: set[str] = set()
+        self._sending = False
+        self._errors = 0
+        self.peer = peer
+        self.closing: Close | None = None
+        #: When the connection is to be aborted, whatever it waits for.
+        self.overdue_at = float("inf")
+
+    # What others do to a session: nothing here waits.
+
+    def offer(self, batch: Batch) -> None:
+        """Write a batch, or queue what the socket does not take; a client past its bounds is closed."""
+        if self.closing is not None:
+            return
+        outbox = self._outbox
+        if outbox:
+            outbox.push(batch, monotonic())
+        else:
+            try:
+                written = self._transport.try_write(batch)
+            except OSError:
+                self.close(Close.GONE)
+                return
+            if written == batch.size:
+                self._sessions.delivered += batch.count
+                return
+            outbox.push(batch, monotonic())
+            outbox.written = written
+            self._start_sending()
+        overflow = outbox.overflow()
+        if overflow is not None:
+            self.close(overflow)
+
+    def close(self, close: Close) -> None:
+        """End the session this way; the first reason wins. Returns at once, the goodbye happens in the session's task."""
+        if self.closing is not None:
+            return
+        self.closing = close
+        self._leave()
+        self._sessions.on_closing(self, close)
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def ping(self) -> None:
+        """Send a heartbeat, unless something is under way to the client anyhow."""
+        chunk = self._transport.ping()
+        if chunk is not None and not self._outbox:
+            self.offer(Batch(chunk, 0, len(chunk)))
+
+    def check_age(self, now: float) -> None:
+        """Close the session when something has waited too long in its outbox."""
+        overdue = self._outbox.overdue(now)
+        if overdue is not None:
+            self.close(overdue)
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait in the outbox."""
+        return self._outbox.count
+
+    @property
+    def transport_name(self) -> str:
+        """How the client is reached: "takeover" or "asgi"."""
+        return self._transport.name
+
+    def abort(self) -> None:
+        """Close the connection under whatever waits for it. The session's task ends by that."""
+        self._transport.abort()
+
+    # What the session's own task does.
+
+    async def run(self, events: Sequence[Event] = (), unsent: bytes = b"") -> None:
+        """Serve the client until it goes, is dropped, or this is cancelled; the connection is closed afterwards.
+
+        events, unsent: what came from and must go to the client before the session began. Cancelled from outside, it
+        closes with 1001. The goodbye is shielded from cancellation, for `close_timeout` seconds at most.
+        """
+        self._sessions.add(self)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self.closing is None:
+                    if unsent:
+                        self.offer(Batch(unsent, 0, len(unsent)))
+                    for command in self._protocol.open():
+                        self._obey(command)
+                    self._handle(events)
+                    await self._receive_loop()
+                nursery.cancel_scope.cancel()
+        except* Exception:  # noqa: BLE001 - a bug in one session must not end the others
+            _log.exception("session failed", client=self.peer)
+            self.close(Close.INTERNAL_ERROR)
+        finally:
+            self.close(Close.SHUTDOWN)
+            self._nursery = None
+            try:
+                await self._say_goodbye()
+            finally:
+                self._transport.abort()
+                self._sessions.remove(self)
+
+    async def _receive_loop(self) -> None:
+        timeout = self._sessions.settings.message_timeout
+        while self.closing is None:
+            try:
+                events = await self._transport.receive(timeout)
+            except trio.TooSlowError:
+                self.close(Close.HALF_MESSAGE)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                self.close(Close.GONE)
+            else:
+                self._handle(events)
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if self.closing is not None:
+                return
+            if isinstance(event, Received):
+                for command in self._protocol.receive(event.message):
+                    self._obey(command)
+            elif isinstance(event, Answer):
+                self.offer(Batch(event.frame, 0, len(event.frame)))
+            elif isinstance(event, Violation):
+                self.close(event.close)
+            elif isinstance(event, PeerClosed):
+                self.close(Close.GONE if event.code == 1006 else Close.NORMAL)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Subscribe(channel, payload):
+                limit = self._sessions.settings.max_subscriptions
+                if channel not in self._subscriptions and len(self._subscriptions) >= limit:
+                    refusal = f"this connection follows {limit} channels, the limit; unsubscribe from some"
+                    self._obey(self._protocol.refuse("too_many_subscriptions", refusal))
+                    return
+                if payload is not None:
+                    self._send(payload)
+                if self.closing is None:
+                    self._subscriptions.add(channel)
+                    self._hub.subscribe(self, channel, self._format)
+            case Unsubscribe(channel, payload):
+                self._subscriptions.discard(channel)
+                self._hub.unsubscribe(self, channel, self._format)
+                self._send(payload)
+            case Reply(payload):
+                self._send(payload)
+            case Refusal(code, payload):
+                self._sessions.count_bad_message(code)
+                self._send(payload)
+                self._errors += 1
+                if self._errors >= self._sessions.settings.max_client_errors:
+                    self.close(Close.TOO_MANY_ERRORS)
+            case End(close):
+                self.close(close)
+
+    def _send(self, payload: bytes) -> None:
+        self.offer(self._format.batch([self._format.frame(payload)]))
+
+    def _start_sending(self) -> None:
+        """Start the send loop. Before the nursery is open nothing is offered, and after it has closed nothing is taken."""
+        if not self._sending and self._nursery is not None:
+            self._sending = True
+            self._sessions.backlogged[self] = None
+            self._nursery.start_soon(self._send_loop)
+
+    async def _send_loop(self) -> None:
+        try:
+            await self._transport.drain(self._outbox)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close(Close.GONE)
+        finally:
+            self._sending = False
+            self._sessions.delivered += self._outbox.delivered
+            self._outbox.delivered = 0
+            self._sessions.backlogged.pop(self, None)
+
+    def _leave(self) -> None:
+        for channel in self._subscriptions:
+            self._hub.unsubscribe(self, channel, self._format)
+        self._subscriptions.clear()
+
+    async def _say_goodbye(self) -> None:
+        assert self.closing is not None
+        deadline = trio.current_time() + self._sessions.settings.close_timeout
+        with trio.CancelScope(shield=True, deadline=deadline):
+            try:
+                await self._transport.close(self._outbox, self.closing)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # it hung up first: nobody is left to say goodbye to
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("closing handshake failed", client=self.peer)

@@ -1,0 +1,265 @@
+"""The ways to one client's socket. A transport owns it: nobody else reads, writes or closes.
+
+`SocketTransport` has the TCP socket itself, taken over after the handshake; `AsgiTransport` goes through the ASGI server,
+where the socket cannot be had (TLS, HTTP/2, another server). Both offer the session the same few verbs.
+"""
+
+import contextlib
+import math
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import trio
+
+from relay.core.closecodes import Close
+from relay.core.outbox import Batch, Outbox
+from relay.protocols.frames import (
+    PING_FRAME,
+    Event,
+    FrameReader,
+    PeerClosed,
+    Received,
+    Violation,
+    close_frame,
+    end_of_frame,
+    text_frame,
+)
+
+#: Bytes read from a client at a time. Clients say little; and deflated input can swell a thousandfold.
+RECEIVE_BYTES = 4096
+
+#: Unsent bytes that the kernel takes before it says "not now": what waits should wait in the outbox, where it is counted.
+NOTSENT_LOWAT = 128 * 1024
+
+#: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
+_GATHER = 64
+
+
+class Transport(Protocol):
+    """What a session needs of its client's connection.
+
+    Beside this each transport has `frame`, a payload in the form that goes out, and `join`, several of them as one chunk:
+    a `Format` is made of them. The `Outbox` passed in is the session's; only the transport pops from it.
+    """
+
+    #: The metrics label.
+    name: str
+
+    def try_write(self, batch: Batch) -> int:
+        """Write what can be written at once; returns how far it got. Raises OSError when the connection is gone."""
+
+    async def drain(self, outbox: Outbox) -> None:
+        """Write until the outbox is empty. Raises OSError or trio.BrokenResourceError when the connection is gone."""
+
+    async def receive(self, timeout: float = math.inf) -> list[Event]:
+        """Wait for the client; raises trio.TooSlowError when a message that has begun is not finished in time."""
+
+    def ping(self) -> Any | None:
+        """The chunk that pings the client, or None where the server does that by itself."""
+
+    async def close(self, outbox: Outbox, close: Close) -> None:
+        """Say goodbye: deliver what waits (unless the client was too slow for it), then the close code, then wait for
+        the client to hang up. The caller sets the deadline."""
+
+    def abort(self) -> None:
+        """Close the connection at once, whoever waits for it. May be called again."""
+
+
+class SocketTransport:
+    """A taken-over TCP socket: non-blocking, ours alone."""
+
+    __slots__ = ("_reader", "_sock")
+
+    name = "takeover"
+    frame = staticmethod(text_frame)
+    join = staticmethod(b"".join)
+
+    def __init__(self, sock: socket.socket, reader: FrameReader, dead_peer_timeout: float) -> None:
+        self._sock: socket.socket | None = sock
+        self._reader = reader
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            tune(sock, dead_peer_timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+
+    def _open_socket(self) -> socket.socket:
+        if self._sock is None:
+            raise trio.ClosedResourceError("the transport was aborted")
+        return self._sock
+
+    def try_write(self, batch: Batch) -> int:
+        sock = self._sock
+        if sock is None:
+            return 0
+        try:
+            return sock.send(batch.chunk)
+        except BlockingIOError:
+            return 0
+
+    def _write_some(self, outbox: Outbox) -> None:
+        """Write until the outbox is empty or the kernel takes no more."""
+        sock = self._open_socket()
+        while outbox:
+            views = [memoryview(batch.chunk) for batch in outbox.heads(_GATHER)]
+            views[0] = views[0][outbox.written :]
+            try:
+                sent = sock.sendmsg(views)
+            except BlockingIOError:
+                return
+            sent += outbox.written
+            while outbox and sent >= outbox.head().size:
+                sent -= outbox.pop().size
+            if sent:
+                outbox.written = sent
+                return
+
+    async def drain(self, outbox: Outbox) -> None:
+        while outbox:
+            await trio.lowlevel.wait_writable(self._open_socket())
+            self._write_some(outbox)
+
+    async def receive(self, timeout: float = math.inf) -> list[Event]:
+        sock = self._open_socket()
+        with trio.fail_after(timeout) if self._reader.is_midway else _NO_TIMEOUT:
+            await trio.lowlevel.wait_readable(sock)
+        try:
+            data = sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        return list(self._reader.receive(data))
+
+    def ping(self) -> bytes:
+        return PING_FRAME
+
+    async def close(self, outbox: Outbox, close: Close) -> None:
+        if close is Close.GONE:
+            return
+        sock = self._open_socket()
+        if close.is_slow and outbox:
+            # It gets the rest of the frame that it has the beginning of, then the reason; nothing else fits.
+            chunk: bytes = outbox.head().chunk
+            start = outbox.written
+            rest = chunk[start : end_of_frame(chunk, start)]
+            outbox.clear()
+            outbox.push(Batch(rest, 1, len(rest)), 0)
+        goodbye = close_frame(close.code, close.reason)
+        outbox.push(Batch(goodbye, 1, len(goodbye)), 0)
+        self._write_some(outbox)
+        await self.drain(outbox)
+        # The client hangs up when it has read the close frame and sees our end of the stream; bytes that it still
+        # sends must be read, or the kernel resets the connection and the close frame may be lost with it.
+        sock.shutdown(socket.SHUT_WR)
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                if not sock.recv(65536):
+                    break
+            except BlockingIOError:
+                continue
+        self._sock = None
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
+
+    def abort(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            trio.lowlevel.notify_closing(sock)
+            reset(sock)
+
+
+class AsgiTransport:
+    """A client behind the ASGI server: the same behaviour, at the server's price.
+
+    receive, send: the connection's ASGI callables
+    max_message:   longest message in bytes; the server has a limit of its own before it
+    ping_via:      sends a WebSocket ping, where the server can be asked to
+    abort_via:     closes the connection under the server, where it can be reached; without it a client that stops
+                   reading is held until the server gives it up
+    """
+
+    __slots__ = ("_abort_via", "_max_message", "_ping_via", "_receive", "_send")
+
+    name = "asgi"
+    frame = staticmethod(bytes.decode)
+    join = staticmethod(tuple)
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        max_message: int,
+        ping_via: Callable[[], Awaitable[None]] | None,
+        abort_via: Callable[[], None] | None,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_message = max_message
+        self._ping_via = ping_via
+        self._abort_via = abort_via
+
+    def try_write(self, batch: Batch) -> int:  # noqa: ARG002 - ASGI can only be awaited
+        return 0
+
+    async def drain(self, outbox: Outbox) -> None:
+        while outbox:
+            for text in outbox.head().chunk:
+                if text:
+                    await self._send({"type": "websocket.send", "text": text})
+                elif self._ping_via is not None:
+                    await self._ping_via()
+            outbox.pop()
+
+    async def receive(self, timeout: float = math.inf) -> list[Event]:  # noqa: ARG002 - the server assembles messages
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            return [PeerClosed(message.get("code") or 1005)]
+        content = message.get("text")
+        if content is None:
+            content = message["bytes"]
+        size = len(content.encode()) if isinstance(content, str) else len(content)
+        return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
+
+    def ping(self) -> tuple[str] | None:
+        return None if self._ping_via is None else ("",)
+
+    async def close(self, outbox: Outbox, close: Close) -> None:
+        if close in (Close.GONE, Close.NORMAL):
+            return
+        if close.is_slow:
+            outbox.clear()
+        await self.drain(outbox)
+        await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+
+    def abort(self) -> None:
+        abort_via, self._abort_via = self._abort_via, None
+        if abort_via is not None:
+            abort_via()
+
+
+class _NoTimeout:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NO_TIMEOUT = _NoTimeout()
+
+
+def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
+    """Let the kernel find a peer that is gone: unacknowledged data or keep-alive probes for dead_peer_timeout seconds."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 4)))
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a TCP reset, so that the kernel frees at once what it holds for a client that does not read."""
+    with contextlib.suppress(OSError):  # already shut down by the peer: there is nothing left to free
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()

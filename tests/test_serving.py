@@ -1,0 +1,36 @@
+"""The main job on real processes: a plain PUBLISH reaches a subscribed client, however the relay is run."""
+
+import signal
+import ssl
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartRelay
+from tests.harness import Kind, RedisServer
+
+
+@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-tls", "uvicorn", "serve"])
+def test_publish_reaches_subscriber(
+    kind: Kind, redis_server: RedisServer, start_relay: StartRelay, certificate: tuple[Path, Path]
+) -> None:
+    relay = start_relay(kind)
+    options = {}
+    if kind == "hypercorn-tls":
+        options["ssl"] = ssl.create_default_context(cafile=str(certificate[1].parent / "ca.pem"))
+    with relay.client("t", **options) as client, relay.client(**options) as other:
+        assert redis_server.publish_task("t", progress=40, note="é☃") == 1
+        redis_server.publish_general(kind="news")
+        assert client.receive() == {
+            "type": "task_update",
+            "task_id": "t",
+            "data": {"progress": 40, "note": "é☃"},
+        }
+        news = {"type": "general_update", "data": {"kind": "news"}}
+        assert client.receive() == news
+        assert other.receive() == news
+    expected = "takeover" if kind in ("hypercorn", "serve") else "asgi"
+    if kind != "hypercorn-tls":
+        assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 2
+    # uvicorn, when it has shut down in good order, ends by the signal that it was sent.
+    assert relay.terminate() == (-signal.SIGTERM if kind == "uvicorn" else 0)
