@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -150,6 +151,7 @@ class RelayServer(Server):
         certificate: tuple[Path, Path] | None = None,
         arguments: tuple[str, ...] = (),
         cpu: int | None = None,
+        wait: bool = True,
         **settings: object,
     ) -> None:
         super().__init__(directory)
@@ -158,11 +160,14 @@ class RelayServer(Server):
         self._certificate = certificate
         self._arguments = arguments
         self._cpu = cpu
+        self._clients: list[socket.socket] = []
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         if redis_url is not None:
             self._environ["REDIS_URL"] = redis_url
+        # Pings at unexpected moments are no help to tests that look at single bytes.
+        self._environ["RELAY_HEARTBEAT_INTERVAL"] = "300"
         self._environ.update({f"RELAY_{name.upper()}": str(value) for name, value in settings.items()})
-        self.start()
+        self.start(wait)
 
     def _command(self) -> list[str]:
         bind = f"127.0.0.1:{self.port}"
@@ -194,6 +199,13 @@ class RelayServer(Server):
     def url(self) -> str:
         scheme = "wss" if self.kind == "hypercorn-tls" else "ws"
         return f"{scheme}://127.0.0.1:{self.port}/ws/tasks"
+
+    def tls_options(self) -> dict[str, ssl.SSLContext]:
+        """What a client needs to trust the relay's certificate."""
+        if self.kind != "hypercorn-tls":
+            return {}
+        assert self._certificate is not None
+        return {"ssl": ssl.create_default_context(cafile=str(self._certificate[1].parent / "ca.pem"))}
 
     def get(self, path: str) -> tuple[int, str]:
         """An HTTP GET; status 0 means that nobody answered."""
@@ -243,13 +255,22 @@ class RelayServer(Server):
                 assert client.receive() == {"type": "subscribed", "task_id": task_id}
             yield client
 
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for sock in self._clients:
+            sock.close()
+
     def raw_client(self, *task_ids: str, receive_buffer: int | None = None) -> socket.socket:
         """A bare socket after the handshake, its subscriptions answered; it reads no further than the test does."""
-        sock = socket.socket()
+        sock: socket.socket = socket.socket()
+        self._clients.append(sock)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(PATIENCE)
         sock.connect(("127.0.0.1", self.port))
+        if self.kind == "hypercorn-tls":
+            sock = self.tls_options()["ssl"].wrap_socket(sock, server_hostname="127.0.0.1")
+            self._clients.append(sock)
         sock.sendall(
             b"GET /ws/tasks HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -1,8 +1,6 @@
 """The main job on real processes: a plain PUBLISH reaches a subscribed client, however the relay is run."""
 
 import signal
-import ssl
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +9,9 @@ from tests.harness import Kind, RedisServer
 
 
 @pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-tls", "uvicorn", "serve"])
-def test_publish_reaches_subscriber(
-    kind: Kind, redis_server: RedisServer, start_relay: StartRelay, certificate: tuple[Path, Path]
-) -> None:
+def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind)
-    options = {}
-    if kind == "hypercorn-tls":
-        options["ssl"] = ssl.create_default_context(cafile=str(certificate[1].parent / "ca.pem"))
+    options = relay.tls_options()
     with relay.client("t", **options) as client, relay.client(**options) as other:
         assert redis_server.publish_task("t", progress=40, note="é☃") == 1
         redis_server.publish_general(kind="news")

@@ -1,18 +1,24 @@
 """The subscription: one Redis connection that hears every channel this process wants, for ever.
 
-It reconnects with jittered backoff, counts a server that does not answer as down, and hands messages on in batches: while
-parsed bytes are at hand it does not yield to the event loop, up to a limit that keeps sockets served.
+It reconnects with jittered backoff, counts a server that does not answer as down, and hands messages on in batches:
+while parsed bytes are at hand it does not yield to the event loop, up to a limit that keeps sockets served.
+
+It works on redis-py's `Connection`, not on its `PubSub`: that one reconnects by itself, and then nobody would know that
+something may have been missed.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import structlog
 import trio
 import trio_asyncio
-from redis.asyncio.client import PubSub, Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from relay.broker.contract import RawHandler
@@ -21,6 +27,9 @@ _log = structlog.get_logger("relay.listener")
 
 #: Messages handled before the event loop gets its turn: more would make clients wait, fewer would make smaller batches.
 BATCH = 512
+
+#: Channels in one SUBSCRIBE command.
+_SUBSCRIBE_AT_ONCE = 500
 
 #: Reconnecting waits a random time of up to BACKOFF_BASE * 2**attempt seconds, BACKOFF_CAP at most.
 BACKOFF_BASE = 0.05
@@ -40,17 +49,18 @@ def _is_pattern(channel: str) -> bool:
 class Listener:
     """Owns the subscription connection. `run` must be running for anything to be heard.
 
-    client:          a redis-py client of the loop that `run` is given, without retries of its own
-    health_interval: seconds of silence before the server is asked for a sign of life
-    deadline:        seconds within which it must give it
+    pool:            where to take the connection from; RESP2, and without retries of its own
+    health_interval: seconds between two requests for a sign of life
+    deadline:        seconds within which it must come
     """
 
-    def __init__(self, client: Redis, health_interval: float, deadline: float) -> None:
-        self._client = client
+    def __init__(self, pool: ConnectionPool, health_interval: float, deadline: float) -> None:
+        self._pool = pool
         self._health_interval = health_interval
         self._deadline = deadline
         self._handlers: dict[str, list[RawHandler]] = {}
-        self._pubsub: PubSub | None = None
+        self._last_heard = 0.0
+        self._heard = trio.Event()
         self.alive = False
         self.reconnects = 0
 
@@ -69,66 +79,93 @@ class Listener:
         """Listen until cancelled."""
         attempt = 0
         while True:
-            try:
-                await loop.run_aio_coroutine(self._listen())
-            except (RedisError, OSError, TimeoutError) as error:
-                if self.alive:
-                    attempt = 0
-                self.alive = False
-                delay = backoff(attempt)
-                _log.warning(
-                    "redis subscription lost" if attempt == 0 else "redis still away",
-                    error=f"{type(error).__name__}: {error}",
-                    retry_in=round(delay, 3),
-                )
-                attempt += 1
-                self.reconnects += 1
-                await trio.sleep(delay)
+            was_alive, error = await self._run_connection(loop)
+            attempt = 0 if was_alive else attempt + 1
+            self.reconnects += was_alive
+            delay = backoff(attempt)
+            event = "redis subscription lost" if was_alive or attempt == 1 else "redis still away"
+            _log.warning(event, error=f"{type(error).__name__}: {error}", retry_in=round(delay, 3))
+            await trio.sleep(delay)
 
-    async def _listen(self) -> None:
-        """asyncio: subscribe, then dispatch until the connection fails."""
-        pubsub = self._pubsub = self._client.pubsub()
+    async def _run_connection(self, loop: trio_asyncio.TrioEventLoop) -> tuple[bool, Exception]:
+        """One connection, from its start until it fails; returns whether it was ever up, and what ended it."""
+        connection: AbstractConnection | None = None
+        was_alive = False
         try:
-            async with asyncio.timeout(self._deadline):
-                names = list(self._handlers)
-                await pubsub.subscribe(*[name for name in names if not _is_pattern(name)])
-                patterns = [name for name in names if _is_pattern(name)]
-                if patterns:
-                    await pubsub.psubscribe(*patterns)
-                await pubsub.ping()
-            await self._dispatch(pubsub)
+            with trio.fail_after(self._deadline):
+                connection = await loop.run_aio_coroutine(self._pool.get_connection())  # type: ignore[no-untyped-call]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run_aio_coroutine, self._dispatch(connection))
+                with trio.fail_after(self._deadline):
+                    await loop.run_aio_coroutine(self._subscribe(connection))
+                await self._watch(loop, connection)
+        except* (RedisError, OSError, trio.TooSlowError) as errors:
+            failure = _first(errors)
         finally:
-            self._pubsub = None
-            self.alive = False
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            was_alive, self.alive = self.alive, False
+            if connection is not None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + self._deadline):
+                    await loop.run_aio_coroutine(self._discard(connection))
+        return was_alive, failure
 
-    async def _dispatch(self, pubsub: PubSub) -> None:
-        handled = 0
-        asked: float | None = monotonic()  # when the ping went out that is not answered yet
+    async def _discard(self, connection: AbstractConnection) -> None:
+        await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
+
+    async def _subscribe(self, connection: AbstractConnection) -> None:
+        """asyncio: ask for every channel; the server confirms them to the reader."""
+        for command, names in (
+            ("SUBSCRIBE", [name for name in self._handlers if not _is_pattern(name)]),
+            ("PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)]),
+        ):
+            for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
+                await connection.send_command(command, *names[first : first + _SUBSCRIBE_AT_ONCE], check_health=False)
+
+    async def _watch(self, loop: trio_asyncio.TrioEventLoop, connection: AbstractConnection) -> None:
+        """Ask for a sign of life again and again; raises TooSlowError when none comes."""
         while True:
-            wait = self._deadline if asked is not None else self._health_interval
-            message = await pubsub.get_message(timeout=wait)
-            if message is None:
-                if asked is not None:
-                    if monotonic() - asked >= self._deadline:
-                        raise TimeoutError(f"no answer to a ping for {self._deadline} s")
-                    continue
-                asked = monotonic()
-                async with asyncio.timeout(self._deadline):
-                    await pubsub.ping()
+            asked = monotonic()
+            with trio.fail_after(self._deadline):
+                await loop.run_aio_coroutine(connection.send_command("PING", check_health=False))
+                while self._last_heard < asked:
+                    await self._heard.wait()
+                    self._heard = trio.Event()
+            if not self.alive:
+                self.alive = True
+                _log.info("redis subscription up", channels=sorted(self._handlers))
+            await trio.sleep(self._health_interval)
+
+    def _sign_of_life(self) -> None:
+        self._last_heard = monotonic()
+        self._heard.set()
+
+    async def _dispatch(self, connection: AbstractConnection) -> None:
+        """asyncio: read for ever, and hand on what comes."""
+        handled = 0
+        while True:
+            response: Any = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            kind = response[0]
+            if kind == b"message":
+                _, name, message = response
+                pattern = name
+            elif kind == b"pmessage":
+                _, pattern, name, message = response
+            else:  # a pong, or a confirmation
+                self._sign_of_life()
                 continue
-            kind = message["type"]
-            if kind == "pong":
-                asked = None
-                if not self.alive:
-                    self.alive = True
-                    _log.info("redis subscription up", channels=sorted(self._handlers))
-                continue
-            if kind in ("message", "pmessage"):
-                channel = message["channel"].decode(errors="replace")
-                key = channel if kind == "message" else message["pattern"].decode(errors="replace")
-                for handler in self._handlers.get(key, ()):
-                    handler(channel, message["data"])
-                handled += 1
-                if handled % BATCH == 0:
-                    await asyncio.sleep(0)
+            handled += 1
+            channel = name.decode(errors="replace")
+            for handler in self._handlers.get(channel if pattern is name else pattern.decode(errors="replace"), ()):
+                handler(channel, message)
+            if handled % BATCH == 0:
+                self._sign_of_life()
+                await asyncio.sleep(0)
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """What to show of several errors: the first that says something."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

@@ -39,11 +39,13 @@ CALLBACK_QUEUE = 1024
 class RedisService:
     """Open one with `open_redis`, which owns its connections and tasks and ends them when its block ends."""
 
-    def __init__(self, client: Redis, loop: trio_asyncio.TrioEventLoop, settings: Settings) -> None:
+    def __init__(
+        self, client: Redis, subscriber: ConnectionPool, loop: trio_asyncio.TrioEventLoop, settings: Settings
+    ) -> None:
         self._client = client
         self._loop = loop
         self._timeout = settings.redis_timeout
-        self._listener = Listener(client, settings.redis_health_interval, settings.redis_timeout)
+        self._listener = Listener(subscriber, settings.redis_health_interval, settings.redis_timeout)
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
         self._nursery: trio.Nursery | None = None
         self.callback_overflows = 0
@@ -167,9 +169,12 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
         options["ssl_ca_certs"] = str(redis_settings.ssl_ca_certs)
     async with trio_asyncio.open_loop() as loop:
         pool = ConnectionPool.from_url(url, **options)
+        # RESP2 for the subscription: there redis-py hands messages on without a detour for each.
+        subscriber = ConnectionPool.from_url(url, **options, protocol=2)
         client: Redis = Redis(connection_pool=pool)
         try:
-            yield RedisService(client, loop, settings)
+            yield RedisService(client, subscriber, loop, settings)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
+                await loop.run_aio_coroutine(subscriber.disconnect())
                 await loop.run_aio_coroutine(pool.disconnect())

@@ -5,7 +5,7 @@ everyone, and any Redis channel that the operator names, under its own name.
 """
 
 from collections.abc import Iterable
-from fnmatch import translate
+from re import DOTALL, Match, escape
 from re import compile as compile_pattern
 
 import msgspec
@@ -46,15 +46,38 @@ def task_channel(task_id: str | int) -> str:
     return TASK_PREFIX + name
 
 
+_GLOB_PART = compile_pattern(r"(\*+)|(\?)|\[(\^?)((?:\\.|[^\]]-.|[^\]])*)\]?|\\?(.)", DOTALL)
+_CLASS_PART = compile_pattern(r"\\(.)|(.)-(.)|(.)", DOTALL)
+
+
+def _expression(part: Match[str]) -> str:
+    """One part of a Redis glob as a regular expression."""
+    stars, any_one, negated, members, character = part.groups()
+    if stars:
+        return ".*"
+    if any_one:
+        return "."
+    if character is not None:
+        return escape(character)
+    inside = ""
+    for escaped, first, last, single in _CLASS_PART.findall(members):
+        low, high = sorted((first, last)) if first else (escaped or single,) * 2
+        inside += f"{escape(low)}-{escape(high)}"
+    if not inside:
+        return "." if negated else "(?!)"
+    return f"[{negated}{inside}]"
+
+
 class NamedChannels:
     """The Redis channels that the operator names, as glob patterns in Redis' own sense of ``*``, ``?`` and ``[]``."""
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(patterns)
-        self._matchers = [compile_pattern(translate(pattern)) for pattern in self.patterns]
+        # Not fnmatch: there "!" negates instead of "^", and a backslash is a character like any other.
+        self._matchers = [compile_pattern(_GLOB_PART.sub(_expression, pattern), DOTALL) for pattern in self.patterns]
 
     def __contains__(self, name: str) -> bool:
-        return len(name) <= MAX_NAME_LENGTH and any(matcher.match(name) for matcher in self._matchers)
+        return len(name) <= MAX_NAME_LENGTH and any(matcher.fullmatch(name) for matcher in self._matchers)
 
 
 def _is_object(raw: bytes) -> bool:

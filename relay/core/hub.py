@@ -90,6 +90,8 @@ class Hub:
         if group is None:
             group = groups[format] = _Group(channel, format)
         if listener not in group.listeners:
+            if group.pending:
+                self.flush()  # what came before the subscription goes to those who were there before
             group.listeners[listener] = None
             self.subscriptions += 1
 

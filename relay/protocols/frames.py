@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
-from wsproto.frame_protocol import CloseReason
+from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from relay.core.closecodes import Close
 
@@ -112,6 +113,40 @@ _VIOLATIONS = {
 }
 
 
+class _SparingControlFrames(Extension):
+    """An extension that does not see control frames, which it has no business with (RFC 7692 section 6.1).
+
+    wsproto's deflate (1.3.2) takes a ping between the fragments of a compressed message for the message's end.
+    """
+
+    def __init__(self, inner: Extension) -> None:
+        self._inner = inner
+
+    def offer(self) -> bool | str:
+        return self._inner.offer()
+
+    def enabled(self) -> bool:
+        return self._inner.enabled()
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        if opcode.iscontrol():
+            return RsvBits(False, False, False)
+        return self._inner.frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
+        return data if _is_control(proto) else self._inner.frame_inbound_payload_data(proto, data)
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+        return None if _is_control(proto) else self._inner.frame_inbound_complete(proto, fin)
+
+
+def _is_control(decoder: FrameDecoder | FrameProtocol) -> bool:
+    assert isinstance(decoder, FrameDecoder)
+    return decoder.header is not None and decoder.header.opcode.iscontrol()
+
+
 class FrameReader:
     """Reads one client's frames: bytes in, events out.
 
@@ -120,15 +155,18 @@ class FrameReader:
     partial:     the fragments of a message that were read before this reader took over
     """
 
-    __slots__ = ("_connection", "_kind", "_max_message", "_parts", "_size")
+    __slots__ = ("_connection", "_max_message", "_over", "_parts", "_size")
 
     def __init__(
         self, max_message: int, connection: Connection | None = None, partial: str | bytes | None = None
     ) -> None:
         self._connection = connection or Connection(ConnectionType.SERVER)
+        decoder = self._connection._proto._frame_decoder
+        decoder.extensions = [_SparingControlFrames(extension) for extension in decoder.extensions]
         self._max_message = max_message
         self._parts: list[str | bytes] = [] if partial is None else [partial]
-        self._size = 0 if partial is None else len(partial)
+        self._size = 0 if partial is None else _size(partial)
+        self._over = False
 
     @property
     def is_midway(self) -> bool:
@@ -141,16 +179,18 @@ class FrameReader:
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Feed bytes from the socket; b"" means that the client hung up. Nothing comes after PeerClosed or Violation."""
-        if self._state() is not ConnectionState.OPEN:
+        if self._over or self._state() is not ConnectionState.OPEN:
             return
         if not data:
+            self._over = True
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
         self._connection.receive_data(data)
         for event in self._connection.events():
             if isinstance(event, Message):
-                self._size += len(event.data.encode()) if isinstance(event, TextMessage) else len(event.data)
+                self._size += _size(event.data)
                 if self._size > self._max_message:
+                    self._over = True
                     yield Violation(Close.TOO_BIG)
                     return
                 self._parts.append(event.data)
@@ -160,6 +200,7 @@ class FrameReader:
             elif isinstance(event, Ping):
                 yield Answer(pong_frame(bytes(event.payload)))
             elif isinstance(event, CloseConnection):
+                self._over = True
                 # wsproto reports a violation in the guise of a close by the peer, in the state of an open connection.
                 if self._state() is ConnectionState.REMOTE_CLOSING:
                     yield PeerClosed(event.code, event.reason or "")
@@ -168,6 +209,10 @@ class FrameReader:
                 return
             else:
                 assert isinstance(event, Pong)
+
+
+def _size(part: str | bytes) -> int:
+    return len(part.encode()) if isinstance(part, str) else len(part)
 
 
 def _joined(last: object, parts: list[str | bytes]) -> str | bytes:

@@ -13,6 +13,8 @@ from typing import Any
 import outcome
 import trio
 
+from relay.server.transports import reset_on_close
+
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _START_TIMEOUT = 30.0
@@ -67,8 +69,12 @@ class BridgedSend:
     def abort_connection(self) -> None:
         """Close the client's connection at once. Does nothing where the server hides its transport."""
         transport = getattr(getattr(self._send, "__self__", None), "transport", None)
-        if transport is not None:
-            self._loop.call_soon_threadsafe(transport.abort)
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            reset_on_close(sock)
+        self._loop.call_soon_threadsafe(transport.abort)
 
 
 class AsyncioBridge:

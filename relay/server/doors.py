@@ -15,7 +15,7 @@ from relay.core.hub import Format
 from relay.protocols.base import ClientProtocol
 from relay.server.app import Relay, RelayApp
 from relay.server.session import Session
-from relay.server.takeover import Receive, Send, find, stay_on_asgi, take_over
+from relay.server.takeover import Receive, Send, find, prepare, stay_on_asgi
 from relay.server.transports import AsgiTransport, SocketTransport
 
 _log = structlog.get_logger("relay.doors")
@@ -77,12 +77,13 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
                 relay.metrics.refused.labels(refusal).inc()
                 await send({"type": "websocket.close"})
                 return
+            takeover = prepare(send) if settings.takeover and not relay.sessions.is_full else None
             await send({"type": "websocket.accept"})
             if relay.sessions.is_full:
                 relay.metrics.refused.labels(Close.FULL.label).inc()
                 await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
                 return
-            taken = await take_over(receive, send, **limits) if settings.takeover else None
+            taken = await takeover.complete(receive, **limits) if takeover is not None else None
     except trio.TooSlowError:
         relay.metrics.refused.labels("handshake_timeout").inc()
         return
@@ -90,10 +91,11 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
         transport = stay_on_asgi(receive, send, **limits)
         await Session(relay.sessions, transport, door.protocol(), door.on_asgi, peer).run()
         return
-    session = Session(relay.sessions, taken.transport, door.protocol(), door.on_socket, peer)
+    socket_transport, received = taken
+    session = Session(relay.sessions, socket_transport, door.protocol(), door.on_socket, peer)
 
     async def run() -> None:
-        await session.run(taken.events, taken.unsent)
+        await session.run(socket_transport.feed(received))
 
     try:
         relay.sessions.start(run)

@@ -126,19 +126,17 @@ class Session:
 
     # What the session's own task does.
 
-    async def run(self, events: Sequence[Event] = (), unsent: bytes = b"") -> None:
+    async def run(self, events: Sequence[Event] = ()) -> None:
         """Serve the client until it goes, is dropped, or this is cancelled; the connection is closed afterwards.
 
-        events, unsent: what came from and must go to the client before the session began. Cancelled from outside, it
-        closes with 1001. The goodbye is shielded from cancellation, for `close_timeout` seconds at most.
+        events: what came from the client before the session began. Cancelled from outside, it closes with 1001. The
+        goodbye is shielded from cancellation, for `close_timeout` seconds at most.
         """
         self._sessions.add(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self.closing is None:
-                    if unsent:
-                        self.offer(Batch(unsent, 0, len(unsent)))
                     for command in self._protocol.open():
                         self._obey(command)
                     self._handle(events)
@@ -154,6 +152,7 @@ class Session:
                 await self._say_goodbye()
             finally:
                 self._transport.abort()
+                self._outbox.clear()
                 self._sessions.remove(self)
 
     async def _receive_loop(self) -> None:

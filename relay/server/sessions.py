@@ -1,5 +1,6 @@
 """All sessions of this process: the nursery that owns the taken-over ones, the count, the beat, the drain."""
 
+import ctypes
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ class Sessions:
         self._all: dict[Session, None] = {}
         self._closing: dict[Session, None] = {}
         self._nursery: trio.Nursery | None = None
+        self._freed = False
         self._all_gone = trio.Event()
         self._all_gone.set()
 
@@ -71,6 +73,7 @@ class Sessions:
         """A session has ended and its connection is closed."""
         del self._all[session]
         self._closing.pop(session, None)
+        self._freed = self._freed or (session.closing is not None and session.closing.is_slow)
         self._metrics.connections.labels(session.transport_name).dec()
         if not self._all:
             self._all_gone.set()
@@ -136,6 +139,7 @@ class Sessions:
             for session in [session for session in self._closing if now > session.overdue_at + BEAT]:
                 session.overdue_at = math.inf
                 session.abort()
+            turn += 1
             # Every client is pinged once in an interval, a wave of them at each beat rather than all at once.
             if turn % waves == 0:
                 due = list(self._all)
@@ -143,7 +147,9 @@ class Sessions:
             for session in due[:wave]:
                 session.ping()
             del due[:wave]
-            turn += 1
+            if self._freed:
+                self._freed = False
+                _return_free_memory()
             self._report()
 
     def _report(self) -> None:
@@ -155,3 +161,12 @@ class Sessions:
         waiting = [session.waiting for session in self.backlogged]
         metrics.queued.set(sum(waiting))
         metrics.queued_longest.set(max(waiting, default=0))
+
+
+def _return_free_memory() -> None:
+    """Give the system back what a dropped client's queue has left free: glibc would keep most of it for later."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -5,25 +5,31 @@ stopped reading. So once the 101 is out, the session gets a duplicate of the soc
 tasks for the connection unwind by themselves. Its nursery must never be cancelled: `TaskGroup.__aexit__` would leak the
 `Cancelled` and stop the whole server.
 
+Between the 101 and the takeover the client may already speak: Hypercorn is given a parser that only keeps the bytes, which the
+session reads first, with the state of permessage-deflate as it was negotiated.
+
 What this reads of Hypercorn 0.18, HTTP/1.1 without TLS: the ASGI ``send`` is a method of `WSStream`, whose ``send`` is one of
 `H11Protocol`, whose ``send`` is one of `TCPServer`, whose ``stream`` is the `trio.SocketStream`. Where any link is
 another, `find` returns what can be had, and the session stays on plain ASGI.
 """
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import Ping
+from wsproto.utilities import LocalProtocolError
 
-from relay.protocols.frames import Event, FrameReader, PeerClosed, Received
+from relay.protocols.frames import FrameReader
 from relay.server.transports import AsgiTransport, SocketTransport, reset, tune
 
 try:
     from hypercorn.protocol.h11 import H11Protocol
     from hypercorn.protocol.ws_stream import WSStream
     from hypercorn.trio.tcp_server import TCPServer
-    from wsproto.events import Ping
 except ImportError:  # another Hypercorn, or none
     HYPERCORN = False
 else:
@@ -67,18 +73,11 @@ def find(send: Send) -> _Links:
 class _Handover:
     """Stands in for Hypercorn's stream from the takeover on.
 
-    What Hypercorn still writes for this connection, a pong for instance, goes where it would have gone; shutting down and
-    closing are no longer its business, since the descriptor it would shut down is a twin of ours.
+    Shutting down and closing are no longer Hypercorn's business: the descriptor it would shut down is a twin of ours.
     """
 
-    __slots__ = ("written",)
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes) -> None:  # noqa: ARG002 - as a stream has it
         await trio.lowlevel.checkpoint()
-        self.written.append(bytes(data))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - as a stream has it
         await trio.lowlevel.checkpoint()
@@ -91,49 +90,69 @@ class _Handover:
         await trio.lowlevel.checkpoint()
 
 
-class TakenOver(NamedTuple):
-    """A connection that is ours now: its transport, and what came and must go before anything else."""
+class _Recorder:
+    """Stands in for Hypercorn's wsproto connection: keeps what the client sends, for the session to read."""
 
-    transport: SocketTransport
-    events: list[Event]
-    unsent: bytes
+    __slots__ = ("connection", "received", "state")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.received = bytearray()
+        self.state = ConnectionState.OPEN
+
+    def receive_data(self, data: bytes) -> None:
+        self.received += data
+
+    def events(self) -> Iterator[Any]:
+        return iter(())
+
+    def send(self, event: Any) -> bytes:
+        raise LocalProtocolError(f"{event} cannot be sent: this connection was taken over")
 
 
-async def take_over(receive: Receive, send: Send, *, max_message: int, dead_peer_timeout: float) -> TakenOver | None:
-    """Take an accepted connection over, or return None where that cannot be; it is untouched then.
+class Takeover:
+    """A connection that will be ours. Make it with `prepare` before the handshake is accepted, then `complete` it."""
 
-    Frames that the client sent right behind its handshake are in the result, as events or in the reader's state.
-    When cancelled, the connection is closed.
-    """
+    def __init__(self, links: _Links) -> None:
+        self._ws_stream = links.ws_stream
+        self._tcp_server = links.tcp_server
+        handshake = self._ws_stream.handshake
+        accept = handshake.accept
+
+        def accept_and_record(*args: Any) -> tuple[Any, Any, _Recorder]:
+            status, headers, connection = accept(*args)
+            return status, headers, _Recorder(connection)
+
+        handshake.accept = accept_and_record
+
+    async def complete(
+        self, receive: Receive, *, max_message: int, dead_peer_timeout: float
+    ) -> tuple[SocketTransport, bytes]:
+        """Take the accepted connection over: its transport, and what the client has sent already.
+
+        When cancelled, the connection is closed.
+        """
+        original = self._tcp_server.stream.socket
+        ours = socket.fromfd(original.fileno(), original.family, original.type)
+        try:
+            self._tcp_server.stream = _Handover()
+            original.close()
+            # Hypercorn's reader finds its socket closed, hands on what it had read, and reports a disconnect: from
+            # then on nothing of Hypercorn's touches the connection.
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            recorder = self._ws_stream.connection
+            transport = SocketTransport(ours, FrameReader(max_message, recorder.connection), dead_peer_timeout)
+        except BaseException:
+            reset(ours)
+            raise
+        return transport, bytes(recorder.received)
+
+
+def prepare(send: Send) -> Takeover | None:
+    """Prepare to take a connection over that is about to be accepted, or return None where that cannot be."""
     links = find(send)
-    if not links.plain_http1:
-        return None
-    ws_stream, tcp_server = links.ws_stream, links.tcp_server
-    original = tcp_server.stream.socket
-    handover = _Handover()
-    ours = socket.fromfd(original.fileno(), original.family, original.type)
-    try:
-        tcp_server.stream = handover
-        original.close()
-        # Hypercorn's reader finds its socket closed and reports a disconnect, behind every message it had read before:
-        # from then on nothing else touches its parser, which goes to our reader with what it holds.
-        events: list[Event] = []
-        while True:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                break
-            if message["type"] == "websocket.receive":
-                text = message.get("text")
-                events.append(Received(message["bytes"] if text is None else text))
-        if ws_stream.connection.state.name != "OPEN":
-            events.append(PeerClosed(1000))
-        partial = ws_stream.buffer.value.getvalue() if ws_stream.buffer.value is not None else None
-        reader = FrameReader(max_message, ws_stream.connection, partial)
-        transport = SocketTransport(ours, reader, dead_peer_timeout)
-    except BaseException:
-        reset(ours)
-        raise
-    return TakenOver(transport, events, b"".join(handover.written))
+    return Takeover(links) if links.plain_http1 else None
 
 
 def stay_on_asgi(receive: Receive, send: Send, *, max_message: int, dead_peer_timeout: float) -> AsgiTransport:
@@ -151,7 +170,7 @@ def stay_on_asgi(receive: Receive, send: Send, *, max_message: int, dead_peer_ti
         if trio_socket.family in (socket.AF_INET, socket.AF_INET6):
             tune(trio_socket, dead_peer_timeout)
         # trio wakes whoever waits for a socket that is closed, in a shielded scope too.
-        abort_via = trio_socket.close
+        abort_via = partial(reset, trio_socket)
     else:
         abort_via = getattr(send, "abort_connection", None)
     return AsgiTransport(receive, send, max_message, ping_via, abort_via)

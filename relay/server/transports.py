@@ -120,6 +120,11 @@ class SocketTransport:
             await trio.lowlevel.wait_writable(self._open_socket())
             self._write_some(outbox)
 
+    def feed(self, data: bytes) -> list[Event]:
+        """What bytes of the client mean that were read from the socket before it was ours."""
+        chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
+        return [event for chunk in chunks for event in self._reader.receive(chunk)]
+
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
         with trio.fail_after(timeout) if self._reader.is_midway else _NO_TIMEOUT:
@@ -258,8 +263,14 @@ def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 4)))
 
 
-def reset(sock: socket.socket) -> None:
-    """Close with a TCP reset, so that the kernel frees at once what it holds for a client that does not read."""
-    with contextlib.suppress(OSError):  # already shut down by the peer: there is nothing left to free
+def reset_on_close(sock: Any) -> None:
+    """Have closing reset the connection, so that the kernel frees at once what it holds for a client that does not read."""
+    # Already shut down by the peer, there is nothing left to free; uvloop says ValueError when it has closed it.
+    with contextlib.suppress(OSError, ValueError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset(sock: Any) -> None:
+    """Close a socket, Trio's or the standard library's, with a TCP reset."""
+    reset_on_close(sock)
     sock.close()

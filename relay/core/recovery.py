@@ -1,0 +1,162 @@
+"""Resuming without holes: how the live feed of a channel and what Redis has kept become one line of updates.
+
+Two state machines, fed by whoever does the I/O:
+
+- `Feed`, one for each channel that this process watches. It passes on an unbroken run of offsets. What it has passed on
+  already it drops; where it sees a hole, or was cut off, it holds back what is live until it is given a `Snapshot`.
+- `Joining`, one for each subscription that begins: it gathers what is live while the past is read, and then says what
+  the client gets, and from which offset on it follows the others.
+
+With E for an epoch, a channel's line is E:1, E:2, ...; offsets have no holes within an epoch, and a new epoch means that the
+history was lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relay.core.updates import Position, Update
+
+
+class Snapshot(NamedTuple):
+    """One look at a channel: where it stands, its state there, and what came after the position that was asked about.
+
+    ``entries`` is None when those are not all there any more (or the position is of another epoch): never a part of them.
+    ``state`` is the folded update that brings a newcomer up to date, or None where there is none.
+    """
+
+    top: Position
+    entries: Sequence[Update] | None
+    state: Update | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The line of a channel is broken: its listeners are told, and go on from the snapshot."""
+
+    snapshot: Snapshot
+
+
+class Feed:
+    """What one channel has passed on, and what is held back.
+
+    ``last`` is the position of the last update passed on, None before the first snapshot. ``is_live`` is False from the start,
+    from `cut_off`, and from a hole, until `catch_up`.
+    """
+
+    #: Updates held back while catching up; when more come, the snapshot that is asked for then has them.
+    MAX_HELD = 4096
+
+    __slots__ = ("_held", "is_live", "last", "lost")
+
+    def __init__(self) -> None:
+        self.last: Position | None = None
+        self.is_live = False
+        self.lost = False
+        self._held: list[Update] = []
+
+    def hear(self, update: Update) -> Update | None:
+        """An update from the live feed: what is to be passed on now. Look at `is_live` afterwards."""
+        if not self.is_live:
+            self._held.append(update)
+            if len(self._held) > self.MAX_HELD:
+                del self._held[: -self.MAX_HELD // 2]
+            return None
+        position, last = update.position, self.last
+        assert position is not None
+        assert last is not None
+        if position.epoch == last.epoch:
+            if position.offset == last.offset + 1:
+                self.last = position
+                return update
+            if position.offset <= last.offset:
+                return None
+        self.is_live = False
+        self._held.append(update)
+        return None
+
+    def cut_off(self) -> None:
+        """The live feed broke: whatever comes next may have a hole before it."""
+        self.is_live = False
+        self._held.clear()
+
+    def catch_up(self, snapshot: Snapshot) -> list[Update | Reset]:
+        """What was read after `last`: what is to be passed on, in order. The feed is live afterwards, or the snapshot was
+        already old when it came, and another one is needed."""
+        held, self._held = self._held, []
+        out: list[Update | Reset] = []
+        if self.last is None:
+            self.last = snapshot.top
+        elif snapshot.entries is None or snapshot.top.epoch != self.last.epoch:
+            out.append(Reset(snapshot))
+            self.last = snapshot.top
+        else:
+            out.extend(snapshot.entries)
+            self.last = snapshot.top
+        self.is_live = True
+        for update in held:
+            if not self.is_live:
+                self._held.append(update)
+            elif (passed := self.hear(update)) is not None:
+                out.append(passed)
+        return out
+
+
+class Welcome(NamedTuple):
+    """What a new subscription gets first. ``recovered`` is None when no position was given."""
+
+    position: Position
+    recovered: bool | None
+    updates: Sequence[Update]
+
+
+class Joining:
+    """One subscription that begins.
+
+    since: the position that the client has, None for a newcomer
+    """
+
+    #: Updates gathered while the past is read; when more come the client gets the state instead of the run.
+    MAX_GATHERED = 4096
+
+    __slots__ = ("_gathered", "_since", "_until", "overflowed")
+
+    def __init__(self, since: Position | None) -> None:
+        self._since = since
+        self._gathered: list[Update] = []
+        self._until: Position | None = None
+        self.overflowed = False
+
+    def live(self, update: Update) -> None:
+        """An update that the feed passes on meanwhile."""
+        if len(self._gathered) < self.MAX_GATHERED:
+            self._gathered.append(update)
+        else:
+            self.overflowed = True
+
+    def restart(self) -> None:
+        """The line broke, or too much was gathered: forget it; the snapshot must be read anew."""
+        self._gathered.clear()
+        self.overflowed = False
+
+    def welcome(self, snapshot: Snapshot) -> Welcome:
+        """The past was read, after everything in `live` so far was passed on or will be read too."""
+        top = snapshot.top
+        self._until = top
+        if self._since is not None and snapshot.entries is not None:
+            return Welcome(top, True, snapshot.entries)
+        state = [snapshot.state] if snapshot.state is not None else []
+        return Welcome(top, None if self._since is None else False, state)
+
+    def rest(self) -> list[Update]:
+        """What was gathered and is not in the welcome, in order; to be called after it."""
+        assert self._until is not None
+        gathered, self._gathered = self._gathered, []
+        return [update for update in gathered if self.is_new(update)]
+
+    def is_new(self, update: Update) -> bool:
+        """The client has not had this update by its welcome."""
+        position, until = update.position, self._until
+        if position is None or until is None:
+            return True
+        return position.epoch != until.epoch or position.offset > until.offset

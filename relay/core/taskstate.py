@@ -1,0 +1,63 @@
+"""The state of a task: what its partial updates come to, one laid over the other."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from relay.core.errors import BadMessage
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+RUNNING = frozenset({"in_progress"})
+
+#: The field that supervision sets on a task in progress that shows no sign of life.
+STALLED = "stalled"
+
+#: Most fields of a task's state: a publisher that makes up names must not fill Redis.
+MAX_FIELDS = 256
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def fields_of(data: bytes) -> dict[str, bytes]:
+    """The fields of a task update, each as the JSON text that it came in.
+
+    Raises BadMessage when data is not an object, or one of more than MAX_FIELDS fields.
+    """
+    try:
+        fields = {name: bytes(value) for name, value in _decode(data).items()}
+    except msgspec.DecodeError as error:
+        raise BadMessage("wrong_type", f"`data` must be a JSON object: {error}") from None
+    if len(fields) > MAX_FIELDS:
+        raise BadMessage("too_many_fields", f"`data` has {len(fields)} fields; a task may have {MAX_FIELDS}")
+    return fields
+
+
+def object_of(fields: Mapping[str, bytes]) -> bytes:
+    """The JSON object of such fields."""
+    return b"{%b}" % b",".join(_encode(name) + b":" + value for name, value in fields.items())
+
+
+def fold(updates: Iterable[bytes]) -> bytes:
+    """Several updates of one task as one: the fields of later ones lie over those of earlier ones."""
+    fields: dict[str, bytes] = {}
+    for data in updates:
+        fields.update(fields_of(data))
+    return object_of(fields)
+
+
+def status_of(fields: Mapping[str, bytes]) -> str | None:
+    """The status in some fields, or None when there is none or it is not text."""
+    value = fields.get("status")
+    if value is None:
+        return None
+    try:
+        return _decode_text(value)
+    except msgspec.DecodeError:
+        return None
+
+
+def is_terminal(data: bytes) -> bool:
+    """This update ends its task."""
+    return b'"status"' in data and status_of(fields_of(data)) in TERMINAL
