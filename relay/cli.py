@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from relay.broker.embedded import DEFAULT_PORT
 from relay.broker.redis import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
+from relay.core.updates import Position
 from relay.server.serve import listen, serve, supervise
 from relay.server.tail import follow
 
@@ -81,23 +83,21 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _publish(redis_url: str | None, publish: Any) -> None:
+def _publish(redis_url: str | None, publish: Callable[[RedisService], Awaitable[Position | None]]) -> None:
     settings, redis_settings = load(redis_url=redis_url)
-    logs.configure("ERROR")
+    logs.configure("CRITICAL")
     url = redis_settings.configured_url() or f"redis://127.0.0.1:{DEFAULT_PORT}/0"
 
-    async def run() -> int:
+    async def run() -> Position | None:
         async with open_redis(url, settings, redis_settings) as redis:
-            return int(await publish(redis))
+            return await publish(redis)
 
-    heard_by = trio.run(run)
+    position = trio.run(run)
     shown = logs.without_password(url)
-    if not heard_by:
-        typer.echo(
-            f"published on {shown}, but no relay listens there; see that relay and publisher share a Redis", err=True
-        )
+    if position is None:
+        typer.echo(f"published on {shown}, but Redis is out of memory and does not keep it", err=True)
         raise typer.Exit(1)
-    typer.echo(f"published on {shown}, heard by {heard_by}")
+    typer.echo(f"published on {shown}: number {position.offset} of epoch {position.epoch}")
 
 
 Fields = Annotated[list[str], typer.Argument(help="Fields as key=value; values may be JSON.", metavar="KEY=VALUE...")]
@@ -110,7 +110,7 @@ def publish_task(
     """Publish changed fields of a task."""
     update = _fields(fields)
 
-    async def publish(redis: RedisService) -> int:
+    async def publish(redis: RedisService) -> Position | None:
         return await redis.publish_task_update(task_id, update)
 
     _publish(redis_url, publish)
@@ -121,7 +121,7 @@ def publish_general(fields: Fields, redis_url: RedisUrl = None) -> None:
     """Publish something for every connected client."""
     update = _fields(fields)
 
-    async def publish(redis: RedisService) -> int:
+    async def publish(redis: RedisService) -> Position | None:
         return await redis.publish_general_update(update)
 
     _publish(redis_url, publish)

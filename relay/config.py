@@ -82,11 +82,20 @@ class Settings(BaseSettings):
     )
     redis_health_interval: float = Field(1.0, gt=0, le=60, description="seconds between checks of the subscription")
 
+    history_updates: int = Field(1000, ge=1, le=100_000, description="updates kept for each channel")
+    history_seconds: int = Field(3600, ge=1, description="how long they are kept")
+    position_seconds: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
+    task_seconds: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
+    ended_task_seconds: int = Field(3600, ge=1, description="the same for a task that has ended")
+    max_tasks: int = Field(100_000, ge=1, description="tasks listed; of more, the least recently active are left out")
+    task_stall_seconds: float = Field(60.0, gt=0, description="in progress and silent for this long: stalled")
+
     max_clients: int = Field(18_000, ge=1, description="clients per process")
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
     max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
+    fold_messages: int = Field(64, ge=1, description="messages that wait for one client before updates are folded")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
     queue_seconds: float = Field(10.0, gt=0, description="how long a message may wait for one client")
@@ -111,6 +120,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
+        if self.position_seconds < max(self.history_seconds, self.task_seconds):
+            raise ValueError(
+                "position_seconds: must be at least RELAY_HISTORY_SECONDS and RELAY_TASK_SECONDS, which it numbers"
+            )
+        if self.fold_messages >= self.queue_messages:
+            raise ValueError("fold_messages: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")
         if self.close_timeout >= self.graceful_timeout:
             raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
         return self

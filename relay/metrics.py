@@ -72,6 +72,18 @@ class Metrics:
         )
         self.received = Counter("relay_received", "Updates heard from Redis", registry=registry)
         self.delivered = Counter("relay_delivered", "Messages handed to clients' sockets", registry=registry)
+        self.folded = Counter(
+            "relay_folded", "Messages for slow clients that were folded into others", registry=registry
+        )
+        self.unrecorded = Counter(
+            "relay_unrecorded",
+            "Updates delivered without a position, since Redis did not record them",
+            registry=registry,
+        )
+        self.resets = Counter(
+            "relay_resets", "Channels whose line was broken, and whose listeners were told", registry=registry
+        )
+        self.joins = Counter("relay_joins", "Subscriptions with a past, by outcome", ["outcome"], registry=registry)
         self.bad_updates = Counter(
             "relay_bad_updates", "Published messages that could not be read", ["code"], registry=registry
         )

@@ -10,9 +10,9 @@ something may have been missed.
 import asyncio
 import math
 import random
-from collections.abc import Callable
-from time import monotonic
-from typing import Any
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -21,7 +21,9 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from relay.broker import keys
 from relay.broker.contract import RawHandler
+from relay.core.errors import BrokerError, BrokerUnavailable
 
 _log = structlog.get_logger("relay.listener")
 
@@ -42,25 +44,55 @@ def backoff(attempt: int, draw: Callable[[], float] = random.random) -> float:
     return step * (0.1 + 0.9 * draw())
 
 
+_FEED_PREFIX = keys.feed("").removesuffix("}").encode()
+
+
 def _is_pattern(channel: str) -> bool:
     return any(mark in channel for mark in "*?[")
+
+
+class FeedHandler(Protocol):
+    """Who hears the feeds, with their positions."""
+
+    def on_up(self) -> None:
+        """A new connection is up; it hears no feeds yet."""
+
+    def on_down(self) -> None:
+        """The connection is gone."""
+
+    def on_confirmed(self, feed_name: str) -> None:
+        """From here on a feed is heard."""
+
+    def hear(self, feed_name: str, message: bytes) -> None:
+        """A message on a feed."""
 
 
 class Listener:
     """Owns the subscription connection. `run` must be running for anything to be heard.
 
     pool:            where to take the connection from; RESP2, and without retries of its own
-    health_interval: seconds between two requests for a sign of life
-    deadline:        seconds within which it must come
+    publish:         publishes over another connection; used for the canary
+    health_interval: seconds between two canaries
+    deadline:        seconds within which one must be heard
     """
 
-    def __init__(self, pool: ConnectionPool, health_interval: float, deadline: float) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        publish: Callable[[str, bytes], Awaitable[object]],
+        health_interval: float,
+        deadline: float,
+    ) -> None:
         self._pool = pool
+        self._publish = publish
         self._health_interval = health_interval
         self._deadline = deadline
         self._handlers: dict[str, list[RawHandler]] = {}
-        self._last_heard = 0.0
-        self._heard = trio.Event()
+        self._canary = keys.CANARY + secrets.token_hex(8)
+        self._canary_heard = trio.Event()
+        self._connection: AbstractConnection | None = None
+        self._loop: trio_asyncio.TrioEventLoop | None = None
+        self.feeds: FeedHandler | None = None
         self.alive = False
         self.reconnects = 0
 
@@ -77,6 +109,7 @@ class Listener:
 
     async def run(self, loop: trio_asyncio.TrioEventLoop) -> None:
         """Listen until cancelled."""
+        self._loop = loop
         attempt = 0
         while True:
             was_alive, error = await self._run_connection(loop)
@@ -96,13 +129,19 @@ class Listener:
                 connection = await loop.run_aio_coroutine(self._pool.get_connection())  # type: ignore[no-untyped-call]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(loop.run_aio_coroutine, self._dispatch(connection))
-                with trio.fail_after(self._deadline):
-                    await loop.run_aio_coroutine(self._subscribe(connection))
-                await self._watch(loop, connection)
-        except* (RedisError, OSError, trio.TooSlowError) as errors:
+                self._connection = connection
+                await self._send(
+                    "SUBSCRIBE", [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
+                )
+                await self._send("PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
+                await self._watch()
+        except* (RedisError, OSError, trio.TooSlowError, BrokerError) as errors:
             failure = _first(errors)
         finally:
             was_alive, self.alive = self.alive, False
+            self._connection = None
+            if self.feeds is not None:
+                self.feeds.on_down()
             if connection is not None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self._deadline):
                     await loop.run_aio_coroutine(self._discard(connection))
@@ -112,53 +151,73 @@ class Listener:
         await connection.disconnect(nowait=True)
         await self._pool.release(connection)
 
-    async def _subscribe(self, connection: AbstractConnection) -> None:
-        """asyncio: ask for every channel; the server confirms them to the reader."""
-        for command, names in (
-            ("SUBSCRIBE", [name for name in self._handlers if not _is_pattern(name)]),
-            ("PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)]),
-        ):
-            for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
-                await connection.send_command(command, *names[first : first + _SUBSCRIBE_AT_ONCE], check_health=False)
+    async def subscribe(self, feed_names: list[str]) -> None:
+        """Hear feeds on the present connection; each is confirmed to `feeds`. Does nothing while there is none."""
+        await self._send("SUBSCRIBE", feed_names)
 
-    async def _watch(self, loop: trio_asyncio.TrioEventLoop, connection: AbstractConnection) -> None:
-        """Ask for a sign of life again and again; raises TooSlowError when none comes."""
+    async def unsubscribe(self, feed_names: list[str]) -> None:
+        """Hear them no longer."""
+        await self._send("UNSUBSCRIBE", feed_names)
+
+    async def _send(self, command: str, names: list[str]) -> None:
+        """Raises TooSlowError when the server does not take it, BrokerUnavailable when the connection breaks."""
+        for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
+            connection, loop = self._connection, self._loop
+            if connection is None or loop is None:
+                return
+            some = names[first : first + _SUBSCRIBE_AT_ONCE]
+            try:
+                with trio.fail_after(self._deadline):
+                    await loop.run_aio_coroutine(connection.send_command(command, *some, check_health=False))
+            except (RedisError, OSError, trio.TooSlowError) as error:
+                raise BrokerUnavailable(f"the subscription connection broke: {error}") from error
+
+    async def _watch(self) -> None:
+        """Send canaries to ourselves, the way that updates come; raises TooSlowError when one does not arrive.
+
+        It finds more than a server that does not answer: a subscription that the server has forgotten, or that was
+        cut off in between, is as silent as one on which nothing happens.
+        """
         while True:
-            asked = monotonic()
+            self._canary_heard = trio.Event()
             with trio.fail_after(self._deadline):
-                await loop.run_aio_coroutine(connection.send_command("PING", check_health=False))
-                while self._last_heard < asked:
-                    await self._heard.wait()
-                    self._heard = trio.Event()
+                await self._publish(self._canary, b"")
+                await self._canary_heard.wait()
             if not self.alive:
                 self.alive = True
                 _log.info("redis subscription up", channels=sorted(self._handlers))
+                if self.feeds is not None:
+                    self.feeds.on_up()
             await trio.sleep(self._health_interval)
-
-    def _sign_of_life(self) -> None:
-        self._last_heard = monotonic()
-        self._heard.set()
 
     async def _dispatch(self, connection: AbstractConnection) -> None:
         """asyncio: read for ever, and hand on what comes."""
         handled = 0
+        feeds = self.feeds
+        canary = self._canary.encode()
         while True:
             response: Any = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             kind = response[0]
             if kind == b"message":
                 _, name, message = response
-                pattern = name
+                if name.startswith(_FEED_PREFIX):
+                    if feeds is not None:
+                        feeds.hear(name.decode(errors="replace"), message)
+                elif name == canary:
+                    self._canary_heard.set()
+                else:
+                    channel = name.decode(errors="replace")
+                    for handler in self._handlers.get(channel, ()):
+                        handler(channel, message)
             elif kind == b"pmessage":
                 _, pattern, name, message = response
-            else:  # a pong, or a confirmation
-                self._sign_of_life()
-                continue
+                channel = name.decode(errors="replace")
+                for handler in self._handlers.get(pattern.decode(errors="replace"), ()):
+                    handler(channel, message)
+            elif kind == b"subscribe" and feeds is not None and response[1].startswith(_FEED_PREFIX):
+                feeds.on_confirmed(response[1].decode(errors="replace"))
             handled += 1
-            channel = name.decode(errors="replace")
-            for handler in self._handlers.get(channel if pattern is name else pattern.decode(errors="replace"), ()):
-                handler(channel, message)
             if handled % BATCH == 0:
-                self._sign_of_life()
                 await asyncio.sleep(0)
 
 

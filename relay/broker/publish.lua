@@ -7,9 +7,10 @@
 -- ARGV  1 what to PUBLISH on ('' publishes nothing and takes no number: the fields become state where there is none)
 --       2 PUBLISH or SPUBLISH   3 type   4 data   5 epoch for a channel without one
 --       6 log: entries   7 log: ms   8 meta: ms   9 state: ms   10 state of an ended task: ms
---       11 '' | 'id' | 'heard'   12 key   13 ms to remember it   14 ordinal   15 listening since (ms)
+--       11 '' | 'id' | 'heard'   12 key   13 ms to remember it   14 ordinal   15 ms since the caller began to count (0: always)
 --       16 status: '' not in the update, 'running', 'ended'   17 task id   18... field, value, field, value, ...
--- Returns epoch, offset, whether it was known already (0 or 1), times that the message was recorded before `since`.
+-- Returns epoch, offset, whether it was known already (0 or 1), times that the message was recorded before the caller
+-- began to count.
 local meta, log, state = KEYS[1], KEYS[2], KEYS[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -42,8 +43,8 @@ if ARGV[11] ~= '' then
       end
       count = table.remove(times, 1)
     end
-    local since = tonumber(ARGV[15])
-    if since > 0 then
+    if ARGV[15] ~= '0' then
+      local since = now - tonumber(ARGV[15])
       before = count
       for _, time in ipairs(times) do
         if time >= since then

@@ -3,10 +3,11 @@
 It publishes, keeps the one subscription of the process, and puts a deadline on every call.
 """
 
+import hashlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from time import monotonic, time
+from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,15 +17,20 @@ import trio_asyncio
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from relay.broker import keys, store
 from relay.broker.contract import RawHandler
+from relay.broker.feeds import Feeds
 from relay.broker.listener import Listener
+from relay.broker.recorder import Recorder
 from relay.config import RedisSettings, Settings
-from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES
-from relay.core.errors import BrokerRefused, BrokerUnavailable
+from relay.core.channels import GENERAL, task_channel
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.hub import Hub
+from relay.core.updates import Position, Update
 
 _log = structlog.get_logger("relay.redis")
 _T = TypeVar("_T")
@@ -34,6 +40,9 @@ Callback = Callable[[Any], Awaitable[None] | None]
 
 #: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
 CALLBACK_QUEUE = 1024
+
+#: How long an idempotency key is remembered, in milliseconds.
+IDEMPOTENCY_MS = 300_000
 
 
 class RedisService:
@@ -45,7 +54,9 @@ class RedisService:
         self._client = client
         self._loop = loop
         self._timeout = settings.redis_timeout
-        self._listener = Listener(subscriber, settings.redis_health_interval, settings.redis_timeout)
+        self._retention = store.Retention.of(settings)
+        self._listener = Listener(subscriber, self.publish, settings.redis_health_interval, settings.redis_timeout)
+        self._loaded: set[str] = set()
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
         self._nursery: trio.Nursery | None = None
         self.callback_overflows = 0
@@ -74,24 +85,65 @@ class RedisService:
                 return await self._loop.run_aio_coroutine(run())  # type: ignore[no-any-return]
         except trio.TooSlowError:
             raise BrokerUnavailable(f"Redis did not answer within {self._timeout} s") from None
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            raise BrokerUnavailable(f"Redis cannot be reached: {error}") from error
-        except RedisError as error:
-            raise BrokerRefused(f"Redis refused: {error}") from error
+        except (RedisError, OSError) as error:
+            raise _translated(error) from error
+
+    async def run_script(self, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        """Run a script several times, in order, in one round trip; the answers, with an error in place of a failed one's.
+
+        Raises BrokerUnavailable when Redis cannot be reached; any of the calls may have been carried out then.
+        """
+        sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+        async def run(client: Redis) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipeline:
+                load = sha not in self._loaded
+                if load:
+                    # In the same pipeline: whoever comes first, no call overtakes another for want of its script.
+                    pipeline.script_load(script)
+                for names, arguments in calls:
+                    pipeline.evalsha(sha, len(names), *names, *arguments)
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
+                return answers[1:] if load else answers
+
+        answers = await self.call(run)
+        self._loaded.add(sha)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            self._loaded.discard(sha)  # Redis was restarted
+            answers = await self.call(run)
+        return [_translated(answer) if isinstance(answer, RedisError) else answer for answer in answers]
+
+    async def record(
+        self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> Position | None:
+        """Publish one update durably; returns its position, or None when Redis has no memory for it: it was then
+        delivered live only.
+
+        A key that was used for this channel within the last five minutes makes it the same update: the position is
+        that of the first, and nothing is published again. Raises BadMessage, BrokerUnavailable or BrokerRefused.
+        """
+        known = store.Known("id", idempotency_key, IDEMPOTENCY_MS) if idempotency_key is not None else None
+        call = store.publish_arguments(channel, kind, data, self._retention, known=known)
+        (answer,) = await self.run_script(store.PUBLISH_SCRIPT, [call])
+        if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
+            _log.error("redis is out of memory, update delivered live only", channel=channel)
+            await self.publish(keys.feed(channel), store.unrecorded_message(kind, data))
+            return None
+        if isinstance(answer, BrokerError):
+            raise answer
+        return store.recorded(answer).position
 
     async def publish(self, channel: str, message: bytes) -> int:
-        """``PUBLISH``; returns how many subscribers Redis handed it to."""
+        """A plain ``PUBLISH``; returns how many subscribers Redis handed it to."""
         return await self.call(lambda client: client.publish(channel, message))
 
-    async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> int:
-        """Publish the fields of a task that changed."""
-        message = {"type": "task_update", "task_id": str(task_id), "data": update, "timestamp": time()}
-        return await self.publish(TASK_UPDATES, msgspec.json.encode(message))
+    async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
+        """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
+        return await self.record(task_channel(task_id), "task_update", msgspec.json.encode(update))
 
-    async def publish_general_update(self, update: dict[str, Any]) -> int:
-        """Publish something for every connected client."""
-        message = {"type": "general_update", "data": update, "timestamp": time()}
-        return await self.publish(GENERAL_UPDATES, msgspec.json.encode(message))
+    async def publish_general_update(self, update: dict[str, Any]) -> Position | None:
+        """Publish something for every connected client, durably; see `record`."""
+        return await self.record(GENERAL, "general_update", msgspec.json.encode(update))
 
     async def ping(self) -> float:
         """A round trip; returns its seconds."""
@@ -145,6 +197,23 @@ class RedisService:
             except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
                 _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
+    def follow(self, hub: Hub) -> Feeds:
+        """The feeds of a hub's channels, heard over this service's subscription; run them beside `start_listening`."""
+        feeds = Feeds(
+            hub,
+            self.run_script,
+            self._listener.subscribe,
+            self._listener.unsubscribe,
+            self._retention,
+            self._timeout,
+        )
+        self._listener.feeds = feeds
+        return feeds
+
+    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
+        """What records plain publishes; run it beside `start_listening`."""
+        return Recorder(self.run_script, self._retention, False, pass_on, on_refused)
+
     async def start_listening(self) -> None:
         """Hear the subscribed channels until cancelled; reconnects for ever. Run it in a nursery, once."""
         async with trio.open_nursery() as nursery:
@@ -152,6 +221,15 @@ class RedisService:
             for receive, callback in self._callbacks:
                 nursery.start_soon(self._call_back, receive, callback)
             await self._listener.run(self._loop)
+
+
+def _translated(error: Exception) -> BrokerError:
+    """A redis-py error as one of ours."""
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+        return BrokerUnavailable(f"Redis cannot be reached: {error}")
+    if isinstance(error, BusyLoadingError | ReadOnlyError):
+        return BrokerUnavailable(f"Redis is not ready: {error}")
+    return BrokerRefused(f"Redis refused: {error}", is_out_of_memory="OOM" in str(error))
 
 
 @asynccontextmanager

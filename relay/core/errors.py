@@ -37,4 +37,8 @@ class BrokerUnavailable(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """Redis answered with an error."""
+    """Redis answered with an error. ``is_out_of_memory``: it has reached its maxmemory and takes no more writes."""
+
+    def __init__(self, message: str, *, is_out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.is_out_of_memory = is_out_of_memory

@@ -1,38 +1,16 @@
 """Who listens to what, and batches to frames.
 
-The hub takes updates in the order in which Redis gave them, encodes each once per format, gathers what one turn of
-the event loop brings, and hands every listener one batch. It never waits and never touches a socket.
+The hub takes what Redis gives, keeps each channel's line unbroken (`relay.core.recovery`), encodes every update once per
+format, gathers what one turn of the event loop brings, and hands every listener one batch. It never waits and never
+touches a socket.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, KeysView
+from typing import Protocol
 
-from relay.core.outbox import Batch
-from relay.core.updates import Update
-
-
-class Format:
-    """How updates reach one kind of client: a protocol's encoding in a transport's framing.
-
-    There is one instance for each combination, shared by all clients that use it: it is the key under which the hub
-    encodes once.
-    """
-
-    __slots__ = ("encode", "frame", "join")
-
-    def __init__(
-        self,
-        encode: Callable[[Update], bytes],
-        frame: Callable[[bytes], Any],
-        join: Callable[[Iterable[Any]], Any],
-    ) -> None:
-        self.encode = encode
-        self.frame = frame
-        self.join = join
-
-    def batch(self, frames: list[Any]) -> Batch:
-        """One batch of several frames."""
-        return Batch(self.join(frames), len(frames), sum(map(len, frames)))
+from relay.core.outbox import Batch, Format, Message, batch_of
+from relay.core.recovery import Feed, Joining, Reset, Snapshot
+from relay.core.updates import Position, Update
 
 
 class Listener(Protocol):
@@ -45,20 +23,34 @@ class Listener(Protocol):
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("channel", "format", "listeners", "pending")
+    __slots__ = ("format", "listeners", "pending")
 
-    def __init__(self, channel: str, format: Format) -> None:
-        self.channel = channel
+    def __init__(self, format: Format) -> None:
         self.format = format
         self.listeners: dict[Listener, None] = {}
-        self.pending: list[tuple[int, Any]] = []
+        self.pending: list[tuple[int, Message]] = []
+
+
+class _Channel:
+    """One channel that somebody follows."""
+
+    __slots__ = ("blind", "feed", "groups", "joinings")
+
+    def __init__(self) -> None:
+        self.feed = Feed()
+        self.groups: dict[Format, _Group] = {}
+        self.joinings: dict[Joining, Callable[[], None]] = {}
+        #: Somebody follows it who has not seen its state, since Redis was away.
+        self.blind = False
 
 
 class Hub:
     """The channels that this process serves.
 
-    ``on_pending`` is called when there is something to flush, once until the next flush. ``on_watched`` and
-    ``on_unwatched`` are called when a channel gets its first and loses its last listener.
+    on_pending:   called when there is something to flush, once until the next flush
+    on_watched:   called when a channel gets its first follower: it must be attached, and then caught up with
+    on_unwatched: called when it loses the last one
+    on_behind:    called when a channel's line has a hole: it must be caught up with
     """
 
     def __init__(
@@ -66,68 +58,166 @@ class Hub:
         on_pending: Callable[[], None],
         on_watched: Callable[[str], None] = lambda _: None,
         on_unwatched: Callable[[str], None] = lambda _: None,
+        on_behind: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._on_pending = on_pending
         self._on_watched = on_watched
         self._on_unwatched = on_unwatched
-        self._channels: dict[str, dict[Format, _Group]] = {}
+        self._on_behind = on_behind
+        self._channels: dict[str, _Channel] = {}
         self._dirty: list[_Group] = []
         self._sequence = 0
         self.subscriptions = 0
+        self.resets = 0
 
     @property
-    def channels(self) -> Iterable[str]:
-        """The channels that have listeners."""
+    def channels(self) -> KeysView[str]:
+        """The channels that somebody follows."""
         return self._channels.keys()
 
-    def subscribe(self, listener: Listener, channel: str, format: Format) -> None:
-        """Let a listener follow a channel from now on; following it already in this format changes nothing."""
-        groups = self._channels.get(channel)
-        if groups is None:
-            groups = self._channels[channel] = {}
-            self._on_watched(channel)
-        group = groups.get(format)
+    # Who follows what.
+
+    def _channel(self, name: str) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+            self._on_watched(name)
+        return channel
+
+    def _forget_if_unwatched(self, name: str, channel: _Channel) -> None:
+        if not channel.groups and not channel.joinings:
+            del self._channels[name]
+            self._on_unwatched(name)
+
+    def subscribe(self, listener: Listener, name: str, format: Format, *, blind: bool = False) -> None:
+        """Let a listener follow a channel from now on; following it already in this format changes nothing.
+
+        blind: it has not been given the channel's state and is to get it as soon as that can be read
+        """
+        channel = self._channel(name)
+        group = channel.groups.get(format)
         if group is None:
-            group = groups[format] = _Group(channel, format)
+            group = channel.groups[format] = _Group(format)
         if listener not in group.listeners:
             if group.pending:
                 self.flush()  # what came before the subscription goes to those who were there before
             group.listeners[listener] = None
             self.subscriptions += 1
+        channel.blind = channel.blind or blind
 
-    def unsubscribe(self, listener: Listener, channel: str, format: Format) -> None:
+    def unsubscribe(self, listener: Listener, name: str, format: Format) -> None:
         """The opposite. What this turn has brought and not yet flushed does not reach the listener any more."""
-        groups = self._channels.get(channel)
-        group = groups.get(format) if groups is not None else None
-        if groups is None or group is None or listener not in group.listeners:
+        channel = self._channels.get(name)
+        group = channel.groups.get(format) if channel is not None else None
+        if channel is None or group is None or listener not in group.listeners:
             return
         del group.listeners[listener]
         self.subscriptions -= 1
         if not group.listeners:
-            del groups[format]
-            if not groups:
-                del self._channels[channel]
-                self._on_unwatched(channel)
+            del channel.groups[format]
+            self._forget_if_unwatched(name, channel)
 
-    def publish(self, update: Update) -> None:
-        """Take one update; it goes out with the next flush, behind all that came before it."""
-        groups = self._channels.get(update.channel)
-        if groups is None:
+    def join(self, name: str, joining: Joining, on_ready: Callable[[], None]) -> None:
+        """Have a subscription that begins gather what is live. `settle` or `leave` ends that.
+
+        on_ready: called when what is live has come as far as its welcome; it must then settle
+        """
+        self._channel(name).joinings[joining] = on_ready
+
+    def leave(self, name: str, joining: Joining) -> None:
+        """A subscription that had begun is given up."""
+        channel = self._channels.get(name)
+        if channel is not None and channel.joinings.pop(joining, None) is not None:
+            self._forget_if_unwatched(name, channel)
+
+    def settle(self, listener: Listener, name: str, joining: Joining, format: Format, *, blind: bool = False) -> None:
+        """A subscription has got its welcome and what was gathered: from now on it follows like all others."""
+        self.subscribe(listener, name, format, blind=blind)
+        self.leave(name, joining)
+
+    def position(self, name: str) -> Position | None:
+        """The last position that a channel has passed on; None when it is not known yet."""
+        channel = self._channels.get(name)
+        return channel.feed.last if channel is not None else None
+
+    # What Redis gives.
+
+    def hear(self, update: Update) -> None:
+        """One update from the live feed."""
+        channel = self._channels.get(update.channel)
+        if channel is None:
             return
-        self._sequence += 1
-        for group in groups.values():
-            if not group.pending:
-                if not self._dirty:
-                    self._on_pending()
-                self._dirty.append(group)
-            format = group.format
-            group.pending.append((self._sequence, format.frame(format.encode(update))))
+        if update.position is None:  # Redis could not record it: live, or never
+            self._pass_on(channel, update)
+            return
+        feed = channel.feed
+        was_live = feed.is_live
+        passed = feed.hear(update)
+        if passed is not None:
+            self._pass_on(channel, passed)
+        elif was_live and not feed.is_live:
+            self._on_behind(update.channel)
 
-    def flush(self) -> int:
-        """Hand out what has gathered, one batch to each listener; returns the number of messages handed out."""
+    def cut_off(self) -> list[str]:
+        """The live feeds broke; returns the channels that must be caught up with once they are attached again."""
+        for channel in self._channels.values():
+            channel.feed.cut_off()
+        return list(self._channels)
+
+    def catch_up(self, name: str, snapshot: Snapshot) -> None:
+        """What was read of a channel after its `position`, with the live feed attached before."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        out = channel.feed.catch_up(snapshot)
+        if channel.blind:
+            channel.blind = False
+            if not any(isinstance(item, Reset) for item in out):
+                self._reset(name, channel, snapshot)
+        for item in out:
+            if isinstance(item, Reset):
+                self._reset(name, channel, item.snapshot)
+            else:
+                self._pass_on(channel, item)
+        if not channel.feed.is_live:
+            self._on_behind(name)
+
+    # What goes out.
+
+    def _reset(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
+        self.resets += 1
+        for joining, on_ready in list(channel.joinings.items()):
+            if joining.is_welcomed:
+                on_ready()  # it is one of the others now, and is told with them
+            else:
+                joining.restart()
+        for group in list(channel.groups.values()):
+            for payload in group.format.encoding.reset(name, snapshot):
+                self._put(group, group.format.payload(payload))
+
+    def _pass_on(self, channel: _Channel, update: Update) -> None:
+        self._sequence += 1
+        for group in channel.groups.values():
+            self._put(group, group.format.message(update))
+        if channel.joinings:
+            for joining, on_ready in list(channel.joinings.items()):
+                joining.live(update)
+                if joining.is_ready_at(update.position):
+                    on_ready()
+
+    def _put(self, group: _Group, message: Message) -> None:
+        if not group.pending:
+            if not self._dirty:
+                self._on_pending()
+            self._dirty.append(group)
+        group.pending.append((self._sequence, message))
+
+    def flush(self) -> None:
+        """Hand out what has gathered, one batch to each listener."""
         dirty, self._dirty = self._dirty, []
         if len(dirty) == 1:
-            return self._flush_one(dirty[0])
+            self._flush_one(dirty[0])
+            return
         # A listener of several channels gets their updates in the order in which they came, as one batch; listeners
         # that follow the same channels share it.
         turn: dict[Listener, list[_Group]] = {}
@@ -139,7 +229,6 @@ class Hub:
                 else:
                     followed.append(group)
         batches: dict[tuple[int, ...], Batch] = {}
-        delivered = 0
         for listener, groups in turn.items():
             key = tuple(map(id, groups))
             batch = batches.get(key)
@@ -147,24 +236,20 @@ class Hub:
                 merged = groups[0].pending
                 if len(groups) > 1:
                     merged = sorted((entry for group in groups for entry in group.pending), key=_by_sequence)
-                batch = batches[key] = groups[0].format.batch([frame for _, frame in merged])
-            delivered += batch.count
+                batch = batches[key] = batch_of([message for _, message in merged])
             listener.offer(batch)
         for group in dirty:
             group.pending = []
-        return delivered
 
     @staticmethod
-    def _flush_one(group: _Group) -> int:
+    def _flush_one(group: _Group) -> None:
         pending, group.pending = group.pending, []
         listeners = tuple(group.listeners)
-        if not listeners:
-            return 0
-        batch = group.format.batch([frame for _, frame in pending])
-        for listener in listeners:
-            listener.offer(batch)
-        return batch.count * len(listeners)
+        if listeners:
+            batch = batch_of([message for _, message in pending])
+            for listener in listeners:
+                listener.offer(batch)
 
 
-def _by_sequence(entry: tuple[int, Any]) -> int:
+def _by_sequence(entry: tuple[int, Message]) -> int:
     return entry[0]

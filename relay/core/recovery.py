@@ -116,47 +116,61 @@ class Joining:
     since: the position that the client has, None for a newcomer
     """
 
-    #: Updates gathered while the past is read; when more come the client gets the state instead of the run.
+    #: Updates gathered while the past is read; when more come, it must be read anew.
     MAX_GATHERED = 4096
 
-    __slots__ = ("_gathered", "_since", "_until", "overflowed")
+    __slots__ = ("_gathered", "_until", "is_stale", "since")
 
     def __init__(self, since: Position | None) -> None:
-        self._since = since
+        self.since = since
         self._gathered: list[Update] = []
         self._until: Position | None = None
-        self.overflowed = False
+        #: What is being read is out of date: `begin` again, and read again.
+        self.is_stale = False
+
+    @property
+    def is_welcomed(self) -> bool:
+        """The past was read."""
+        return self._until is not None
+
+    def begin(self) -> None:
+        """The past is about to be read."""
+        self._gathered.clear()
+        self.is_stale = False
 
     def live(self, update: Update) -> None:
         """An update that the feed passes on meanwhile."""
         if len(self._gathered) < self.MAX_GATHERED:
             self._gathered.append(update)
         else:
-            self.overflowed = True
+            self.is_stale = True
 
     def restart(self) -> None:
-        """The line broke, or too much was gathered: forget it; the snapshot must be read anew."""
-        self._gathered.clear()
-        self.overflowed = False
+        """The line broke."""
+        self.is_stale = True
 
     def welcome(self, snapshot: Snapshot) -> Welcome:
-        """The past was read, after everything in `live` so far was passed on or will be read too."""
-        top = snapshot.top
-        self._until = top
-        if self._since is not None and snapshot.entries is not None:
-            return Welcome(top, True, snapshot.entries)
+        """The past was read: what the client gets first."""
+        self._until = snapshot.top
+        if self.since is not None and snapshot.entries is not None:
+            return Welcome(snapshot.top, True, snapshot.entries)
         state = [snapshot.state] if snapshot.state is not None else []
-        return Welcome(top, None if self._since is None else False, state)
+        return Welcome(snapshot.top, None if self.since is None else False, state)
+
+    def is_ready_at(self, position: Position | None) -> bool:
+        """The feed, which has passed on this position, has come as far as the welcome, or goes on in another epoch."""
+        until = self._until
+        if until is None or position is None:
+            return False
+        return position.epoch != until.epoch or position.offset >= until.offset
 
     def rest(self) -> list[Update]:
-        """What was gathered and is not in the welcome, in order; to be called after it."""
-        assert self._until is not None
+        """What was gathered and was not in the welcome, in order."""
+        until = self._until
+        assert until is not None
         gathered, self._gathered = self._gathered, []
-        return [update for update in gathered if self.is_new(update)]
-
-    def is_new(self, update: Update) -> bool:
-        """The client has not had this update by its welcome."""
-        position, until = update.position, self._until
-        if position is None or until is None:
-            return True
-        return position.epoch != until.epoch or position.offset > until.offset
+        return [
+            update
+            for update in gathered
+            if update.position is None or update.position.epoch != until.epoch or update.position.offset > until.offset
+        ]

@@ -4,20 +4,34 @@ A protocol decides what words mean; it knows neither sockets nor the hub. One in
 protocol is to write such a class and to name it at a door in `relay.server.routes`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from relay.core.closecodes import Close
-from relay.core.updates import Update
+from relay.core.outbox import Encoding
+from relay.core.recovery import Welcome
+from relay.core.updates import Position
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """The client wants to follow a channel. ``payload`` answers it, before any update of that channel."""
+    """The client wants to follow a channel.
+
+    encoding: how its updates are worded
+    answer:   the payloads that answer it, before any update; the argument says what the client gets of the past, and is
+              None where that is not known or not wanted
+    since:    the position to resume from, None for a newcomer
+    past:     the client is to get what was before: the state, or what came after `since`
+    strict:   it relies on positions, so it is refused while Redis is away; others are served live, and get the state later
+    """
 
     channel: str
-    payload: bytes | None = None
+    encoding: Encoding
+    answer: Callable[[Welcome | None], Iterable[bytes]]
+    since: Position | None = None
+    past: bool = True
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +68,7 @@ Command = Subscribe | Unsubscribe | Reply | Refusal | End
 
 
 class ClientProtocol(Protocol):
-    """One client's side of a protocol. Payloads are UTF-8 JSON, one for each message."""
-
-    @staticmethod
-    def encode(update: Update) -> bytes:
-        """The payload of an update. It is called once for all clients, so it may depend on nothing else."""
+    """One client's side of a protocol."""
 
     def open(self) -> Iterable[Command]:
         """What a new client gets without asking."""

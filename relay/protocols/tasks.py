@@ -2,28 +2,87 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from relay.core.channels import GENERAL, TASK_PREFIX, NamedChannels, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.updates import Update
+from relay.core.recovery import Snapshot, Welcome
+from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
+
+
+class _Position(msgspec.Struct, gc=False):
+    epoch: str
+    offset: int
 
 
 class _Request(msgspec.Struct, gc=False):
     type: str
     task_id: str | int | msgspec.UnsetType = msgspec.UNSET
     channel: str | msgspec.UnsetType = msgspec.UNSET
+    position: _Position | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _json = msgspec.json.Encoder().encode
 
+#: Longest epoch that a client may send, and largest offset: what is beyond was never given out.
+_MAX_EPOCH = 64
+_MAX_OFFSET = 2**53
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _words(channel: str) -> dict[str, str]:
+    """A channel in the client's words."""
+    return {"task_id": channel[len(TASK_PREFIX) :]} if channel.startswith(TASK_PREFIX) else {"channel": channel}
+
+
+def position_json(position: Position) -> dict[str, Any]:
+    """A position as clients see it."""
+    return {"epoch": position.epoch, "offset": position.offset}
+
+
+class PlainUpdates:
+    """Updates as they have always been: nobody sees positions."""
+
+    stateful = False
+
+    def encode(self, update: Update) -> bytes:
+        if update.type == "task_update":
+            task_id = _json(update.channel[len(TASK_PREFIX) :])
+            return b'{"type":"task_update","task_id":%b,"data":%b}' % (task_id, update.data)
+        if update.type == "general_update":
+            return b'{"type":"general_update","data":%b}' % update.data
+        return update.data
+
+    def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:  # noqa: ARG002 - the contract's
+        return [] if snapshot.state is None else [self.encode(snapshot.state)]
+
+
+class PositionedUpdates(PlainUpdates):
+    """Updates for clients that asked for positions; one without a position was not recorded."""
+
+    def encode(self, update: Update) -> bytes:
+        payload = super().encode(update)
+        if update.position is None:
+            return payload
+        body = payload.rstrip()[:-1]
+        comma = b"" if body.rstrip().endswith(b"{") else b","
+        return b'%b%b"position":%b}' % (body, comma, _json(position_json(update.position)))
+
+    def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
+        answer = {"type": "subscribed", **_words(channel), "position": position_json(snapshot.top), "recovered": False}
+        return [_json(answer), *super().reset(channel, snapshot)]
+
+
+PLAIN = PlainUpdates()
+POSITIONED = PositionedUpdates()
 
 
 class TasksProtocol:
@@ -39,17 +98,8 @@ class TasksProtocol:
         self._named = named
         self._now = now
 
-    @staticmethod
-    def encode(update: Update) -> bytes:
-        if update.type == "task_update":
-            task_id = _json(update.channel[len(TASK_PREFIX) :])
-            return b'{"type":"task_update","task_id":%b,"data":%b}' % (task_id, update.data)
-        if update.type == "general_update":
-            return b'{"type":"general_update","data":%b}' % update.data
-        return update.data
-
     def open(self) -> Iterable[Command]:
-        return (Subscribe(GENERAL),)
+        return (Subscribe(GENERAL, PLAIN, lambda _: (), past=False),)
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
         if isinstance(message, bytes):
@@ -71,24 +121,42 @@ class TasksProtocol:
         if request.type == "ping":
             return Reply(_json({"type": "pong", "timestamp": self._now().isoformat()}))
         if request.type == "subscribe":
-            channel, words = self._wanted(request)
-            return Subscribe(channel, _json({"type": "subscribed", **words}))
+            return self._subscribe(request)
         if request.type == "unsubscribe":
-            channel, words = self._wanted(request)
-            return Unsubscribe(channel, _json({"type": "unsubscribed", **words}))
+            channel = self._wanted(request)
+            return Unsubscribe(channel, _json({"type": "unsubscribed", **_words(channel)}))
         kinds = "subscribe, unsubscribe or ping"
         raise BadMessage("unknown_type", f"unknown type {request.type[:64]!r}; expected {kinds}")
 
-    def _wanted(self, request: _Request) -> tuple[str, dict[str, str]]:
-        """The channel that a request is about, and the client's words for it, for the answer."""
+    def _wanted(self, request: _Request) -> str:
         if request.task_id is not msgspec.UNSET:
-            return task_channel(request.task_id), {"task_id": str(request.task_id)}
+            return task_channel(request.task_id)
         name = request.channel
         if name is msgspec.UNSET:
             raise BadMessage("missing_task_id", f"{request.type} needs a `task_id`")
         if name == GENERAL or name in self._named:
-            return name, {"channel": name}
+            return name
         raise BadMessage("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
+
+    def _subscribe(self, request: _Request) -> Subscribe:
+        channel = self._wanted(request)
+        answer = {"type": "subscribed", **_words(channel)}
+        if request.position is msgspec.UNSET:
+            # Only tasks have a state that a newcomer would miss.
+            past = channel.startswith(TASK_PREFIX)
+            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), past=past)
+        since = None
+        if request.position is not None:
+            since = Position(request.position.epoch, request.position.offset)
+            if len(since.epoch) > _MAX_EPOCH or not 0 <= since.offset <= _MAX_OFFSET:
+                raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
+
+        def positioned(welcome: Welcome | None) -> Iterable[bytes]:
+            assert welcome is not None
+            recovered = {} if welcome.recovered is None else {"recovered": welcome.recovered}
+            return (_json({**answer, "position": position_json(welcome.position), **recovered}),)
+
+        return Subscribe(channel, POSITIONED, positioned, since, strict=True)
 
     def refuse(self, code: str, message: str) -> Refusal:
         return Refusal(code, _json({"type": "error", "code": code, "message": message}))

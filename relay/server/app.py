@@ -22,6 +22,8 @@ import trio
 from quart_trio import QuartTrio
 
 from relay.broker.embedded import embedded_redis
+from relay.broker.feeds import Feeds
+from relay.broker.recorder import Recorder
 from relay.broker.redis import RedisService, open_redis
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES, NamedChannels, read_published
@@ -42,9 +44,16 @@ class Relay:
         self.redis_settings = redis_settings
         self.metrics = Metrics()
         self.named = NamedChannels(settings.redis_channels)
-        self.hub = Hub(on_pending=self._on_pending)
+        self.hub = Hub(
+            on_pending=self._on_pending,
+            on_watched=self._on_watch_change,
+            on_unwatched=self._on_watch_change,
+            on_behind=self._on_behind,
+        )
         self.sessions = Sessions(self.hub, settings, self.metrics)
         self.redis: RedisService | None = None
+        self.feeds: Feeds | None = None
+        self.recorder: Recorder | None = None
         self.redis_url: str | None = None
         self._pending = trio.Event()
         self._oldest_heard = 0.0
@@ -52,16 +61,31 @@ class Relay:
         self._terminating: trio.Nursery | None = None
 
     @property
-    def is_ready(self) -> bool:
-        """Redis answers, the subscription is alive, and clients may come."""
-        return self.redis is not None and self.redis.alive and not self.sessions.draining
+    def not_ready(self) -> str | None:
+        """Why clients should not be sent here now; None when they may."""
+        if self.sessions.draining:
+            return "draining"
+        if self.redis is None or not self.redis.alive:
+            return "redis is not reachable"
+        if self.recorder is not None and self.recorder.is_refused:
+            return "redis does not record updates"
+        return None
 
     def _on_pending(self) -> None:
         self._oldest_heard = monotonic()
         self._pending.set()
 
-    def _hear(self, channel: str, message: bytes) -> None:
-        """One message from Redis. A bad one is logged with its channel and skipped."""
+    def _on_watch_change(self, channel: str) -> None:
+        if self.feeds is not None:
+            self.feeds.on_change(channel)
+
+    def _on_behind(self, channel: str) -> None:
+        if self.feeds is not None:
+            self.feeds.on_behind(channel)
+
+    def _hear_plain(self, channel: str, message: bytes) -> None:
+        """A plain PUBLISH of today's services: it is recorded, and comes back on its feed with a position. A bad one is
+        logged with its channel and skipped."""
         self._received += 1
         try:
             if len(message) > self.settings.max_update_bytes:
@@ -74,7 +98,8 @@ class Relay:
                 "published message skipped", channel=channel, code=error.code, error=error.message, size=len(message)
             )
             return
-        self.hub.publish(update)
+        assert self.recorder is not None
+        self.recorder.hear(update, message)
 
     async def _flush(self) -> None:
         """Write what each turn of the loop has brought. The listener does not yield while it has more at hand, so a turn
@@ -90,11 +115,13 @@ class Relay:
 
     async def _watch_redis(self, redis: RedisService) -> None:
         """Keep the metrics of the connection current."""
-        reconnects = 0
+        reconnects = resets = 0
         while True:
             self.metrics.redis_up.set(redis.alive)
             self.metrics.redis_reconnects.inc(redis.reconnects - reconnects)
             reconnects = redis.reconnects
+            self.metrics.resets.inc(self.hub.resets - resets)
+            resets = self.hub.resets
             await trio.sleep(0.5)
 
     @asynccontextmanager
@@ -107,9 +134,14 @@ class Relay:
             self.redis_url = url
             self.redis = await stack.enter_async_context(open_redis(url, self.settings, self.redis_settings))
             for channel in (TASK_UPDATES, GENERAL_UPDATES, *self.named.patterns):
-                self.redis.subscribe_raw(channel, self._hear)
+                self.redis.subscribe_raw(channel, self._hear_plain)
+            self.feeds = self.redis.follow(self.hub)
+            self.sessions.read_past = self.feeds.read
+            self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)
             async with trio.open_nursery() as services:
                 services.start_soon(self.redis.start_listening)
+                services.start_soon(self.feeds.run)
+                services.start_soon(self.recorder.run)
                 services.start_soon(self._watch_redis, self.redis)
                 services.start_soon(self._flush)
                 services.start_soon(self.sessions.beat)

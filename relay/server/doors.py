@@ -4,38 +4,23 @@ Quart hands the connection over before its routing: the handshake is the dearest
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import structlog
 import trio
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
 from relay.core.closecodes import Close
-from relay.core.hub import Format
 from relay.protocols.base import ClientProtocol
 from relay.server.app import Relay, RelayApp
 from relay.server.session import Session
 from relay.server.takeover import Receive, Send, find, prepare, stay_on_asgi
-from relay.server.transports import AsgiTransport, SocketTransport
 
 _log = structlog.get_logger("relay.doors")
 
 
-class Door(NamedTuple):
-    """A protocol behind a path: what makes one client's instance, and its formats, one for each transport."""
-
-    protocol: Callable[[], ClientProtocol]
-    on_socket: Format
-    on_asgi: Format
-
-
-def door(protocol: Callable[[], ClientProtocol], encode: Callable[[Any], bytes]) -> Door:
-    """A door for a protocol whose updates are encoded by `encode`."""
-    return Door(
-        protocol,
-        Format(encode, SocketTransport.frame, SocketTransport.join),
-        Format(encode, AsgiTransport.frame, AsgiTransport.join),
-    )
+#: A protocol behind a path: makes one client's instance.
+Door = Callable[[], ClientProtocol]
 
 
 class _Limits(TypedDict):
@@ -89,10 +74,10 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
         return
     if taken is None:
         transport = stay_on_asgi(receive, send, **limits)
-        await Session(relay.sessions, transport, door.protocol(), door.on_asgi, peer).run()
+        await Session(relay.sessions, transport, door(), peer).run()
         return
     socket_transport, received = taken
-    session = Session(relay.sessions, socket_transport, door.protocol(), door.on_socket, peer)
+    session = Session(relay.sessions, socket_transport, door(), peer)
 
     async def run() -> None:
         await session.run(socket_transport.feed(received))

@@ -7,13 +7,13 @@ from quart import Response
 from relay.metrics import CONTENT_TYPE
 from relay.protocols.tasks import TasksProtocol
 from relay.server.app import RelayApp
-from relay.server.doors import DoorConnection, door
+from relay.server.doors import DoorConnection
 
 
 def add_routes(app: RelayApp) -> None:
     """Give the app its doors and routes."""
     relay = app.relay
-    app.doors = {"/ws/tasks": door(partial(TasksProtocol, relay.named), TasksProtocol.encode)}
+    app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
     app.asgi_websocket_class = DoorConnection
 
     @app.get("/healthz")
@@ -24,9 +24,8 @@ def add_routes(app: RelayApp) -> None:
     @app.get("/readyz")
     async def readyz() -> tuple[dict[str, str], int]:
         """Clients may be sent here: Redis answers and the subscription is alive."""
-        if relay.is_ready:
-            return {"status": "ready"}, 200
-        return {"status": "draining" if relay.sessions.draining else "redis is not reachable"}, 503
+        reason = relay.not_ready
+        return ({"status": "ready"}, 200) if reason is None else ({"status": reason}, 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

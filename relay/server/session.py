@@ -7,6 +7,7 @@ connection, within a deadline.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,13 @@ import structlog
 import trio
 
 from relay.core.closecodes import Close
-from relay.core.hub import Format, Hub
-from relay.core.outbox import Batch, Outbox
+from relay.core.errors import BrokerError
+from relay.core.hub import Hub
+from relay.core.outbox import Batch, Encoding, Format, Framing, Outbox, batch_of
+from relay.core.recovery import Joining
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import Answer, Event, PeerClosed, Received, Violation
+from relay.protocols.tasks import PLAIN
 from relay.server.transports import Transport
 
 if TYPE_CHECKING:
@@ -25,14 +29,23 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("relay.session")
 
+#: For what is said to one client alone, and is no update.
+_WORDS = PLAIN
+
+
+@cache
+def format_of(encoding: Encoding, framing: Framing) -> Format:
+    """The one format of a shared encoding in a framing."""
+    return Format(encoding, framing)
+
 
 class Session:
     """A connected client. Run it with `run`, once; all else may be called from any task of the loop."""
 
     __slots__ = (
         "_errors",
-        "_format",
         "_hub",
+        "_joinings",
         "_nursery",
         "_outbox",
         "_protocol",
@@ -45,17 +58,15 @@ class Session:
         "peer",
     )
 
-    def __init__(
-        self, sessions: "Sessions", transport: Transport, protocol: ClientProtocol, format: Format, peer: str
-    ) -> None:
+    def __init__(self, sessions: "Sessions", transport: Transport, protocol: ClientProtocol, peer: str) -> None:
         self._sessions = sessions
         self._hub: Hub = sessions.hub
         self._transport = transport
         self._protocol = protocol
-        self._format = format
         self._outbox = Outbox(sessions.bounds)
         self._nursery: trio.Nursery | None = None
-        self._subscriptions: set[str] = set()
+        self._subscriptions: dict[str, Format] = {}
+        self._joinings: dict[str, Joining] = {}
         self._sending = False
         self._errors = 0
         self.peer = peer
@@ -138,8 +149,8 @@ class Session:
                 self._nursery = nursery
                 if self.closing is None:
                     for command in self._protocol.open():
-                        self._obey(command)
-                    self._handle(events)
+                        await self._obey(command)
+                    await self._handle(events)
                     await self._receive_loop()
                 nursery.cancel_scope.cancel()
         except* Exception:  # noqa: BLE001 - a bug in one session must not end the others
@@ -165,15 +176,15 @@ class Session:
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 self.close(Close.GONE)
             else:
-                self._handle(events)
+                await self._handle(events)
 
-    def _handle(self, events: Sequence[Event]) -> None:
+    async def _handle(self, events: Sequence[Event]) -> None:
         for event in events:
             if self.closing is not None:
                 return
             if isinstance(event, Received):
                 for command in self._protocol.receive(event.message):
-                    self._obey(command)
+                    await self._obey(command)
             elif isinstance(event, Answer):
                 self.offer(Batch(event.frame, 0, len(event.frame)))
             elif isinstance(event, Violation):
@@ -181,36 +192,106 @@ class Session:
             elif isinstance(event, PeerClosed):
                 self.close(Close.GONE if event.code == 1006 else Close.NORMAL)
 
-    def _obey(self, command: Command) -> None:
+    async def _obey(self, command: Command) -> None:
         match command:
-            case Subscribe(channel, payload):
-                limit = self._sessions.settings.max_subscriptions
-                if channel not in self._subscriptions and len(self._subscriptions) >= limit:
-                    refusal = f"this connection follows {limit} channels, the limit; unsubscribe from some"
-                    self._obey(self._protocol.refuse("too_many_subscriptions", refusal))
-                    return
-                if payload is not None:
-                    self._send(payload)
-                if self.closing is None:
-                    self._subscriptions.add(channel)
-                    self._hub.subscribe(self, channel, self._format)
+            case Subscribe():
+                await self._subscribe(command)
             case Unsubscribe(channel, payload):
-                self._subscriptions.discard(channel)
-                self._hub.unsubscribe(self, channel, self._format)
+                self._unsubscribe(channel)
                 self._send(payload)
             case Reply(payload):
                 self._send(payload)
-            case Refusal(code, payload):
-                self._sessions.count_bad_message(code)
-                self._send(payload)
-                self._errors += 1
-                if self._errors >= self._sessions.settings.max_client_errors:
-                    self.close(Close.TOO_MANY_ERRORS)
+            case Refusal():
+                self._refuse(command)
             case End(close):
                 self.close(close)
 
-    def _send(self, payload: bytes) -> None:
-        self.offer(self._format.batch([self._format.frame(payload)]))
+    async def _subscribe(self, command: Subscribe) -> None:
+        channel = command.channel
+        format = self._format(command.encoding)
+        limit = self._sessions.settings.max_subscriptions
+        if channel not in self._subscriptions and len(self._subscriptions) >= limit:
+            refusal = f"this connection follows {limit} channels, the limit; unsubscribe from some"
+            self._refuse(self._protocol.refuse("too_many_subscriptions", refusal))
+        elif self._subscriptions.get(channel) is format and not command.strict:
+            self._send(*command.answer(None))  # answered twice, delivered once
+        elif command.past:
+            self._unsubscribe(channel)
+            await self._join(command, format)
+        else:
+            self._unsubscribe(channel)
+            self._send(*command.answer(None))
+            self._follow(channel, format)
+
+    def _follow(self, channel: str, format: Format, *, blind: bool = False) -> None:
+        if self.closing is None:
+            self._subscriptions[channel] = format
+            self._hub.subscribe(self, channel, format, blind=blind)
+
+    def _unsubscribe(self, channel: str) -> None:
+        waiting = self._joinings.pop(channel, None)
+        if waiting is not None:
+            self._hub.leave(channel, waiting)
+        format = self._subscriptions.pop(channel, None)
+        if format is not None:
+            self._hub.unsubscribe(self, channel, format)
+
+    async def _join(self, command: Subscribe, format: Format) -> None:
+        """Follow a channel from its past on: what is live is gathered first, then the past is read, then both are merged."""
+        channel = command.channel
+        joining = Joining(command.since)
+        self._hub.join(channel, joining, lambda: self._settle(channel, joining, format))
+        self._joinings[channel] = joining
+        self._subscriptions[channel] = format
+        try:
+            snapshot = await self._sessions.read(channel, joining)
+        except BrokerError as error:
+            self._unsubscribe(channel)
+            if command.strict:
+                reason = f"positions are not available now ({error}); subscribe again"
+                self._refuse(self._protocol.refuse("unavailable", reason))
+            else:
+                self._send(*command.answer(None))
+                self._follow(channel, format, blind=True)
+            return
+        if self.closing is not None:
+            return
+        welcome = joining.welcome(snapshot)
+        self._sessions.count_join(welcome.recovered)
+        messages = [format.payload(payload) for payload in command.answer(welcome)]
+        messages += [format.message(update) for update in welcome.updates]
+        if messages:
+            self.offer(batch_of(messages))
+        if joining.is_ready_at(self._hub.position(channel)):
+            self._settle(channel, joining, format)
+
+    def _settle(self, channel: str, joining: Joining, format: Format) -> None:
+        """What is live has come as far as the welcome: give the client the rest, and let it follow like all others."""
+        if self._joinings.pop(channel, None) is not joining or self.closing is not None:
+            return
+        rest = joining.rest()
+        if rest:
+            self.offer(batch_of([format.message(update) for update in rest]))
+        if self.closing is None:
+            self._hub.settle(self, channel, joining, format)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._sessions.count_bad_message(refusal.code)
+        self._send(refusal.payload)
+        self._errors += 1
+        if self._errors >= self._sessions.settings.max_client_errors:
+            self.close(Close.TOO_MANY_ERRORS)
+
+    def _send(self, *payloads: bytes) -> None:
+        if payloads:
+            format = self._format(_WORDS)
+            self.offer(batch_of([format.payload(payload) for payload in payloads]))
+
+    def _format(self, encoding: Encoding) -> Format:
+        """The format of an encoding on this client's transport; one instance for all who share the encoding."""
+        if encoding.stateful:
+            return Format(encoding, self._transport.framing)
+        return format_of(encoding, self._transport.framing)
 
     def _start_sending(self) -> None:
         """Start the send loop. Before the nursery is open nothing is offered, and after it has closed nothing is taken."""
@@ -227,13 +308,13 @@ class Session:
         finally:
             self._sending = False
             self._sessions.delivered += self._outbox.delivered
-            self._outbox.delivered = 0
+            self._sessions.folded += self._outbox.folded
+            self._outbox.delivered = self._outbox.folded = 0
             self._sessions.backlogged.pop(self, None)
 
     def _leave(self) -> None:
-        for channel in self._subscriptions:
-            self._hub.unsubscribe(self, channel, self._format)
-        self._subscriptions.clear()
+        for channel in [*self._subscriptions]:
+            self._unsubscribe(channel)
 
     async def _say_goodbye(self) -> None:
         assert self.closing is not None

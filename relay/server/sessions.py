@@ -11,15 +11,24 @@ import trio
 
 from relay.config import Settings
 from relay.core.closecodes import Close
+from relay.core.errors import BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.outbox import Bounds
+from relay.core.recovery import Joining, Snapshot
+from relay.core.updates import Position
 from relay.metrics import Metrics
 from relay.server.session import Session
 
 _log = structlog.get_logger("relay.sessions")
 
+#: Reads where a channel stands, its state, and what came after a position.
+ReadPast = Callable[[str, Position | None], Awaitable[Snapshot]]
+
 #: Seconds between two looks at the sessions that need one: bounds in age are kept to within this.
 BEAT = 0.25
+
+#: Times that a channel's past is read for a client that joins it, when what is live overtakes it.
+_JOIN_ATTEMPTS = 5
 
 #: Clients that are closed in a second while draining, so that they do not all come back to the next relay at once.
 DRAIN_RATE = 2000
@@ -31,10 +40,15 @@ class Sessions:
     def __init__(self, hub: Hub, settings: Settings, metrics: Metrics) -> None:
         self.hub = hub
         self.settings = settings
-        self.bounds = Bounds(settings.queue_messages, settings.queue_bytes, settings.queue_seconds)
+        self.bounds = Bounds(
+            settings.fold_messages, settings.queue_messages, settings.queue_bytes, settings.queue_seconds
+        )
+        #: Reads a channel's past, for a client that joins it; the relay sets it before clients come.
+        self.read_past: ReadPast | None = None
         self.draining = False
         #: Messages written to clients since the metrics were last brought up to date.
         self.delivered = 0
+        self.folded = 0
         #: Sessions with something in their outbox.
         self.backlogged: dict[Session, None] = {}
         self._metrics = metrics
@@ -88,6 +102,33 @@ class Sessions:
             _log.info(
                 "client dropped", client=session.peer, reason=close.label, code=close.code, waiting=session.waiting
             )
+
+    async def read(self, channel: str, joining: Joining) -> Snapshot:
+        """Read the past of a channel that is being joined, as often as it takes to be sure that nothing is missed.
+
+        What would not fit into a client's queue counts as not recoverable. Raises BrokerUnavailable or BrokerRefused.
+        """
+        if self.read_past is None:
+            raise BrokerUnavailable("the relay is not connected yet")
+        for _ in range(_JOIN_ATTEMPTS):
+            joining.begin()
+            snapshot = await self.read_past(channel, joining.since)
+            if not joining.is_stale:
+                break
+        else:
+            raise BrokerUnavailable("the channel moves faster than its past can be read")
+        entries = snapshot.entries
+        if entries and (
+            len(entries) > self.bounds.messages // 2
+            or sum(len(update.data) + 128 for update in entries) > self.bounds.size // 2
+        ):
+            return snapshot._replace(entries=None)
+        return snapshot
+
+    def count_join(self, recovered: bool | None) -> None:
+        """A client has joined a channel."""
+        outcome = {None: "new", True: "recovered", False: "not_recovered"}[recovered]
+        self._metrics.joins.labels(outcome).inc()
 
     def count_bad_message(self, code: str) -> None:
         """A client's message was refused."""
@@ -155,7 +196,8 @@ class Sessions:
     def _report(self) -> None:
         metrics = self._metrics
         metrics.delivered.inc(self.delivered)
-        self.delivered = 0
+        metrics.folded.inc(self.folded)
+        self.delivered = self.folded = 0
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.channels.set(len(list(self.hub.channels)))
         waiting = [session.waiting for session in self.backlogged]

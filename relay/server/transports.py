@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from relay.core.closecodes import Close
-from relay.core.outbox import Batch, Outbox
+from relay.core.outbox import Batch, Framing, Outbox
 from relay.protocols.frames import (
     PING_FRAME,
     Event,
@@ -40,12 +40,13 @@ _GATHER = 64
 class Transport(Protocol):
     """What a session needs of its client's connection.
 
-    Beside this each transport has `frame`, a payload in the form that goes out, and `join`, several of them as one chunk:
-    a `Format` is made of them. The `Outbox` passed in is the session's; only the transport pops from it.
+    The `Outbox` passed in is the session's; only the transport pops from it.
     """
 
     #: The metrics label.
     name: str
+
+    framing: Framing
 
     def try_write(self, batch: Batch) -> int:
         """Write what can be written at once; returns how far it got. Raises OSError when the connection is gone."""
@@ -73,8 +74,7 @@ class SocketTransport:
     __slots__ = ("_reader", "_sock")
 
     name = "takeover"
-    frame = staticmethod(text_frame)
-    join = staticmethod(b"".join)
+    framing = Framing(text_frame, b"".join)
 
     def __init__(self, sock: socket.socket, reader: FrameReader, dead_peer_timeout: float) -> None:
         self._sock: socket.socket | None = sock
@@ -189,8 +189,7 @@ class AsgiTransport:
     __slots__ = ("_abort_via", "_max_message", "_ping_via", "_receive", "_send")
 
     name = "asgi"
-    frame = staticmethod(bytes.decode)
-    join = staticmethod(tuple)
+    framing = Framing(bytes.decode, tuple)
 
     def __init__(
         self,

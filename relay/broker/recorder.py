@@ -1,0 +1,187 @@
+"""Plain ``PUBLISH`` made durable: what today's services send is recorded once, however many relays hear it.
+
+Every relay records all that it hears, in the order in which it hears it; the script recognises what was recorded before. It
+does so by a digest of the message and by the ordinal of its hearing: the n-th time that a relay hears the same bytes is the
+n-th time that they were published, counted from what had been recorded before it began to listen. So two equal
+messages that are meant as two stay two, and a relay that starts, or dies, between them changes nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from hashlib import blake2b
+from itertools import islice
+from time import monotonic
+from typing import Any, NamedTuple
+
+import structlog
+import trio
+
+from relay.broker import store
+from relay.broker.feeds import RunScript
+from relay.broker.listener import backoff
+from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
+from relay.core.updates import Update
+
+_log = structlog.get_logger("relay.recorder")
+
+#: Seconds that Redis remembers a digest, and that a relay counts its hearings: less, by more than relays differ in when
+#: they hear a message.
+REMEMBER = 30.0
+COUNT = 12.0
+
+#: Seconds by which one relay may hear a message later than another.
+_LAG = 5.0
+
+#: Digests counted at most.
+_MAX_DIGESTS = 200_000
+
+#: Updates that wait to be recorded at most, and seconds that they wait for a Redis that is away. Beyond either they are
+#: delivered live, without a position.
+QUEUE = 20_000
+PATIENCE = 15.0
+
+#: Updates recorded in one round trip.
+RECORD_AT_ONCE = 256
+
+
+class _Count(NamedTuple):
+    """How often the same bytes were heard: ``ordinal`` times since ``began``, which is 0 when it counts all that were ever
+    recorded."""
+
+    ordinal: int
+    began: float
+    last: float
+
+
+class _Waiting(NamedTuple):
+    update: Update
+    digest: str
+    counted: _Count
+
+
+class Recorder:
+    """Records updates in order.
+
+    pass_on:    delivers an update to this process's own clients, for one that Redis does not record
+    on_refused: told each time that this happens
+    """
+
+    def __init__(
+        self,
+        run_script: RunScript,
+        retention: store.Retention,
+        sharded: bool,
+        pass_on: Callable[[Update], None],
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._run_script = run_script
+        self._retention = retention
+        self._sharded = sharded
+        self._pass_on = pass_on
+        self._on_refused = on_refused
+        self._queue: deque[_Waiting] = deque()
+        self._work = trio.Event()
+        self._counts: dict[str, _Count] = {}
+        #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
+        self.is_refused = False
+
+    def hear(self, update: Update, message: bytes) -> None:
+        """Take an update that was published plainly; ``message`` is what it was read from."""
+        if len(self._queue) >= QUEUE:
+            self._give_up(update)
+            return
+        digest = blake2b(message, digest_size=12).hexdigest()
+        self._queue.append(_Waiting(update, digest, self._count(digest)))
+        self._work.set()
+
+    def _count(self, digest: str) -> _Count:
+        now = monotonic()
+        count = self._counts.pop(digest, None)
+        if count is None or now - count.last > COUNT:
+            count = _Count(1, now, now)
+        else:
+            count = count._replace(ordinal=count.ordinal + 1, last=now)
+        # In the order of their last hearing: as one comes, up to two of the oldest go.
+        for oldest in list(islice(self._counts, 2)):
+            if now - self._counts[oldest].last > COUNT or len(self._counts) >= _MAX_DIGESTS:
+                del self._counts[oldest]
+        self._counts[digest] = count
+        return count
+
+    def _give_up(self, update: Update) -> None:
+        self._on_refused()
+        self._pass_on(update)
+
+    async def run(self) -> None:
+        """Record until cancelled."""
+        attempt = 0
+        while True:
+            await self._work.wait()
+            await trio.lowlevel.checkpoint()  # whatever this turn brings goes along
+            batch = [self._queue.popleft() for _ in range(min(RECORD_AT_ONCE, len(self._queue)))]
+            again = await self._record(batch)
+            self._queue.extendleft(reversed(again))
+            if not self._queue:
+                self._work = trio.Event()
+            if again:
+                await trio.sleep(backoff(attempt))
+            attempt = attempt + 1 if again else 0
+
+    async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Record some updates; returns those that are to be tried again, since Redis was away."""
+        calls: list[tuple[list[str], list[Any]]] = []
+        origin: list[_Waiting | None] = []
+        for waiting in batch:
+            try:
+                created = store.created_arguments(waiting.update.data, self._retention, sharded=self._sharded)
+                calls.append(self._arguments(waiting))
+            except BadMessage as error:
+                _log.warning(
+                    "update not recorded", channel=waiting.update.channel, code=error.code, error=error.message
+                )
+                self._give_up(waiting.update)
+                continue
+            origin.append(waiting)
+            if created is not None:
+                calls.append(created)
+                origin.append(None)
+        if not calls:
+            return []
+        answers = await self._answers(calls)
+        again = []
+        refused: BrokerError | None = None
+        now = monotonic()
+        for waiting_or_none, answer in zip(origin, answers, strict=True):
+            if waiting_or_none is None:
+                continue
+            if not isinstance(answer, BrokerError):
+                self._learn(waiting_or_none, store.recorded(answer).before)
+            elif isinstance(answer, BrokerUnavailable) and now - waiting_or_none.update.heard < PATIENCE:
+                again.append(waiting_or_none)
+            else:
+                refused = answer
+                self._give_up(waiting_or_none.update)
+        if refused is not None and not self.is_refused:
+            _log.error("redis does not record updates; they are delivered live only", error=str(refused))
+        self.is_refused = refused is not None
+        return again
+
+    def _arguments(self, waiting: _Waiting) -> tuple[list[str], list[Any]]:
+        update, digest, count = waiting
+        counting = count.began and monotonic() - count.began + _LAG
+        known = store.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, int(counting * 1000))
+        return store.publish_arguments(
+            update.channel, update.type, update.data, self._retention, sharded=self._sharded, known=known
+        )
+
+    async def _answers(self, calls: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        try:
+            return await self._run_script(store.PUBLISH_SCRIPT, calls)
+        except BrokerError as error:
+            return [error] * len(calls)
+
+    def _learn(self, waiting: _Waiting, before: int) -> None:
+        """Redis said how often this was recorded before we began to count: from now on we count all of them."""
+        count = self._counts.get(waiting.digest)
+        if count is not None and count.began and count.began == waiting.counted.began:
+            self._counts[waiting.digest] = count._replace(ordinal=count.ordinal + before, began=0.0)

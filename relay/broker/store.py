@@ -1,0 +1,185 @@
+"""Durable updates in Redis: the two scripts, their arguments, and their answers."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+
+from relay.broker import keys
+from relay.config import Settings
+from relay.core.channels import TASK_PREFIX
+from relay.core.recovery import Snapshot
+from relay.core.taskstate import RUNNING, TERMINAL, fields_of, object_of, status_of
+from relay.core.updates import Position, Update
+
+PUBLISH_SCRIPT = files("relay.broker").joinpath("publish.lua").read_text()
+READ_SCRIPT = files("relay.broker").joinpath("read.lua").read_text()
+
+_decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The bounds of what is kept; times in seconds."""
+
+    log_updates: int
+    log_seconds: int
+    meta_seconds: int
+    state_seconds: int
+    ended_seconds: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Retention":
+        """As configured."""
+        return cls(
+            settings.history_updates,
+            settings.history_seconds,
+            settings.position_seconds,
+            settings.task_seconds,
+            settings.ended_task_seconds,
+        )
+
+
+class Known(NamedTuple):
+    """How an update is recognised that was recorded before: an idempotency key, or a digest and its ordinal.
+
+    counting_ms: for how long the caller has counted its ordinals; 0 where they count all that was ever recorded
+    """
+
+    kind: str
+    key: str
+    remember_ms: int
+    ordinal: int = 0
+    counting_ms: int = 0
+
+
+class Recorded(NamedTuple):
+    """The answer of a durable publish: ``position``; whether it had been recorded before; and how many times the same
+    message had been, before the caller began to count."""
+
+    position: Position
+    is_duplicate: bool
+    before: int
+
+
+def new_epoch() -> str:
+    """A name for a channel's line that no other has."""
+    return secrets.token_hex(6)
+
+
+def publish_arguments(
+    channel: str, kind: str, data: bytes, retention: Retention, *, sharded: bool = False, known: Known | None = None
+) -> tuple[list[str], list[Any]]:
+    """KEYS and ARGV of ``publish.lua``. Raises BadMessage when a task's data is no object or has too many fields."""
+    return _arguments(channel, keys.feed(channel), kind, data, retention, sharded, known)
+
+
+def created_arguments(
+    data: bytes, retention: Retention, *, sharded: bool = False
+) -> tuple[list[str], list[Any]] | None:
+    """The arguments that make a ``task_created`` announcement the task's first state, or None when data is none."""
+    if b'"task_created"' not in data:
+        return None
+    fields = _decode_created(data)
+    info = fields.get("task_info")
+    if bytes(fields.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
+        return None
+    task = fields_of(bytes(info))
+    try:
+        task_id = msgspec.json.decode(task.pop("task_id", b""), type=str | int)
+    except msgspec.DecodeError:
+        return None
+    if not task or not 0 < len(str(task_id)) < 256:
+        return None
+    return _arguments(f"{TASK_PREFIX}{task_id}", "", "task_update", object_of(task), retention, sharded, None)
+
+
+def _arguments(
+    channel: str, publish_on: str, kind: str, data: bytes, retention: Retention, sharded: bool, known: Known | None
+) -> tuple[list[str], list[Any]]:
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
+    known = known or Known("", "", 0)
+    status, task_id, fields = "", "", {}
+    if channel.startswith(TASK_PREFIX):
+        fields = fields_of(data)
+        task_id = channel[len(TASK_PREFIX) :]
+        word = status_of(fields)
+        status = "ended" if word in TERMINAL else "running" if word in RUNNING else ""
+        if not sharded:
+            names += [keys.INDEX, keys.RUNNING]
+    arguments: list[Any] = [
+        publish_on,
+        "SPUBLISH" if sharded else "PUBLISH",
+        kind,
+        data,
+        new_epoch(),
+        retention.log_updates,
+        retention.log_seconds * 1000,
+        retention.meta_seconds * 1000,
+        retention.state_seconds * 1000,
+        retention.ended_seconds * 1000,
+        *known,
+        status,
+        task_id,
+    ]
+    for name, value in fields.items():
+        arguments += (name, value)
+    return names, arguments
+
+
+def recorded(answer: Sequence[Any]) -> Recorded:
+    """What ``publish.lua`` answered."""
+    epoch, offset, duplicate, before = answer
+    return Recorded(Position(epoch.decode(), int(offset)), bool(duplicate), int(before))
+
+
+def read_arguments(
+    channel: str, since: Position | None, most: int, retention: Retention
+) -> tuple[list[str], list[Any]]:
+    """KEYS and ARGV of ``read.lua``."""
+    epoch, offset = since or ("", 0)
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
+    return names, [epoch, offset, most, new_epoch(), retention.log_seconds * 1000]
+
+
+def snapshot(channel: str, answer: Sequence[Any], heard: float) -> Snapshot:
+    """What ``read.lua`` answered."""
+    epoch, top, flat, state = answer
+    top = Position(epoch.decode(), int(top))
+    entries = None
+    if flat is not None:
+        entries = [
+            Update(channel, kind.decode(), data, heard, Position(top.epoch, int(offset)))
+            for offset, kind, data in zip(*[iter(flat)] * 3, strict=True)
+        ]
+    return Snapshot(top, entries, state_update(channel, pairs(state), top, heard))
+
+
+def pairs(state: Any) -> dict[str, bytes]:
+    """The answer of HGETALL, in RESP2's or RESP3's form."""
+    items: Iterable[tuple[bytes, bytes]]
+    items = state.items() if isinstance(state, Mapping) else zip(*[iter(state)] * 2, strict=True)
+    return {name.decode(errors="replace"): value for name, value in items}
+
+
+def state_update(channel: str, fields: dict[str, bytes], top: Position, heard: float) -> Update | None:
+    """A channel's state as one update, at the position that it is the state of; None when there is none."""
+    if not fields:
+        return None
+    return Update(channel, "task_update", object_of(fields), heard, top)
+
+
+def live_message(feed_name: str, message: bytes, heard: float) -> Update:
+    """An update as the scripts publish it. Raises ValueError when it is something else."""
+    header, _, data = message.partition(b"\n")
+    epoch, offset, kind = header.decode().split(" ")
+    position = None if epoch == "-" else Position(epoch, int(offset))
+    return Update(keys.channel_of(feed_name), kind, data, heard, position)
+
+
+def unrecorded_message(kind: str, data: bytes) -> bytes:
+    """The same for an update that Redis refused to record."""
+    return b"- 0 %b\n%b" % (kind.encode(), data)
