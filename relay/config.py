@@ -54,7 +54,9 @@ class RedisSettings(BaseSettings):
         if self.host is None:
             return None
         password = self.password.get_secret_value() if self.password else ""
-        login = f"{quote(self.username or '', safe='')}:{quote(password, safe='')}@" if password else ""
+        login = (
+            f"{quote(self.username or '', safe='')}:{quote(password, safe='')}@" if password or self.username else ""
+        )
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.ssl else 'redis'}://{login}{host}:{self.port}/{self.db}"
 

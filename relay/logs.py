@@ -1,6 +1,7 @@
 """Logs through structlog: readable on a terminal, one JSON object a line elsewhere."""
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -17,10 +18,10 @@ def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict)
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown: what stands before the @ is cut down to stars."""
+    """A URL that may be shown: user and password, before the @ or in the query, are cut down to stars."""
     scheme, separator, rest = url.partition("://")
     _, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{'***@' if at else ''}{host}"
+    return re.sub(r"((?:^|[?&])password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
 
 
 def configure(level: str) -> None:

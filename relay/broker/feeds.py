@@ -76,6 +76,8 @@ class Feeds:
 
     def on_change(self, channel: str) -> None:
         """A channel got its first follower or lost its last."""
+        if self._caught_up.get(channel, trio.Event()).is_set():
+            self._caught_up[channel] = trio.Event()  # whoever joins now waits for what it is now
         self._changed[channel] = None
         self._work.set()
 
@@ -178,10 +180,18 @@ class Feeds:
         self._attached.update(attach)
         self._attached.difference_update(detach)
         self._confirmed.difference_update(detach)
-        if attach:
-            await self._subscribe([keys.feed(channel) for channel in attach])
-        if detach:
-            await self._unsubscribe([keys.feed(channel) for channel in detach])
+        try:
+            if attach:
+                await self._subscribe([keys.feed(channel) for channel in attach])
+            if detach:
+                await self._unsubscribe([keys.feed(channel) for channel in detach])
+        except BrokerError:
+            # Where the connection lives on, they must be asked for again.
+            self._changed.update(changed)
+            self._attached.difference_update(attach)
+            self._confirmed.difference_update(attach)
+            self._attached.update(detach)
+            raise
 
     async def _catch_up(self) -> None:
         while self._behind:
@@ -194,15 +204,19 @@ class Feeds:
             except BrokerError:
                 self._behind.update(dict.fromkeys(channels))
                 raise
+            failed: BrokerError | None = None
             for channel, snapshot in zip(channels, snapshots, strict=True):
                 if isinstance(snapshot, BrokerError):
                     self._behind[channel] = None
-                    raise snapshot
+                    failed = snapshot
+                    continue
                 if channel not in self._confirmed:
                     continue  # the connection broke while this was read
                 self._hub.catch_up(channel, snapshot)
                 if channel not in self._behind:
                     self._caught_up.setdefault(channel, trio.Event()).set()
+            if failed is not None:
+                raise failed
 
     async def _run_reads(self) -> None:
         while True:

@@ -207,13 +207,15 @@ class Listener:
                     self._canary_heard.set()
                 else:
                     channel = name.decode(errors="replace")
-                    for handler in self._handlers.get(channel, ()):
+                    for handler in tuple(self._handlers.get(channel, ())):
                         handler(channel, message)
             elif kind == b"pmessage":
                 _, pattern, name, message = response
                 channel = name.decode(errors="replace")
-                for handler in self._handlers.get(pattern.decode(errors="replace"), ()):
-                    handler(channel, message)
+                # What Relay publishes itself must not come in by the door of the services: it would go round for ever.
+                if not channel.startswith(keys.PREFIX):
+                    for handler in tuple(self._handlers.get(pattern.decode(errors="replace"), ())):
+                        handler(channel, message)
             elif kind == b"subscribe" and feeds is not None and response[1].startswith(_FEED_PREFIX):
                 feeds.on_confirmed(response[1].decode(errors="replace"))
             handled += 1

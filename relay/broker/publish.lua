@@ -18,9 +18,11 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local epoch, top = unpack(redis.call('HMGET', meta, 'epoch', 'top'))
 if not epoch then
   epoch, top = ARGV[5], 0
+  -- This first: it is refused when there is no memory, and after a DEL, which never is, nothing would be.
+  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
+  redis.call('PEXPIRE', meta, ARGV[8])
   -- A log or a state that outlived its numbers cannot be continued.
   redis.call('DEL', log, state)
-  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
 end
 top = tonumber(top)
 
@@ -32,9 +34,10 @@ if ARGV[11] ~= '' then
   local known = redis.call('GET', key)
   if ARGV[11] == 'id' then
     if known then
-      return { epoch, tonumber(known), 1, 0 }
+      local known_epoch, offset = string.match(known, '^(%S+) (%d+)$')
+      return { known_epoch, tonumber(offset), 1, 0 }
     end
-    redis.call('SET', key, top + 1, 'PX', ARGV[13])
+    redis.call('SET', key, epoch .. ' ' .. top + 1, 'PX', ARGV[13])
   else
     local count, times = 0, {}
     if known then
@@ -56,7 +59,8 @@ if ARGV[11] ~= '' then
       return { epoch, top, 1, before }
     end
     times[#times + 1] = now
-    if #times > 16 then
+    -- Those that somebody may still ask about; a key that is never forgotten must not grow for ever.
+    while #times > 256 or times[1] < now - tonumber(ARGV[13]) do
       table.remove(times, 1)
     end
     redis.call('SET', key, (count + 1) .. ' ' .. table.concat(times, ' '), 'PX', ARGV[13])

@@ -8,9 +8,9 @@ local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
 if not epoch then
   -- A position that a client may hold from now on needs an epoch to be compared with.
   epoch, top = ARGV[4], 0
-  redis.call('DEL', KEYS[2], KEYS[3])
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'top', 0)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  redis.call('DEL', KEYS[2], KEYS[3])
 end
 top = tonumber(top)
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -76,8 +76,15 @@ class NamedChannels:
         # Not fnmatch: there "!" negates instead of "^", and a backslash is a character like any other.
         self._matchers = [compile_pattern(_GLOB_PART.sub(_expression, pattern), DOTALL) for pattern in self.patterns]
 
+    def first_match(self, name: str) -> str | None:
+        """The first pattern that matches a channel's name."""
+        for pattern, matcher in zip(self.patterns, self._matchers, strict=True):
+            if matcher.fullmatch(name):
+                return pattern
+        return None
+
     def __contains__(self, name: str) -> bool:
-        return len(name) <= MAX_NAME_LENGTH and any(matcher.fullmatch(name) for matcher in self._matchers)
+        return len(name) <= MAX_NAME_LENGTH and self.first_match(name) is not None
 
 
 def _is_object(raw: bytes) -> bool:

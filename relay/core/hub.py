@@ -23,10 +23,12 @@ class Listener(Protocol):
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("format", "listeners", "pending")
+    __slots__ = ("blind", "format", "listeners", "pending")
 
     def __init__(self, format: Format) -> None:
         self.format = format
+        #: One of them has not seen the channel's state, since Redis was away.
+        self.blind = False
         self.listeners: dict[Listener, None] = {}
         self.pending: list[tuple[int, Message]] = []
 
@@ -34,14 +36,12 @@ class _Group:
 class _Channel:
     """One channel that somebody follows."""
 
-    __slots__ = ("blind", "feed", "groups", "joinings")
+    __slots__ = ("feed", "groups", "joinings")
 
     def __init__(self) -> None:
         self.feed = Feed()
         self.groups: dict[Format, _Group] = {}
         self.joinings: dict[Joining, Callable[[], None]] = {}
-        #: Somebody follows it who has not seen its state, since Redis was away.
-        self.blind = False
 
 
 class Hub:
@@ -103,7 +103,10 @@ class Hub:
                 self.flush()  # what came before the subscription goes to those who were there before
             group.listeners[listener] = None
             self.subscriptions += 1
-        channel.blind = channel.blind or blind
+        if blind:
+            group.blind = True
+            if channel.feed.is_live:
+                self._on_behind(name)
 
     def unsubscribe(self, listener: Listener, name: str, format: Format) -> None:
         """The opposite. What this turn has brought and not yet flushed does not reach the listener any more."""
@@ -170,15 +173,14 @@ class Hub:
         if channel is None:
             return
         out = channel.feed.catch_up(snapshot)
-        if channel.blind:
-            channel.blind = False
-            if not any(isinstance(item, Reset) for item in out):
-                self._reset(name, channel, snapshot)
         for item in out:
             if isinstance(item, Reset):
                 self._reset(name, channel, item.snapshot)
-            else:
-                self._pass_on(channel, item)
+                continue
+            if item.position is not None and item.position > snapshot.top:
+                self._show_blind(name, channel, snapshot)
+            self._pass_on(channel, item)
+        self._show_blind(name, channel, snapshot)
         if not channel.feed.is_live:
             self._on_behind(name)
 
@@ -191,9 +193,19 @@ class Hub:
                 on_ready()  # it is one of the others now, and is told with them
             else:
                 joining.restart()
-        for group in list(channel.groups.values()):
-            for payload in group.format.encoding.reset(name, snapshot):
-                self._put(group, group.format.payload(payload))
+        for group in channel.groups.values():
+            self._tell(name, group, snapshot)
+
+    def _show_blind(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
+        """Those who have not seen the state get it, when all that it has in it was passed on."""
+        for group in channel.groups.values():
+            if group.blind:
+                self._tell(name, group, snapshot)
+
+    def _tell(self, name: str, group: _Group, snapshot: Snapshot) -> None:
+        group.blind = False
+        for payload in group.format.encoding.reset(name, snapshot):
+            self._put(group, group.format.payload(payload))
 
     def _pass_on(self, channel: _Channel, update: Update) -> None:
         self._sequence += 1

@@ -198,8 +198,8 @@ class Outbox:
 def folded(messages: Sequence[Message]) -> list[Message]:
     """The same messages with the updates of each task folded into one, at the place and the position of the last.
 
-    A terminal update is never folded away: it stays a message of its own, and nothing is folded across it. What is no
-    task update stays as it is.
+    A terminal update is never folded away: it stays a message of its own, and nothing is folded across it, nor across an
+    answer. What is no task update stays as it is.
     """
     runs: list[list[Message]] = []  # each becomes one message
     open_runs: dict[tuple[str, Format], list[Message]] = {}
@@ -207,6 +207,8 @@ def folded(messages: Sequence[Message]) -> list[Message]:
     for place, message in enumerate(messages):
         update = message.update
         if update is None or update.type != "task_update":
+            if update is None:  # it may tell of a new state, over which older fields must not be laid
+                open_runs.clear()
             run = [message]
             runs.append(run)
         elif taskstate.is_terminal(update.data):
@@ -224,16 +226,16 @@ def folded(messages: Sequence[Message]) -> list[Message]:
             run.append(message)
         last_places[id(run)] = place
     runs.sort(key=lambda run: last_places[id(run)])
-    return [_folded_run(run) for run in runs]
+    return [message for run in runs for message in _folded_run(run)]
 
 
-def _folded_run(run: list[Message]) -> Message:
+def _folded_run(run: list[Message]) -> list[Message]:
     last = run[-1]
     if len(run) == 1 or last.update is None:
-        return last
+        return run
     try:
         data = taskstate.fold(message.update.data for message in run if message.update is not None)
     except BadMessage:  # so many fields that no fold may have them all: the hard bounds decide
-        return last
+        return run
     update = last.update
-    return last.format.message(Update(update.channel, update.type, data, update.heard, update.position))
+    return [last.format.message(Update(update.channel, update.type, data, update.heard, update.position))]

@@ -47,13 +47,14 @@ class Feed:
     #: Updates held back while catching up; when more come, the snapshot that is asked for then has them.
     MAX_HELD = 4096
 
-    __slots__ = ("_held", "is_live", "last", "lost")
+    __slots__ = ("_held", "_older", "is_live", "last")
 
     def __init__(self) -> None:
         self.last: Position | None = None
         self.is_live = False
-        self.lost = False
         self._held: list[Update] = []
+        # So many of them were there before the read began that is awaited.
+        self._older = 0
 
     def hear(self, update: Update) -> Update | None:
         """An update from the live feed: what is to be passed on now. Look at `is_live` afterwards."""
@@ -61,6 +62,7 @@ class Feed:
             self._held.append(update)
             if len(self._held) > self.MAX_HELD:
                 del self._held[: -self.MAX_HELD // 2]
+                self._older = 0
             return None
         position, last = update.position, self.last
         assert position is not None
@@ -73,32 +75,42 @@ class Feed:
                 return None
         self.is_live = False
         self._held.append(update)
+        self._older = 1
         return None
 
     def cut_off(self) -> None:
         """The live feed broke: whatever comes next may have a hole before it."""
         self.is_live = False
         self._held.clear()
+        self._older = 0
 
     def catch_up(self, snapshot: Snapshot) -> list[Update | Reset]:
-        """What was read after `last`: what is to be passed on, in order. The feed is live afterwards, or the snapshot was
-        already old when it came, and another one is needed."""
-        held, self._held = self._held, []
+        """What was read after `last`, as it was when the read began: what is to be passed on, in order. The feed is live
+        afterwards, or the snapshot was already old when it came, and another one is needed."""
+        top, last = snapshot.top, self.last
+        # What was heard before the read began and is of another epoch is of one that has ended.
+        old, held = self._held[: self._older], self._held[self._older :]
+        held[:0] = [update for update in old if update.position is not None and update.position.epoch == top.epoch]
+        self._held = []
         out: list[Update | Reset] = []
-        if self.last is None:
-            self.last = snapshot.top
-        elif snapshot.entries is None or snapshot.top.epoch != self.last.epoch:
+        if last is None:
+            self.last = top
+        elif self.is_live and top.epoch == last.epoch and top.offset <= last.offset:
+            pass  # it was live all the same, and has come further
+        elif snapshot.entries is None or top.epoch != last.epoch:
             out.append(Reset(snapshot))
-            self.last = snapshot.top
+            self.last = top
         else:
-            out.extend(snapshot.entries)
-            self.last = snapshot.top
+            # A feed that was live all the same has passed on some of them meanwhile.
+            out += [update for update in snapshot.entries if update.position and update.position.offset > last.offset]
+            self.last = max(last, top)
         self.is_live = True
         for update in held:
             if not self.is_live:
                 self._held.append(update)
             elif (passed := self.hear(update)) is not None:
                 out.append(passed)
+        self._older = len(self._held)
         return out
 
 
@@ -158,19 +170,21 @@ class Joining:
         return Welcome(snapshot.top, None if self.since is None else False, state)
 
     def is_ready_at(self, position: Position | None) -> bool:
-        """The feed, which has passed on this position, has come as far as the welcome, or goes on in another epoch."""
+        """The feed, which has passed on this position, has come as far as the welcome. One that is of another epoch has not
+        noticed yet that it ended."""
         until = self._until
         if until is None or position is None:
             return False
-        return position.epoch != until.epoch or position.offset >= until.offset
+        return position.epoch == until.epoch and position.offset >= until.offset
 
     def rest(self) -> list[Update]:
         """What was gathered and was not in the welcome, in order."""
         until = self._until
         assert until is not None
         gathered, self._gathered = self._gathered, []
-        return [
-            update
-            for update in gathered
-            if update.position is None or update.position.epoch != until.epoch or update.position.offset > until.offset
-        ]
+        # What is of another epoch came before the welcome: when a newer one begins, all is read anew.
+        return [update for update in gathered if update.position is None or _follows(until, update.position)]
+
+
+def _follows(first: Position, second: Position) -> bool:
+    return second.epoch == first.epoch and second.offset > first.offset

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -101,6 +102,11 @@ class Relay:
         assert self.recorder is not None
         self.recorder.hear(update, message)
 
+    def _hear_named(self, pattern: str, channel: str, message: bytes) -> None:
+        """The same for operator-named channels: Redis sends a message once for each pattern that it matches."""
+        if channel not in (TASK_UPDATES, GENERAL_UPDATES) and self.named.first_match(channel) == pattern:
+            self._hear_plain(channel, message)
+
     async def _flush(self) -> None:
         """Write what each turn of the loop has brought. The listener does not yield while it has more at hand, so a turn
         that starts behind it is a batch."""
@@ -133,8 +139,10 @@ class Relay:
                 url = await stack.enter_async_context(embedded_redis())
             self.redis_url = url
             self.redis = await stack.enter_async_context(open_redis(url, self.settings, self.redis_settings))
-            for channel in (TASK_UPDATES, GENERAL_UPDATES, *self.named.patterns):
+            for channel in (TASK_UPDATES, GENERAL_UPDATES):
                 self.redis.subscribe_raw(channel, self._hear_plain)
+            for pattern in self.named.patterns:
+                self.redis.subscribe_raw(pattern, partial(self._hear_named, pattern))
             self.feeds = self.redis.follow(self.hub)
             self.sessions.read_past = self.feeds.read
             self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)

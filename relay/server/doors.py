@@ -45,21 +45,20 @@ class DoorConnection(TrioASGIWebsocketConnection):
 async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Send) -> None:
     """Let a client in: handshake, takeover, session. Returns when the server's part in the connection is over."""
     settings = relay.settings
-    client = scope.get("client")
-    peer = f"{client[0]}:{client[1]}" if client else "unknown"
+    peer = peer_of(scope)
     limits: _Limits = {
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
     }
     links = find(send)
-    if links.ws_stream is not None:
-        relay.drain_with(links.ws_stream.context.terminated)
+    if links.asgi_stream is not None:
+        relay.drain_with(links.asgi_stream.context.terminated)
     try:
         with trio.fail_after(settings.handshake_timeout):
             await receive()  # websocket.connect
-            refusal = _refusal(relay, scope)
-            if refusal is not None:
-                relay.metrics.refused.labels(refusal).inc()
+            reason = refusal(relay, scope)
+            if reason is not None:
+                relay.metrics.refused.labels(reason).inc()
                 await send({"type": "websocket.close"})
                 return
             takeover = prepare(send) if settings.takeover and not relay.sessions.is_full else None
@@ -88,11 +87,23 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
         session.abort()
 
 
-def _refusal(relay: Relay, scope: Any) -> str | None:
+def peer_of(scope: Any) -> str:
+    """The client's address, for logs."""
+    client = scope.get("client")
+    return f"{client[0]}:{client[1]}" if client else "unknown"
+
+
+def header(scope: Any, name: bytes) -> str | None:
+    """A request header, given in lower case; the first one where there are several."""
+    return next((value.decode("latin1") for key, value in scope["headers"] if key.lower() == name), None)
+
+
+def refusal(relay: Relay, scope: Any) -> str | None:
+    """Why a client may not come in; None when it may."""
     if relay.sessions.draining:
         return "draining"
     allowed = relay.settings.allowed_origins
     if "*" in allowed:
         return None
-    origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
+    origin = header(scope, b"origin")
     return None if origin is None or origin in allowed else "origin"

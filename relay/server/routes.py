@@ -8,6 +8,7 @@ from relay.metrics import CONTENT_TYPE
 from relay.protocols.tasks import TasksProtocol
 from relay.server.app import RelayApp
 from relay.server.doors import DoorConnection
+from relay.server.event_streams import EventsConnection
 
 
 def add_routes(app: RelayApp) -> None:
@@ -15,6 +16,7 @@ def add_routes(app: RelayApp) -> None:
     relay = app.relay
     app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
     app.asgi_websocket_class = DoorConnection
+    app.asgi_http_class = EventsConnection
 
     @app.get("/healthz")
     async def healthz() -> tuple[dict[str, str], int]:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import h11
 import trio
 from wsproto.connection import Connection, ConnectionState
 from wsproto.events import Ping
@@ -26,23 +27,55 @@ from wsproto.utilities import LocalProtocolError
 from relay.protocols.frames import FrameReader
 from relay.server.transports import AsgiTransport, SocketTransport, reset, tune
 
+#: Bytes kept that a client sends before its handshake is answered.
+_MAX_EARLY = 64 * 1024
+
 try:
+    import hypercorn.protocol.h11
+    from hypercorn.protocol.events import Body, Data, StreamClosed
     from hypercorn.protocol.h11 import H11Protocol
-    from hypercorn.protocol.ws_stream import WSStream
+    from hypercorn.protocol.http_stream import HTTPStream
+    from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
     from hypercorn.trio.tcp_server import TCPServer
 except ImportError:  # another Hypercorn, or none
     HYPERCORN = False
 else:
     HYPERCORN = True
 
+    class _PatientWSStream(WSStream):
+        """Keeps what a client sends before its handshake is answered, for after it.
+
+        Hypercorn 0.18 answers such bytes with a 400 of its own, beside the app's answer; h11 then raises what nobody catches,
+        and the whole server ends: one packet of one client would do.
+        """
+
+        _early = b""
+
+        async def handle(self, event: Any) -> None:
+            if not isinstance(event, Body | Data) or self.closed or self.state is ASGIWebsocketState.CONNECTED:
+                await super().handle(event)
+            elif self.state is ASGIWebsocketState.HANDSHAKE and len(self._early) + len(event.data) <= _MAX_EARLY:
+                self._early += event.data
+            else:
+                await self.send(StreamClosed(stream_id=self.stream_id))
+
+        async def _accept(self, message: Any) -> None:
+            await super()._accept(message)
+            early, self._early = self._early, b""
+            if early:
+                await self.handle(Data(stream_id=self.stream_id, data=early))
+
+    hypercorn.protocol.h11.WSStream = _PatientWSStream  # type: ignore[attr-defined]
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-class _Links(NamedTuple):
+class Links(NamedTuple):
     """What could be found behind an ASGI ``send``."""
 
-    ws_stream: Any = None
+    asgi_stream: Any = None  # Hypercorn's WSStream or HTTPStream
+    protocol: Any = None
     tcp_server: Any = None
     socket: Any = None  # the trio socket at the end
     plain_http1: bool = False
@@ -52,22 +85,23 @@ def _owner(bound_method: Any) -> Any:
     return getattr(bound_method, "__self__", None)
 
 
-def find(send: Send) -> _Links:
+def find(send: Send) -> Links:
     """Follow the chain from the ASGI ``send`` as far as it is the known one."""
     if not HYPERCORN:
-        return _Links()
-    ws_stream = _owner(send)
-    if not isinstance(ws_stream, WSStream):
-        return _Links()
-    protocol = _owner(ws_stream.send)
+        return Links()
+    asgi_stream = _owner(send)
+    if not isinstance(asgi_stream, WSStream | HTTPStream):
+        return Links()
+    protocol = _owner(getattr(asgi_stream, "send", None))
     tcp_server = _owner(getattr(protocol, "send", None))
     if not isinstance(tcp_server, TCPServer):
-        return _Links(ws_stream)
-    stream = tcp_server.stream
+        return Links(asgi_stream)
+    stream = getattr(tcp_server, "stream", None)
     plain = isinstance(stream, trio.SocketStream)
     transport_stream = stream if plain else getattr(stream, "transport_stream", None)
     trio_socket = getattr(transport_stream, "socket", None)
-    return _Links(ws_stream, tcp_server, trio_socket, plain and isinstance(protocol, H11Protocol))
+    plain_http1 = plain and isinstance(protocol, H11Protocol) and trio_socket is not None
+    return Links(asgi_stream, protocol, tcp_server, trio_socket, plain_http1)
 
 
 class _Handover:
@@ -113,8 +147,8 @@ class _Recorder:
 class Takeover:
     """A connection that will be ours. Make it with `prepare` before the handshake is accepted, then `complete` it."""
 
-    def __init__(self, links: _Links) -> None:
-        self._ws_stream = links.ws_stream
+    def __init__(self, links: Links) -> None:
+        self._ws_stream = links.asgi_stream
         self._tcp_server = links.tcp_server
         handshake = self._ws_stream.handshake
         accept = handshake.accept
@@ -132,11 +166,8 @@ class Takeover:
 
         When cancelled, the connection is closed.
         """
-        original = self._tcp_server.stream.socket
-        ours = socket.fromfd(original.fileno(), original.family, original.type)
+        ours = _twin_of(self._tcp_server)
         try:
-            self._tcp_server.stream = _Handover()
-            original.close()
             # Hypercorn's reader finds its socket closed, hands on what it had read, and reports a disconnect: from
             # then on nothing of Hypercorn's touches the connection.
             while (await receive())["type"] != "websocket.disconnect":
@@ -152,25 +183,70 @@ class Takeover:
 def prepare(send: Send) -> Takeover | None:
     """Prepare to take a connection over that is about to be accepted, or return None where that cannot be."""
     links = find(send)
-    return Takeover(links) if links.plain_http1 else None
+    handshake = getattr(links.asgi_stream, "handshake", None)
+    return Takeover(links) if links.plain_http1 and hasattr(handshake, "accept") else None
+
+
+def _twin_of(tcp_server: Any) -> socket.socket:
+    """A socket of ours on Hypercorn's connection; Hypercorn's own is closed, and what it still does with it goes nowhere."""
+    original = tcp_server.stream.socket
+    ours = socket.fromfd(original.fileno(), original.family, original.type)
+    tcp_server.stream = _Handover()
+    original.close()
+    return ours
+
+
+class _Spent:
+    """Stands in for Hypercorn's h11 connection: its reader waits there for the response to end, and now finds that there is
+    nothing more to read."""
+
+    our_state = None
+    they_are_waiting_for_100_continue = False
+
+    def next_event(self) -> Any:
+        return h11.NEED_DATA
+
+    def receive_data(self, data: bytes) -> None:
+        """Nothing is expected after the request."""
+
+    def send(self, event: Any) -> bytes:  # noqa: ARG002 - as h11 has it
+        return b""
+
+
+async def take_over_response(send: Send) -> socket.socket | None:
+    """Take the connection of an HTTP response over whose headers were sent, with chunked framing; or return None where that
+    cannot be. Hypercorn's part ends when the ASGI call returns."""
+    links = find(send)
+    if not links.plain_http1 or not isinstance(links.asgi_stream, HTTPStream):
+        return None
+    links.protocol.connection = _Spent()
+    ours = _twin_of(links.tcp_server)
+    try:
+        await links.protocol.can_read.set()
+    except BaseException:
+        reset(ours)
+        raise
+    return ours
+
+
+def grip(links: Links, send: Send, dead_peer_timeout: float) -> Callable[[], None] | None:
+    """What closes the connection under the server, where it can be reached."""
+    if links.socket is None:
+        return getattr(send, "abort_connection", None)
+    if links.socket.family in (socket.AF_INET, socket.AF_INET6):
+        tune(links.socket, dead_peer_timeout)
+    # trio wakes whoever waits for a socket that is closed, in a shielded scope too.
+    return partial(reset, links.socket)
 
 
 def stay_on_asgi(receive: Receive, send: Send, *, max_message: int, dead_peer_timeout: float) -> AsgiTransport:
     """The transport for a connection that cannot be taken over, with as much of a grip on its socket as there is."""
     links = find(send)
-    ping_via = abort_via = None
-    if links.ws_stream is not None:
-        ws_stream = links.ws_stream
+    ping_via = None
+    if isinstance(links.asgi_stream, WSStream):
+        ws_stream = links.asgi_stream
 
         async def ping_via() -> None:
             await ws_stream._send_wsproto_event(Ping())
 
-    if links.socket is not None:
-        trio_socket = links.socket
-        if trio_socket.family in (socket.AF_INET, socket.AF_INET6):
-            tune(trio_socket, dead_peer_timeout)
-        # trio wakes whoever waits for a socket that is closed, in a shielded scope too.
-        abort_via = partial(reset, trio_socket)
-    else:
-        abort_via = getattr(send, "abort_connection", None)
-    return AsgiTransport(receive, send, max_message, ping_via, abort_via)
+    return AsgiTransport(receive, send, max_message, ping_via, grip(links, send, dead_peer_timeout))

@@ -8,7 +8,7 @@ import contextlib
 import math
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import trio
@@ -18,7 +18,6 @@ from relay.core.outbox import Batch, Framing, Outbox
 from relay.protocols.frames import (
     PING_FRAME,
     Event,
-    FrameReader,
     PeerClosed,
     Received,
     Violation,
@@ -68,17 +67,29 @@ class Transport(Protocol):
         """Close the connection at once, whoever waits for it. May be called again."""
 
 
+class Reader(Protocol):
+    """Makes events of a client's bytes."""
+
+    @property
+    def is_midway(self) -> bool:
+        """Something has begun and is not complete."""
+
+    def receive(self, data: bytes) -> Iterable[Event]:
+        """Bytes from the socket; b"" means that the client hung up."""
+
+
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
 
-    __slots__ = ("_reader", "_sock")
+    __slots__ = ("_due", "_reader", "_sock")
 
     name = "takeover"
     framing = Framing(text_frame, b"".join)
 
-    def __init__(self, sock: socket.socket, reader: FrameReader, dead_peer_timeout: float) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, dead_peer_timeout: float) -> None:
         self._sock: socket.socket | None = sock
         self._reader = reader
+        self._due = math.inf
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             tune(sock, dead_peer_timeout)
@@ -127,7 +138,12 @@ class SocketTransport:
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
-        with trio.fail_after(timeout) if self._reader.is_midway else _NO_TIMEOUT:
+        # From the first byte to the last: more of them do not buy more time.
+        if not self._reader.is_midway:
+            self._due = math.inf
+        elif self._due == math.inf:
+            self._due = trio.current_time() + timeout
+        with trio.fail_at(self._due) if self._due != math.inf else _NO_TIMEOUT:
             await trio.lowlevel.wait_readable(sock)
         try:
             data = sock.recv(RECEIVE_BYTES)
@@ -135,7 +151,10 @@ class SocketTransport:
             return []
         except OSError:
             data = b""
-        return list(self._reader.receive(data))
+        events = list(self._reader.receive(data))
+        if any(isinstance(event, Received) for event in events):
+            self._due = math.inf
+        return events
 
     def ping(self) -> bytes:
         return PING_FRAME
@@ -144,15 +163,7 @@ class SocketTransport:
         if close is Close.GONE:
             return
         sock = self._open_socket()
-        if close.is_slow and outbox:
-            # It gets the rest of the frame that it has the beginning of, then the reason; nothing else fits.
-            chunk: bytes = outbox.head().chunk
-            start = outbox.written
-            rest = chunk[start : end_of_frame(chunk, start)]
-            outbox.clear()
-            outbox.push(Batch(rest, 1, len(rest)), 0)
-        goodbye = close_frame(close.code, close.reason)
-        outbox.push(Batch(goodbye, 1, len(goodbye)), 0)
+        self._queue_last_words(outbox, close)
         self._write_some(outbox)
         await self.drain(outbox)
         # The client hangs up when it has read the close frame and sees our end of the stream; bytes that it still
@@ -168,6 +179,17 @@ class SocketTransport:
         self._sock = None
         trio.lowlevel.notify_closing(sock)
         sock.close()
+
+    def _queue_last_words(self, outbox: Outbox, close: Close) -> None:
+        if close.is_slow and outbox:
+            # It gets the rest of the frame that it has the beginning of, then the reason; nothing else fits.
+            chunk: bytes = outbox.head().chunk
+            start = outbox.written
+            rest = chunk[start : end_of_frame(chunk, start)]
+            outbox.clear()
+            outbox.push(Batch(rest, 1, len(rest)), 0)
+        goodbye = close_frame(close.code, close.reason)
+        outbox.push(Batch(goodbye, 1, len(goodbye)), 0)
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
@@ -210,11 +232,13 @@ class AsgiTransport:
 
     async def drain(self, outbox: Outbox) -> None:
         while outbox:
-            for text in outbox.head().chunk:
+            # Counted message by message, so that a goodbye in the midst of a batch does not say the first ones again.
+            for text in outbox.head().chunk[outbox.written :]:
                 if text:
                     await self._send({"type": "websocket.send", "text": text})
                 elif self._ping_via is not None:
                     await self._ping_via()
+                outbox.written += 1
             outbox.pop()
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:  # noqa: ARG002 - the server assembles messages
@@ -227,7 +251,7 @@ class AsgiTransport:
         size = len(content.encode()) if isinstance(content, str) else len(content)
         return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
 
-    def ping(self) -> tuple[str] | None:
+    def ping(self) -> Any | None:
         return None if self._ping_via is None else ("",)
 
     async def close(self, outbox: Outbox, close: Close) -> None:

@@ -1,0 +1,235 @@
+"""The hub: each update encoded once per format, in order, to exactly those who follow its channel."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.hub import Hub
+from relay.core.outbox import Batch, Format, Framing
+from relay.core.recovery import Snapshot
+from relay.core.updates import Update
+
+
+def update(channel: str, data: str) -> Update:
+    return Update(channel, "message", data.encode(), 0.0)
+
+
+class CountingEncoding:
+    """Remembers what it was asked to encode."""
+
+    stateful = False
+
+    def __init__(self) -> None:
+        self.encoded: list[bytes] = []
+
+    def encode(self, update: Update) -> bytes:
+        self.encoded.append(update.data)
+        return update.data
+
+    def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
+        return ()
+
+
+class CountingFormat(Format):
+    """Frames are texts with a mark."""
+
+    def __init__(self, mark: str = "") -> None:
+        self.counter = CountingEncoding()
+        super().__init__(self.counter, Framing(lambda payload: mark + payload.decode(), tuple))
+
+    @property
+    def encoded(self) -> list[bytes]:
+        return self.counter.encoded
+
+
+class Ear:
+    """A listener that keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.on_offer: Callable[[], None] = lambda: None
+
+    def offer(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.on_offer()
+
+    @property
+    def heard(self) -> list[str]:
+        return [frame for batch in self.batches for frame in batch.chunk]
+
+
+@pytest.fixture
+def turns() -> list[str]:
+    """What the hub called back, in order."""
+    return []
+
+
+@pytest.fixture
+def hub(turns: list[str]) -> Hub:
+    return Hub(
+        on_pending=lambda: turns.append("pending"),
+        on_watched=lambda channel: turns.append(f"+{channel}"),
+        on_unwatched=lambda channel: turns.append(f"-{channel}"),
+    )
+
+
+def test_an_update_is_encoded_once_for_each_format_however_many_listen(hub: Hub) -> None:
+    plain, loud = CountingFormat(), CountingFormat("!")
+    ears = [Ear() for _ in range(5)]
+    for number, ear in enumerate(ears):
+        hub.subscribe(ear, "a", loud if number == 4 else plain)
+    hub.hear(update("a", "x"))
+    hub.flush()
+    assert (plain.encoded, loud.encoded) == ([b"x"], [b"x"])
+    assert [ear.heard for ear in ears] == [["x"]] * 4 + [["!x"]]
+
+
+def test_an_update_that_nobody_follows_costs_nothing(hub: Hub, turns: list[str]) -> None:
+    format, ear = CountingFormat(), Ear()
+    hub.subscribe(ear, "a", format)
+    hub.hear(update("b", "x"))
+    assert turns == ["+a"]  # no turn was asked for
+    hub.flush()
+    assert (format.encoded, ear.batches) == ([], [])
+
+
+def test_channels_are_interleaved_as_they_came_and_shared_by_those_who_follow_the_same(hub: Hub) -> None:
+    format = CountingFormat()
+    both, also_both, only_b = Ear(), Ear(), Ear()
+    for ear in (both, also_both):
+        hub.subscribe(ear, "a", format)
+        hub.subscribe(ear, "b", format)
+    hub.subscribe(only_b, "b", format)
+    for channel, data in (("b", "1"), ("a", "2"), ("b", "3"), ("a", "4")):
+        hub.hear(update(channel, data))
+    hub.flush()
+    assert both.heard == ["1", "2", "3", "4"]
+    assert only_b.heard == ["1", "3"]
+    assert len(both.batches) == 1  # one write for all of it
+    assert both.batches[0] is also_both.batches[0]
+    assert (both.batches[0].count, both.batches[0].size) == (4, 4)
+
+
+@pytest.mark.parametrize("channels", [("a",), ("a", "b")])
+def test_a_listener_may_leave_while_it_is_offered_something(hub: Hub, channels: tuple[str, ...]) -> None:
+    format, leaving, staying = CountingFormat(), Ear(), Ear()
+
+    def leave() -> None:
+        for channel in channels:
+            hub.unsubscribe(leaving, channel, format)
+
+    leaving.on_offer = leave
+    for ear in (leaving, staying):
+        for channel in channels:
+            hub.subscribe(ear, channel, format)
+    for data in ("1", "2"):
+        for channel in channels:
+            hub.hear(update(channel, data))
+        hub.flush()
+    assert leaving.heard == ["1"] * len(channels)
+    assert staying.heard == ["1"] * len(channels) + ["2"] * len(channels)
+    assert hub.subscriptions == len(channels)
+
+
+def test_a_turn_is_asked_for_once_until_it_is_flushed(hub: Hub, turns: list[str]) -> None:
+    format = CountingFormat()
+    hub.subscribe(Ear(), "a", format)
+    hub.subscribe(Ear(), "b", format)
+    turns.clear()
+    for _ in range(3):
+        hub.hear(update("a", "x"))
+        hub.hear(update("b", "x"))
+    assert turns == ["pending"]
+    hub.flush()
+    hub.hear(update("b", "x"))
+    assert turns == ["pending", "pending"]
+
+
+def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turns: list[str]) -> None:
+    plain, loud, one, two = CountingFormat(), CountingFormat("!"), Ear(), Ear()
+    hub.subscribe(one, "a", plain)
+    hub.subscribe(one, "a", plain)  # again: changes nothing
+    hub.subscribe(two, "a", loud)
+    assert (turns, hub.subscriptions, list(hub.channels)) == (["+a"], 2, ["a"])
+    hub.unsubscribe(one, "a", plain)
+    hub.unsubscribe(one, "a", plain)
+    hub.unsubscribe(one, "b", plain)
+    assert (turns, hub.subscriptions) == (["+a"], 1)
+    hub.unsubscribe(two, "a", loud)
+    assert (turns, hub.subscriptions, list(hub.channels)) == (["+a", "-a"], 0, [])
+
+
+def test_who_comes_between_two_updates_of_a_turn_gets_the_second(hub: Hub) -> None:
+    format, early, late = CountingFormat(), Ear(), Ear()
+    hub.subscribe(early, "a", format)
+    hub.hear(update("a", "1"))
+    hub.subscribe(late, "a", format)
+    hub.hear(update("a", "2"))
+    hub.flush()
+    assert (early.heard, late.heard) == (["1", "2"], ["2"])
+    assert format.encoded == [b"1", b"2"]
+
+
+def test_who_has_left_by_the_flush_gets_nothing_and_a_channel_without_listeners_is_dropped(hub: Hub) -> None:
+    format, ear = CountingFormat(), Ear()
+    hub.subscribe(ear, "a", format)
+    hub.hear(update("a", "x"))
+    hub.unsubscribe(ear, "a", format)
+    hub.flush()
+    assert ear.batches == []
+
+
+#: The first two share a format.
+LISTENERS, CHANNELS = range(3), "ab"
+ops = st.one_of(
+    st.tuples(st.sampled_from(["subscribe", "unsubscribe"]), st.sampled_from(LISTENERS), st.sampled_from(CHANNELS)),
+    st.tuples(st.just("publish"), st.just(0), st.sampled_from(CHANNELS)),
+    st.tuples(st.just("flush"), st.just(0), st.just("")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ops, max_size=40))
+def test_every_interleaving_delivers_what_was_published_while_subscribed(script: list[tuple[str, int, str]]) -> None:
+    """Once and in order: all of it to who is still there at the flush, and never anything else."""
+    hub = Hub(on_pending=lambda: None)
+    formats = CountingFormat(), CountingFormat()
+    ears = [Ear() for _ in LISTENERS]
+    followed: list[dict[str, list[int]]] = [{} for _ in LISTENERS]  # by channel: what came and is not flushed
+    may: list[set[int]] = [set() for _ in LISTENERS]
+    must: list[set[int]] = [set() for _ in LISTENERS]
+
+    def flush() -> None:
+        hub.flush()
+        for listener in LISTENERS:
+            for numbers in followed[listener].values():
+                must[listener].update(numbers)
+                numbers.clear()
+
+    for number, (verb, listener, channel) in enumerate(script):
+        format = formats[listener // 2]
+        if verb == "subscribe":
+            followed[listener].setdefault(channel, [])
+            hub.subscribe(ears[listener], channel, format)
+        elif verb == "unsubscribe":
+            followed[listener].pop(channel, None)
+            hub.unsubscribe(ears[listener], channel, format)
+        elif verb == "publish":
+            for who in LISTENERS:
+                if channel in followed[who]:
+                    may[who].add(number)
+                    followed[who][channel].append(number)
+            hub.hear(update(channel, str(number)))
+        else:
+            flush()
+    flush()
+    for listener, ear in enumerate(ears):
+        heard = [int(frame) for frame in ear.heard]
+        assert heard == sorted(set(heard))
+        assert must[listener] <= set(heard) <= may[listener]
+    assert hub.subscriptions == sum(map(len, followed))
+    assert set(hub.channels) == {channel for channels in followed for channel in channels}
+    for format in formats:
+        assert len(format.encoded) == len(set(format.encoded))
