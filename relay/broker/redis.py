@@ -26,6 +26,7 @@ from relay.broker.contract import RawHandler
 from relay.broker.feeds import Feeds
 from relay.broker.listener import Listener
 from relay.broker.recorder import Recorder
+from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
 from relay.core.channels import GENERAL, task_channel
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
@@ -209,6 +210,10 @@ class RedisService:
         )
         self._listener.feeds = feeds
         return feeds
+
+    def tasks(self, max_tasks: int) -> Tasks:
+        """The tasks in Redis."""
+        return Tasks(self.call, self.run_script, self._retention, max_tasks)
 
     def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
         """What records plain publishes; run it beside `start_listening`."""

@@ -12,7 +12,7 @@ from relay.broker import keys
 from relay.config import Settings
 from relay.core.channels import TASK_PREFIX
 from relay.core.recovery import Snapshot
-from relay.core.taskstate import RUNNING, TERMINAL, fields_of, object_of, status_of
+from relay.core.taskstate import RUNNING, STALLED, TERMINAL, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
 PUBLISH_SCRIPT = files("relay.broker").joinpath("publish.lua").read_text()
@@ -74,7 +74,35 @@ def publish_arguments(
     channel: str, kind: str, data: bytes, retention: Retention, *, sharded: bool = False, known: Known | None = None
 ) -> tuple[list[str], list[Any]]:
     """KEYS and ARGV of ``publish.lua``. Raises BadMessage when a task's data is no object or has too many fields."""
-    return _arguments(channel, keys.feed(channel), kind, data, retention, sharded, known)
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
+    status, task_id = "", ""
+    fields: dict[str, bytes] = {}
+    if channel.startswith(TASK_PREFIX):
+        fields = fields_of(data)
+        task_id = channel[len(TASK_PREFIX) :]
+        word = status_of(fields)
+        if word is not None:
+            status = "ended" if word in TERMINAL else "running" if word in RUNNING else "other"
+        if not sharded:
+            names += [keys.INDEX, keys.RUNNING]
+    arguments: list[Any] = [
+        keys.feed(channel),
+        "SPUBLISH" if sharded else "PUBLISH",
+        kind,
+        data,
+        new_epoch(),
+        retention.log_updates,
+        retention.log_seconds * 1000,
+        retention.meta_seconds * 1000,
+        retention.state_seconds * 1000,
+        retention.ended_seconds * 1000,
+        *(known or Known("", "", 0)),
+        status,
+        task_id,
+    ]
+    for name, value in fields.items():
+        arguments += (name, value)
+    return names, arguments
 
 
 def created_arguments(
@@ -94,40 +122,23 @@ def created_arguments(
         return None
     if not task or not 0 < len(str(task_id)) < 256:
         return None
-    return _arguments(f"{TASK_PREFIX}{task_id}", "", "task_update", object_of(task), retention, sharded, None)
+    channel = f"{TASK_PREFIX}{task_id}"
+    return publish_arguments(
+        channel, "task_update", object_of(task), retention, sharded=sharded, known=Known("create", "", 0)
+    )
 
 
-def _arguments(
-    channel: str, publish_on: str, kind: str, data: bytes, retention: Retention, sharded: bool, known: Known | None
-) -> tuple[list[str], list[Any]]:
-    names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
-    known = known or Known("", "", 0)
-    status, task_id, fields = "", "", {}
-    if channel.startswith(TASK_PREFIX):
-        fields = fields_of(data)
-        task_id = channel[len(TASK_PREFIX) :]
-        word = status_of(fields)
-        status = "ended" if word in TERMINAL else "running" if word in RUNNING else ""
-        if not sharded:
-            names += [keys.INDEX, keys.RUNNING]
-    arguments: list[Any] = [
-        publish_on,
-        "SPUBLISH" if sharded else "PUBLISH",
-        kind,
-        data,
-        new_epoch(),
-        retention.log_updates,
-        retention.log_seconds * 1000,
-        retention.meta_seconds * 1000,
-        retention.state_seconds * 1000,
-        retention.ended_seconds * 1000,
-        *known,
-        status,
-        task_id,
-    ]
-    for name, value in fields.items():
-        arguments += (name, value)
-    return names, arguments
+def beat_arguments(task_id: str, retention: Retention, *, sharded: bool = False) -> tuple[list[str], list[Any]]:
+    """The arguments for a task's sign of life."""
+    known = Known("beat", "", 0)
+    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", b"{}", retention, sharded=sharded, known=known)
+
+
+def stall_arguments(task_id: str, last_activity: bytes, retention: Retention) -> tuple[list[str], list[Any]]:
+    """The arguments that mark a task as stalled, if its last activity is still the given one."""
+    data = object_of({STALLED: b"true"})
+    known = Known("stall", last_activity.decode(), 0)
+    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", data, retention, known=known)
 
 
 def recorded(answer: Sequence[Any]) -> Recorded:

@@ -172,6 +172,13 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
+        before = channel.feed.last
+        if before is not None and before.epoch == snapshot.top.epoch and before > snapshot.top:
+            # The feed was live and has come further meanwhile: what is shown of the state must not be older.
+            if any(group.blind for group in channel.groups.values()):
+                self._on_behind(name)
+            if channel.feed.is_live:
+                return
         out = channel.feed.catch_up(snapshot)
         for item in out:
             if isinstance(item, Reset):

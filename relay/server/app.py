@@ -26,13 +26,15 @@ from relay.broker.embedded import embedded_redis
 from relay.broker.feeds import Feeds
 from relay.broker.recorder import Recorder
 from relay.broker.redis import RedisService, open_redis
+from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES, NamedChannels, read_published
-from relay.core.errors import BadMessage
+from relay.core.errors import BadMessage, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.logs import without_password
 from relay.metrics import Metrics
 from relay.server.sessions import Sessions
+from relay.server.supervision import supervise_tasks
 
 _log = structlog.get_logger("relay.app")
 
@@ -55,11 +57,19 @@ class Relay:
         self.redis: RedisService | None = None
         self.feeds: Feeds | None = None
         self.recorder: Recorder | None = None
+        self._tasks: Tasks | None = None
         self.redis_url: str | None = None
         self._pending = trio.Event()
         self._oldest_heard = 0.0
         self._received = 0
         self._terminating: trio.Nursery | None = None
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks in Redis. Raises BrokerUnavailable before the relay is up."""
+        if self._tasks is None:
+            raise BrokerUnavailable("the relay is starting")
+        return self._tasks
 
     @property
     def not_ready(self) -> str | None:
@@ -145,11 +155,13 @@ class Relay:
                 self.redis.subscribe_raw(pattern, partial(self._hear_named, pattern))
             self.feeds = self.redis.follow(self.hub)
             self.sessions.read_past = self.feeds.read
+            self._tasks = self.redis.tasks(self.settings.max_tasks)
             self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)
             async with trio.open_nursery() as services:
                 services.start_soon(self.redis.start_listening)
                 services.start_soon(self.feeds.run)
                 services.start_soon(self.recorder.run)
+                services.start_soon(supervise_tasks, self._tasks, self.settings.task_stall_seconds)
                 services.start_soon(self._watch_redis, self.redis)
                 services.start_soon(self._flush)
                 services.start_soon(self.sessions.beat)

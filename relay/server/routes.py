@@ -6,6 +6,7 @@ from quart import Response
 
 from relay.metrics import CONTENT_TYPE
 from relay.protocols.tasks import TasksProtocol
+from relay.server.api import add_api
 from relay.server.app import RelayApp
 from relay.server.doors import DoorConnection
 from relay.server.event_streams import EventsConnection
@@ -17,6 +18,7 @@ def add_routes(app: RelayApp) -> None:
     app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
     app.asgi_websocket_class = DoorConnection
     app.asgi_http_class = EventsConnection
+    add_api(app)
 
     @app.get("/healthz")
     async def healthz() -> tuple[dict[str, str], int]:

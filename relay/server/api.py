@@ -1,0 +1,94 @@
+"""The tasks over HTTP: ``/api/tasks``."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import blake2b
+
+import msgspec
+from quart import Response, request
+
+from relay.broker.tasks import Task
+from relay.core.channels import task_channel
+from relay.core.errors import BadMessage, BrokerError
+from relay.core.taskstate import object_of
+from relay.protocols.tasks import position_json
+from relay.server.app import RelayApp
+
+_json = msgspec.json.Encoder().encode
+
+#: Tasks on one page: unless asked for, and at most.
+_PAGE, _MAX_PAGE = 100, 500
+
+
+def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, {"cache-control": "no-cache", **(headers or {})}, content_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return _answer(status, _json({"code": code, "message": message}))
+
+
+def _tagged(body: bytes, tag: str) -> Response:
+    """The body, or nothing when the client has it already."""
+    if request.if_none_match.contains_weak(tag):
+        return _answer(304, b"", {"etag": f'W/"{tag}"'})
+    return _answer(200, body, {"etag": f'W/"{tag}"'})
+
+
+def _task_json(task: Task) -> bytes:
+    head = _json({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    active = b"" if task.active is None else b',"active":%b' % _json(round(task.active, 3))
+    return b'%b}%b,"data":%b}' % (head, active, object_of(task.fields))
+
+
+def _cursor(text: str) -> tuple[float, int]:
+    return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, int])
+
+
+def add_api(app: RelayApp) -> None:
+    """Give the app its task routes."""
+    relay = app.relay
+
+    @app.errorhandler(BrokerError)
+    async def unavailable(error: BrokerError) -> Response:
+        return _error(503, "unavailable", str(error))
+
+    @app.errorhandler(BadMessage)
+    async def bad_request(error: BadMessage) -> Response:
+        return _error(400, error.code, error.message)
+
+    @app.get("/api/tasks")
+    async def list_tasks() -> Response:
+        """Tasks, the most recently active first. status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
+        try:
+            limit = int(request.args.get("limit", _PAGE))
+            max_age = float(request.args["max_age"]) if "max_age" in request.args else None
+            after = _cursor(request.args["after"]) if "after" in request.args else None
+            if not 1 <= limit <= _MAX_PAGE or (max_age is not None and not max_age >= 0):
+                raise ValueError("out of range")
+        except (ValueError, msgspec.DecodeError):
+            raise BadMessage(
+                "bad_query", f"limit is 1 to {_MAX_PAGE}, max_age seconds, after a former `next`"
+            ) from None
+        words = request.args.get("status")
+        statuses = frozenset(word.strip() for word in words.split(",")) if words else None
+        page = await relay.tasks.page(limit, statuses, max_age, after)
+        following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
+        body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
+        return _tagged(body, blake2b(body, digest_size=12).hexdigest())
+
+    @app.get("/api/tasks/<task_id>")
+    async def get_task(task_id: str) -> Response:
+        """One task: its state, and the position that it is the state of."""
+        task_channel(task_id)
+        task = await relay.tasks.get(task_id)
+        if task is None:
+            return _error(404, "unknown_task", "no such task, or it ended long ago")
+        return _tagged(_task_json(task), f"{task.position.epoch}.{task.position.offset}")
+
+    @app.post("/api/tasks/<task_id>/heartbeat")
+    async def heartbeat(task_id: str) -> Response:
+        """The task lives."""
+        task_channel(task_id)
+        if not await relay.tasks.beat(task_id):
+            return _error(404, "unknown_task", "no such task; publish an update first")
+        return _answer(204, b"")

@@ -1,0 +1,123 @@
+"""Server-sent events: the same updates, resumable by id, over the socket and over ASGI."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.conftest import StartRelay
+from tests.harness import Kind, RedisServer, RelayServer, eventually
+
+
+class Events:
+    """Parses an event stream as an EventSource does."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.last_id = ""
+        self.retry = 0
+        self.heartbeats = 0
+
+    def next(self) -> tuple[str, Any]:
+        kind, data = "message", ""
+        for line in self._lines:
+            field, _, value = line.partition(": ")
+            if field == "id":
+                self.last_id = value
+            elif field == "event":
+                kind = value
+            elif field == "data":
+                data += value
+            elif field == "retry":
+                self.retry = int(value)
+            elif line.startswith(":"):
+                self.heartbeats += 1
+            elif not line and data:
+                return kind, msgspec.json.decode(data)
+        raise EOFError
+
+
+@contextmanager
+def events(relay: RelayServer, query: str, last_event_id: str = "", **headers: str) -> Iterator[Events]:
+    if last_event_id:
+        headers["Last-Event-ID"] = last_event_id
+    url = f"http://127.0.0.1:{relay.port}/events?{query}"
+    with httpx.stream("GET", url, headers=headers, timeout=20) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield Events(response.iter_lines())
+
+
+@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
+def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(kind, takeover=takeover)
+    redis_server.publish_task("a", n=0)
+    eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
+    with events(relay, "task=a&task=b&general=1") as stream:
+        assert stream.next() == ("task_update", {"type": "task_update", "task_id": "a", "data": {"n": 0}})
+        eventually(lambda: relay.metric('relay_joins_total{outcome="new"}') == 3)
+        redis_server.publish_task("b", n=1)
+        redis_server.publish_general(news=True)
+        assert stream.next() == ("task_update", {"type": "task_update", "task_id": "b", "data": {"n": 1}})
+        seen = stream.last_id
+        assert stream.next() == ("general_update", {"type": "general_update", "data": {"news": True}})
+        assert stream.retry > 0
+    redis_server.publish_task("a", n=2)
+    redis_server.publish_task("b", n=3)
+    eventually(lambda: '"n":3' in relay.get("/api/tasks/b")[1])
+    with events(relay, "task=a&task=b&general=1", seen) as stream:
+        got = [stream.next()[1] for _ in range(3)]
+        assert {"type": "task_update", "task_id": "a", "data": {"n": 2}} in got
+        assert {"type": "task_update", "task_id": "b", "data": {"n": 3}} in got
+        assert {"type": "general_update", "data": {"news": True}} in got, "what came after the id that was seen"
+    with events(relay, f"task=a&last_event_id={seen}") as stream:
+        assert stream.next()[1]["data"] == {"n": 2}
+    expected = "takeover" if (kind, takeover) == ("hypercorn", "true") else "asgi"
+    assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 3
+    eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
+
+
+def test_what_cannot_be_resumed_is_announced(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(heartbeat_interval=1)
+    redis_server.publish_task("a", n=0, status="in_progress")
+    eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
+    with events(relay, "task=a", "junk") as stream:
+        assert stream.next() == ("reset", {"channel": "task:a"})
+        assert stream.next()[1]["data"] == {"n": 0, "status": "in_progress"}
+        seen = stream.last_id
+    with redis_server.client() as client:
+        client.flushall()
+    redis_server.publish_task("a", n=1)
+    eventually(lambda: '"n":1' in relay.get("/api/tasks/a")[1])
+    with events(relay, "task=a", seen) as stream:
+        assert stream.next() == ("reset", {"channel": "task:a"})
+        assert stream.next()[1]["data"] == {"n": 1}
+        redis_server.publish_task("a", n=2)
+        assert stream.next()[1]["data"] == {"n": 2}
+
+
+def test_shutdown_tells_when_to_come_back(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(heartbeat_interval=1)
+    with events(relay, "task=a") as stream:
+        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 1)
+        stream.retry = 0
+        relay.child.terminate()
+        with pytest.raises(EOFError):
+            stream.next()
+        assert 1000 <= stream.retry <= 10_000
+    assert relay.wait() == 0
+
+
+def test_bad_requests(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(max_subscriptions=2, allowed_origins="https://app.example")
+    assert relay.get("/events")[0] == 400
+    assert relay.get("/events?task=")[0] == 400
+    assert relay.get("/events?task=1&task=2&task=3")[0] == 400
+    assert relay.get("/events?channel=secret")[0] == 400
+    with events(relay, "task=1", Origin="https://app.example"):
+        pass
+    url = f"http://127.0.0.1:{relay.port}/events?task=1"
+    assert httpx.get(url, headers={"Origin": "https://evil.example"}).status_code == 403
