@@ -73,15 +73,15 @@ def test_announced_task_has_a_state(redis_server: RedisServer, start_relay: Star
 
 def test_silent_task_is_marked_once_and_unmarked_by_life(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relays = [start_relay(task_stall_seconds=1), start_relay(task_stall_seconds=1)]
-    redis_server.publish_task("t", status="in_progress")
     redis_server.publish_task("waiting", status="pending")
-    eventually(lambda: call(relays[0], "/api/tasks/t")[0] == 200)
     with relays[0].client() as one, relays[1].client() as two:
         for client in (one, two):
             client.send({"type": "subscribe", "task_id": "t", "position": None})
             assert client.receive()["type"] == "subscribed"
-            client.receive()  # the state; it may be marked already
-        marked = [client.receive() if "stalled" not in seen else seen for client, seen in ((one, {}), (two, {}))]
+        redis_server.publish_task("t", status="in_progress")
+        for client in (one, two):
+            assert client.receive()["data"] == {"status": "in_progress"}
+        marked = [client.receive() for client in (one, two)]
         assert marked[0] == marked[1]
         assert marked[0]["data"] == {"stalled": True}
         offset = marked[0]["position"]["offset"]

@@ -200,7 +200,7 @@ class Feeds:
                 del self._behind[channel]
             since = [self._hub.position(channel) for channel in channels]
             try:
-                snapshots = await self._read_all(list(zip(channels, since, strict=True)))
+                snapshots = await self._read_all(list(zip(channels, since, strict=True)), is_ours=True)
             except BrokerError:
                 self._behind.update(dict.fromkeys(channels))
                 raise
@@ -234,9 +234,11 @@ class Feeds:
                 read.result = result
                 read.done.set()
 
-    async def _read_all(self, reads: Sequence[tuple[str, Position | None]]) -> list[Snapshot | BrokerError]:
+    async def _read_all(
+        self, reads: Sequence[tuple[str, Position | None]], *, is_ours: bool = False
+    ) -> list[Snapshot | BrokerError]:
         calls = [
-            store.read_arguments(channel, since, self._retention.log_updates, self._retention)
+            store.read_arguments(channel, since, self._retention.log_updates, self._retention, is_ours=is_ours)
             for channel, since in reads
         ]
         answers = await self._run_script(store.READ_SCRIPT, calls)

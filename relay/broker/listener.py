@@ -93,6 +93,8 @@ class Listener:
         self._connection: AbstractConnection | None = None
         self._loop: trio_asyncio.TrioEventLoop | None = None
         self.feeds: FeedHandler | None = None
+        #: Called before a new connection hears anything: what was heard before it may have a hole behind it.
+        self.on_connecting: Callable[[], None] = lambda: None
         self.alive = False
         self.reconnects = 0
 
@@ -130,6 +132,7 @@ class Listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(loop.run_aio_coroutine, self._dispatch(connection))
                 self._connection = connection
+                self.on_connecting()
                 await self._send(
                     "SUBSCRIBE", [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
                 )
@@ -181,7 +184,7 @@ class Listener:
         while True:
             self._canary_heard = trio.Event()
             with trio.fail_after(self._deadline):
-                await self._publish(self._canary, b"")
+                await self._publish_canary()
                 await self._canary_heard.wait()
             if not self.alive:
                 self.alive = True
@@ -189,6 +192,19 @@ class Listener:
                 if self.feeds is not None:
                     self.feeds.on_up()
             await trio.sleep(self._health_interval)
+
+    async def _publish_canary(self) -> None:
+        """Try until it is out: the other connections may be those of a server that has gone, and to drop this one for
+        that would lose what is on its way."""
+        attempt = 0
+        while True:
+            try:
+                await self._publish(self._canary, b"")
+            except BrokerUnavailable:
+                await trio.sleep(backoff(attempt) / 10)
+                attempt += 1
+            else:
+                return
 
     async def _dispatch(self, connection: AbstractConnection) -> None:
         """asyncio: read for ever, and hand on what comes."""

@@ -9,7 +9,7 @@
 --       11 how it is known: '', 'id' an idempotency key, 'heard' a digest; or what it is: 'create' a task's first state, where
 --          there is none, and 'beat' a sign of life: neither is an update; 'stall' by the supervisor
 --       12 key, or for 'stall' the last activity that it saw   13 ms to remember it   14 ordinal
---       15 ms since the caller began to count (0: always)
+--       15 since when the caller counts, ms on this clock (0: ever)
 --       16 status: '' not in the update, 'running', 'ended', 'other'   17 task id, '' for what is no task
 --       18... field, value, field, value, ...
 -- Returns epoch, offset, whether it was known already (0 or 1), times that the message was recorded before the caller
@@ -50,7 +50,7 @@ if ARGV[11] == 'id' or ARGV[11] == 'heard' then
       count = table.remove(times, 1)
     end
     if ARGV[15] ~= '0' then
-      local since = now - tonumber(ARGV[15])
+      local since = tonumber(ARGV[15])
       before = count
       for _, time in ipairs(times) do
         if time >= since then

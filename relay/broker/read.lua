@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta   2 log   3 state
 -- ARGV  1 epoch and 2 offset of the position ('' and 0 for none)   3 most entries   4 epoch for a channel without one
---       5 ms that such an epoch is kept
+--       5 ms that such an epoch is kept   6 '1': the position was passed on by a relay, not made up by a client
 -- Returns epoch, top, entries ({offset, type, data, ...} flat, or false when they are not all there), state (flat).
 local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
 if not epoch then
@@ -13,6 +13,12 @@ if not epoch then
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 top = tonumber(top)
+if ARGV[6] == '1' and ARGV[1] == epoch and tonumber(ARGV[2]) > top then
+  -- A relay has passed on what Redis has forgotten, in a crash or a fail-over: the same numbers must not be given out again.
+  epoch, top = ARGV[4], 0
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'top', 0)
+end
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local entries = false
 if ARGV[1] == epoch and offset <= top and top - offset <= most then

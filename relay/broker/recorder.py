@@ -2,8 +2,8 @@
 
 Every relay records all that it hears, in the order in which it hears it; the script recognises what was recorded before. It
 does so by a digest of the message and by the ordinal of its hearing: the n-th time that a relay hears the same bytes is the
-n-th time that they were published, counted from what had been recorded before it began to listen. So two equal
-messages that are meant as two stay two, and a relay that starts, or dies, between them changes nothing.
+n-th time that they were published, counted from what had been recorded before it began to listen, or to count. So two
+equal messages that are meant as two stay two, and a relay that starts, or dies, between them changes nothing.
 """
 
 from collections import deque
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import structlog
 import trio
 
-from relay.broker import store
+from relay.broker import keys, store
 from relay.broker.feeds import RunScript
 from relay.broker.listener import backoff
+from relay.core.channels import GENERAL
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
 from relay.core.updates import Update
 
@@ -31,6 +32,10 @@ COUNT = 12.0
 
 #: Seconds by which one relay may hear a message later than another.
 _LAG = 5.0
+
+#: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
+_CLOCK_KEPT = 60.0
+_SKEW = 0.05
 
 #: Digests counted at most.
 _MAX_DIGESTS = 200_000
@@ -45,8 +50,8 @@ RECORD_AT_ONCE = 256
 
 
 class _Count(NamedTuple):
-    """How often the same bytes were heard: ``ordinal`` times since ``began``, which is 0 when it counts all that were ever
-    recorded."""
+    """How often the same bytes were heard: ``ordinal`` times of those recorded since ``began``, which is 0 when it counts all
+    that were ever recorded."""
 
     ordinal: int
     began: float
@@ -82,8 +87,16 @@ class Recorder:
         self._queue: deque[_Waiting] = deque()
         self._work = trio.Event()
         self._counts: dict[str, _Count] = {}
+        self._listening_since = monotonic()
+        self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
         self.is_refused = False
+
+    def start_hearing(self) -> None:
+        """A new connection is about to hear: since the last one something may have been missed, so all is counted anew."""
+        self._counts.clear()
+        self._listening_since = monotonic()
+        self._clock = None  # it may be another server
 
     def hear(self, update: Update, message: bytes) -> None:
         """Take an update that was published plainly; ``message`` is what it was read from."""
@@ -98,7 +111,8 @@ class Recorder:
         now = monotonic()
         count = self._counts.pop(digest, None)
         if count is None or now - count.last > COUNT:
-            count = _Count(1, now, now)
+            # Other relays may have heard and recorded it a little before us, but nothing of before we listened was this.
+            count = _Count(1, max(self._listening_since, now - _LAG), now)
         else:
             count = count._replace(ordinal=count.ordinal + 1, last=now)
         # In the order of their last hearing: as one comes, up to two of the oldest go.
@@ -129,6 +143,7 @@ class Recorder:
 
     async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Record some updates; returns those that are to be tried again, since Redis was away."""
+        away = await self._look_at_clock()
         calls: list[tuple[list[str], list[Any]]] = []
         origin: list[_Waiting | None] = []
         for waiting in batch:
@@ -147,7 +162,7 @@ class Recorder:
                 origin.append(None)
         if not calls:
             return []
-        answers = await self._answers(calls)
+        answers = await self._answers(calls) if away is None else [away] * len(calls)
         again = []
         refused: BrokerError | None = None
         now = monotonic()
@@ -168,11 +183,25 @@ class Recorder:
 
     def _arguments(self, waiting: _Waiting) -> tuple[list[str], list[Any]]:
         update, digest, count = waiting
-        counting = count.began and monotonic() - count.began + _LAG
-        known = store.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, int(counting * 1000))
+        since = 0
+        if count.began and self._clock is not None:
+            ours, redis_ms = self._clock
+            since = redis_ms - int((ours - count.began + _SKEW) * 1000)
+        known = store.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
         return store.publish_arguments(
             update.channel, update.type, update.data, self._retention, sharded=self._sharded, known=known
         )
+
+    async def _look_at_clock(self) -> BrokerError | None:
+        if self._clock is None or monotonic() - self._clock[0] > _CLOCK_KEPT:
+            try:
+                (answer,) = await self._run_script(store.CLOCK_SCRIPT, [([keys.meta(GENERAL)], [])])
+            except BrokerError as error:
+                return error
+            if isinstance(answer, BrokerError):
+                return answer
+            self._clock = monotonic(), int(answer)
+        return None
 
     async def _answers(self, calls: list[tuple[list[str], list[Any]]]) -> list[Any]:
         try:

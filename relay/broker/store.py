@@ -17,6 +17,7 @@ from relay.core.updates import Position, Update
 
 PUBLISH_SCRIPT = files("relay.broker").joinpath("publish.lua").read_text()
 READ_SCRIPT = files("relay.broker").joinpath("read.lua").read_text()
+CLOCK_SCRIPT = "local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)"
 
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -46,14 +47,14 @@ class Retention:
 class Known(NamedTuple):
     """How an update is recognised that was recorded before: an idempotency key, or a digest and its ordinal.
 
-    counting_ms: for how long the caller has counted its ordinals; 0 where they count all that was ever recorded
+    since_ms: since when the caller counts its ordinals, on Redis' clock; 0 where they count all that was ever recorded
     """
 
     kind: str
     key: str
     remember_ms: int
     ordinal: int = 0
-    counting_ms: int = 0
+    since_ms: int = 0
 
 
 class Recorded(NamedTuple):
@@ -148,12 +149,12 @@ def recorded(answer: Sequence[Any]) -> Recorded:
 
 
 def read_arguments(
-    channel: str, since: Position | None, most: int, retention: Retention
+    channel: str, since: Position | None, most: int, retention: Retention, *, is_ours: bool = False
 ) -> tuple[list[str], list[Any]]:
-    """KEYS and ARGV of ``read.lua``."""
+    """KEYS and ARGV of ``read.lua``. is_ours: the position is one that this relay has passed on, not a client's word."""
     epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
-    return names, [epoch, offset, most, new_epoch(), retention.log_seconds * 1000]
+    return names, [epoch, offset, most, new_epoch(), retention.log_seconds * 1000, int(is_ours)]
 
 
 def snapshot(channel: str, answer: Sequence[Any], heard: float) -> Snapshot:
