@@ -28,13 +28,13 @@ def test_sigterm_with_a_thousand_clients(kind: Kind, redis_server: RedisServer, 
         while selector.get_map():
             assert time.monotonic() - started < 15
             for key, _ in selector.select(1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                data = sock.recv(4096)
-                received[sock] += data
+                ready = key.fileobj
+                assert isinstance(ready, socket.socket)
+                data = ready.recv(4096)
+                received[ready] += data
                 if not data:
-                    selector.unregister(sock)
-                    sock.close()
+                    selector.unregister(ready)
+                    ready.close()
     assert relay.wait() == 0
     print(f"{CLIENTS} clients closed and the relay gone after {time.monotonic() - started:.2f} s")
     reason = (1001).to_bytes(2) + b"relay is shutting down"

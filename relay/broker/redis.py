@@ -17,7 +17,7 @@ import trio_asyncio
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -217,7 +217,9 @@ class RedisService:
 
     def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
         """What records plain publishes; run it beside `start_listening`."""
-        return Recorder(self.run_script, self._retention, False, pass_on, on_refused)
+        recorder = Recorder(self.run_script, self._retention, False, pass_on, on_refused)
+        self._listener.on_connecting = recorder.start_hearing
+        return recorder
 
     async def start_listening(self) -> None:
         """Hear the subscribed channels until cancelled; reconnects for ever. Run it in a nursery, once."""
@@ -234,7 +236,7 @@ def _translated(error: Exception) -> BrokerError:
         return BrokerUnavailable(f"Redis cannot be reached: {error}")
     if isinstance(error, BusyLoadingError | ReadOnlyError):
         return BrokerUnavailable(f"Redis is not ready: {error}")
-    return BrokerRefused(f"Redis refused: {error}", is_out_of_memory="OOM" in str(error))
+    return BrokerRefused(f"Redis refused: {error}", is_out_of_memory=isinstance(error, OutOfMemoryError))
 
 
 @asynccontextmanager

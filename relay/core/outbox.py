@@ -238,4 +238,7 @@ def _folded_run(run: list[Message]) -> list[Message]:
     except BadMessage:  # so many fields that no fold may have them all: the hard bounds decide
         return run
     update = last.update
-    return [last.format.message(Update(update.channel, update.type, data, update.heard, update.position))]
+    # One that was not recorded has no position; the client then stands where the last recorded one was.
+    known = [message.update.position for message in run if message.update is not None and message.update.position]
+    position = known[-1] if known else None
+    return [last.format.message(Update(update.channel, update.type, data, update.heard, position))]

@@ -1,0 +1,75 @@
+"""A TCP proxy that can be cut and stalled."""
+
+import socket
+
+import trio
+
+#: What a proxy takes in advance of a client that reads slowly: little, or the relay would never notice.
+_RECEIVE_BUFFER = 8192
+
+
+class Proxy:
+    """Passes connections to a port of 127.0.0.1 on. `run` it in a nursery; its own port is there once that has started."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._connections: set[trio.CancelScope] = set()
+        self._flowing = trio.Event()
+        self._flowing.set()
+        self._is_down = False
+        self.port = 0
+        self.passed = 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        await trio.serve_listeners(self._serve, [listener], task_status=task_status)  # type: ignore[arg-type]
+
+    async def _serve(self, near: trio.SocketStream) -> None:
+        if self._is_down:
+            await trio.aclose_forcefully(near)
+            return
+        far = trio.socket.socket()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        with trio.CancelScope() as scope:
+            self._connections.add(scope)
+            try:
+                await far.connect(("127.0.0.1", self._target))
+                stream = trio.SocketStream(far)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, near, stream, nursery)
+                    nursery.start_soon(self._pump, stream, near, nursery)
+            except OSError:
+                pass  # nobody listens there now
+            finally:
+                self._connections.discard(scope)
+                far.close()
+                await trio.aclose_forcefully(near)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                await self._flowing.wait()
+                data = await source.receive_some(65536)
+                await self._flowing.wait()
+                if not data:
+                    break
+                await sink.send_all(data)
+                self.passed += len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        nursery.cancel_scope.cancel()  # either side's end ends both
+
+    async def cut(self, seconds: float) -> None:
+        """Cut all connections, and let no new one through for so long."""
+        self._is_down = True
+        for scope in self._connections:
+            scope.cancel()
+        await trio.sleep(seconds)
+        self._is_down = False
+
+    async def stall(self, seconds: float) -> None:
+        """Let nothing through for so long, and all of it afterwards."""
+        self._flowing = trio.Event()
+        await trio.sleep(seconds)
+        self._flowing.set()

@@ -1,0 +1,21 @@
+"""The fault run in short; `make faults` is the long one."""
+
+from pathlib import Path
+
+from tests.faults.rig import break_things, cut_regularly
+
+
+async def test_a_dozen_faults(tmp_path: Path) -> None:
+    ledger = await break_things(tmp_path, seed=3, count=12, say=print)
+    print(ledger.table())
+    assert ledger.is_good
+    assert ledger.acknowledged > 100
+    assert ledger.recoveries > 0
+
+
+async def test_clients_cut_over_and_over_get_everything(tmp_path: Path) -> None:
+    ledger = await cut_regularly(tmp_path, seed=1, every=1.0, lasting=0.4, seconds=10.0, say=print)
+    print(ledger.table())
+    assert ledger.is_good
+    assert ledger.gaps_announced == 0
+    assert ledger.recoveries > 5 * 20
