@@ -1,11 +1,13 @@
 """The ASGI application, configured from the environment: ``hypercorn -k trio relay.asgi:app``."""
 
 import logging
+import multiprocessing
 import sys
 
 from relay import logs
 from relay.config import load
 from relay.core.errors import ConfigError
+from relay.processes import die_with_parent
 from relay.server.app import create_app
 from relay.server.bridge import AnyLoop
 
@@ -14,6 +16,8 @@ try:
 except ConfigError as error:
     sys.exit(f"relay: {error}")
 
+if multiprocessing.parent_process() is not None:
+    die_with_parent()  # a worker of Hypercorn's or uvicorn's, which do not see to it
 logs.configure(_settings.log_level)
 # The server that loads us has handlers of its own for its messages.
 logging.getLogger("hypercorn.error").propagate = False

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -78,8 +78,9 @@ class Server:
         return self.child.wait(timeout)
 
     def kill(self) -> None:
-        """End it without warning, as a power cut would."""
-        self.child.kill()
+        """End it without warning, as a power cut would: with all children that are not in sessions of their own."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.child.wait()
 
     def __enter__(self) -> Self:
@@ -88,7 +89,7 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None:
             self.kill()
         if kind is not None:
             print(f"--- log of {self.name}\n{self.logged()[-8000:]}", file=sys.stderr)

@@ -119,3 +119,11 @@ def test_workers_do_not_outlive_their_supervisor(redis_server: RedisServer, star
     workers = relay.worker_pids()
     relay.kill()
     eventually(lambda: all(process_is_gone(pid) for pid in workers))
+
+
+def test_worker_of_stock_hypercorn_does_not_outlive_it(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("hypercorn")
+    (worker,) = relay.worker_pids()
+    assert worker != relay.pid
+    os.kill(relay.pid, signal.SIGKILL)
+    eventually(lambda: process_is_gone(worker))

@@ -164,10 +164,10 @@ def test_stalled_client_is_aborted_on_plain_asgi(
 
 def test_slow_client_that_reads_learns_why(redis_server: RedisServer, start_relay: StartRelay) -> None:
     """The dropped client gets whole frames up to the close frame, if it reads them in time."""
-    relay = start_relay("hypercorn", queue_messages=50, close_timeout=10)
-    sock = relay.raw_client("t", receive_buffer=4096)
+    relay = start_relay("hypercorn", queue_messages=50, fold_messages=40, close_timeout=10)
+    sock = relay.raw_client(receive_buffer=4096)
     for number in range(400):
-        redis_server.publish_task("t", n=number, filler="x" * 10_000)
+        redis_server.publish_general(n=number, filler="x" * 10_000)  # of no task: it cannot be folded
     eventually(lambda: dropped(relay) == 1)
     received = bytearray()
     while chunk := sock.recv(1 << 16):
