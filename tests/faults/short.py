@@ -1,4 +1,7 @@
-"""The fault run in short; `make faults` is the long one."""
+"""The fault run in short, `make faults-short`; `make faults` is the long one.
+
+Not part of `make test` yet: the second was seen to fail once in five runs, for a reason that is not known.
+"""
 
 from pathlib import Path
 
