@@ -10,14 +10,14 @@ STAMP := $(VENV)/.installed
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml clients/python/pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'clients/python[trio,websocket]' -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'clients/python[trio,websocket]' -e '.[test,bench]'
 	@touch $@
 
 run: $(STAMP)  ## Start the relay, with a Redis of its own when none is configured
