@@ -7,10 +7,11 @@ import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from relay_client.redis_urls import parse
 
 from relay.core.errors import ConfigError
 
@@ -28,7 +29,9 @@ class RedisSettings(BaseSettings):
         env_prefix="REDIS_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL; wins over the rest")
+    url: SecretStr | None = Field(
+        None, description="URL of the server, its Sentinels or the cluster (docs/redis.md); wins over the rest"
+    )
     host: str | None = Field(None, description="host name or address", min_length=1)
     port: int = Field(6379, ge=1, le=65535, description="TCP port")
     db: int = Field(0, ge=0, description="database number")
@@ -40,9 +43,10 @@ class RedisSettings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.url is not None:
-            scheme = urlsplit(self.url.get_secret_value()).scheme
-            if scheme not in ("redis", "rediss", "unix"):
-                raise ValueError("url: must begin with redis://, rediss:// or unix://")
+            try:
+                parse(self.url.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"url: {error}") from None
         if self.ssl_ca_certs is not None and not self.ssl_ca_certs.is_file():
             raise ValueError("ssl_ca_certs: no such file")
         return self
@@ -81,6 +85,9 @@ class Settings(BaseSettings):
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
     redis_channels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="more Redis channels to serve: names or patterns, separated by commas"
+    )
+    redis_replicas: int = Field(
+        0, ge=0, le=16, description="replicas that must have an update of `relay publish` before it counts as published"
     )
     redis_health_interval: float = Field(1.0, gt=0, le=60, description="seconds between checks of the subscription")
 

@@ -8,8 +8,9 @@ from time import monotonic
 import msgspec
 import pytest
 import trio
+from relay_client import durable, keys
 
-from relay.broker import keys, recorder, store
+from relay.broker import recorder, store
 from relay.broker.redis import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import TASK_UPDATES, read_published
@@ -21,7 +22,7 @@ from tests.harness import Client, RedisServer, RelayServer, eventually
 
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 REDIS_SETTINGS = RedisSettings(_env_file=None)  # type: ignore[call-arg]
-RETENTION = store.Retention.of(SETTINGS)
+RETENTION = store.retention_of(SETTINGS)
 
 
 @asynccontextmanager
@@ -32,16 +33,19 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
 
 
 async def publish(
-    redis: RedisService, data: bytes, channel: str = "task:t", retention: store.Retention = RETENTION
+    redis: RedisService, data: bytes, channel: str = "task:t", retention: durable.Retention = RETENTION
 ) -> Position:
     call = store.publish_arguments(channel, "task_update", data, retention)
     (answer,) = await redis.run_script(store.PUBLISH_SCRIPT, [call])
     assert not isinstance(answer, BrokerError), answer
-    return store.recorded(answer).position
+    return durable.recorded(answer).position
 
 
 async def read(
-    redis: RedisService, since: Position | None = None, channel: str = "task:t", retention: store.Retention = RETENTION
+    redis: RedisService,
+    since: Position | None = None,
+    channel: str = "task:t",
+    retention: durable.Retention = RETENTION,
 ) -> Snapshot:
     call = store.read_arguments(channel, since, retention.log_updates, retention)
     (answer,) = await redis.run_script(store.READ_SCRIPT, [call])
@@ -186,7 +190,7 @@ async def test_an_announced_task_has_a_state_unless_it_has_one_already(redis_ser
 
 
 async def test_the_log_is_bounded_in_count_and_then_says_so(redis_server: RedisServer) -> None:
-    few = store.Retention(100, 3600, 7200, 3600, 600)
+    few = durable.Retention(100, 3600, 7200, 3600, 600)
     async with opened(redis_server) as redis:
         first = await publish(redis, b'{"n":0}', retention=few)
         for _ in range(500):
@@ -199,7 +203,7 @@ async def test_the_log_is_bounded_in_count_and_then_says_so(redis_server: RedisS
 
 
 async def test_the_log_is_bounded_in_age(redis_server: RedisServer) -> None:
-    short = store.Retention(1000, 1, 7200, 3600, 600)
+    short = durable.Retention(1000, 1, 7200, 3600, 600)
     async with opened(redis_server) as redis:
         first = await publish(redis, b'{"n":0}', retention=short)
         await trio.sleep(0.6)
@@ -223,7 +227,7 @@ async def test_the_log_is_bounded_in_age(redis_server: RedisServer) -> None:
 
 
 #: Keys that have no time to live: a bound in members is kept by the relay that supervises.
-BOUNDED_OTHERWISE = {keys.INDEX, keys.RUNNING}
+BOUNDED_OTHERWISE = {name(bucket) for bucket in range(keys.BUCKETS) for name in (keys.tasks, keys.running)}
 
 
 async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
@@ -252,7 +256,9 @@ async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
         for task in ("running", "restarted"):
             assert ages[keys.state(f"task:{task}")] > RETENTION.ended_seconds * 1000
         assert ages[keys.log("task:running")] <= RETENTION.log_seconds * 1000 < ages[keys.meta("task:running")]
-        running = {member.decode() for member in client.zrange(keys.RUNNING, 0, -1)}
+        running = {
+            member.decode() for bucket in range(keys.BUCKETS) for member in client.zrange(keys.running(bucket), 0, -1)
+        }
         assert running == {"running", "restarted"}
 
 

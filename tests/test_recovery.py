@@ -13,11 +13,12 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from relay_client import keys
+from relay_client.durable import Retention
 from trio.testing import MockClock
 
-from relay.broker import keys
+from relay.broker.connections import Script
 from relay.broker.feeds import Feeds
-from relay.broker.store import Retention
 from relay.core import taskstate
 from relay.core.errors import BrokerRefused
 from relay.core.hub import Hub
@@ -263,7 +264,7 @@ class Interleavings(RuleBasedStateMachine):
         self.confirmed.clear()
         self.behind.clear()
         self.caught_up.clear()
-        self.hub.cut_off()
+        self.hub.cut_off(list(self.hub.channels))
 
     @precondition(lambda self: not self.is_up)
     @rule()
@@ -654,15 +655,16 @@ class SlowRedis:
     def on_behind(self, channel: str) -> None:
         self.feeds.on_behind(channel)
 
-    async def subscribe(self, feed_names: list[str]) -> None:
+    async def subscribe(self, feed_names: list[str]) -> set[str]:
         await trio.sleep(0.01)
         for name in feed_names:
             self.feeds.on_confirmed(name)
+        return set(feed_names)
 
     async def unsubscribe(self, feed_names: list[str]) -> None:
         await trio.sleep(0.01)
 
-    async def run_script(self, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def run_script(self, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
         self.top += 1
         answers: list[Any] = []
         for names, arguments in calls:

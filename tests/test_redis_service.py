@@ -246,25 +246,25 @@ async def test_what_the_server_forbids_is_refused_with_its_reason(redis_server: 
         with pytest.raises(BrokerRefused, match=r"(?i)permission.*publish"):
             await redis.publish("a", b"x")
         with pytest.raises(BrokerRefused, match=r"(?i)unknown.*command"):
-            await redis.call(lambda client: client.eval("return redis.call('NONSENSE')", 0))
+            await redis.command("NONSENSE")
 
 
 async def test_a_call_is_cancelled_at_once_and_the_next_gets_its_own_answer(redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.mset({"a": "of a", "b": "of b"})
     async with service(redis_server.url, redis_timeout=10.0) as redis:
-        assert await redis.call(lambda client: client.get("a")) == b"of a"
+        assert await redis.command("GET", "a") == b"of a"
         redis_server.freeze()
         try:
             started = monotonic()
             with trio.move_on_after(0.1) as scope:
-                await redis.call(lambda client: client.get("a"))
+                await redis.command("GET", "a")
             assert scope.cancelled_caught
             assert monotonic() - started < 1.5
         finally:
             redis_server.thaw()
         for _ in range(3):
-            assert await redis.call(lambda client: client.get("b")) == b"of b"
+            assert await redis.command("GET", "b") == b"of b"
 
 
 async def test_calls_run_side_by_side(redis_server: RedisServer) -> None:
@@ -275,7 +275,7 @@ async def test_calls_run_side_by_side(redis_server: RedisServer) -> None:
     async with service(redis_server.url) as redis, trio.open_nursery() as nursery:
 
         async def ask(number: int) -> None:
-            answers[number] = await redis.call(lambda client: client.get(f"k{number}"))
+            answers[number] = await redis.command("GET", f"k{number}")
 
         for number in range(30):
             nursery.start_soon(ask, number)

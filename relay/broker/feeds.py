@@ -5,14 +5,17 @@ attached again and read from the last offset that was passed on; what is live me
 asked for in one turn of the loop go to Redis together.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic
 from typing import Any
 
 import structlog
 import trio
+from relay_client import keys
+from relay_client.durable import Retention
 
-from relay.broker import keys, store
+from relay.broker import store
+from relay.broker.connections import Script
 from relay.broker.listener import backoff
 from relay.core.errors import BrokerError, BrokerUnavailable
 from relay.core.hub import Hub
@@ -25,7 +28,7 @@ _log = structlog.get_logger("relay.feeds")
 READS_AT_ONCE = 128
 
 #: Runs several calls of a script at once: KEYS and ARGV of each in, answers out, an exception in place of a failed one's.
-RunScript = Callable[[str, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
+RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
 
 
 class _Read:
@@ -43,16 +46,17 @@ class _Read:
 class Feeds:
     """Keeps the hub's channels attached.
 
-    subscribe, unsubscribe: have the subscription connection hear Redis channels, or not; while it is down, do nothing
+    subscribe, unsubscribe: have the subscription hear Redis channels, or not; the first says which were asked for: those
+                            whose connection is up
     """
 
     def __init__(
         self,
         hub: Hub,
         run_script: RunScript,
-        subscribe: Callable[[list[str]], Awaitable[None]],
+        subscribe: Callable[[list[str]], Awaitable[set[str]]],
         unsubscribe: Callable[[list[str]], Awaitable[None]],
-        retention: store.Retention,
+        retention: Retention,
         deadline: float,
     ) -> None:
         self._hub = hub
@@ -69,7 +73,6 @@ class Feeds:
         self._reads: list[_Read] = []
         self._work = trio.Event()
         self._reads_waiting = trio.Event()
-        self.is_up = False
         self.bad_messages = 0
 
     # Called by the hub and the listener; nothing here waits.
@@ -88,19 +91,18 @@ class Feeds:
 
     def on_up(self) -> None:
         """There is a new subscription connection; nothing is attached on it yet."""
-        self.is_up = True
         self._changed.update(dict.fromkeys(self._hub.channels))
         self._work.set()
 
-    def on_down(self) -> None:
-        """The subscription connection is gone."""
-        self.is_up = False
-        self._attached.clear()
-        self._confirmed.clear()
-        self._behind.clear()
-        self._hub.cut_off()
-        for channel in self._hub.channels:
-            if self._caught_up.get(channel, trio.Event()).is_set():
+    def on_down(self, feed_names: Collection[str]) -> None:
+        """A subscription connection is gone, on which these were heard, or about to be."""
+        channels = [keys.channel_of(name) for name in feed_names]
+        self._attached.difference_update(channels)
+        self._confirmed.difference_update(channels)
+        self._hub.cut_off(channels)
+        for channel in channels:
+            self._behind.pop(channel, None)
+            if channel in self._caught_up and self._caught_up[channel].is_set():
                 self._caught_up[channel] = trio.Event()
 
     def on_confirmed(self, feed_name: str) -> None:
@@ -153,8 +155,6 @@ class Feeds:
             while True:
                 await self._work.wait()
                 self._work = trio.Event()
-                if not self.is_up:
-                    continue
                 try:
                     await self._attach_and_detach()
                     await self._catch_up()
@@ -182,7 +182,9 @@ class Feeds:
         self._confirmed.difference_update(detach)
         try:
             if attach:
-                await self._subscribe([keys.feed(channel) for channel in attach])
+                asked = await self._subscribe([keys.feed(channel) for channel in attach])
+                # The others are attached when their connection comes up.
+                self._attached.difference_update(channel for channel in attach if keys.feed(channel) not in asked)
             if detach:
                 await self._unsubscribe([keys.feed(channel) for channel in detach])
         except BrokerError:

@@ -11,18 +11,20 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import groupby
 from typing import Any, Protocol
 
 import structlog
 import trio
 import trio_asyncio
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from relay_client import keys
 
-from relay.broker import keys
-from relay.broker.contract import RawHandler
+from relay.broker.connections import Server
 from relay.core.errors import BrokerError, BrokerUnavailable
 
 _log = structlog.get_logger("relay.listener")
@@ -38,13 +40,17 @@ BACKOFF_BASE = 0.05
 BACKOFF_CAP = 1.0
 
 
+#: Takes the Redis channel's name and the message's bytes. It must neither block nor raise.
+RawHandler = Callable[[str, bytes], None]
+
+
 def backoff(attempt: int, draw: Callable[[], float] = random.random) -> float:
     """Seconds to wait before the given attempt (from 0), with full jitter, at least a tenth of the step."""
     step = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16))
     return step * (0.1 + 0.9 * draw())
 
 
-_FEED_PREFIX = keys.feed("").removesuffix("}").encode()
+_FEED_PREFIX = f"{keys.PREFIX}{{".encode()
 
 
 def _is_pattern(channel: str) -> bool:
@@ -57,8 +63,8 @@ class FeedHandler(Protocol):
     def on_up(self) -> None:
         """A new connection is up; it hears no feeds yet."""
 
-    def on_down(self) -> None:
-        """The connection is gone."""
+    def on_down(self, feed_names: Collection[str]) -> None:
+        """A connection is gone, which had been asked for these."""
 
     def on_confirmed(self, feed_name: str) -> None:
         """From here on a feed is heard."""
@@ -68,46 +74,46 @@ class FeedHandler(Protocol):
 
 
 class Listener:
-    """Owns the subscription connection. `run` must be running for anything to be heard.
+    """Owns one subscription connection. `run` must be running for anything to be heard.
 
-    pool:            where to take the connection from; RESP2, and without retries of its own
-    publish:         publishes over another connection; used for the canary
+    server:          whom to connect to, asked before each connection
+    handlers:        plain channels and patterns, and who hears them
+    feeds:           who hears the feeds; None where this connection hears none
+    is_sharded:      feeds are sharded channels
+    on_connecting:   called before a new connection hears anything: what was heard before it may have a hole behind it
+    on_lost:         called when a connection has failed
     health_interval: seconds between two canaries
     deadline:        seconds within which one must be heard
     """
 
     def __init__(
         self,
-        pool: ConnectionPool,
-        publish: Callable[[str, bytes], Awaitable[object]],
+        server: Callable[[], Server],
+        handlers: Mapping[str, list[RawHandler]],
+        feeds: FeedHandler | None,
         health_interval: float,
         deadline: float,
+        *,
+        is_sharded: bool = False,
+        on_connecting: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pool = pool
-        self._publish = publish
+        self._server = server
+        self._handlers = handlers
+        self._feeds = feeds
         self._health_interval = health_interval
         self._deadline = deadline
-        self._handlers: dict[str, list[RawHandler]] = {}
+        self._is_sharded = is_sharded
+        self._on_connecting = on_connecting
+        self._on_lost = on_lost
         self._canary = keys.CANARY + secrets.token_hex(8)
         self._canary_heard = trio.Event()
         self._connection: AbstractConnection | None = None
         self._loop: trio_asyncio.TrioEventLoop | None = None
-        self.feeds: FeedHandler | None = None
-        #: Called before a new connection hears anything: what was heard before it may have a hole behind it.
-        self.on_connecting: Callable[[], None] = lambda: None
+        self._wanted: set[str] = set()
+        self._leaving: Counter[str] = Counter()
         self.alive = False
         self.reconnects = 0
-
-    def add(self, channel: str, handler: RawHandler) -> Callable[[], None]:
-        """Have a handler called for a channel or pattern; returns what takes it away again."""
-        self._handlers.setdefault(channel, []).append(handler)
-
-        def remove() -> None:
-            handlers = self._handlers.get(channel, [])
-            if handler in handlers:
-                handlers.remove(handler)
-
-        return remove
 
     async def run(self, loop: trio_asyncio.TrioEventLoop) -> None:
         """Listen until cancelled."""
@@ -120,50 +126,69 @@ class Listener:
             delay = backoff(attempt)
             event = "redis subscription lost" if was_alive or attempt == 1 else "redis still away"
             _log.warning(event, error=f"{type(error).__name__}: {error}", retry_in=round(delay, 3))
+            self._on_lost()
             await trio.sleep(delay)
 
     async def _run_connection(self, loop: trio_asyncio.TrioEventLoop) -> tuple[bool, Exception]:
         """One connection, from its start until it fails; returns whether it was ever up, and what ended it."""
+        server: Server | None = None
         connection: AbstractConnection | None = None
         was_alive = False
         try:
+            server = self._server()
             with trio.fail_after(self._deadline):
-                connection = await loop.run_aio_coroutine(self._pool.get_connection())  # type: ignore[no-untyped-call]
+                connection = await loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(loop.run_aio_coroutine, self._dispatch(connection))
                 self._connection = connection
-                self.on_connecting()
-                await self._send(
-                    "SUBSCRIBE", [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
-                )
+                self._on_connecting()
+                names = [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
+                await self._send("SUBSCRIBE", names)
                 await self._send("PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
-                await self._watch()
+                await self._watch(loop, server)
         except* (RedisError, OSError, trio.TooSlowError, BrokerError) as errors:
             failure = _first(errors)
         finally:
             was_alive, self.alive = self.alive, False
             self._connection = None
-            if self.feeds is not None:
-                self.feeds.on_down()
-            if connection is not None:
+            wanted, self._wanted = self._wanted, set()
+            self._leaving.clear()
+            if self._feeds is not None:
+                self._feeds.on_down(wanted)
+            if connection is not None and server is not None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self._deadline):
-                    await loop.run_aio_coroutine(self._discard(connection))
+                    await loop.run_aio_coroutine(server.discard(connection))
         return was_alive, failure
 
-    async def _discard(self, connection: AbstractConnection) -> None:
-        await connection.disconnect(nowait=True)
-        await self._pool.release(connection)
+    async def subscribe(self, feed_names: Collection[str]) -> bool:
+        """Hear feeds on the present connection; each is confirmed to `feeds`. False while there is no connection.
 
-    async def subscribe(self, feed_names: list[str]) -> None:
-        """Hear feeds on the present connection; each is confirmed to `feeds`. Does nothing while there is none."""
-        await self._send("SUBSCRIBE", feed_names)
+        Raises BrokerUnavailable when it breaks.
+        """
+        if self._connection is None:
+            return False
+        self._wanted.update(feed_names)
+        for names in self._alike(feed_names):
+            await self._send("SSUBSCRIBE" if self._is_sharded else "SUBSCRIBE", names)
+        return self._connection is not None
 
-    async def unsubscribe(self, feed_names: list[str]) -> None:
+    async def unsubscribe(self, feed_names: Collection[str]) -> None:
         """Hear them no longer."""
-        await self._send("UNSUBSCRIBE", feed_names)
+        if self._connection is None:
+            return
+        self._wanted.difference_update(feed_names)
+        self._leaving.update(feed_names)
+        for names in self._alike(feed_names):
+            await self._send("SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE", names)
+
+    def _alike(self, feed_names: Collection[str]) -> Iterable[list[str]]:
+        """What one command may name: sharded channels of one slot only."""
+        if not self._is_sharded:
+            return [list(feed_names)]
+        return [list(names) for _, names in groupby(sorted(feed_names, key=keys.tag_of), keys.tag_of)]
 
     async def _send(self, command: str, names: list[str]) -> None:
-        """Raises TooSlowError when the server does not take it, BrokerUnavailable when the connection breaks."""
+        """Raises BrokerUnavailable when the connection breaks, or the server does not take it in time."""
         for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
             connection, loop = self._connection, self._loop
             if connection is None or loop is None:
@@ -175,7 +200,7 @@ class Listener:
             except (RedisError, OSError, trio.TooSlowError) as error:
                 raise BrokerUnavailable(f"the subscription connection broke: {error}") from error
 
-    async def _watch(self) -> None:
+    async def _watch(self, loop: trio_asyncio.TrioEventLoop, server: Server) -> None:
         """Send canaries to ourselves, the way that updates come; raises TooSlowError when one does not arrive.
 
         It finds more than a server that does not answer: a subscription that the server has forgotten, or that was
@@ -184,37 +209,39 @@ class Listener:
         while True:
             self._canary_heard = trio.Event()
             with trio.fail_after(self._deadline):
-                await self._publish_canary()
+                await self._publish_canary(loop, server)
                 await self._canary_heard.wait()
             if not self.alive:
                 self.alive = True
-                _log.info("redis subscription up", channels=sorted(self._handlers))
-                if self.feeds is not None:
-                    self.feeds.on_up()
+                _log.info("redis subscription up", server=server.name, channels=sorted(self._handlers))
+                if self._feeds is not None:
+                    self._feeds.on_up()
             await trio.sleep(self._health_interval)
 
-    async def _publish_canary(self) -> None:
+    async def _publish_canary(self, loop: trio_asyncio.TrioEventLoop, server: Server) -> None:
         """Try until it is out: the other connections may be those of a server that has gone, and to drop this one for
         that would lose what is on its way."""
         attempt = 0
         while True:
             try:
-                await self._publish(self._canary, b"")
-            except BrokerUnavailable:
+                (answer,) = await loop.run_aio_coroutine(server.exchange([("PUBLISH", self._canary, b"")]))
+            except (RedisError, OSError):
                 await trio.sleep(backoff(attempt) / 10)
                 attempt += 1
             else:
+                if isinstance(answer, RedisError):
+                    raise answer
                 return
 
     async def _dispatch(self, connection: AbstractConnection) -> None:
         """asyncio: read for ever, and hand on what comes."""
         handled = 0
-        feeds = self.feeds
+        feeds = self._feeds
         canary = self._canary.encode()
         while True:
             response: Any = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             kind = response[0]
-            if kind == b"message":
+            if kind in (b"message", b"smessage"):
                 _, name, message = response
                 if name.startswith(_FEED_PREFIX):
                     if feeds is not None:
@@ -232,8 +259,14 @@ class Listener:
                 if not channel.startswith(keys.PREFIX):
                     for handler in tuple(self._handlers.get(pattern.decode(errors="replace"), ())):
                         handler(channel, message)
-            elif kind == b"subscribe" and feeds is not None and response[1].startswith(_FEED_PREFIX):
-                feeds.on_confirmed(response[1].decode(errors="replace"))
+            elif feeds is not None and response[1] is not None and response[1].startswith(_FEED_PREFIX):
+                name = response[1].decode(errors="replace")
+                if kind in (b"subscribe", b"ssubscribe"):
+                    feeds.on_confirmed(name)
+                elif self._leaving[name] > 0:
+                    self._leaving[name] -= 1
+                elif self._is_sharded:
+                    raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
             handled += 1
             if handled % BATCH == 0:
                 await asyncio.sleep(0)

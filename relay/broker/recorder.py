@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import structlog
 import trio
+from relay_client import durable, keys
 
-from relay.broker import keys, store
+from relay.broker import store
 from relay.broker.feeds import RunScript
 from relay.broker.listener import backoff
 from relay.core.channels import GENERAL
@@ -74,7 +75,7 @@ class Recorder:
     def __init__(
         self,
         run_script: RunScript,
-        retention: store.Retention,
+        retention: durable.Retention,
         sharded: bool,
         pass_on: Callable[[Update], None],
         on_refused: Callable[[], None],
@@ -170,7 +171,7 @@ class Recorder:
             if waiting_or_none is None:
                 continue
             if not isinstance(answer, BrokerError):
-                self._learn(waiting_or_none, store.recorded(answer).before)
+                self._learn(waiting_or_none, durable.recorded(answer).before)
             elif isinstance(answer, BrokerUnavailable) and now - waiting_or_none.update.heard < PATIENCE:
                 again.append(waiting_or_none)
             else:
@@ -187,7 +188,7 @@ class Recorder:
         if count.began and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - count.began + _SKEW) * 1000)
-        known = store.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
+        known = durable.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
         return store.publish_arguments(
             update.channel, update.type, update.data, self._retention, sharded=self._sharded, known=known
         )

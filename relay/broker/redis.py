@@ -3,7 +3,7 @@
 It publishes, keeps the one subscription of the process, and puts a deadline on every call.
 """
 
-import hashlib
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,18 +14,28 @@ import msgspec
 import structlog
 import trio
 import trio_asyncio
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_client import durable, keys
+from relay_client.redis_urls import parse
 
-from relay.broker import keys, store
-from relay.broker.contract import RawHandler
+from relay.broker import store
+from relay.broker.connections import Script, Server, Servers, open_servers
 from relay.broker.feeds import Feeds
-from relay.broker.listener import Listener
+from relay.broker.listener import RawHandler
 from relay.broker.recorder import Recorder
+from relay.broker.subscription import Subscription
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
 from relay.core.channels import GENERAL, task_channel
@@ -42,22 +52,23 @@ Callback = Callable[[Any], Awaitable[None] | None]
 #: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
 CALLBACK_QUEUE = 1024
 
-#: How long an idempotency key is remembered, in milliseconds.
-IDEMPOTENCY_MS = 300_000
+#: How often a call goes where a cluster points, until it says that it does not know.
+_REDIRECTIONS = 4
+
+#: For now: the same call may do later.
+_NOT_READY = (BusyLoadingError, ReadOnlyError, ClusterDownError, MovedError, AskError, TryAgainError, MasterDownError)
 
 
 class RedisService:
     """Open one with `open_redis`, which owns its connections and tasks and ends them when its block ends."""
 
-    def __init__(
-        self, client: Redis, subscriber: ConnectionPool, loop: trio_asyncio.TrioEventLoop, settings: Settings
-    ) -> None:
-        self._client = client
+    def __init__(self, servers: Servers, loop: trio_asyncio.TrioEventLoop, settings: Settings) -> None:
+        self._servers = servers
         self._loop = loop
         self._timeout = settings.redis_timeout
-        self._retention = store.Retention.of(settings)
-        self._listener = Listener(subscriber, self.publish, settings.redis_health_interval, settings.redis_timeout)
-        self._loaded: set[str] = set()
+        self._replicas = settings.redis_replicas
+        self._retention = store.retention_of(settings)
+        self._subscription = Subscription(servers, settings.redis_health_interval, settings.redis_timeout)
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
         self._nursery: trio.Nursery | None = None
         self.callback_overflows = 0
@@ -65,54 +76,107 @@ class RedisService:
     @property
     def alive(self) -> bool:
         """The subscription is up and has answered within its deadline."""
-        return self._listener.alive
+        return self._subscription.alive
 
     @property
     def reconnects(self) -> int:
         """How often the subscription had to be built anew."""
-        return self._listener.reconnects
+        return self._subscription.reconnects
 
-    async def call(self, command: Callable[[Redis], Awaitable[_T]]) -> _T:
-        """Run an asyncio-flavoured redis-py command from Trio, within the deadline.
+    async def command(self, *command: Any, key: str | None = None) -> Any:
+        """Run one command, on the server of a key where one is given, within the deadline.
 
         Raises BrokerUnavailable or BrokerRefused. Cancelling ends it at once.
         """
 
-        async def run() -> _T:
-            return await command(self._client)
+        async def run() -> Any:
+            await self._known()
+            server = self._servers.any() if key is None else self._servers.of(key)
+            (answer,) = await server.exchange([command])
+            return answer
 
+        answer = await self._within_deadline(run)
+        if isinstance(answer, Exception):
+            raise _translated(answer)
+        return answer
+
+    async def run_script(
+        self, script: Script, calls: Sequence[tuple[list[str], list[Any]]], replicas: int = 0
+    ) -> list[Any]:
+        """Run a script several times in one round trip, in order for each server; the answers, with an error in place of
+        a failed one's. With replicas given, so many must have it too, or the answers are BrokerUnavailable.
+
+        Raises BrokerUnavailable when no Redis can be reached; any of the calls may have been carried out then.
+        """
+        answers: list[Any] = [None] * len(calls)
+
+        async def run() -> None:
+            await self._known()
+            left = list(range(len(calls)))
+            for attempt in range(_REDIRECTIONS):
+                if attempt:
+                    await asyncio.sleep(0.05 * attempt)
+                    await self._servers.refresh()
+                await self._run_on_servers(script, calls, left, answers, replicas)
+                # The cluster has moved what they are about, or is about to.
+                left = [place for place in left if isinstance(answers[place], MovedError | AskError | TryAgainError)]
+                if not left:
+                    return
+                self._subscription.look_again()
+
+        await self._within_deadline(run)
+        return [_translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def _run_on_servers(
+        self,
+        script: Script,
+        calls: Sequence[tuple[list[str], list[Any]]],
+        places: list[int],
+        answers: list[Any],
+        replicas: int,
+    ) -> None:
+        groups: dict[Server, list[int]] = {}
+        for place in places:
+            groups.setdefault(self._servers.of(calls[place][0][0]), []).append(place)
+
+        async def run(server: Server, mine: list[int]) -> None:
+            some = [calls[place] for place in mine]
+            for place, answer in zip(
+                mine, await server.run_script(script, some, replicas, self._timeout / 2), strict=True
+            ):
+                answers[place] = answer
+
+        if len(groups) == 1:
+            await run(*groups.popitem())
+            return
+
+        async def run_or_note(server: Server, mine: list[int]) -> None:
+            """One node that does not answer must not take the others' answers with it."""
+            try:
+                async with asyncio.timeout(self._timeout * 0.9):
+                    await run(server, mine)
+            except (RedisError, OSError) as error:
+                self._subscription.look_again()
+                for place in mine:
+                    answers[place] = error
+
+        async with asyncio.TaskGroup() as group:
+            for server, mine in groups.items():
+                group.create_task(run_or_note(server, mine))
+
+    async def _known(self) -> None:
+        if not self._servers.all():
+            await self._servers.refresh()
+
+    async def _within_deadline(self, run: Callable[[], Awaitable[_T]]) -> _T:
         try:
             with trio.fail_after(self._timeout):
                 return await self._loop.run_aio_coroutine(run())  # type: ignore[no-any-return]
         except trio.TooSlowError:
-            raise BrokerUnavailable(f"Redis did not answer within {self._timeout} s") from None
+            raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
         except (RedisError, OSError) as error:
+            self._subscription.look_again()
             raise _translated(error) from error
-
-    async def run_script(self, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-        """Run a script several times, in order, in one round trip; the answers, with an error in place of a failed one's.
-
-        Raises BrokerUnavailable when Redis cannot be reached; any of the calls may have been carried out then.
-        """
-        sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-        async def run(client: Redis) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipeline:
-                load = sha not in self._loaded
-                if load:
-                    # In the same pipeline: whoever comes first, no call overtakes another for want of its script.
-                    pipeline.script_load(script)
-                for names, arguments in calls:
-                    pipeline.evalsha(sha, len(names), *names, *arguments)
-                answers: list[Any] = await pipeline.execute(raise_on_error=False)
-                return answers[1:] if load else answers
-
-        answers = await self.call(run)
-        self._loaded.add(sha)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            self._loaded.discard(sha)  # Redis was restarted
-            answers = await self.call(run)
-        return [_translated(answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
     async def record(
         self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
@@ -123,20 +187,22 @@ class RedisService:
         A key that was used for this channel within the last five minutes makes it the same update: the position is
         that of the first, and nothing is published again. Raises BadMessage, BrokerUnavailable or BrokerRefused.
         """
-        known = store.Known("id", idempotency_key, IDEMPOTENCY_MS) if idempotency_key is not None else None
-        call = store.publish_arguments(channel, kind, data, self._retention, known=known)
-        (answer,) = await self.run_script(store.PUBLISH_SCRIPT, [call])
+        known = durable.idempotency(idempotency_key) if idempotency_key is not None else None
+        sharded = self._servers.is_sharded
+        call = store.publish_arguments(channel, kind, data, self._retention, sharded=sharded, known=known)
+        (answer,) = await self.run_script(store.PUBLISH_SCRIPT, [call], self._replicas)
         if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
             _log.error("redis is out of memory, update delivered live only", channel=channel)
-            await self.publish(keys.feed(channel), store.unrecorded_message(kind, data))
+            feed, message = keys.feed(channel), durable.unrecorded_message(kind, data)
+            await self.command("SPUBLISH" if sharded else "PUBLISH", feed, message, key=feed)
             return None
         if isinstance(answer, BrokerError):
             raise answer
-        return store.recorded(answer).position
+        return durable.recorded(answer).position
 
     async def publish(self, channel: str, message: bytes) -> int:
         """A plain ``PUBLISH``; returns how many subscribers Redis handed it to."""
-        return await self.call(lambda client: client.publish(channel, message))
+        return int(await self.command("PUBLISH", channel, message))
 
     async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
         """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
@@ -149,7 +215,7 @@ class RedisService:
     async def ping(self) -> float:
         """A round trip; returns its seconds."""
         started = monotonic()
-        await self.call(lambda client: client.ping())
+        await self.command("PING")
         return monotonic() - started
 
     def subscribe_raw(self, channel: str, handler: RawHandler) -> Callable[[], None]:
@@ -157,7 +223,7 @@ class RedisService:
 
         Takes effect with `start_listening`, so call it before. Returns what ends it.
         """
-        return self._listener.add(channel, handler)
+        return self._subscription.add(channel, handler)
 
     def subscribe_to_channel(self, channel: str, callback: Callback) -> Callable[[], None]:
         """Call back with each message on a channel or glob pattern, decoded from JSON.
@@ -176,7 +242,7 @@ class RedisService:
                 self.callback_overflows += 1
                 _log.error("callback too slow, message lost", channel=name, waiting=CALLBACK_QUEUE)
 
-        remove = self._listener.add(channel, enqueue)
+        remove = self._subscription.add(channel, enqueue)
         if self._nursery is None:
             self._callbacks.append((receive, callback))
         else:
@@ -203,22 +269,22 @@ class RedisService:
         feeds = Feeds(
             hub,
             self.run_script,
-            self._listener.subscribe,
-            self._listener.unsubscribe,
+            self._subscription.subscribe,
+            self._subscription.unsubscribe,
             self._retention,
             self._timeout,
         )
-        self._listener.feeds = feeds
+        self._subscription.feeds = feeds
         return feeds
 
     def tasks(self, max_tasks: int) -> Tasks:
         """The tasks in Redis."""
-        return Tasks(self.call, self.run_script, self._retention, max_tasks)
+        return Tasks(self.run_script, self._retention, self._servers.is_sharded, max_tasks)
 
     def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
         """What records plain publishes; run it beside `start_listening`."""
-        recorder = Recorder(self.run_script, self._retention, False, pass_on, on_refused)
-        self._listener.on_connecting = recorder.start_hearing
+        recorder = Recorder(self.run_script, self._retention, self._servers.is_sharded, pass_on, on_refused)
+        self._subscription.on_connecting = recorder.start_hearing
         return recorder
 
     async def start_listening(self) -> None:
@@ -227,14 +293,14 @@ class RedisService:
             self._nursery = nursery
             for receive, callback in self._callbacks:
                 nursery.start_soon(self._call_back, receive, callback)
-            await self._listener.run(self._loop)
+            await self._subscription.run(self._loop)
 
 
 def _translated(error: Exception) -> BrokerError:
     """A redis-py error as one of ours."""
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
         return BrokerUnavailable(f"Redis cannot be reached: {error}")
-    if isinstance(error, BusyLoadingError | ReadOnlyError):
+    if isinstance(error, _NOT_READY):
         return BrokerUnavailable(f"Redis is not ready: {error}")
     return BrokerRefused(f"Redis refused: {error}", is_out_of_memory=isinstance(error, OutOfMemoryError))
 
@@ -242,24 +308,11 @@ def _translated(error: Exception) -> BrokerError:
 @asynccontextmanager
 async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisService]:
     """A RedisService for the time of the block. Opening does not connect: a Redis that is away is no error here."""
-    options: dict[str, Any] = {
-        "max_connections": settings.redis_max_connections,
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_timeout,
-        # Our deadline is the whole call's, and redis-py's own retries would multiply it.
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "relay",
-    }
-    if redis_settings.ssl_ca_certs is not None:
-        options["ssl_ca_certs"] = str(redis_settings.ssl_ca_certs)
+    more = {} if redis_settings.ssl_ca_certs is None else {"ssl_ca_certs": str(redis_settings.ssl_ca_certs)}
     async with trio_asyncio.open_loop() as loop:
-        pool = ConnectionPool.from_url(url, **options)
-        # RESP2 for the subscription: there redis-py hands messages on without a detour for each.
-        subscriber = ConnectionPool.from_url(url, **options, protocol=2)
-        client: Redis = Redis(connection_pool=pool)
+        servers = open_servers(parse(url), settings, more)
         try:
-            yield RedisService(client, subscriber, loop, settings)
+            yield RedisService(servers, loop, settings)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
-                await loop.run_aio_coroutine(subscriber.disconnect())
-                await loop.run_aio_coroutine(pool.disconnect())
+                await loop.run_aio_coroutine(servers.close())

@@ -1,109 +1,58 @@
-"""Durable updates in Redis: the two scripts, their arguments, and their answers."""
+"""Durable updates in Redis: the scripts, their arguments, and their answers.
 
-import secrets
+The publish script is in `relay_client.durable`, for it is the clients' as well.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha1
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from relay_client import durable, keys
+from relay_client.durable import Known, Retention, new_epoch
 
-from relay.broker import keys
+from relay.broker.connections import Script
 from relay.config import Settings
 from relay.core.channels import TASK_PREFIX
 from relay.core.recovery import Snapshot
-from relay.core.taskstate import RUNNING, STALLED, TERMINAL, fields_of, object_of, status_of
+from relay.core.taskstate import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
-PUBLISH_SCRIPT = files("relay.broker").joinpath("publish.lua").read_text()
-READ_SCRIPT = files("relay.broker").joinpath("read.lua").read_text()
-CLOCK_SCRIPT = "local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)"
+
+def script(source: str) -> Script:
+    """A script and its digest."""
+    return source, sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+PUBLISH_SCRIPT = durable.SCRIPT, durable.SHA
+READ_SCRIPT = script(files("relay.broker").joinpath("read.lua").read_text())
+CLOCK_SCRIPT = script("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
 
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """The bounds of what is kept; times in seconds."""
-
-    log_updates: int
-    log_seconds: int
-    meta_seconds: int
-    state_seconds: int
-    ended_seconds: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Retention":
-        """As configured."""
-        return cls(
-            settings.history_updates,
-            settings.history_seconds,
-            settings.position_seconds,
-            settings.task_seconds,
-            settings.ended_task_seconds,
-        )
-
-
-class Known(NamedTuple):
-    """How an update is recognised that was recorded before: an idempotency key, or a digest and its ordinal.
-
-    since_ms: since when the caller counts its ordinals, on Redis' clock; 0 where they count all that was ever recorded
-    """
-
-    kind: str
-    key: str
-    remember_ms: int
-    ordinal: int = 0
-    since_ms: int = 0
-
-
-class Recorded(NamedTuple):
-    """The answer of a durable publish: ``position``; whether it had been recorded before; and how many times the same
-    message had been, before the caller began to count."""
-
-    position: Position
-    is_duplicate: bool
-    before: int
-
-
-def new_epoch() -> str:
-    """A name for a channel's line that no other has."""
-    return secrets.token_hex(6)
+def retention_of(settings: Settings) -> Retention:
+    """The bounds of what is kept, as configured."""
+    return Retention(
+        settings.history_updates,
+        settings.history_seconds,
+        settings.position_seconds,
+        settings.task_seconds,
+        settings.ended_task_seconds,
+    )
 
 
 def publish_arguments(
     channel: str, kind: str, data: bytes, retention: Retention, *, sharded: bool = False, known: Known | None = None
 ) -> tuple[list[str], list[Any]]:
-    """KEYS and ARGV of ``publish.lua``. Raises BadMessage when a task's data is no object or has too many fields."""
-    names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
-    status, task_id = "", ""
-    fields: dict[str, bytes] = {}
-    if channel.startswith(TASK_PREFIX):
-        fields = fields_of(data)
-        task_id = channel[len(TASK_PREFIX) :]
-        word = status_of(fields)
-        if word is not None:
-            status = "ended" if word in TERMINAL else "running" if word in RUNNING else "other"
-        if not sharded:
-            names += [keys.INDEX, keys.RUNNING]
-    arguments: list[Any] = [
-        keys.feed(channel),
-        "SPUBLISH" if sharded else "PUBLISH",
-        kind,
-        data,
-        new_epoch(),
-        retention.log_updates,
-        retention.log_seconds * 1000,
-        retention.meta_seconds * 1000,
-        retention.state_seconds * 1000,
-        retention.ended_seconds * 1000,
-        *(known or Known("", "", 0)),
-        status,
-        task_id,
-    ]
-    for name, value in fields.items():
-        arguments += (name, value)
-    return names, arguments
+    """KEYS and ARGV of the publish script. Raises BadMessage when a task's data is no object or has too many fields."""
+    if not channel.startswith(TASK_PREFIX):
+        return durable.arguments(channel, kind, data, retention, known=known, sharded=sharded)
+    fields = fields_of(data)
+    return durable.arguments(
+        channel, kind, data, retention, fields=fields, status=status_of(fields), known=known, sharded=sharded
+    )
 
 
 def created_arguments(
@@ -135,17 +84,13 @@ def beat_arguments(task_id: str, retention: Retention, *, sharded: bool = False)
     return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", b"{}", retention, sharded=sharded, known=known)
 
 
-def stall_arguments(task_id: str, last_activity: bytes, retention: Retention) -> tuple[list[str], list[Any]]:
+def stall_arguments(
+    task_id: str, last_activity: bytes, retention: Retention, *, sharded: bool = False
+) -> tuple[list[str], list[Any]]:
     """The arguments that mark a task as stalled, if its last activity is still the given one."""
     data = object_of({STALLED: b"true"})
     known = Known("stall", last_activity.decode(), 0)
-    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", data, retention, known=known)
-
-
-def recorded(answer: Sequence[Any]) -> Recorded:
-    """What ``publish.lua`` answered."""
-    epoch, offset, duplicate, before = answer
-    return Recorded(Position(epoch.decode(), int(offset)), bool(duplicate), int(before))
+    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", data, retention, sharded=sharded, known=known)
 
 
 def read_arguments(
@@ -190,8 +135,3 @@ def live_message(feed_name: str, message: bytes, heard: float) -> Update:
     epoch, offset, kind = header.decode().split(" ")
     position = None if epoch == "-" else Position(epoch, int(offset))
     return Update(keys.channel_of(feed_name), kind, data, heard, position)
-
-
-def unrecorded_message(kind: str, data: bytes) -> bytes:
-    """The same for an update that Redis refused to record."""
-    return b"- 0 %b\n%b" % (kind.encode(), data)

@@ -1,29 +1,53 @@
-"""The tasks in Redis: their states one by one and as a list, their signs of life, and who is silent."""
+"""The tasks in Redis: their states one by one and as a list, their signs of life, and who is silent.
 
-from collections.abc import Awaitable, Callable, Sequence
+The lists of tasks are kept bucket by bucket, see `relay_client.keys`; here they are one.
+"""
+
+from collections.abc import Sequence
+from heapq import merge
+from itertools import takewhile
 from time import time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
+from relay_client import durable, keys
 
-from relay.broker import keys, store
+from relay.broker import store
+from relay.broker.connections import Script
 from relay.broker.feeds import RunScript
 from relay.core.channels import TASK_PREFIX
 from relay.core.errors import BrokerError
 from relay.core.taskstate import status_of
 from relay.core.updates import Position
 
-_T = TypeVar("_T")
-
-#: Index entries looked at for one page: a filter that matches little must not read everything at once.
+#: Tasks looked at for one page: a filter that matches little must not read everything at once.
 _SCAN = 1000
-_SCAN_AT_ONCE = 200
 
-#: Stalled tasks marked in one round.
-_MARK_AT_ONCE = 200
+#: Stalled tasks marked in one round, of each bucket.
+_MARK_AT_ONCE = 50
 
 #: A relay that holds the lock longer than it lasts must not take it from the next one.
-_RENEW = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+_LOCK = store.script(
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
+    "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0"
+)
+_STATE = store.script(
+    "local numbers = redis.call('HMGET', KEYS[1], 'epoch', 'top') "
+    "return { numbers[1], numbers[2], redis.call('HGETALL', KEYS[2]) }"
+)
+_LATEST = store.script(
+    "return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES', 'LIMIT', 0, ARGV[3])"
+)
+_SILENT = store.script(
+    "local now = redis.call('TIME') "
+    "local since = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1] "
+    "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', since, 'WITHSCORES', 'LIMIT', 0, ARGV[2])"
+)
+_FORGET = store.script(
+    "for _, key in ipairs(KEYS) do "
+    "redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[1]) redis.call('ZREMRANGEBYRANK', key, 0, ARGV[2]) end"
+)
+
+_BUCKETS = range(keys.BUCKETS)
 
 
 class Task(NamedTuple):
@@ -40,101 +64,97 @@ class Page(NamedTuple):
     """Some tasks, the most recently active first, and where to go on, None at the end."""
 
     tasks: Sequence[Task]
-    next: tuple[float, int] | None
+    next: tuple[float, str] | None
 
 
 class Tasks:
     """What Redis knows of tasks. All calls raise BrokerUnavailable or BrokerRefused, within the deadline."""
 
-    def __init__(
-        self,
-        call: Callable[[Callable[[Redis], Awaitable[Any]]], Awaitable[Any]],
-        run_script: RunScript,
-        retention: store.Retention,
-        max_tasks: int,
-    ) -> None:
-        self._call = call
+    def __init__(self, run_script: RunScript, retention: durable.Retention, sharded: bool, max_tasks: int) -> None:
         self._run_script = run_script
         self._retention = retention
+        self._sharded = sharded
         self._max_tasks = max_tasks
+
+    async def _run(self, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        """The answers; the first error is raised."""
+        answers = await self._run_script(script, calls)
+        for answer in answers:
+            if isinstance(answer, BrokerError):
+                raise answer
+        return answers
 
     async def get(self, task_id: str) -> Task | None:
         """One task, or None when there is none, or no more."""
-        channel = TASK_PREFIX + task_id
+        return (await self._states([(task_id, None)]))[0]
 
-        async def read(client: Redis) -> list[Any]:
-            async with client.pipeline(transaction=True) as pipeline:
-                pipeline.hmget(keys.meta(channel), "epoch", "top")
-                pipeline.hgetall(keys.state(channel))
-                return await pipeline.execute()
-
-        return self._task(task_id, *await self._call(read))
-
-    @staticmethod
-    def _task(task_id: str, numbers: Sequence[bytes | None], state: Any, active: float | None = None) -> Task | None:
-        fields = store.pairs(state)
-        epoch, top = numbers
-        if not fields or epoch is None or top is None:
-            return None
-        return Task(task_id, fields, Position(epoch.decode(), int(top)), active)
+    async def _states(self, entries: Sequence[tuple[str, float | None]]) -> list[Task | None]:
+        channels = [TASK_PREFIX + task_id for task_id, _ in entries]
+        answers = await self._run(_STATE, [([keys.meta(channel), keys.state(channel)], []) for channel in channels])
+        tasks: list[Task | None] = []
+        for (task_id, active), (epoch, top, state) in zip(entries, answers, strict=True):
+            fields = store.pairs(state)
+            known = fields and epoch is not None and top is not None
+            tasks.append(Task(task_id, fields, Position(epoch.decode(), int(top)), active) if known else None)
+        return tasks
 
     async def page(
-        self, limit: int, statuses: frozenset[str] | None, max_age: float | None, after: tuple[float, int] | None
+        self, limit: int, statuses: frozenset[str] | None, max_age: float | None, after: tuple[float, str] | None
     ) -> Page:
         """Tasks with one of the statuses, active within the last max_age seconds; `after` is a former page's `next`.
 
-        A page may be short, or empty, and still have a next one: a page looks at no more than 1,000 tasks.
+        A page may be short, or empty, and still have a next one: a page looks at no more than some 1,000 tasks.
         """
         oldest = "-inf" if max_age is None else f"{(time() - max_age) * 1000:.0f}"
-        newest, skip = after if after is not None else (float("inf"), 0)
         tasks: list[Task] = []
-        for _ in range(_SCAN // _SCAN_AT_ONCE):
-            entries = await self._call(
-                lambda client, newest=newest, skip=skip: client.zrevrangebyscore(  # type: ignore[misc]
-                    keys.INDEX, newest, oldest, start=skip, num=_SCAN_AT_ONCE, withscores=True
-                )
-            )
-            found = await self._states([(member.decode(), float(score)) for member, score in entries])
-            for (_, score), task in zip(entries, found, strict=True):
-                skip = skip + 1 if score == newest else 1
-                newest = float(score)
-                if task is not None and (statuses is None or status_of(task.fields) in statuses):
-                    tasks.append(task)
-                    if len(tasks) == limit:
-                        return Page(tasks, (newest, skip))
-            if len(entries) < _SCAN_AT_ONCE:
+        scanned = 0
+        at_once = 4 + limit // 16
+        while scanned < _SCAN:
+            entries, is_all = await self._latest(after, oldest, at_once)
+            for first in range(0, len(entries), limit):
+                some = entries[first : first + limit]
+                found = await self._states([(task_id, score / 1000) for score, task_id in some])
+                for entry, task in zip(some, found, strict=True):
+                    after = entry
+                    scanned += 1
+                    if task is not None and (statuses is None or status_of(task.fields) in statuses):
+                        tasks.append(task)
+                        if len(tasks) == limit:
+                            return Page(tasks, after)
+            if is_all:
                 return Page(tasks, None)
-        return Page(tasks, (newest, skip))
+            if not entries:
+                at_once *= 2  # so many were active in one millisecond
+        return Page(tasks, after)
 
-    async def _states(self, entries: Sequence[tuple[str, float]]) -> list[Task | None]:
-        async def read(client: Redis) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipeline:
-                for task_id, _ in entries:
-                    pipeline.hmget(keys.meta(TASK_PREFIX + task_id), "epoch", "top")
-                    pipeline.hgetall(keys.state(TASK_PREFIX + task_id))
-                return await pipeline.execute()
-
-        answers = await self._call(read) if entries else []
-        return [
-            self._task(task_id, answers[2 * place], answers[2 * place + 1], score / 1000)
-            for place, (task_id, score) in enumerate(entries)
+    async def _latest(
+        self, after: tuple[float, str] | None, oldest: str, at_once: int
+    ) -> tuple[list[tuple[float, str]], bool]:
+        """The next entries of all buckets' lists, the latest first, and whether these are all."""
+        newest = "+inf" if after is None else f"{after[0]:.0f}"
+        answers = await self._run(_LATEST, [([keys.tasks(bucket)], [newest, oldest, at_once]) for bucket in _BUCKETS])
+        lists = [
+            [(float(score), member.decode(errors="replace")) for member, score in zip(*[iter(answer)] * 2, strict=True)]
+            for answer in answers
         ]
+        # Beyond the last of a full list there may be more of that bucket, and these would come first.
+        horizon = max((entries[-1] for entries in lists if len(entries) == at_once), default=None)
+        merged = [entry for entry in merge(*lists, reverse=True) if after is None or entry < after]
+        if horizon is None:
+            return merged, True
+        return list(takewhile(lambda entry: entry >= horizon, merged)), False
 
     async def beat(self, task_id: str) -> bool:
         """A sign of life of a task: it is not stalled, and if it was, its watchers see that it is no longer. False when
         there is no such task."""
-        (answer,) = await self._run_script(store.PUBLISH_SCRIPT, [store.beat_arguments(task_id, self._retention)])
-        if isinstance(answer, BrokerError):
-            raise answer
-        return not store.recorded(answer).is_duplicate
+        call = store.beat_arguments(task_id, self._retention, sharded=self._sharded)
+        (answer,) = await self._run(store.PUBLISH_SCRIPT, [call])
+        return not durable.recorded(answer).is_duplicate
 
     async def lock(self, token: str, seconds: float) -> bool:
         """Become, or stay, the one relay that supervises tasks, for some seconds."""
-        milliseconds = int(seconds * 1000)
-        renewed = await self._call(lambda client: client.eval(_RENEW, 1, keys.SUPERVISOR, token, milliseconds))
-        return bool(renewed) or bool(
-            await self._call(lambda client: client.set(keys.SUPERVISOR, token, nx=True, px=milliseconds))
-        )
+        (answer,) = await self._run(_LOCK, [([keys.SUPERVISOR], [token, int(seconds * 1000)])])
+        return bool(answer)
 
     async def mark_stalled(self, silent_for: float) -> int:
         """Mark tasks in progress that have been silent for some seconds; returns how many were marked.
@@ -142,29 +162,27 @@ class Tasks:
         A task that shows life meanwhile is not marked, whoever else marks at the same time: each mark holds only if the last
         activity is the one that was seen here.
         """
-
-        async def look(client: Redis) -> Any:
-            seconds, microseconds = await client.time()
-            silent_since = seconds * 1000 + microseconds // 1000 - int(silent_for * 1000)
-            return await client.zrangebyscore(
-                keys.RUNNING, "-inf", silent_since, start=0, num=_MARK_AT_ONCE, withscores=True
-            )
-
-        silent = await self._call(look)
-        if not silent:
-            return 0
+        silent_ms = int(silent_for * 1000)
+        answers = await self._run_script(
+            _SILENT, [([keys.running(bucket)], [silent_ms, _MARK_AT_ONCE]) for bucket in _BUCKETS]
+        )
         calls = [
-            store.stall_arguments(member.decode(), b"%d" % int(float(score)), self._retention)
-            for member, score in silent
+            store.stall_arguments(member.decode(), b"%d" % int(float(score)), self._retention, sharded=self._sharded)
+            for answer in answers
+            if not isinstance(answer, BrokerError)  # one node of a cluster is away: the others' tasks are looked after
+            for member, score in zip(*[iter(answer)] * 2, strict=True)
         ]
+        if not calls:
+            return 0
         answers = await self._run_script(store.PUBLISH_SCRIPT, calls)
         return sum(
-            not isinstance(answer, BrokerError) and not store.recorded(answer).is_duplicate for answer in answers
+            not isinstance(answer, BrokerError) and not durable.recorded(answer).is_duplicate for answer in answers
         )
 
     async def forget_old(self) -> None:
-        """Keep the index within its bounds: tasks whose state is gone by age, and the least recently active of too many."""
+        """Keep the lists within their bounds: tasks whose state is gone by age, and the least recently active of too many."""
         oldest = (time() - self._retention.state_seconds) * 1000
-        for index in (keys.INDEX, keys.RUNNING):
-            await self._call(lambda client, index=index: client.zremrangebyscore(index, "-inf", oldest))  # type: ignore[misc]
-            await self._call(lambda client, index=index: client.zremrangebyrank(index, 0, -self._max_tasks - 1))  # type: ignore[misc]
+        most = max(1, self._max_tasks // keys.BUCKETS)
+        await self._run(
+            _FORGET, [([keys.tasks(bucket), keys.running(bucket)], [f"{oldest:.0f}", -most - 1]) for bucket in _BUCKETS]
+        )

@@ -5,7 +5,7 @@ format, gathers what one turn of the event loop brings, and hands every listener
 touches a socket.
 """
 
-from collections.abc import Callable, KeysView
+from collections.abc import Callable, Iterable, KeysView
 from typing import Protocol
 
 from relay.core.outbox import Batch, Format, Message, batch_of
@@ -161,11 +161,12 @@ class Hub:
         elif was_live and not feed.is_live:
             self._on_behind(update.channel)
 
-    def cut_off(self) -> list[str]:
-        """The live feeds broke; returns the channels that must be caught up with once they are attached again."""
-        for channel in self._channels.values():
-            channel.feed.cut_off()
-        return list(self._channels)
+    def cut_off(self, names: Iterable[str]) -> None:
+        """The live feeds of these channels broke: they must be caught up with once they are attached again."""
+        for name in names:
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.feed.cut_off()
 
     def catch_up(self, name: str, snapshot: Snapshot) -> None:
         """What was read of a channel after its `position`, with the live feed attached before."""

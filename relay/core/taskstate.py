@@ -3,17 +3,13 @@
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from relay_client.durable import MAX_FIELDS
+from relay_client.statuses import TERMINAL
 
 from relay.core.errors import BadMessage
 
-TERMINAL = frozenset({"completed", "failed", "cancelled"})
-RUNNING = frozenset({"in_progress"})
-
 #: The field that supervision sets on a task in progress that shows no sign of life.
 STALLED = "stalled"
-
-#: Most fields of a task's state: a publisher that makes up names must not fill Redis.
-MAX_FIELDS = 256
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode

@@ -1,18 +1,9 @@
 """What travels through Relay: an update, and its position in its channel."""
 
-from typing import NamedTuple
-
 import msgspec
+from relay_client.durable import Position
 
-
-class Position(NamedTuple):
-    """Where an update stands in its channel.
-
-    ``offset`` counts from 1 without holes within one ``epoch``; a new epoch means that the channel's history was lost.
-    """
-
-    epoch: str
-    offset: int
+__all__ = ["Position", "Update"]
 
 
 class Update(msgspec.Struct, frozen=True, gc=False):

@@ -40,8 +40,8 @@ def _task_json(task: Task) -> bytes:
     return b'%b}%b,"data":%b}' % (head, active, object_of(task.fields))
 
 
-def _cursor(text: str) -> tuple[float, int]:
-    return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, int])
+def _cursor(text: str) -> tuple[float, str]:
+    return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
 
 
 def add_api(app: RelayApp) -> None:

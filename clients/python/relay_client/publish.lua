@@ -3,7 +3,7 @@
 -- KEYS  1 meta   hash: epoch, top (the last offset)
 --       2 log    stream: entry <offset>-0 has time (ms), type, data
 --       3 state  hash: field -> raw JSON text; only tasks have fields
---       4 index, 5 running   sorted sets: task id by last activity; left out on a cluster, where they lie elsewhere
+--       4 tasks, 5 running   sorted sets of the bucket: task id by last activity; only for tasks
 -- ARGV  1 what to PUBLISH on   2 PUBLISH or SPUBLISH   3 type   4 data   5 epoch for a channel without one
 --       6 log: entries   7 log: ms   8 meta: ms   9 state: ms   10 state of an ended task: ms
 --       11 how it is known: '', 'id' an idempotency key, 'heard' a digest; or what it is: 'create' a task's first state, where
@@ -122,13 +122,11 @@ if ARGV[17] ~= '' then
       redis.call('HSET', state, 'stalled', 'false')
       put('task_update', '{"stalled":false}')
     end
-    if KEYS[4] then
-      redis.call('ZADD', KEYS[4], now, ARGV[17])
-      if status == 'running' then
-        redis.call('ZADD', KEYS[5], now, ARGV[17])
-      else
-        redis.call('ZREM', KEYS[5], ARGV[17])
-      end
+    redis.call('ZADD', KEYS[4], now, ARGV[17])
+    if status == 'running' then
+      redis.call('ZADD', KEYS[5], now, ARGV[17])
+    else
+      redis.call('ZREM', KEYS[5], ARGV[17])
     end
   end
   redis.call('PEXPIRE', state, status == 'ended' and ARGV[10] or ARGV[9])

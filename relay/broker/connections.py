@@ -1,0 +1,279 @@
+"""Connections to Redis: batches of commands to one server, to the master that Sentinels name, or to the nodes of a cluster.
+
+Everything here is asyncio and runs on redis-py's side of the bridge. Commands are packed by hiredis and written at once:
+redis-py's own pipelines pack in Python, which costs six times as much, and those of its cluster client do not keep order.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from hiredis import pack_command
+from redis.asyncio import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_client import keys
+from relay_client.redis_urls import Target, async_pool
+
+from relay.config import Settings
+
+#: A script's source and digest.
+Script = tuple[str, str]
+
+#: Seconds between two looks at a cluster's topology, when nothing asks for one.
+REFRESH = 10.0
+
+
+class Server:
+    """One Redis server.
+
+    pool:       connections for commands
+    subscriber: makes those for subscriptions: RESP2, in which redis-py hands messages on without a detour for each
+    """
+
+    def __init__(self, name: str, pool: ConnectionPool, subscriber: ConnectionPool) -> None:
+        self.name = name
+        self._pool = pool
+        self._subscriber = subscriber
+        self._loaded: set[str] = set()
+
+    async def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run commands, in order, in one round trip; the answers, with an error in place of a refused one's.
+
+        Raises RedisError or OSError when the connection fails. Cancelling closes the connection; commands may have been
+        carried out then.
+        """
+        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(
+                b"".join([pack_command(tuple(command)) for command in commands]), check_health=False
+            )
+            return [await self._answer(connection) for _ in commands]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    @staticmethod
+    async def _answer(connection: AbstractConnection) -> Any:
+        try:
+            # The deadline is the whole call's; one for each answer would cost more than the answer.
+            return await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+        except ResponseError as error:
+            return error
+
+    async def run_script(
+        self, script: Script, calls: Sequence[tuple[list[str], list[Any]]], replicas: int = 0, wait: float = 0.0
+    ) -> list[Any]:
+        """Run a script several times, in order, in one round trip; answers and errors as `exchange`.
+
+        replicas, wait: so many replicas must have it within so many seconds, or every answer is a TimeoutError
+        """
+        if not replicas:
+            return await self._run_loaded(script, calls, [])
+        *answers, reached = await self._run_loaded(script, calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
+        if isinstance(reached, Exception) or reached < replicas:
+            return [RedisTimeoutError(f"{reached} replicas have it, not {replicas}")] * len(answers)
+        return answers
+
+    async def _run_loaded(
+        self, script: Script, calls: Sequence[tuple[list[str], list[Any]]], more: Sequence[Sequence[Any]]
+    ) -> list[Any]:
+        source, sha = script
+        commands: list[Sequence[Any]] = [("EVALSHA", sha, len(names), *names, *values) for names, values in calls]
+        commands += more
+        answers: list[Any] = []
+        if sha in self._loaded:
+            answers = await self.exchange(commands)
+            missing = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if not missing:
+                return answers
+            # The server was restarted, or is another one now: all calls after the first that missed it did as well.
+            answers = answers[: missing[0]]
+        # In one pipeline: whoever comes first, no call overtakes another for want of its script.
+        loaded, *rest = await self.exchange([("SCRIPT", "LOAD", source), *commands[len(answers) :]])
+        if not isinstance(loaded, Exception):
+            self._loaded.add(sha)
+        return answers + rest
+
+    async def connect(self) -> AbstractConnection:
+        """A connection for a subscription, to be closed by `discard`."""
+        return await self._subscriber.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+
+    async def discard(self, connection: AbstractConnection) -> None:
+        """Close a subscription's connection."""
+        await connection.disconnect(nowait=True)
+        await self._subscriber.release(connection)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._subscriber.disconnect()
+        await self._pool.disconnect()
+
+
+class Servers(Protocol):
+    """Where the commands for a key go."""
+
+    is_sharded: bool
+
+    def of(self, name: str) -> Server:
+        """The server of a key, or of a sharded channel."""
+
+    def any(self) -> Server:
+        """One of them, for what any of them can do."""
+
+    def all(self) -> Collection[Server]:
+        """The servers that take writes."""
+
+    async def refresh(self) -> None:
+        """Find out who they are. Raises RedisError or OSError."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class OneServer:
+    """A single server, or the master that the Sentinels name: each new connection goes to whoever that is then."""
+
+    is_sharded = False
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def of(self, name: str) -> Server:  # noqa: ARG002 - there is but one
+        """The one."""
+        return self._server
+
+    def any(self) -> Server:
+        """The one."""
+        return self._server
+
+    def all(self) -> Collection[Server]:
+        """The one."""
+        return (self._server,)
+
+    async def refresh(self) -> None:
+        """Nothing to find out."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._server.close()
+
+
+class ClusterServers:
+    """The primaries of a cluster, as one of its nodes last told."""
+
+    is_sharded = True
+
+    def __init__(self, target: Target, options: dict[str, Any]) -> None:
+        self._target = target
+        self._options = target.options | options
+        self._seeds = list(target.nodes)
+        self._servers: dict[tuple[str, int], Server] = {}
+        self._slots: list[tuple[int, int, Server]] = []
+        self._by_tag: dict[str, Server] = {}
+
+    def of(self, name: str) -> Server:
+        """The server of a key. Raises ConnectionError while no node is known to serve it."""
+        tag = keys.tag_of(name)
+        server = self._by_tag.get(tag)
+        if server is None:
+            slot = key_slot(tag.encode())
+            for first, last, candidate in self._slots:
+                if first <= slot <= last:
+                    server = candidate
+                    break
+            else:
+                raise RedisConnectionError("no node of the cluster is known to serve this key")
+            if len(self._by_tag) < 4 * keys.BUCKETS:
+                self._by_tag[tag] = server
+        return server
+
+    def any(self) -> Server:
+        """One of the primaries."""
+        servers = self.all()
+        if not servers:
+            raise RedisConnectionError("no node of the cluster is known")
+        return random.choice(list(servers))
+
+    def all(self) -> Collection[Server]:
+        """The primaries that serve slots."""
+        return {server.name: server for _, _, server in self._slots}.values()
+
+    async def refresh(self) -> None:
+        """Ask the nodes, those known to live first, until one answers."""
+        known = list(self._servers)
+        random.shuffle(known)
+        failure: Exception = RedisConnectionError("the URL names no node")
+        for place in [*known, *(seed for seed in self._seeds if seed not in self._servers)]:
+            server = self._servers.get(place) or self._open(place)
+            try:
+                async with asyncio.timeout(self._options["socket_timeout"] / 2):
+                    (answer,) = await server.exchange([("CLUSTER", "SLOTS")])
+            except (RedisError, OSError, TimeoutError) as error:
+                failure = error
+            else:
+                if isinstance(answer, Exception):
+                    failure = answer
+                elif answer:
+                    await self._take(answer, place)
+                    return
+                else:
+                    failure = RedisConnectionError("the node serves no cluster yet")
+            finally:
+                if place not in self._servers:
+                    await server.close()
+        raise failure
+
+    async def _take(self, answer: Any, asked: tuple[str, int]) -> None:
+        slots = []
+        seen: dict[tuple[str, int], Server] = {}
+        for first, last, (host, port, *_), *_replicas in answer:
+            # A node that does not know its own address says nothing: then it is the one that was asked.
+            place = (host.decode() or asked[0], int(port))
+            server = seen.get(place) or self._servers.get(place) or self._open(place)
+            seen[place] = server
+            slots.append((int(first), int(last), server))
+        gone = [server for place, server in self._servers.items() if place not in seen]
+        self._servers, self._slots = seen, slots
+        self._by_tag.clear()
+        for server in gone:
+            await server.close()
+
+    def _open(self, place: tuple[str, int]) -> Server:
+        host, port = place
+        options = dict(self._options)
+        kind = SSLConnection if options.pop("ssl", False) else Connection
+        at: dict[str, Any] = {"connection_class": kind, "host": host, "port": port}
+        return Server(
+            f"{host}:{port}", ConnectionPool(**at, **options), ConnectionPool(**at, **(options | {"protocol": 2}))
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for server in self._servers.values():
+            await server.close()
+
+
+def open_servers(target: Target, settings: Settings, more: dict[str, Any]) -> Servers:
+    """The servers that a URL names. Does not connect."""
+    options: dict[str, Any] = {
+        "max_connections": settings.redis_max_connections,
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        # Our deadline is the whole call's, and redis-py's own retries would multiply it.
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "relay",
+        **more,
+    }
+    if target.kind == "cluster":
+        return ClusterServers(target, options)
+    return OneServer(Server("redis", async_pool(target, **options), async_pool(target, **options, protocol=2)))
