@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_client import keys
-from relay_client.redis_urls import Target, async_pool
+from relay_client.redis_urls import Target, async_pool, close_pool
 
 from relay.config import Settings
 
@@ -115,8 +115,8 @@ class Server:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._subscriber.disconnect()
-        await self._pool.disconnect()
+        await close_pool(self._subscriber)
+        await close_pool(self._pool)
 
 
 class Servers(Protocol):
@@ -229,7 +229,7 @@ class ClusterServers:
                 else:
                     failure = RedisConnectionError("the node serves no cluster yet")
             finally:
-                if place not in self._servers:
+                if self._servers.get(place) is not server:
                     await server.close()
         raise failure
 

@@ -7,7 +7,7 @@ equal messages that are meant as two stay two, and a relay that starts, or dies,
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from itertools import islice
 from time import monotonic
@@ -37,6 +37,10 @@ _LAG = 5.0
 #: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
 _CLOCK_KEPT = 60.0
 _SKEW = 0.05
+
+#: Seconds that a relay which begins to hear leaves to the others, if there are any: it may have missed what one of them is
+#: about to record, and what it has heard since must not come before that.
+HOLD = 0.5
 
 #: Digests counted at most.
 _MAX_DIGESTS = 200_000
@@ -68,6 +72,7 @@ class _Waiting(NamedTuple):
 class Recorder:
     """Records updates in order.
 
+    is_alone:   whether no other relay hears plain publishes; may raise BrokerError
     pass_on:    delivers an update to this process's own clients, for one that Redis does not record
     on_refused: told each time that this happens
     """
@@ -77,18 +82,21 @@ class Recorder:
         run_script: RunScript,
         retention: durable.Retention,
         sharded: bool,
+        is_alone: Callable[[], Awaitable[bool]],
         pass_on: Callable[[Update], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._run_script = run_script
         self._retention = retention
         self._sharded = sharded
+        self._is_alone = is_alone
         self._pass_on = pass_on
         self._on_refused = on_refused
         self._queue: deque[_Waiting] = deque()
         self._work = trio.Event()
         self._counts: dict[str, _Count] = {}
         self._listening_since = monotonic()
+        self._is_held = True
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
         self.is_refused = False
@@ -98,6 +106,7 @@ class Recorder:
         self._counts.clear()
         self._listening_since = monotonic()
         self._clock = None  # it may be another server
+        self._is_held = True
 
     def hear(self, update: Update, message: bytes) -> None:
         """Take an update that was published plainly; ``message`` is what it was read from."""
@@ -132,6 +141,8 @@ class Recorder:
         attempt = 0
         while True:
             await self._work.wait()
+            if self._is_held:
+                await self._let_others_go_first()
             await trio.lowlevel.checkpoint()  # whatever this turn brings goes along
             batch = [self._queue.popleft() for _ in range(min(RECORD_AT_ONCE, len(self._queue)))]
             again = await self._record(batch)
@@ -141,6 +152,17 @@ class Recorder:
             if again:
                 await trio.sleep(backoff(attempt))
             attempt = attempt + 1 if again else 0
+
+    async def _let_others_go_first(self) -> None:
+        self._is_held = False
+        left = self._listening_since + HOLD - monotonic()
+        if left > 0:
+            try:
+                if await self._is_alone():
+                    return
+            except BrokerError:
+                pass  # then there is time
+            await trio.sleep(left)
 
     async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Record some updates; returns those that are to be tried again, since Redis was away."""

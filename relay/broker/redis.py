@@ -38,7 +38,7 @@ from relay.broker.recorder import Recorder
 from relay.broker.subscription import Subscription
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
-from relay.core.channels import GENERAL, task_channel
+from relay.core.channels import GENERAL, TASK_UPDATES, task_channel
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
@@ -71,6 +71,7 @@ class RedisService:
         self._subscription = Subscription(servers, settings.redis_health_interval, settings.redis_timeout)
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
         self._nursery: trio.Nursery | None = None
+        self._is_stale = True
         self.callback_overflows = 0
 
     @property
@@ -122,7 +123,7 @@ class RedisService:
                 left = [place for place in left if isinstance(answers[place], MovedError | AskError | TryAgainError)]
                 if not left:
                     return
-                self._subscription.look_again()
+                self._look_again()
 
         await self._within_deadline(run)
         return [_translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
@@ -156,7 +157,7 @@ class RedisService:
                 async with asyncio.timeout(self._timeout * 0.9):
                     await run(server, mine)
             except (RedisError, OSError) as error:
-                self._subscription.look_again()
+                self._look_again()
                 for place in mine:
                     answers[place] = error
 
@@ -164,8 +165,15 @@ class RedisService:
             for server, mine in groups.items():
                 group.create_task(run_or_note(server, mine))
 
+    def _look_again(self) -> None:
+        """A server has failed us: it may be another one's turn."""
+        self._is_stale = True
+        self._subscription.look_again()
+
     async def _known(self) -> None:
-        if not self._servers.all():
+        """asyncio: find out where to go, at first, and once when a server has failed."""
+        if self._is_stale:
+            self._is_stale = False
             await self._servers.refresh()
 
     async def _within_deadline(self, run: Callable[[], Awaitable[_T]]) -> _T:
@@ -173,9 +181,10 @@ class RedisService:
             with trio.fail_after(self._timeout):
                 return await self._loop.run_aio_coroutine(run())  # type: ignore[no-any-return]
         except trio.TooSlowError:
+            self._look_again()
             raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
         except (RedisError, OSError) as error:
-            self._subscription.look_again()
+            self._look_again()
             raise _translated(error) from error
 
     async def record(
@@ -283,9 +292,24 @@ class RedisService:
 
     def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
         """What records plain publishes; run it beside `start_listening`."""
-        recorder = Recorder(self.run_script, self._retention, self._servers.is_sharded, pass_on, on_refused)
+        recorder = Recorder(
+            self.run_script, self._retention, self._servers.is_sharded, self._is_alone, pass_on, on_refused
+        )
         self._subscription.on_connecting = recorder.start_hearing
         return recorder
+
+    async def _is_alone(self) -> bool:
+        """No other process hears plain task updates."""
+
+        async def run() -> int:
+            await self._known()
+            listening = 0
+            for server in self._servers.all():
+                (answer,) = await server.exchange([("PUBSUB", "NUMSUB", TASK_UPDATES)])
+                listening += int(answer[1])
+            return listening
+
+        return await self._within_deadline(run) <= 1
 
     async def start_listening(self) -> None:
         """Hear the subscribed channels until cancelled; reconnects for ever. Run it in a nursery, once."""

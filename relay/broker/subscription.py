@@ -110,7 +110,6 @@ class Subscription:
                 await self._plain.run(loop)
                 return
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._plain.run, loop)
                 await self._follow_topology(loop, nursery)
         finally:
             self._plain = None
@@ -129,6 +128,8 @@ class Subscription:
                 attempt += 1
                 _log.warning("no node of the cluster answers", error=f"{type(error).__name__}: {error}")
             else:
+                if not running and self._plain is not None:
+                    nursery.start_soon(self._plain.run, loop)
                 primaries = set(self._servers.all())
                 for server in set(running) - primaries:
                     _log.info("no primary of the cluster any more", server=server.name)

@@ -24,6 +24,9 @@ class Ledger:
     faults: dict[str, int] = field(default_factory=dict)
     #: Epochs that were acknowledged, by task: more than one, and Redis has lost its data.
     epochs: dict[str, set[str]] = field(default_factory=dict)
+    #: In which order Redis handed out the plain publishes, told by a witness at its side: one that was frozen with two in its
+    #: sockets may take the second first.
+    plain_ranks: dict[int, int] = field(default_factory=dict)
     #: The first few things that went wrong.
     remarks: list[str] = field(default_factory=list)
 
@@ -35,8 +38,13 @@ class Ledger:
     @property
     def is_good(self) -> bool:
         """Nothing was lost silently, and nothing at all while Redis kept its data."""
-        wrong = self.duplicated + self.out_of_order + self.gaps_not_announced + self.plain_duplicated
+        wrong = self.duplicated + self.out_of_order + self.gaps_not_announced
+        wrong += self.plain_duplicated + self.plain_out_of_order
         return not wrong and not (self.gaps_announced and self.is_kept)
+
+    def plain_rank(self, number: int, other: int) -> int:
+        """Where a plain publish stood beside another: as the witness saw them, or as numbered where it was away."""
+        return self.plain_ranks[number] if {number, other} <= self.plain_ranks.keys() else number
 
     def remark(self, text: str) -> None:
         if len(self.remarks) < 20:
@@ -103,10 +111,11 @@ class Follower:
             if number == self._number:
                 ledger.plain_duplicated += 1
                 self._say(f"plain publish recorded twice: {self.task_id} {number} at {offset}")
-            elif number < self._number:
+            elif ledger.plain_rank(number, self._number) < ledger.plain_rank(self._number, number):
                 ledger.plain_out_of_order += 1
+                self._say(f"plain publish out of order: {self.task_id} {self._number} then {number} at {offset}")
         elif offset == seen[1] + 1 and number != self._number + 1 and self._number:
             ledger.out_of_order += 1
             self._say(f"out of order for {self.name}, {self.task_id}: {self._number} then {number}, at {offset}")
-        self._number = max(number, self._number)
+        self._number = number if self.is_plain else max(number, self._number)
         self.position = (epoch, offset)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -139,6 +140,26 @@ class Rig:
                 continue  # as those do who publish plainly: it may have happened or not
             self.ledger.plain_published += 1
             await trio.sleep(PACE)
+
+    async def witness(self) -> None:
+        """Note the order in which Redis hands out plain publishes: one that was frozen with several in its sockets takes
+        them in an order of its own."""
+        ranks = self.ledger.plain_ranks
+        while True:
+            try:
+                async with await trio.open_tcp_stream("127.0.0.1", self.valkey.port) as stream:
+                    await stream.send_all(b"SUBSCRIBE task_updates\r\n")
+                    received = b""
+                    async for some in stream:
+                        received += some
+                        end = 0
+                        for found in re.finditer(rb'"n":(\d+)}', received):
+                            ranks[int(found[1])] = len(ranks)
+                            end = found.end()
+                        received = received[end:]
+            except (OSError, trio.BrokenResourceError):
+                pass
+            await trio.sleep(0.02)
 
     # Clients.
 
@@ -298,6 +319,7 @@ async def running(directory: Path, seed: int, say: Callable[[str], None]) -> Asy
             ):
                 rig = Rig(valkey, nursery, ledger, say)
                 await rig.start(directory)
+                nursery.start_soon(rig.witness)
                 for number in range(CLIENTS):
                     clients.start_soon(rig.client, number, random.Random(seed * 1000 + number))
                 async with trio.open_nursery() as publishers:

@@ -125,6 +125,14 @@ def async_pool(target: Target, **options: Any) -> AsyncConnectionPool:
     return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]
 
 
+async def close_pool(pool: AsyncConnectionPool) -> None:
+    """Close a pool's connections, those to Sentinels among them."""
+    await pool.disconnect()
+    if isinstance(pool, AsyncSentinelPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def async_cluster(target: Target, **options: Any) -> AsyncRedisCluster:
     """An asyncio client of the cluster. Does not connect."""
     nodes = [AsyncClusterNode(host, port) for host, port in target.nodes]
