@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: faults-short run test faults lint types check format clean help
+.PHONY: run test faults lint types check format clean help
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,9 +31,6 @@ test: $(VENV)/.installed-test  ## All linters, types and tests
 
 faults: $(VENV)/.installed-test  ## Break everything 200 times, and count what is lost
 	$(BIN)/python -m tests.faults
-
-faults-short: $(VENV)/.installed-test  ## A dozen faults, as a test
-	$(BIN)/python -m pytest tests/faults/short.py
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix

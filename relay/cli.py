@@ -17,7 +17,7 @@ from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 from relay.core.updates import Position
 from relay.server.serve import listen, serve, supervise
-from relay.server.tail import follow
+from relay.server.tail import run_tail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Live task updates from Redis to browsers.")
 publish_app = typer.Typer(no_args_is_help=True, help="Publish an update, as a service would.")
@@ -130,13 +130,20 @@ def publish_general(fields: Fields, redis_url: RedisUrl = None) -> None:
 @app.command()
 def tail(
     task: Annotated[list[str] | None, typer.Option("--task", help="A task to follow; may be repeated.")] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Follow also the tasks that there are, and those that are created: the last 200."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON on a terminal too, as in a pipe.")] = False,
     url: Annotated[str | None, typer.Option(help="The relay's /ws/tasks.")] = None,
 ) -> None:
-    """Print what a client gets: general updates, and those of the tasks named. Ctrl-C ends it."""
+    """Show what a client gets: general updates, and those of tasks.
+
+    On a terminal tasks have progress bars; in a pipe every message is a line of JSON. Ctrl-C ends it.
+    """
     settings, _ = load()
     url = url or f"ws://{settings.host}:{settings.port}/ws/tasks"
-
-    trio.run(follow, url, task or [], lambda line: typer.echo(line, err=line.startswith("#")))
+    run_tail(url, task or [], everything=everything, as_json=as_json)
 
 
 @app.command()

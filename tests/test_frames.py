@@ -301,21 +301,6 @@ def test_midway_is_from_the_first_byte_of_a_message_to_its_last() -> None:
     assert midway(bytes(data), deflated=True) == [True] * (len(data) - 1) + [False]
 
 
-@pytest.mark.parametrize(("begun", "rest"), [("é" * 40, b"x" * 48), (b"\xe9" * 80, b"x" * 48)], ids=["text", "binary"])
-def test_a_message_begun_before_the_takeover_is_finished_and_counted_in_bytes(begun: str | bytes, rest: bytes) -> None:
-    """Hypercorn has read the first fragment; its parser and what it had of the message come to us."""
-    first = begun.encode() if isinstance(begun, str) else begun
-    opcode = TEXT if isinstance(begun, str) else BINARY
-    for more, expected in ((b"", None), (b"x", Violation(Close.TOO_BIG))):
-        connection = Connection(ConnectionType.SERVER)
-        connection.receive_data(frame(opcode, first))
-        assert len(list(connection.events())) == 1
-        target = FrameReader(128, connection, begun)
-        assert target.is_midway
-        whole = begun + rest.decode() if isinstance(begun, str) else begun + rest
-        assert fed(target, frame(FIN | CONTINUATION, rest + more)) == [expected or Received(whole)]
-
-
 def test_control_frames_do_not_count_and_are_answered_in_between() -> None:
     stream = frame(TEXT, b"a" * 8) + frame(FIN | PING, b"12345") + frame(FIN | CONTINUATION, b"b" * 2)
     assert fed(reader(max_message=10), stream) == [Answer(pong_frame(b"12345")), Received("a" * 8 + "b" * 2)]

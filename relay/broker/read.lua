@@ -18,6 +18,7 @@ if ARGV[6] == '1' and ARGV[1] == epoch and tonumber(ARGV[2]) > top then
   epoch, top = ARGV[4], 0
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'top', 0)
+  redis.call('HDEL', KEYS[1], 'renewed')
 end
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local entries = false

@@ -9,7 +9,7 @@ equal messages that are meant as two stay two, and a relay that starts, or dies,
 from collections import deque
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, takewhile
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -38,8 +38,8 @@ _LAG = 5.0
 _CLOCK_KEPT = 60.0
 _SKEW = 0.05
 
-#: Seconds that a relay which begins to hear leaves to the others, if there are any: it may have missed what one of them is
-#: about to record, and what it has heard since must not come before that.
+#: Seconds that a relay which begins to hear anew leaves to the others: it may have missed what one of them is about to record,
+#: and what it has heard since must not come before that. Only a relay that starts and finds itself alone does not wait.
 HOLD = 0.5
 
 #: Digests counted at most.
@@ -96,7 +96,8 @@ class Recorder:
         self._work = trio.Event()
         self._counts: dict[str, _Count] = {}
         self._listening_since = monotonic()
-        self._is_held = True
+        self._held_until = self._listening_since + HOLD
+        self._connections = 0
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
         self.is_refused = False
@@ -106,7 +107,8 @@ class Recorder:
         self._counts.clear()
         self._listening_since = monotonic()
         self._clock = None  # it may be another server
-        self._is_held = True
+        self._connections += 1
+        self._held_until = self._listening_since + HOLD
 
     def hear(self, update: Update, message: bytes) -> None:
         """Take an update that was published plainly; ``message`` is what it was read from."""
@@ -141,28 +143,34 @@ class Recorder:
         attempt = 0
         while True:
             await self._work.wait()
-            if self._is_held:
-                await self._let_others_go_first()
             await trio.lowlevel.checkpoint()  # whatever this turn brings goes along
-            batch = [self._queue.popleft() for _ in range(min(RECORD_AT_ONCE, len(self._queue)))]
+            ready = await self._ready()
+            if not ready:
+                await trio.sleep(max(0.0, self._held_until - monotonic()))
+                continue
+            batch = [self._queue.popleft() for _ in range(ready)]
             again = await self._record(batch)
             self._queue.extendleft(reversed(again))
             if not self._queue:
                 self._work = trio.Event()
             if again:
-                await trio.sleep(backoff(attempt))
+                # Less than others hold back for: they may have missed what waits here.
+                await trio.sleep(min(backoff(attempt), HOLD / 4))
             attempt = attempt + 1 if again else 0
 
-    async def _let_others_go_first(self) -> None:
-        self._is_held = False
-        left = self._listening_since + HOLD - monotonic()
-        if left > 0:
+    async def _ready(self) -> int:
+        """How many updates of the queue may be recorded now."""
+        if self._connections <= 1 and monotonic() < self._held_until:
             try:
                 if await self._is_alone():
-                    return
+                    self._held_until = 0.0
             except BrokerError:
                 pass  # then there is time
-            await trio.sleep(left)
+        some = min(RECORD_AT_ONCE, len(self._queue))
+        if monotonic() >= self._held_until:
+            return some
+        since = self._listening_since
+        return sum(1 for _ in takewhile(lambda waiting: waiting.update.heard < since, islice(self._queue, some)))
 
     async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Record some updates; returns those that are to be tried again, since Redis was away."""

@@ -152,20 +152,17 @@ class FrameReader:
 
     connection:  wsproto's, possibly with state from before (what was negotiated, half a frame); a fresh one by default
     max_message: longest message in bytes, after inflating
-    partial:     the fragments of a message that were read before this reader took over
     """
 
     __slots__ = ("_connection", "_max_message", "_over", "_parts", "_size")
 
-    def __init__(
-        self, max_message: int, connection: Connection | None = None, partial: str | bytes | None = None
-    ) -> None:
+    def __init__(self, max_message: int, connection: Connection | None = None) -> None:
         self._connection = connection or Connection(ConnectionType.SERVER)
         decoder = self._connection._proto._frame_decoder
         decoder.extensions = [_SparingControlFrames(extension) for extension in decoder.extensions]
         self._max_message = max_message
-        self._parts: list[str | bytes] = [] if partial is None else [partial]
-        self._size = 0 if partial is None else _size(partial)
+        self._parts: list[str | bytes] = []
+        self._size = 0
         self._over = False
 
     @property

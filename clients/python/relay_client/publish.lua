@@ -18,9 +18,10 @@ local meta, log, state = KEYS[1], KEYS[2], KEYS[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local epoch, top = unpack(redis.call('HMGET', meta, 'epoch', 'top'))
+local epoch, top, last_status, stalled, renewed, active =
+  unpack(redis.call('HMGET', meta, 'epoch', 'top', 'status', 'stalled', 'renewed', 'active'))
 if not epoch then
-  epoch, top = ARGV[5], 0
+  epoch, top, last_status, stalled, renewed, active = ARGV[5], 0, false, false, false, false
   -- This first: it is refused when there is no memory, and after a DEL, which never is, nothing would be.
   redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
   redis.call('PEXPIRE', meta, ARGV[8])
@@ -77,58 +78,105 @@ end
 
 local function put(kind, data)
   top = top + 1
-  redis.call('HSET', meta, 'top', top)
   redis.call('XADD', log, 'MAXLEN', '~', ARGV[6], top .. '-0', 'time', now, 'type', kind, 'data', data)
-  redis.call('PEXPIRE', log, ARGV[7])
   redis.call(ARGV[2], ARGV[1], epoch .. ' ' .. top .. ' ' .. kind .. '\n' .. data)
 end
 
-local offset = top
-if ARGV[11] == 'beat' or ARGV[11] == 'create' then
+-- Times to live are set anew when a hundredth of the shortest has passed: to do it each time costs as much as the rest.
+local shortest = math.min(ARGV[7], ARGV[8], ARGV[9], ARGV[10])
+local is_due = not renewed or now - renewed > shortest / 100
+local changes = {}
+
+local is_update = ARGV[11] ~= 'beat' and ARGV[11] ~= 'create'
+if not is_update and redis.call('EXISTS', state) == (ARGV[11] == 'beat' and 0 or 1) then
   -- A sign of life is for a task that there is, a first state for one that there is not yet.
-  if redis.call('EXISTS', state) == (ARGV[11] == 'beat' and 0 or 1) then
-    return { epoch, top, 1, 0 }
-  end
-else
+  return { epoch, top, 1, 0 }
+end
+-- The new top before all else, for it is refused when there is no memory.
+if is_update then
+  changes = { 'top', top + 1 }
+end
+if is_due then
+  changes[#changes + 1] = 'renewed'
+  changes[#changes + 1] = now
+end
+
+local status = ARGV[16]
+local is_task = ARGV[17] ~= ''
+local has_new_status = is_task and status ~= '' and status ~= last_status
+if has_new_status then
+  changes[#changes + 1] = 'status'
+  changes[#changes + 1] = status
+elseif is_task then
+  status = last_status
+end
+-- Activity is as exact as a tenth of a second; a task that is taken for silent has been for longer.
+local is_active = is_task
+  and ARGV[11] ~= 'stall'
+  and (not active or stalled or has_new_status or now - active > 100 or now < tonumber(active))
+if is_active then
+  changes[#changes + 1] = 'active'
+  changes[#changes + 1] = now
+end
+if ARGV[11] == 'stall' then
+  changes[#changes + 1] = 'stalled'
+  changes[#changes + 1] = 1
+end
+if #changes > 0 then
+  redis.call('HSET', meta, unpack(changes))
+end
+
+local offset = top
+if is_update then
   put(ARGV[3], ARGV[4])
   offset = top
-  -- Age: a few of the oldest go with each publish, so that no single one pays for many.
-  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 2)) do
-    if tonumber(entry[2][2]) < now - tonumber(ARGV[7]) then
-      redis.call('XDEL', log, entry[1])
-    end
+  -- Age: now and then some of the oldest go, so that no single publish pays for many.
+  if is_due or top % 16 == 0 then
+    local count = 1
+    repeat
+      local old = 0
+      for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', count)) do
+        if tonumber(entry[2][2]) >= now - tonumber(ARGV[7]) then
+          break
+        end
+        redis.call('XDEL', log, entry[1])
+        old = old + 1
+      end
+      count = count + 39
+    until old == 0 or count > 40
   end
 end
-redis.call('PEXPIRE', meta, ARGV[8])
 
-if ARGV[17] ~= '' then
+local is_grown = false
+if is_task then
   if #ARGV > 17 then
-    redis.call('HSET', state, unpack(ARGV, 18))
-  end
-  local status = ARGV[16]
-  local stalled = redis.call('HEXISTS', meta, 'stalled') == 1
-  if status ~= '' then
-    redis.call('HSET', meta, 'status', status)
-  else
-    status = redis.call('HGET', meta, 'status')
+    is_grown = redis.call('HSET', state, unpack(ARGV, 18)) > 0
   end
   if ARGV[11] == 'stall' then
-    redis.call('HSET', meta, 'stalled', 1)
     redis.call('ZREM', KEYS[5], ARGV[17])
   else
     if stalled then
       -- It lives after all, and its watchers see that.
       redis.call('HDEL', meta, 'stalled')
       redis.call('HSET', state, 'stalled', 'false')
+      redis.call('HSET', meta, 'top', top + 1)
       put('task_update', '{"stalled":false}')
     end
-    redis.call('ZADD', KEYS[4], now, ARGV[17])
-    if status == 'running' then
-      redis.call('ZADD', KEYS[5], now, ARGV[17])
-    else
-      redis.call('ZREM', KEYS[5], ARGV[17])
+    if is_active then
+      redis.call('ZADD', KEYS[4], now, ARGV[17])
+      if status == 'running' then
+        redis.call('ZADD', KEYS[5], now, ARGV[17])
+      else
+        redis.call('ZREM', KEYS[5], ARGV[17])
+      end
     end
   end
-  redis.call('PEXPIRE', state, status == 'ended' and ARGV[10] or ARGV[9])
+  if is_due or is_grown or has_new_status then
+    redis.call('PEXPIRE', state, status == 'ended' and ARGV[10] or ARGV[9])
+  end
+end
+if is_due then
+  redis.call('PEXPIRE', meta, ARGV[8])
+  redis.call('PEXPIRE', log, ARGV[7])
 end
 return { epoch, offset, 0, before }

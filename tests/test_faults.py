@@ -1,7 +1,4 @@
-"""The fault run in short, `make faults-short`; `make faults` is the long one.
-
-Not part of `make test` yet: the second was seen to fail once in five runs, for a reason that is not known.
-"""
+"""The fault run in short; `make faults` is the long one."""
 
 from pathlib import Path
 
