@@ -90,7 +90,7 @@ async def test_live_messages_are_what_is_read_back(redis_server: RedisServer) ->
             for data in (b'{"a":1}', b' { "b" : [ ] } ', '{"ü":"\u2028"}'.encode()):
                 await publish(redis, data)
             raw = [pubsub.get_message(timeout=5)["data"] for _ in range(3)]
-        heard = [store.live_message(keys.feed("task:t"), message, 0.0) for message in raw]
+        heard = [store.live_message("task:t", message, 0.0) for message in raw]
         snapshot = await read(redis, Position((await read(redis)).top.epoch, 0))
         assert heard == snapshot.entries
 

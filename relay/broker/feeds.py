@@ -5,7 +5,7 @@ attached again and read from the last offset that was passed on; what is live me
 asked for in one turn of the loop go to Redis together.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -68,6 +68,7 @@ class Feeds:
         self._changed: dict[str, None] = {}
         self._attached: set[str] = set()  # Redis was asked for them on the present connection
         self._confirmed: set[str] = set()
+        self._channels: dict[bytes, str] = {}  # those confirmed, by the names of their feeds
         self._behind: dict[str, None] = {}
         self._caught_up: dict[str, trio.Event] = {}
         self._reads: list[_Read] = []
@@ -98,7 +99,7 @@ class Feeds:
         """A subscription connection is gone, on which these were heard, or about to be."""
         channels = [keys.channel_of(name) for name in feed_names]
         self._attached.difference_update(channels)
-        self._confirmed.difference_update(channels)
+        self._unconfirm(channels)
         self._hub.cut_off(channels)
         for channel in channels:
             self._behind.pop(channel, None)
@@ -109,16 +110,25 @@ class Feeds:
         """Redis has confirmed a subscription: from here on everything is heard."""
         channel = keys.channel_of(feed_name)
         self._confirmed.add(channel)
+        self._channels[feed_name.encode()] = channel
         if channel in self._attached:
             self.on_behind(channel)
 
-    def hear(self, feed_name: str, message: bytes) -> None:
+    def _unconfirm(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self._confirmed.discard(channel)
+            self._channels.pop(keys.feed(channel).encode(), None)
+
+    def hear(self, feed_name: bytes, message: bytes) -> None:
         """A message on a feed."""
+        channel = self._channels.get(feed_name)
+        if channel is None:
+            return  # it was left meanwhile
         try:
-            update = store.live_message(feed_name, message, monotonic())
-        except (ValueError, UnicodeDecodeError):
+            update = store.live_message(channel, message, monotonic())
+        except ValueError:
             self.bad_messages += 1
-            _log.warning("message on a feed skipped: not one of Relay's", channel=feed_name)
+            _log.warning("message on a feed skipped: not one of Relay's", channel=feed_name.decode(errors="replace"))
             return
         self._hub.hear(update)
 
@@ -179,7 +189,7 @@ class Feeds:
                 self._behind[channel] = None  # it was left and joined again before it was detached
         self._attached.update(attach)
         self._attached.difference_update(detach)
-        self._confirmed.difference_update(detach)
+        self._unconfirm(detach)
         try:
             if attach:
                 asked = await self._subscribe([keys.feed(channel) for channel in attach])
@@ -191,7 +201,7 @@ class Feeds:
             # Where the connection lives on, they must be asked for again.
             self._changed.update(changed)
             self._attached.difference_update(attach)
-            self._confirmed.difference_update(attach)
+            self._unconfirm(attach)
             self._attached.update(detach)
             raise
 

@@ -23,7 +23,7 @@ class Listener(Protocol):
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("blind", "format", "listeners", "pending")
+    __slots__ = ("batch", "blind", "format", "listeners", "pending")
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -31,6 +31,12 @@ class _Group:
         self.blind = False
         self.listeners: dict[Listener, None] = {}
         self.pending: list[tuple[int, Message]] = []
+        self.batch: Batch | None = None
+
+    def gather(self) -> Batch:
+        """What is pending as one batch, made once for all."""
+        self.batch = batch_of([message for _, message in self.pending])
+        return self.batch
 
 
 class _Channel:
@@ -238,28 +244,28 @@ class Hub:
         if len(dirty) == 1:
             self._flush_one(dirty[0])
             return
-        # A listener of several channels gets their updates in the order in which they came, as one batch; listeners
-        # that follow the same channels share it.
-        turn: dict[Listener, list[_Group]] = {}
+        # A listener of several channels gets their updates in the order in which they came, as one batch.
+        first: dict[Listener, _Group] = {}
+        several: dict[Listener, list[_Group]] = {}
         for group in dirty:
             for listener in group.listeners:
-                followed = turn.get(listener)
-                if followed is None:
-                    turn[listener] = [group]
-                else:
-                    followed.append(group)
-        batches: dict[tuple[int, ...], Batch] = {}
-        for listener, groups in turn.items():
-            key = tuple(map(id, groups))
-            batch = batches.get(key)
-            if batch is None:
-                merged = groups[0].pending
-                if len(groups) > 1:
+                if first.setdefault(listener, group) is not group:
+                    several.setdefault(listener, [first[listener]]).append(group)
+        batches: dict[tuple[int, ...], Batch] = {}  # listeners that follow the same channels share it
+        for listener, group in first.items():
+            if listener in several:
+                groups = several[listener]
+                key = tuple(map(id, groups))
+                batch = batches.get(key)
+                if batch is None:
                     merged = sorted((entry for group in groups for entry in group.pending), key=_by_sequence)
-                batch = batches[key] = batch_of([message for _, message in merged])
-            listener.offer(batch)
+                    batch = batches[key] = batch_of([message for _, message in merged])
+                listener.offer(batch)
+            else:
+                listener.offer(group.batch or group.gather())
         for group in dirty:
             group.pending = []
+            group.batch = None
 
     @staticmethod
     def _flush_one(group: _Group) -> None:

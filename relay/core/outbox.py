@@ -94,6 +94,9 @@ class Batch:
 
 def batch_of(messages: Sequence[Message]) -> Batch:
     """One batch of several messages, in their order; all must be of the same transport."""
+    if len(messages) == 1:
+        message = messages[0]
+        return Batch(message.format.framing.join((message.frame,)), 1, len(message.frame), messages)
     frames = [message.frame for message in messages]
     return Batch(messages[0].format.framing.join(frames), len(frames), sum(map(len, frames)), messages)
 

@@ -16,7 +16,9 @@ import msgspec
 import trio
 import typer
 from relay_client.subscribe import ConnectionChange, SubscriptionError, Update, Updates, subscribe
+from relay_client.subscribing.line import Target
 from relay_client.subscribing.reconnect import full_jitter
+from relay_client.subscribing.subscriptions import Subscriptions
 
 from relay.core.errors import ConfigError, RelayError
 
@@ -208,7 +210,15 @@ async def follow(url: str, task_ids: Sequence[str], view: View, *, everything: b
 
 
 def run_tail(url: str, task_ids: Sequence[str], *, everything: bool, as_json: bool) -> None:
-    """`follow` until Ctrl-C, or until nobody reads our output any more. Raises RelayError when the relay does not want us."""
+    """`follow` until Ctrl-C, or until nobody reads our output any more.
+
+    Raises RelayError when the relay does not want us, and ConfigError for a URL or a task that cannot be.
+    """
+    try:
+        Target.of(url, None, None)
+        Subscriptions(task_ids)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     view: View = Lines()
     if sys.stdout.isatty() and not as_json:
         from relay.server.tail_board import Board  # rich takes its time, which only those pay who look

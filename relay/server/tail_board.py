@@ -76,7 +76,8 @@ def _row(task_id: str, state: Mapping[str, Any]) -> tuple[Text, Text, ProgressBa
 
 
 class Board:
-    """The view of a terminal. Shows what fits: tasks that run, in the order in which they came, and then the last that ended."""
+    """The view of a terminal. Shows what fits: the tasks that run, in the order in which they came, and then the last that
+    ended."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
