@@ -41,7 +41,7 @@ WRONG = [
     ("RELAY_MAX_MESSAGE_BYTES", "1e9 ", "valid integer"),
     ("REDIS_PORT", "tcp://10.0.0.1:6379", "valid integer"),
     ("REDIS_HOST", "", "at least 1 character"),
-    ("REDIS_URL", "http://somewhere", "redis://, rediss:// or unix://"),
+    ("REDIS_URL", "http://somewhere", "redis://, rediss://, unix://"),
     ("REDIS_DB", "-1", "greater than or equal to 0"),
     ("REDIS_SSL_CA_CERTS", "/no/such/file", "no such file"),
 ]

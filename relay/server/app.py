@@ -12,7 +12,7 @@ The tree is built at start-up, before the server accepts, and taken down in the 
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import monotonic
@@ -33,6 +33,7 @@ from relay.core.errors import BadMessage, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.logs import without_password
 from relay.metrics import Metrics
+from relay.server.handshake import Greeter, greeting
 from relay.server.sessions import Sessions
 from relay.server.supervision import supervise_tasks
 
@@ -63,6 +64,8 @@ class Relay:
         self._oldest_heard = 0.0
         self._received = 0
         self._terminating: trio.Nursery | None = None
+        #: Called when the server begins to shut down.
+        self.on_terminated: list[Callable[[], None]] = []
 
     @property
     def tasks(self) -> Tasks:
@@ -185,6 +188,8 @@ class Relay:
 
     async def _drain_when(self, terminated: Any) -> None:
         await terminated.wait()
+        for hang_up in self.on_terminated:
+            hang_up()
         await self.sessions.drain(self._drain_seconds)
 
     def announce(self) -> None:
@@ -212,7 +217,9 @@ class Lifespan:
         started = stopping = False
         failed: BaseExceptionGroup[Exception] | None = None
         try:
-            async with app.relay.running(), trio.open_nursery() as nursery:
+            async with app.relay.running(), trio.open_nursery() as nursery, AsyncExitStack() as stack:
+                if app.greeter is not None:
+                    stack.enter_context(greeting(app, app.greeter))
                 app.nursery = nursery  # Quart's background tasks
                 await app.startup()
                 _tune_garbage_collector()
@@ -253,6 +260,7 @@ class RelayApp(QuartTrio):
         super().__init__("relay", static_folder=None)
         self.relay = relay
         self.doors: dict[str, Any] = {}
+        self.greeter: Greeter | None = None
 
 
 def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:

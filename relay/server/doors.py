@@ -59,7 +59,7 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
             reason = refusal(relay, scope)
             if reason is not None:
                 relay.metrics.refused.labels(reason).inc()
-                await send({"type": "websocket.close"})
+                await _refuse(scope, send, reason)
                 return
             takeover = prepare(send) if settings.takeover and not relay.sessions.is_full else None
             await send({"type": "websocket.accept"})
@@ -87,10 +87,25 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
         session.abort()
 
 
+async def _refuse(scope: Any, send: Send, reason: str) -> None:
+    """Answer the handshake with a status that says whether to come back: 503 while draining, 403 for good."""
+    if reason != "draining" or "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    headers = [(b"retry-after", b"1"), (b"content-type", b"text/plain")]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"this relay is shutting down\n"})
+
+
 def peer_of(scope: Any) -> str:
     """The client's address, for logs."""
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "unknown"
+
+
+def may_enter(relay: Relay, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a client with these request headers may come in."""
+    return refusal(relay, {"headers": headers}) is None
 
 
 def header(scope: Any, name: bytes) -> str | None:

@@ -8,14 +8,18 @@ from relay.metrics import CONTENT_TYPE
 from relay.protocols.tasks import TasksProtocol
 from relay.server.api import add_api
 from relay.server.app import RelayApp
-from relay.server.doors import DoorConnection
+from relay.server.doors import DoorConnection, may_enter
 from relay.server.event_streams import EventsConnection
+from relay.server.handshake import Greeter
 
 
 def add_routes(app: RelayApp) -> None:
     """Give the app its doors and routes."""
     relay = app.relay
     app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
+    if relay.settings.takeover:
+        app.greeter = Greeter(app.doors, relay.sessions, partial(may_enter, relay), relay.drain_with)
+        relay.on_terminated.append(app.greeter.hang_up)
     app.asgi_websocket_class = DoorConnection
     app.asgi_http_class = EventsConnection
     add_api(app)

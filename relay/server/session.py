@@ -249,7 +249,8 @@ class Session:
             self._unsubscribe(channel)
             if command.strict:
                 reason = f"positions are not available now ({error}); subscribe again"
-                self._refuse(self._protocol.refuse("unavailable", reason))
+                # Redis is away, which is no mistake of the client's.
+                self._send(self._protocol.refuse("unavailable", reason).payload)
             else:
                 self._send(*command.answer(None))
                 self._follow(channel, format, blind=True)

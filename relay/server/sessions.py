@@ -55,7 +55,7 @@ class Sessions:
         self._all: dict[Session, None] = {}
         self._closing: dict[Session, None] = {}
         self._nursery: trio.Nursery | None = None
-        self._freed = False
+        self._trims = 0  # beats at which free memory is still to be given back
         self._all_gone = trio.Event()
         self._all_gone.set()
 
@@ -87,7 +87,9 @@ class Sessions:
         """A session has ended and its connection is closed."""
         del self._all[session]
         self._closing.pop(session, None)
-        self._freed = self._freed or (session.closing is not None and session.closing.is_slow)
+        if session.closing is not None and session.closing.is_slow:
+            # Now, and twice again: what it had waiting may be held a little longer by what else is under way.
+            self._trims = 3 * round(1 / BEAT)
         self._metrics.connections.labels(session.transport_name).dec()
         if not self._all:
             self._all_gone.set()
@@ -188,9 +190,10 @@ class Sessions:
             for session in due[:wave]:
                 session.ping()
             del due[:wave]
-            if self._freed:
-                self._freed = False
-                _return_free_memory()
+            if self._trims:
+                if self._trims % round(1 / BEAT) == 0:
+                    _return_free_memory()
+                self._trims -= 1
             self._report()
 
     def _report(self) -> None:
