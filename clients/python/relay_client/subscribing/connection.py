@@ -7,15 +7,19 @@ trio-websocket takes its bytes apart. What to say, to believe and to do next is 
 from collections.abc import Callable
 from typing import Any
 
+import h11
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from relay_client.subscribing.limits import ConnectionChange, Limits
 from relay_client.subscribing.line import Broken, Target, shake_hands
 from relay_client.subscribing.reconnect import Ended, Reconnect
 from relay_client.subscribing.subscriptions import Confused, Subscriptions
 from relay_client.subscribing.updates import SubscriptionError
+
+#: What comes out of trio-websocket's reader when the other side speaks something else.
+_PROTOCOL_ERRORS = (WebSocketProtocolError, h11.ProtocolError)
 
 #: Seconds that the closing handshake may take.
 _CLOSE_TIMEOUT = 1.0
@@ -42,6 +46,7 @@ class Keeper:
         self._limits = limits
         self._on_connection = on_connection
         self._connection: WebSocketConnection | None = None
+        self._is_leaving = False
         self.ended: Exception | None = None
         self.arrived = trio.lowlevel.ParkingLot()
         self.room = trio.lowlevel.ParkingLot()
@@ -75,6 +80,7 @@ class Keeper:
     async def say_goodbye(self) -> None:
         """Close the connection as the protocol wants it, if there is one and if that is quick. `end` comes first."""
         if self._connection is not None:
+            self._is_leaving = True
             with trio.move_on_after(_CLOSE_TIMEOUT):
                 await self._connection.aclose()
 
@@ -100,13 +106,18 @@ class Keeper:
                 subscriptions.connected()
                 self._on_connection(ConnectionChange(True, f"connected to {target.url}"))
                 nursery.start_soon(self._write, connection)
-                await self._read(connection)
+                try:
+                    await self._read(connection)
+                except ConnectionClosed:
+                    if self._is_leaving:  # the answer to our goodbye is still to be read, by trio-websocket
+                        await trio.sleep_forever()
+                    raise
         except* (
             Broken,
             Confused,
             ConnectionClosed,
             HandshakeError,
-            ProtocolError,
+            *_PROTOCOL_ERRORS,
             SubscriptionError,
             trio.TooSlowError,
         ) as group:
@@ -160,14 +171,14 @@ class Keeper:
         for error in errors:
             if isinstance(error, ConnectionRejected):
                 return Ended(f"{self._target.url} answered {error.status_code}", status=error.status_code)
-            if isinstance(error, Broken | ProtocolError):
+            if isinstance(error, (Broken, *_PROTOCOL_ERRORS)):
                 why = error
         return Ended(f"cannot connect to {self._target.url}: {why}")
 
     def _ended_by(self, errors: list[BaseException], lasted: float) -> Ended:
         """How an open connection ended."""
         for error in errors:
-            if isinstance(error, Confused | ProtocolError):
+            if isinstance(error, (Confused, *_PROTOCOL_ERRORS)):
                 return Ended(f"the relay cannot be understood: {error}", lasted)
             reason = error.reason if isinstance(error, ConnectionClosed) else None
             if reason is not None and reason.code == 1006:

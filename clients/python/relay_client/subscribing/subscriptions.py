@@ -8,8 +8,8 @@ order of the requests; towards the consumer a bounded queue of updates. The way 
        +---unavailable----+                       +--subscribed again, unasked: its line broke
 
 With ``subscribed`` the relay tells where the channel stands, but a new follower has not got the state that belongs there. Until
-it has, or until a later answer shows that there is none, the position is not ours: if the connection breaks between the two, the
-next one begins anew and gets the state after all.
+it has, or until a later answer shows that there is none, the position is not ours: if the connection breaks between the two,
+the next one begins anew and gets the state after all.
 """
 
 import json

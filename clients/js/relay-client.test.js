@@ -1,0 +1,360 @@
+// The client with a relay that is played by the test: `node --test`. tests/test_js_client.py runs this, and the client on real relays.
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { RelayClient, RelayError } from "./relay-client.js";
+
+const at = (offset, epoch = "e") => ({ epoch, offset });
+const PONG = { type: "pong", timestamp: "now" };
+const subscribed = (task_id, offset, more = {}) => ({ type: "subscribed", task_id, position: at(offset), ...more });
+const update = (task_id, offset, data, epoch) => ({ type: "task_update", task_id, data, position: at(offset, epoch) });
+
+/** Those of the present test. A client that is not closed keeps Node alive. */
+const clients = [];
+afterEach(() => clients.splice(0).forEach((client) => client.close()));
+
+/** A client and its relay: `sockets` are its connections, `said` what it sent on each, `updates` what its callbacks got. */
+function play(options = {}) {
+  const sockets = [];
+  class FakeSocket {
+    said = [];
+    constructor(url) {
+      this.url = url;
+      sockets.push(this);
+    }
+    send(text) {
+      this.said.push(JSON.parse(text));
+    }
+    close(code) {
+      this.closedWith = code ?? "nothing";
+    }
+    /** The relay speaks. */
+    open() {
+      this.onopen({});
+    }
+    tell(...messages) {
+      for (const message of messages) this.onmessage({ data: JSON.stringify(message) });
+    }
+    end(code, reason = "") {
+      this.onclose({ code, reason });
+    }
+  }
+  const changes = [];
+  const errors = [];
+  const updates = [];
+  const relay = new RelayClient("ws://relay/ws/tasks", {
+    WebSocket: FakeSocket,
+    random: () => 0,
+    onConnection: (change) => changes.push(change),
+    onError: (error) => errors.push(error),
+    ...options,
+  });
+  clients.push(relay);
+  const take = (got) => updates.push(got);
+  return { relay, sockets, changes, errors, updates, take };
+}
+
+/** Open the first connection and answer the unsubscription from general updates. */
+function opened(played) {
+  const [socket] = played.sockets;
+  socket.open();
+  assert.deepEqual(socket.said.shift(), { type: "unsubscribe", channel: "general" });
+  socket.tell({ type: "unsubscribed", channel: "general" });
+  return socket;
+}
+
+/** Timers of no length have passed. */
+const soon = () => sleep(30);
+
+test("a new follower gets the state and then updates", () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  const socket = opened(played);
+  assert.deepEqual(socket.said, [{ type: "subscribe", task_id: "t", position: null }, { type: "ping" }]);
+  socket.tell(subscribed("t", 2), update("t", 2, { a: 1, b: 2 }), PONG, update("t", 3, { b: 3 }), update("t", 3, { b: 3 }));
+  assert.deepEqual(
+    played.updates.map(({ data, state, isState, taskId, type }) => [data, state, isState, taskId, type]),
+    [
+      [{ a: 1, b: 2 }, { a: 1, b: 2 }, true, "t", "task_update"],
+      [{ b: 3 }, { a: 1, b: 3 }, false, "t", "task_update"],
+    ],
+  );
+  assert.deepEqual(played.relay.positions, { "task:t": at(3) });
+  assert.deepEqual(played.relay.states, { "task:t": { a: 1, b: 3 } });
+  socket.tell({ type: "task_update", task_id: "t", data: { c: 1 } }); // not recorded
+  assert.equal(played.updates.at(-1).position, null);
+  assert.deepEqual(played.relay.positions, { "task:t": at(3) });
+  played.relay.close();
+  assert.equal(socket.closedWith, 1000);
+});
+
+test("general updates count from the answer on", () => {
+  const played = play();
+  played.relay.general(played.take);
+  const [socket] = played.sockets;
+  socket.open();
+  socket.tell({ type: "general_update", data: { n: 1 } });
+  socket.tell({ type: "subscribed", channel: "general", position: at(1) });
+  socket.tell({ type: "general_update", data: { n: 2 }, position: at(2) });
+  assert.deepEqual(played.updates.map(({ data, taskId, channel }) => [data, taskId, channel]), [[{ n: 2 }, null, "general"]]);
+  assert.deepEqual(played.relay.states, {});
+});
+
+test("it resumes on the next connection, and each update comes once", async () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  opened(played).tell(subscribed("t", 0), PONG, update("t", 1, { n: 1 }));
+  played.sockets[0].end(1006);
+  assert.match(played.changes.at(-1).detail, /1006/);
+  await soon();
+  const [, next] = played.sockets;
+  next.open();
+  next.tell({ type: "unsubscribed", channel: "general" });
+  assert.deepEqual(next.said[1], { type: "subscribe", task_id: "t", position: at(1) });
+  next.tell(subscribed("t", 3, { recovered: true }), update("t", 2, { n: 2 }), update("t", 3, { n: 3 }));
+  played.sockets[0].tell(update("t", 4, { n: "late" })); // of a connection that is none any more
+  assert.deepEqual(played.updates.map(({ data }) => data.n), [1, 2, 3]);
+});
+
+test("what cannot be resumed is told once, and the state begins anew", async () => {
+  const played = play({ positions: { "task:t": at(5, "old") }, states: { "task:t": { gone: 1 } } });
+  played.relay.task("t", played.take);
+  await soon();
+  assert.deepEqual(played.updates.map(({ state, isState }) => [state, isState]), [[{ gone: 1 }, true]]);
+  const socket = opened(played);
+  assert.deepEqual(socket.said[0].position, at(5, "old"));
+  socket.tell(subscribed("t", 2, { recovered: false }));
+  assert.deepEqual(
+    played.updates.slice(1).map(({ type, data, state }) => [type, data, state]),
+    [["reset", {}, {}]],
+  );
+  assert.deepEqual(played.relay.positions, { "task:t": at(5, "old") }, "the state has not come yet");
+  socket.end(1006);
+  await soon();
+  const [, next] = played.sockets;
+  next.open();
+  next.tell({ type: "unsubscribed", channel: "general" });
+  assert.deepEqual(next.said[1], { type: "subscribe", task_id: "t", position: null });
+  next.tell(subscribed("t", 2), update("t", 2, { a: 1 }), PONG);
+  assert.deepEqual(played.updates.slice(2).map(({ type, state, isState }) => [type, state, isState]), [["task_update", { a: 1 }, true]]);
+  next.tell(subscribed("t", 0, { recovered: false, position: at(0, "new") }), update("t", 1, { b: 1 }, "new"));
+  assert.deepEqual(played.updates.slice(3).map(({ type, state }) => [type, state]), [["reset", {}], ["task_update", { b: 1 }]]);
+});
+
+test("where a task has no state, the next answer makes the position certain", async () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  const socket = opened(played);
+  socket.tell(subscribed("t", 0));
+  assert.deepEqual(played.relay.positions, {});
+  socket.tell(PONG);
+  assert.deepEqual(played.relay.positions, { "task:t": at(0) });
+});
+
+test("tasks come and go, and followers share a channel", async () => {
+  const played = play();
+  const second = [];
+  const stop = played.relay.task("t", played.take);
+  const socket = opened(played);
+  socket.tell(subscribed("t", 1), update("t", 1, { a: 1 }), PONG);
+  const stopSecond = played.relay.task("t", (got) => second.push(got));
+  await soon();
+  assert.deepEqual(second.map(({ state, isState }) => [state, isState]), [[{ a: 1 }, true]]);
+  stop();
+  socket.tell(update("t", 2, { a: 2 }));
+  assert.equal(played.updates.length, 1);
+  assert.deepEqual(second.at(-1).state, { a: 2 });
+  socket.said.length = 0;
+  stopSecond();
+  stopSecond();
+  played.relay.task("t", played.take);
+  assert.deepEqual(
+    socket.said.map(({ type }) => type),
+    ["unsubscribe", "subscribe", "ping"],
+  );
+  socket.tell(update("t", 3, { a: 3 })); // on its way before the relay knew
+  socket.tell({ type: "unsubscribed", task_id: "t" }, subscribed("t", 3), update("t", 3, { a: 3 }), PONG);
+  assert.deepEqual(played.updates.slice(1).map(({ state, isState }) => [state, isState]), [[{ a: 3 }, true]]);
+});
+
+test("while Redis is away it asks again, and errors of that kind do not end it", async () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  played.relay.task("u", played.take);
+  const socket = opened(played);
+  assert.equal(socket.said.length, 1, "one request until the relay has shown that it can serve us");
+  const away = { type: "error", code: "unavailable", message: "Redis is away" };
+  socket.tell(away);
+  await soon();
+  socket.tell(away);
+  await soon();
+  socket.end(1008, "too many malformed messages");
+  assert.deepEqual(played.errors, []);
+  await soon();
+  assert.equal(played.sockets.length, 2);
+});
+
+test("a task that is refused is told, and the others go on", () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  played.relay.task("u", played.take);
+  const socket = opened(played);
+  socket.tell({ type: "error", code: "too_many_subscriptions", message: "unsubscribe from some" });
+  assert.deepEqual(played.errors.map(({ code, channel }) => [code, channel]), [["too_many_subscriptions", "task:t"]]);
+  socket.tell(subscribed("u", 0), PONG, update("u", 1, { a: 1 }));
+  assert.deepEqual(played.updates.map(({ taskId }) => taskId), ["u"]);
+});
+
+test("a silent relay is asked, and left when it does not answer", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const played = play({ heartbeat: 1000, heartbeatTimeout: 500 });
+  const socket = opened(played);
+  t.mock.timers.tick(999);
+  assert.deepEqual(socket.said, []);
+  t.mock.timers.tick(1);
+  assert.deepEqual(socket.said, [{ type: "ping" }]);
+  socket.tell(PONG);
+  t.mock.timers.tick(1000);
+  assert.deepEqual(socket.said, [{ type: "ping" }, { type: "ping" }]);
+  t.mock.timers.tick(499);
+  assert.equal(socket.closedWith, undefined);
+  t.mock.timers.tick(1);
+  assert.equal(socket.closedWith, "nothing");
+  assert.equal(played.changes.at(-1).detail, "the relay fell silent");
+  t.mock.timers.tick(1);
+  assert.equal(played.sockets.length, 2);
+});
+
+test("a connection that does not open in time is given up", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const played = play({ connectTimeout: 1000 });
+  t.mock.timers.tick(999);
+  assert.equal(played.sockets[0].closedWith, undefined);
+  t.mock.timers.tick(1);
+  assert.equal(played.sockets[0].closedWith, "nothing");
+  assert.match(played.changes[0].detail, /no answer in time/);
+  t.mock.timers.tick(1);
+  assert.equal(played.sockets.length, 2);
+});
+
+test("an error without a close is the end of a connection, too", async () => {
+  const played = play();
+  const [socket] = played.sockets;
+  socket.onerror({});
+  await soon();
+  assert.equal(played.sockets.length, 2);
+  const [, second] = played.sockets;
+  second.open();
+  second.onerror({});
+  second.end(1008, "because");
+  await soon();
+  assert.equal(played.sockets.length, 2);
+  assert.deepEqual(played.errors.map(({ code }) => code), [1008], "the close says more");
+});
+
+test("close codes are honoured", async () => {
+  for (const code of [1000, 1002, 1003, 1007, 1008, 1009]) {
+    const played = play();
+    opened(played).end(code, "because");
+    await soon();
+    assert.equal(played.sockets.length, 1);
+    assert.ok(played.errors[0] instanceof RelayError);
+    assert.equal(played.errors[0].code, code);
+    assert.throws(() => played.relay.task("t", played.take), RelayError);
+  }
+  for (const code of [1001, 1005, 1006, 1011, 1013, 4008, 4009]) {
+    const played = play();
+    opened(played).end(code, "because");
+    await soon();
+    assert.equal(played.sockets.length, 2);
+    assert.deepEqual(played.errors, []);
+  }
+});
+
+test("delays grow, are drawn at random, and have a bound", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const played = play({ random: () => 1, retryBase: 100, retryCap: 400 });
+  for (const delay of [100, 200, 400, 400]) {
+    const before = played.sockets.length;
+    played.sockets.at(-1).end(1006);
+    assert.equal(played.changes.at(-1).retryIn, delay);
+    t.mock.timers.tick(delay - 1);
+    assert.equal(played.sockets.length, before);
+    t.mock.timers.tick(1);
+    assert.equal(played.sockets.length, before + 1);
+  }
+});
+
+test("what does not fit is given up", async () => {
+  const bad = ["nonsense", "[]", "null", '{"type":"pong"}', '{"type":"subscribed","task_id":"t"}', '{"type":"task_update","task_id":"t","data":3}'];
+  for (const data of bad) {
+    const played = play();
+    played.relay.task("t", played.take);
+    const socket = opened(played);
+    if (data.includes("data")) socket.tell(subscribed("t", 0), PONG);
+    socket.onmessage({ data });
+    assert.equal(socket.closedWith, "nothing", data);
+    assert.match(played.changes.at(-1).detail, /cannot be understood/);
+  }
+  const played = play();
+  const socket = opened(played);
+  socket.tell({ type: "weather" }); // of a newer relay
+  assert.equal(socket.closedWith, undefined);
+});
+
+test("a callback that throws does not keep the others from theirs", async () => {
+  const played = play();
+  const thrown = [];
+  const catchIt = (error) => thrown.push(error.message);
+  process.prependListener("uncaughtException", catchIt);
+  const others = process.listeners("uncaughtException").filter((listener) => listener !== catchIt);
+  for (const listener of others) process.removeListener("uncaughtException", listener);
+  played.relay.task("t", () => {
+    throw new Error("mine");
+  });
+  played.relay.task("t", played.take);
+  opened(played).tell(subscribed("t", 0), PONG, update("t", 1, { a: 1 }));
+  await soon();
+  process.removeListener("uncaughtException", catchIt);
+  for (const listener of others) process.on("uncaughtException", listener);
+  assert.deepEqual(thrown, ["mine"]);
+  assert.equal(played.updates.length, 1);
+});
+
+test("after close nothing is heard", async () => {
+  const played = play();
+  played.relay.task("t", played.take);
+  const socket = opened(played);
+  socket.tell(subscribed("t", 0), PONG);
+  played.relay.close();
+  socket.tell(update("t", 1, { a: 1 }));
+  socket.end(1006);
+  await soon();
+  assert.equal(played.sockets.length, 1);
+  assert.deepEqual(played.updates, []);
+  assert.throws(() => played.relay.general(played.take), /closed/);
+});
+
+test("bad arguments are refused", () => {
+  const WebSocket = class {
+    close() {}
+  };
+  assert.throws(() => new RelayClient("ftp://relay", { WebSocket }), /ws:\/\//);
+  assert.throws(() => new RelayClient("/ws/tasks", { WebSocket }), TypeError);
+  assert.throws(() => new RelayClient("ws://relay", { WebSocket: undefined }), /package ws/);
+  assert.throws(() => new RelayClient("ws://relay", { WebSocket, heartbeat: 0 }), RangeError);
+  const played = play();
+  assert.throws(() => played.relay.task("", played.take), RangeError);
+  assert.throws(() => played.relay.task("t"), TypeError);
+  played.relay.close();
+  const urls = [];
+  class Socket {
+    constructor(url) {
+      urls.push(url);
+    }
+    close() {}
+  }
+  new RelayClient("https://relay/ws/tasks", { WebSocket: Socket }).close();
+  assert.deepEqual(urls, ["wss://relay/ws/tasks"]);
+});
