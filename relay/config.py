@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     handshake_timeout: float = Field(10.0, gt=0, description="from the request to the open session")
     message_timeout: float = Field(10.0, gt=0, description="from the first to the last byte of a client's message")
     close_timeout: float = Field(2.0, gt=0, description="how long a closing handshake may take")
-    heartbeat_interval: float = Field(25.0, gt=0, description="between two pings to a client")
+    heartbeat_interval: float = Field(25.0, gt=0, description="between two heartbeats to a client")
     dead_peer_timeout: float = Field(20.0, gt=0, description="unacknowledged for this long: the peer is gone")
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"

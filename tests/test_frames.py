@@ -14,7 +14,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from relay.core.closecodes import Close
 from relay.protocols.frames import (
-    PING_FRAME,
+    HEARTBEAT_FRAME,
     Answer,
     Event,
     FrameReader,
@@ -68,7 +68,7 @@ payloads = st.one_of(st.text(max_size=200), st.sampled_from(LENGTHS).map(lambda 
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["text", "binary", "ping", "pong"]), payloads), max_size=5))
+@given(st.lists(st.tuples(st.sampled_from(["text", "binary", "heartbeat", "pong"]), payloads), max_size=5))
 def test_a_client_reads_what_the_server_writes(script: list[tuple[str, str]]) -> None:
     chunk, expected = b"", list[ClientEvent]()
     for kind, text in script:
@@ -79,9 +79,9 @@ def test_a_client_reads_what_the_server_writes(script: list[tuple[str, str]]) ->
         elif kind == "binary":
             chunk += binary_frame(data)
             expected.append(BytesMessage(data))
-        elif kind == "ping":
-            chunk += PING_FRAME
-            expected.append(Ping(b""))
+        elif kind == "heartbeat":
+            chunk += HEARTBEAT_FRAME
+            expected.append(Pong(b""))
         else:
             chunk += pong_frame(data[:125])
             expected.append(Pong(data[:125]))

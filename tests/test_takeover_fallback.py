@@ -117,10 +117,10 @@ async def test_without_the_known_hypercorn_nothing_is_looked_for(stream: Any, mo
 async def test_on_asgi_the_grip_on_the_socket_is_as_good_as_it_can_be(stream: Any) -> None:
     transport = stay_on_asgi(nothing, nothing, max_message=10, dead_peer_timeout=1.0)
     assert isinstance(transport, AsgiTransport)
-    assert transport.ping() is None
+    assert transport.heartbeat() is None
     transport.abort()  # nothing to abort with
     transport = stay_on_asgi(nothing, chain(stream), max_message=10, dead_peer_timeout=1.0)
-    assert transport.ping() is not None
+    assert transport.heartbeat() is not None
     transport.abort()
     transport.abort()
     assert stream.socket.fileno() == -1

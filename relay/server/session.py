@@ -109,9 +109,9 @@ class Session:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    def ping(self) -> None:
+    def heartbeat(self) -> None:
         """Send a heartbeat, unless something is under way to the client anyhow."""
-        chunk = self._transport.ping()
+        chunk = self._transport.heartbeat()
         if chunk is not None and not self._outbox:
             self.offer(Batch(chunk, 0, len(chunk)))
 

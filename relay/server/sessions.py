@@ -183,12 +183,12 @@ class Sessions:
                 session.overdue_at = math.inf
                 session.abort()
             turn += 1
-            # Every client is pinged once in an interval, a wave of them at each beat rather than all at once.
+            # Every client has its heartbeat once in an interval, a wave of them at each beat rather than all at once.
             if turn % waves == 0:
                 due = list(self._all)
             wave = math.ceil(len(due) / (waves - turn % waves))
             for session in due[:wave]:
-                session.ping()
+                session.heartbeat()
             del due[:wave]
             if self._trims:
                 if self._trims % round(1 / BEAT) == 0:

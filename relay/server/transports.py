@@ -16,7 +16,7 @@ import trio
 from relay.core.closecodes import Close
 from relay.core.outbox import Batch, Framing, Outbox
 from relay.protocols.frames import (
-    PING_FRAME,
+    HEARTBEAT_FRAME,
     Event,
     PeerClosed,
     Received,
@@ -56,8 +56,8 @@ class Transport(Protocol):
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         """Wait for the client; raises trio.TooSlowError when a message that has begun is not finished in time."""
 
-    def ping(self) -> Any | None:
-        """The chunk that pings the client, or None where the server does that by itself."""
+    def heartbeat(self) -> Any | None:
+        """The chunk that shows the client, and all between, that the connection lives; None where the server sees to it."""
 
     async def close(self, outbox: Outbox, close: Close) -> None:
         """Say goodbye: deliver what waits (unless the client was too slow for it), then the close code, then wait for
@@ -156,8 +156,8 @@ class SocketTransport:
             self._due = math.inf
         return events
 
-    def ping(self) -> bytes:
-        return PING_FRAME
+    def heartbeat(self) -> bytes:
+        return HEARTBEAT_FRAME
 
     async def close(self, outbox: Outbox, close: Close) -> None:
         if close is Close.GONE:
@@ -251,7 +251,7 @@ class AsgiTransport:
         size = len(content.encode()) if isinstance(content, str) else len(content)
         return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
 
-    def ping(self) -> Any | None:
+    def heartbeat(self) -> Any | None:
         return None if self._ping_via is None else ("",)
 
     async def close(self, outbox: Outbox, close: Close) -> None:
