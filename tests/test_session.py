@@ -453,7 +453,7 @@ async def test_messages_that_overlap_are_timed_each_for_itself(
         assert (await peer.json())["type"] == "pong"
 
 
-async def test_each_client_is_pinged_once_in_an_interval_and_not_all_at_once(
+async def test_each_client_has_its_heartbeat_once_in_an_interval_and_not_all_at_once(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
     world = make_world(heartbeat_interval=10.0)
@@ -461,13 +461,13 @@ async def test_each_client_is_pinged_once_in_an_interval_and_not_all_at_once(
     world.start_beat()
     times: dict[int, list[float]] = {}
 
-    async def note_pings(number: int) -> None:
-        while isinstance(await peers[number].event(), Ping):
+    async def note_heartbeats(number: int) -> None:
+        while isinstance(await peers[number].event(), Pong):
             times.setdefault(number, []).append(trio.current_time())
 
     async with trio.open_nursery() as readers:
         for number in range(8):
-            readers.start_soon(note_pings, number)
+            readers.start_soon(note_heartbeats, number)
         await trio.sleep(30 + BEAT / 2)
         readers.cancel_scope.cancel()
     assert sorted(times) == list(range(8))
@@ -478,7 +478,7 @@ async def test_each_client_is_pinged_once_in_an_interval_and_not_all_at_once(
     assert len({pings[0] for pings in times.values()}) == 8
 
 
-async def test_a_client_with_a_backlog_is_not_pinged_on_top_of_it(
+async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
     world = make_world(heartbeat_interval=1.0, queue_seconds=100.0)
