@@ -490,7 +490,7 @@ async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(
     assert [await peer.event() for _ in range(2)] == [
         TextMessage(data=msgspec.json.encode(task_update("a", number, 9000)).decode()) for number in (1, 2)
     ]
-    assert isinstance(await peer.event(), Ping)
+    assert isinstance(await peer.event(), Pong)
 
 
 async def test_pongs_and_pings_of_the_client(autojump_clock: MockClock, make_world: MakeWorld) -> None:
