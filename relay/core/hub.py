@@ -156,10 +156,12 @@ class Hub:
         channel = self._channels.get(update.channel)
         if channel is None:
             return
-        if update.position is None:  # Redis could not record it: live, or never
+        feed = channel.feed
+        if update.position is None or feed.is_next(
+            update.position
+        ):  # without one Redis could not record it: live, or never
             self._pass_on(channel, update)
             return
-        feed = channel.feed
         was_live = feed.is_live
         passed = feed.hear(update)
         if passed is not None:

@@ -56,6 +56,15 @@ class Feed:
         # So many of them were there before the read began that is awaited.
         self._older = 0
 
+    def is_next(self, position: Position) -> bool:
+        """Whether this is what follows, so that it is to be passed on now, and counts as passed on. `hear` says the same, and
+        what to do otherwise; nearly always it is the next, and this costs less."""
+        last = self.last
+        if last is not None and self.is_live and position[1] == last[1] + 1 and position[0] == last[0]:
+            self.last = position
+            return True
+        return False
+
     def hear(self, update: Update) -> Update | None:
         """An update from the live feed: what is to be passed on now. Look at `is_live` afterwards."""
         if not self.is_live:
