@@ -50,8 +50,9 @@ _MAX_DIGESTS = 200_000
 QUEUE = 20_000
 PATIENCE = 15.0
 
-#: Updates recorded in one round trip.
+#: Updates recorded in one round trip, and their bytes: it has to end within the deadline.
 RECORD_AT_ONCE = 256
+BYTES_AT_ONCE = 1024 * 1024
 
 
 class _Count(NamedTuple):
@@ -148,7 +149,7 @@ class Recorder:
             if not ready:
                 await trio.sleep(max(0.0, self._held_until - monotonic()))
                 continue
-            batch = [self._queue.popleft() for _ in range(ready)]
+            batch = self._take(ready)
             again = await self._record(batch)
             self._queue.extendleft(reversed(again))
             if not self._queue:
@@ -157,6 +158,14 @@ class Recorder:
                 # Less than others hold back for: they may have missed what waits here.
                 await trio.sleep(min(backoff(attempt), HOLD / 4))
             attempt = attempt + 1 if again else 0
+
+    def _take(self, most: int) -> list[_Waiting]:
+        batch = [self._queue.popleft()]
+        size = len(batch[0].update.data)
+        while len(batch) < most and size < BYTES_AT_ONCE:
+            batch.append(self._queue.popleft())
+            size += len(batch[-1].update.data)
+        return batch
 
     async def _ready(self) -> int:
         """How many updates of the queue may be recorded now."""
