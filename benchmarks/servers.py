@@ -1,49 +1,52 @@
-"""The servers under test, and the Redis that feeds them: real processes on free ports, each on the server's core.
+"""The processes of a server under test and of the Redis that feeds it: real ones, on free ports, each on its core."""
 
-A `Server` is anything that answers WebSocket clients on /ws/tasks and passes on what Redis publishes. Further ones are
-added to `PEERS`.
-"""
-
-import importlib.util
 import os
+import signal
+import socket
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 import redis
 
-from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, memory_of, pinned
-from benchmarks.wire import TASK_CHANNEL
+from benchmarks.doors import Door
+from benchmarks.feeds import Feed
+from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, memory_of, pinned, quick_memory_of, tree_of
 from relay.broker.embedded import free_port, start_server
 from relay.processes import Child, start_child
 
 _PATIENCE = 30.0
-_ROOT = Path(__file__).parent.parent
+_STOP_TIMEOUT = 8.0
+ROOT = Path(__file__).parent.parent
 
 
 class ServerFailed(Exception):
     """A server ended or did not come up; has the end of its log."""
 
 
-def _eventually(check: Callable[[], bool], what: str, child: Child, log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not check():
-        if child.poll() is not None or time.monotonic() > deadline:
-            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-            raise ServerFailed(f"{what} did not come up; the end of its log:\n{tail}")
-        time.sleep(0.02)
-
-
-class _Process:
-    """A child that ends with the block."""
+class Process:
+    """A child that ends with the block, and all that descend from it."""
 
     child: Child
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name = name
+        self.log = log
+
+    def wait_until(self, check: Callable[[], bool]) -> None:
+        """Wait until it is up. Raises ServerFailed when it is not in time, and ends it."""
+        deadline = time.monotonic() + _PATIENCE
+        while not check():
+            if self.child.poll() is not None or time.monotonic() > deadline:
+                self.__exit__(None, None, None)
+                tail = self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+                raise ServerFailed(f"{self.name} did not come up; the end of its log:\n{tail}")
+            time.sleep(0.02)
 
     def __enter__(self) -> Self:
         return self
@@ -53,27 +56,33 @@ class _Process:
     ) -> None:
         if self.child.poll() is None:
             self.child.terminate()
-            try:
-                self.child.wait(5)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                self.child.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self.child.wait(_STOP_TIMEOUT)
+        with suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)  # it leads a session of its own
+        self.child.wait()
 
 
-class Valkey(_Process):
+class Valkey(Process):
     """A real Valkey, without persistence."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, core: int = LOAD_CORE) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        super().__init__("valkey", directory / "server.log")
         self.port = free_port()
-        with pinned(LOAD_CORE):
+        with pinned(core):
             self.child = start_server(self.port, directory, "--save", "", "--appendonly", "no")
-        _eventually(self._answers, "valkey", self.child, directory / "server.log")
+        self.wait_until(self._answers)
 
     @property
     def url(self) -> str:
         """For clients."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.child.pid
 
     def _answers(self) -> bool:
         with redis.Redis(port=self.port) as client:
@@ -82,92 +91,115 @@ class Valkey(_Process):
             except redis.RedisError:
                 return False
 
-    def has_subscriber(self) -> bool:
-        """Somebody listens to task updates."""
-        with redis.Redis(port=self.port) as client:
-            return any(count for _, count in client.pubsub_numsub(TASK_CHANNEL))
+    def has_listener(self) -> bool:
+        """Somebody follows a pattern or a channel."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            return bool(client.pubsub_numpat() or client.pubsub_channels())
 
 
-class Server(_Process):
-    """A server under test. `pid` is the process that serves."""
+class ServerProcess(Process):
+    """A server: any command, on the server's core, with none of our own settings in its environment."""
 
     def __init__(
-        self, name: str, directory: Path, valkey: Valkey, arguments: Callable[[int], list[str]], ready_path: str | None
-    ) -> None:
+        self, name: str, directory: Path, command: Sequence[str], *, environ: Mapping[str, str] | None = None,
+        core: int = SERVER_CORE,
+    ) -> None:  # fmt: skip
         directory.mkdir(parents=True, exist_ok=True)
-        self.name = name
-        self.port = free_port()
-        self.log = directory / f"{name}.log"
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("RELAY_", "REDIS_"))}
-        environ["REDIS_URL"] = valkey.url
-        environ["PYTHONPATH"] = str(_ROOT)
-        with self.log.open("wb") as log, pinned(SERVER_CORE):
-            command = [sys.executable, "-m", *arguments(self.port)]
-            self.child = start_child(command, env=environ, stdout=log, stderr=subprocess.STDOUT, cwd=directory)
-        try:
-            _eventually(lambda: self._is_ready(valkey, ready_path), name, self.child, self.log)
-        except ServerFailed:
-            self.__exit__(None, None, None)
-            raise
-        self.pid = self._serving_pid()
-
-    def _is_ready(self, valkey: Valkey, ready_path: str | None) -> bool:
-        if not valkey.has_subscriber():
-            return False
-        if ready_path is None:
-            return True
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{ready_path}", timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def _serving_pid(self) -> int:
-        """Hypercorn's command is a supervisor: the last child that multiprocessing spawned is the one that serves."""
-        children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
-        spawned = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return spawned[-1] if spawned else self.child.pid
-
-    def cpu(self) -> Cpu:
-        """CPU time of the serving process so far."""
-        return cpu_of(self.pid)
-
-    def memory(self) -> int:
-        """Resident bytes of the serving process."""
-        return memory_of(self.pid)
+        super().__init__(name, directory / f"{name}.log")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("RELAY_", "REDIS_"))}
+        clean["PYTHONPATH"] = str(ROOT)
+        with self.log.open("wb") as log, pinned(core):
+            self.child = start_child(
+                command, env=clean | dict(environ or {}), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                cwd=directory,
+            )  # fmt: skip
 
 
-def start_relay(directory: Path, valkey: Valkey) -> Server:
-    """Relay as its users run it: the stock Hypercorn command, default settings."""
-
-    def arguments(port: int) -> list[str]:
-        return ["hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "relay.asgi:app"]
-
-    return Server("relay", directory, valkey, arguments, "/readyz")
+def accepts(port: int) -> bool:
+    """Somebody listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Peer(NamedTuple):
-    """Another server for comparison: its module in benchmarks/peers, and the packages that it needs."""
+@dataclass
+class Running:
+    """A server under test that is up; a context manager that ends it with all that belongs to it.
+
+    task, everyone:  the doors of clients that follow one task, and of those that get what is for everyone
+    feed, feed_port: how updates are published to it, and where
+    brokers:         processes on the load's core that work for it, Redis as a rule
+    """
 
     name: str
-    module: str
-    needs: tuple[str, ...]
+    port: int
+    task: Door
+    everyone: Door
+    feed: type[Feed]
+    feed_port: int
+    processes: list[Process]
+    feed_options: dict[str, Any] = field(default_factory=dict)
+    brokers: list[int] = field(default_factory=list)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
 
     @property
-    def missing(self) -> list[str]:
-        """Packages that are not installed."""
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+    def pids(self) -> list[int]:
+        """All processes of the server."""
+        return [pid for process in self.processes for pid in tree_of(process.child.pid)]
 
-    def start(self, directory: Path, valkey: Valkey) -> Server:
-        """Run it."""
+    @property
+    def log(self) -> Path:
+        """Where the first process writes."""
+        return self.processes[0].log
 
-        def arguments(port: int) -> list[str]:
-            return [f"benchmarks.peers.{self.module}", str(port), valkey.url]
+    def cpu(self) -> Cpu:
+        """CPU time of the server so far."""
+        return total_cpu(self.pids)
 
-        return Server(self.name, directory, valkey, arguments, None)
+    def broker_cpu(self) -> float:
+        """CPU seconds of what feeds it so far."""
+        return total_cpu(self.brokers).ran
+
+    def memory(self) -> int:
+        """Resident bytes of the server."""
+        return sum(memory_of(pid) for pid in self.pids)
+
+    def quick_memory(self) -> int:
+        """The same, cheap enough to be asked while measuring."""
+        total = 0
+        for pid in self.pids:
+            with suppress(OSError):
+                total += quick_memory_of(pid)
+        return total
+
+    def freeze(self) -> None:
+        """Stop the server where it is."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
-PEERS = (
-    Peer("picows", "picows_peer", ("picows", "uvloop")),
-    Peer("websockets", "websockets_peer", ("websockets", "uvloop")),
-)
+def total_cpu(pids: Sequence[int]) -> Cpu:
+    """CPU time of several processes so far; those that have ended do not count."""
+    ran = waited = 0.0
+    for pid in pids:
+        with suppress(OSError):
+            one = cpu_of(pid)
+            ran += one.ran
+            waited += one.waited
+    return Cpu(ran, waited)

@@ -1,86 +1,95 @@
 """What goes over the wire: a WebSocket client's bytes, and the updates that the suite publishes.
 
-Updates have one form and fixed widths, so that a load generator finds sequence number and time stamp by their offset and
-need not parse JSON. They are what Relay sends on unchanged: peers that pass a published message through as it is send
-the same bytes.
+Updates have fixed widths: a sequence number of 8 digits, then `MARK`, then the time of the schedule in 19 digits. A load
+generator finds both by the mark, whatever a server has wrapped around them, and need not parse JSON.
 """
 
 from typing import NamedTuple
 
-TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
-TASK_CHANNEL, GENERAL_CHANNEL = "task_updates", "general_updates"
+SEQUENCE_DIGITS = 8
+TIME_DIGITS = 19
 
-_SEQUENCE_DIGITS = 8
-_TIME_DIGITS = 19
+#: What stands between the two numbers; nothing else that goes to a client has it.
+MARK = b'","at":"'
+
+#: Stand for the two numbers in a form, as wide as they are.
+SEQUENCE, TIME = b"@" * SEQUENCE_DIGITS, b"#" * TIME_DIGITS
+
+_DATA = b'{"sequence":"%b%b%b","pad":"' % (SEQUENCE, MARK, TIME)
+_END = b'"}'
 
 
-def handshake(host: str, path: str) -> bytes:
-    """An opening handshake that offers no extension."""
+def handshake(host: str, path: str, subprotocol: str | None = None) -> bytes:
+    """A WebSocket opening handshake that offers no extension."""
+    offered = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offered}\r\n"
     ).encode()
 
 
+def get(host: str, path: str) -> bytes:
+    """A request for a stream of server-sent events."""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+
 def masked(first_byte: int, payload: bytes) -> bytes:
-    """A client's frame, masked with zeros; the payload must be shorter than 126 bytes."""
-    assert len(payload) < 126
-    return bytes((first_byte, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+    """A client's frame, masked with zeros; the payload must be shorter than 64 KiB."""
+    if len(payload) < 126:
+        return bytes((first_byte, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+    return bytes((first_byte, 0x80 | 126)) + len(payload).to_bytes(2) + b"\0\0\0\0" + payload
+
+
+class Template:
+    """Bytes with both numbers left open, any number of times."""
+
+    __slots__ = ("_format",)
+
+    def __init__(self, raw: bytes) -> None:
+        escaped = raw.replace(b"%", b"%%")
+        self._format = escaped.replace(SEQUENCE, b"%(s)08d").replace(TIME, b"%(t)019d")
+
+    def fill(self, sequence: int, at: int) -> bytes:
+        """at: the time for which the update was scheduled, in nanoseconds of the monotonic clock."""
+        return self._format % {b"s": sequence, b"t": at}
 
 
 class Form(NamedTuple):
-    """Updates of one kind and size. ``sequence`` and ``at`` are offsets in the payload."""
+    """Updates of one kind and size, the numbers left open. ``task`` is None for updates that are for everyone."""
 
-    channel: str
-    before: bytes
-    after: bytes
-
-    @property
-    def sequence(self) -> int:
-        """Where the digits of the sequence number begin."""
-        return len(self.before)
+    task: str | None
+    data: bytes
 
     @property
-    def at(self) -> int:
-        """Where the digits of the time begin."""
-        return len(self.before) + _SEQUENCE_DIGITS + len(_BETWEEN)
+    def payload(self) -> bytes:
+        """What a service publishes, and what clients of Relay and of most peers get."""
+        if self.task is None:
+            return b'{"type":"general_update","data":%b}' % self.data
+        return b'{"type":"task_update","task_id":"%b","data":%b}' % (self.task.encode(), self.data)
 
     @property
-    def size(self) -> int:
-        """Bytes of a whole update."""
-        return self.at + _TIME_DIGITS + len(self.after)
-
-    def update(self, sequence: int, at: int) -> bytes:
-        """One update. at: the time for which it was scheduled, in nanoseconds of the monotonic clock."""
-        return b"%b%08d%b%019d%b" % (self.before, sequence, _BETWEEN, at, self.after)
+    def channel(self) -> str:
+        """Where peers look for it: the task, or the one channel that all clients follow."""
+        return EVERYONE if self.task is None else self.task
 
 
-_BETWEEN = b'","at":"'
+#: The channel that stands for "everyone" with peers.
+EVERYONE = "everyone"
 
 
-def _form(channel: str, head: bytes, size: int) -> Form:
-    bare = Form(channel, head + b'"data":{"sequence":"', b'","pad":""}}')
-    padding = size - bare.size
-    assert padding >= 0, f"an update of this kind has at least {bare.size} bytes"
-    return bare._replace(after=b'","pad":"%b"}}' % (b"x" * padding))
+def form(task: str | None, size: int, filler: bytes = b"x") -> Form:
+    """Updates of a task, or for everyone, whose payload has ``size`` bytes; the filler is repeated."""
+    bare = Form(task, _DATA + _END)
+    padding = size - len(bare.payload)
+    if padding < 0:
+        raise ValueError(f"an update of this kind has at least {len(bare.payload)} bytes, not {size}")
+    pad = (filler * (padding // len(filler) + 1))[:padding]
+    return Form(task, _DATA + pad + _END)
 
 
-def task_form(task_id: str, size: int) -> Form:
-    """Updates of one task, ``size`` bytes each."""
-    return _form(TASK_CHANNEL, b'{"type":"task_update","task_id":"%b",' % task_id.encode(), size)
-
-
-def general_form(size: int) -> Form:
-    """Updates for everyone."""
-    return _form(GENERAL_CHANNEL, b'{"type":"general_update",', size)
-
-
-def read_sequence(frame: bytes | bytearray, start: int) -> int:
-    """The sequence number whose digits begin there."""
-    return int(frame[start : start + _SEQUENCE_DIGITS])
-
-
-def read_time(frame: bytes | bytearray, start: int) -> int:
-    """The time whose digits begin there."""
-    return int(frame[start : start + _TIME_DIGITS])
+def resp(*words: bytes | str | int) -> bytes:
+    """A command for Redis."""
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)

@@ -11,7 +11,7 @@ import trio
 from prometheus_client import Counter, Gauge
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.events import CloseConnection, Message, Pong, TextMessage
 from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings

@@ -1,0 +1,91 @@
+"""Settings that clients share with the relay, from the environment: where Redis is, and what is kept how long.
+
+The names and defaults are those of the server, see its docs/configuration.md.
+"""
+
+import os
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from relay_client.durable import Retention
+from relay_client.redis_urls import parse
+
+#: With nothing configured: where the relay's own embedded server listens.
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+
+#: Longest update that a relay takes by default, in bytes.
+MAX_UPDATE_BYTES = 262_144
+
+#: In progress and silent for so many seconds: a relay marks the task as stalled.
+STALL_SECONDS = 60.0
+
+
+def redis_url(environ: Mapping[str, str] | None = None) -> str:
+    """``REDIS_URL``, or what ``REDIS_HOST``, ``_PORT``, ``_DB``, ``_USERNAME``, ``_PASSWORD`` and ``_SSL`` come to.
+
+    Raises ValueError, without a password in it, that names the variable.
+    """
+    environ = os.environ if environ is None else environ
+    url = environ.get("REDIS_URL")
+    if url:
+        try:
+            parse(url)
+        except ValueError as error:
+            raise ValueError(f"REDIS_URL: {error}") from None
+        return url
+    host = environ.get("REDIS_HOST") or "127.0.0.1"
+    port = _integer(environ, "REDIS_PORT", 6379, 1, 65535)
+    database = _integer(environ, "REDIS_DB", 0, 0)
+    username, password = environ.get("REDIS_USERNAME", ""), environ.get("REDIS_PASSWORD", "")
+    login = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username or password else ""
+    scheme = "rediss" if environ.get("REDIS_SSL", "").lower() in {"1", "true", "yes", "on"} else "redis"
+    url = f"{scheme}://{login}{f'[{host}]' if ':' in host else host}:{port}/{database}"
+    authorities = environ.get("REDIS_SSL_CA_CERTS")
+    return f"{url}?ssl_ca_certs={quote(authorities, safe='')}" if authorities and scheme == "rediss" else url
+
+
+def retention(environ: Mapping[str, str] | None = None) -> Retention:
+    """What is kept how long: ``RELAY_HISTORY_UPDATES``, ``_HISTORY_SECONDS``, ``_POSITION_SECONDS``, ``_TASK_SECONDS``,
+    ``_ENDED_TASK_SECONDS``. Raises ValueError that names the variable."""
+    environ = os.environ if environ is None else environ
+    default = Retention()
+    return Retention(
+        _integer(environ, "RELAY_HISTORY_UPDATES", default.log_updates, 1, 100_000),
+        _integer(environ, "RELAY_HISTORY_SECONDS", default.log_seconds, 1),
+        _integer(environ, "RELAY_POSITION_SECONDS", default.meta_seconds, 1),
+        _integer(environ, "RELAY_TASK_SECONDS", default.state_seconds, 1),
+        _integer(environ, "RELAY_ENDED_TASK_SECONDS", default.ended_seconds, 1),
+    )
+
+
+def max_update_bytes(environ: Mapping[str, str] | None = None) -> int:
+    """``RELAY_MAX_UPDATE_BYTES``. Raises ValueError that names the variable."""
+    return _integer(os.environ if environ is None else environ, "RELAY_MAX_UPDATE_BYTES", MAX_UPDATE_BYTES, 128)
+
+
+def stall_seconds(environ: Mapping[str, str] | None = None) -> float:
+    """``RELAY_TASK_STALL_SECONDS``. Raises ValueError that names the variable."""
+    value = (os.environ if environ is None else environ).get("RELAY_TASK_STALL_SECONDS")
+    if not value:
+        return STALL_SECONDS
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"RELAY_TASK_STALL_SECONDS: must be a number greater than 0, not {value!r}")
+    return seconds
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, least: int = 0, most: int | None = None) -> int:
+    value = environ.get(name)
+    if not value:
+        return default
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name}: must be a whole number, {bounds}, not {value!r}")
+    return number

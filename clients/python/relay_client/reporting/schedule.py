@@ -1,0 +1,130 @@
+"""Which tasks have something to send when: progress at a limited rate, and signs of life while there is none."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import NamedTuple
+
+from relay_client.delivery.call import Call
+from relay_client.errors import NotDelivered
+from relay_client.reporting.task import Task
+from relay_client.updates import Updates
+
+_log = logging.getLogger("relay_client")
+
+#: Seconds between two rounds: many tasks are sent together.
+_ROUND = 0.01
+
+#: Seconds before a task is tried again whose updates were not delivered by their deadline.
+_PAUSE = 1.0
+
+
+class Sending(NamedTuple):
+    """Something of a task that is on its way."""
+
+    task: Task
+    calls: list[Call]
+    is_beat: bool
+
+
+class Schedule:
+    """The tasks of a reporter.
+
+    rate:      updates of each task in a second, at most
+    heartbeat: seconds without an update after which a sign of life is sent
+    """
+
+    def __init__(self, updates: Updates, rate: float, heartbeat: float) -> None:
+        if not 0 < rate <= 1000:
+            raise ValueError(f"rate must be over 0 and at most 1000 a second, not {rate!r}")
+        if not 0 < heartbeat < float("inf"):
+            raise ValueError(f"heartbeat must be over 0 s, not {heartbeat!r}")
+        self._updates = updates
+        self._interval = 1.0 / rate
+        self._heartbeat = heartbeat
+        self._tasks: set[Task] = set()
+        self._noted: deque[Task] = deque()
+        self._waiting: set[Task] = set()  # have something to send that is not due yet
+        self._next_round = 0.0
+        self._is_failing = False
+
+    def add(self, task: Task) -> None:
+        """Look after a task that has begun."""
+        self._tasks.add(task)
+
+    def remove(self, task: Task) -> None:
+        """Look after it no longer."""
+        self._tasks.discard(task)
+        self._waiting.discard(task)
+
+    def note(self, task: Task) -> None:
+        """A task has something to send. From any thread."""
+        self._noted.append(task)
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until something is due, unless something is noted before; None: there are no tasks."""
+        if not self._tasks:
+            return None
+        times = [max(task.not_before, self._next_round) for task in self._waiting]
+        times += [max(task.last_sent + self._heartbeat, task.not_before) for task in self._tasks]
+        if self._noted:
+            times.append(self._next_round)
+        return max(0.0, min(times) - now)
+
+    def put_due(self, now: float, put: Callable[[list[Call]], None]) -> list[Sending]:
+        """Put in line what is due."""
+        if now < self._next_round:
+            return []
+        while self._noted:
+            task = self._noted.popleft()
+            if task in self._tasks:
+                self._waiting.add(task)
+        sending: list[Sending] = []
+        try:
+            for task in [task for task in self._waiting if task.not_before <= now]:
+                self._waiting.discard(task)
+                task.not_before = now + self._interval
+                calls = task.take(self._updates, put)
+                if calls:
+                    sending.append(Sending(task, calls, False))
+            for task in [each for each in self._tasks if now >= max(each.last_sent + self._heartbeat, each.not_before)]:
+                task.not_before = now + min(self._interval, self._heartbeat)
+                beat = [self._updates.beat(task.id)]
+                put(beat)
+                sending.append(Sending(task, beat, True))
+        except NotDelivered as error:  # the line is full, or closed
+            self._note_failure(error)
+            self._next_round = now + _PAUSE
+            self._waiting.update(task for task in self._tasks if task.has_pending())
+        else:
+            self._next_round = now + _ROUND
+        return sending
+
+    def settle(self, sending: list[Sending]) -> None:
+        """What was put in line is settled."""
+        now = monotonic()
+        for task, calls, is_beat in sending:
+            errors = [call.error for call in calls if call.error is not None]
+            if errors:
+                self._note_failure(errors[0])
+                task.not_before = now + _PAUSE
+                if not is_beat:
+                    task.put_back()
+            elif is_beat and calls[0].outcome() is False:
+                _log.warning("Redis does not know task %s any more; it is told again", task.id)
+                task.put_all_back()
+                task.last_sent = now
+            else:
+                self._is_failing = False
+                if is_beat:
+                    task.last_sent = now
+                else:
+                    task.acknowledged(now)
+            if task.has_pending() and task in self._tasks:
+                self._waiting.add(task)
+
+    def _note_failure(self, error: NotDelivered) -> None:
+        if not self._is_failing:
+            _log.warning("reports of tasks are not delivered, and tried again: %s", error)
+        self._is_failing = True

@@ -1,0 +1,186 @@
+"""What publishers send: updates checked, encoded, and made into calls of Redis."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from secrets import token_hex
+from typing import Any
+
+from relay_client import durable, environment, keys
+from relay_client.delivery.call import Call, Script
+from relay_client.durable import GENERAL, GENERAL_UPDATE, MAX_FIELDS, TASK_UPDATE, Known, Position, Retention
+from relay_client.encoding import encode, encode_fields, object_of
+
+#: The Redis channels of plain publishing, which existing services use.
+TASK_UPDATES = "task_updates"
+GENERAL_UPDATES = "general_updates"
+
+#: An operator-named channel's updates go out as they came.
+MESSAGE = "message"
+
+#: Longest task id and channel name, in characters.
+MAX_NAME_LENGTH = 255
+
+PUBLISH = Script(durable.SCRIPT, durable.SHA)
+
+
+def task_channel(task_id: str | int) -> str:
+    """The channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
+    if isinstance(task_id, bool) or not isinstance(task_id, str | int):
+        raise TypeError(f"a task id is a str or an int, not {type(task_id).__name__}")
+    name = str(task_id)
+    if not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
+    return keys.TASK_PREFIX + name
+
+
+def _position(answer: Any) -> Position:
+    return durable.recorded(answer).position
+
+
+def _was_taken(answer: Any) -> bool:
+    return not durable.recorded(answer).is_duplicate
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """Makes calls of updates.
+
+    sharded:   the server is a cluster
+    max_bytes: longest update; a relay does not take longer ones
+
+    All methods raise TypeError or ValueError for what cannot be published.
+    """
+
+    retention: Retention
+    sharded: bool
+    max_bytes: int
+
+    @classmethod
+    def from_environment(cls, retention: Retention | None, *, sharded: bool) -> "Updates":
+        """With the bounds that the environment gives."""
+        return cls(retention or environment.retention(), sharded, environment.max_update_bytes())
+
+    def on(self, channel: str, data: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
+        """An update of a channel by its name: ``task:<id>``, ``general``, or an operator-named one. The last call's outcome is
+        its position."""
+        if not isinstance(channel, str) or not 0 < len(channel) <= len(keys.TASK_PREFIX) + MAX_NAME_LENGTH:
+            raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}")
+        if channel.startswith(keys.TASK_PREFIX):
+            return self.task_update(channel[len(keys.TASK_PREFIX) :], data, durable=durable, key=key)
+        if channel == GENERAL:
+            return self.general_update(data, durable=durable, key=key)
+        if channel in (TASK_UPDATES, GENERAL_UPDATES) or channel.startswith(keys.PREFIX):
+            raise ValueError(f"{channel!r} is Redis' name, not Relay's: publish to 'task:<id>' or 'general'")
+        if len(channel) > MAX_NAME_LENGTH:
+            raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {len(channel)}")
+        message = self._checked(object_of(encode_fields(data)))
+        if not durable:
+            return [_plain(channel, channel, message)]
+        return [self._durable(channel, MESSAGE, message, key)]
+
+    def task_update(
+        self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None
+    ) -> list[Call]:
+        """Fields of a task."""
+        channel = task_channel(task_id)
+        fields = encode_fields(update)
+        if len(fields) > MAX_FIELDS:
+            raise ValueError(f"an update has {MAX_FIELDS} fields at most, not {len(fields)}")
+        data = self._checked(object_of(fields))
+        if not durable:
+            # Twice the same fields come to the same: it may be sent again.
+            return [_plain(channel, TASK_UPDATES, self._envelope(TASK_UPDATE, data, str(task_id)), repeatable=True)]
+        return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update))]
+
+    def general_update(self, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
+        """Something for every client. The announcement of a task gives it its first state, where it has none."""
+        data = self._checked(object_of(encode_fields(update)))
+        if not durable:
+            return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
+        return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
+
+    def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
+        """The announcement of a new task."""
+        task_channel(task_id)
+        announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
+        return self.general_update(announced, key=key)
+
+    def beat(self, task_id: str | int) -> Call:
+        """A task's sign of life. Its outcome is False when Redis knows no such task."""
+        return self._script(task_channel(task_id), {}, None, Known("beat", "", 0))
+
+    def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
+        """As a relay does it that hears a plain announcement."""
+        info = update.get("task_info")
+        if update.get("type") != "task_created" or not isinstance(info, Mapping):
+            return []
+        fields = {name: value for name, value in info.items() if name != "task_id"}
+        try:
+            channel = task_channel(info.get("task_id", ""))
+        except (TypeError, ValueError):
+            return []
+        if not 0 < len(fields) <= MAX_FIELDS:
+            return []
+        return [self._script(channel, encode_fields(fields), _status(fields), Known("create", "", 0))]
+
+    def _durable(
+        self,
+        channel: str,
+        kind: str,
+        data: bytes,
+        key: str | None,
+        fields: Mapping[str, bytes] | None = None,
+        status: str | None = None,
+    ) -> Call:
+        names, values = durable.arguments(
+            channel,
+            kind,
+            data,
+            self.retention,
+            fields=fields,
+            status=status,
+            known=durable.idempotency(key or token_hex(12)),
+            sharded=self.sharded,
+        )
+        live = ("SPUBLISH" if self.sharded else "PUBLISH", keys.feed(channel), durable.unrecorded_message(kind, data))
+        return Call(channel, names, PUBLISH, values, fallback=live, waits=True, read=_position)
+
+    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: Known) -> Call:
+        """Something about a task that is no update. Redis may have no memory for it: then so be it."""
+        names, values = durable.arguments(
+            channel,
+            TASK_UPDATE,
+            object_of(fields),
+            self.retention,
+            fields=fields,
+            status=status,
+            known=known,
+            sharded=self.sharded,
+        )
+        return Call(channel, names, PUBLISH, values, fallback=("EXISTS", names[0]), read=_was_taken)
+
+    def _checked(self, data: bytes) -> bytes:
+        if len(data) > self.max_bytes:
+            raise ValueError(f"an update has {self.max_bytes} bytes at most (RELAY_MAX_UPDATE_BYTES), not {len(data)}")
+        return data
+
+    def _envelope(self, kind: str, data: bytes, task_id: str | None = None) -> bytes:
+        """As existing services write it."""
+        task = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
+        return self._checked(
+            b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), task, data, encode(time.time()))
+        )
+
+
+def _status(update: Mapping[str, Any]) -> str | None:
+    status = update.get("status")
+    status = status.value if isinstance(status, Enum) else status
+    return status if isinstance(status, str) else None
+
+
+def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:
+    """Its outcome is the number of those who heard it; on a cluster, at one node."""
+    command = ("PUBLISH", redis_channel, message)
+    return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int)

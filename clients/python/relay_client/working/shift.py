@@ -1,0 +1,284 @@
+"""One run of a worker: takes tasks while it may, keeps its claims alive, and ends without leaving anything behind.
+
+The tasks of asyncio: shift > {keeper, one per entry > its handler}; feeding is the shift's own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from secrets import token_hex
+from typing import Any
+
+from relay_client.aio.publisher import Publisher
+from relay_client.aio.reporter import TaskReporter
+from relay_client.delivery.call import Call
+from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
+from relay_client.reporting.task import TaskCancelled, end_of
+from relay_client.statuses import PENDING, TERMINAL
+from relay_client.updates import MAX_NAME_LENGTH
+from relay_client.working import plans, queue
+from relay_client.working.attempt import HANDED_OVER, Attempt, Stop, Verdict, failure
+from relay_client.working.feed import Feed
+from relay_client.working.handlers import Handler
+from relay_client.working.job import BadJob, Job, decoded
+from relay_client.working.queue import Begun, Entry
+from relay_client.working.settings import WorkerSettings
+
+_log = logging.getLogger("relay_client.worker")
+
+#: Seconds that handlers have to end when their tasks are handed over, and for telling Redis.
+_LAST_SECONDS = 3.0
+
+#: Seconds before Redis is asked again for what must be done.
+_PAUSE = 0.5
+
+
+class Shift:
+    """Runs once."""
+
+    def __init__(self, handlers: Mapping[str, Handler], settings: WorkerSettings) -> None:
+        self._handlers = handlers
+        self._settings = settings
+        self._consumer = f"{settings.consumer}:{token_hex(4)}"
+        self._publisher = Publisher(settings.redis_url, timeout=settings.timeout)
+        self._reporter = TaskReporter(self._publisher)
+        self._feed = Feed(tuple(handlers), self._consumer, self._publisher.courier, settings)
+        self._busy: set[asyncio.Task[None]] = set()
+        self._attempts: dict[str, Attempt] = {}
+        self._changed = asyncio.Event()  # a place is free, or the shift is to end
+        self._is_draining = False
+        self._is_over = False  # what runs is handed over
+        self._group = asyncio.TaskGroup()
+
+    def drain(self) -> None:
+        """Take no more tasks, and end."""
+        self._is_draining = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until drained, or cancelled."""
+        async with self._publisher, self._reporter:
+            try:
+                await self._open()
+                async with self._group as group:
+                    keeper = group.create_task(self._keep_claims())
+                    try:
+                        await self._take_tasks(group)
+                        await self._end_tasks()
+                    finally:
+                        keeper.cancel()
+            finally:
+                await self._feed.close()
+
+    async def _open(self) -> None:
+        while not self._is_draining:
+            try:
+                await self._feed.open()
+            except DeliveryRefused:
+                raise
+            except NotDelivered as error:
+                _log.warning("waiting for Redis: %s", error)
+            else:
+                return
+
+    # Taking
+
+    async def _take_tasks(self, group: asyncio.TaskGroup) -> None:
+        _log.info(
+            "%s takes tasks: %s; %d at once", self._consumer, ", ".join(self._handlers), self._settings.concurrency
+        )
+        while not self._is_draining:
+            free = self._settings.concurrency - len(self._busy)
+            if free <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            for entry in await self._feed.next(free):
+                work = group.create_task(self._release(entry) if self._is_draining else self._work(entry))
+                self._busy.add(work)
+                work.add_done_callback(self._is_done)
+
+    def _is_done(self, work: asyncio.Task[None]) -> None:
+        self._busy.discard(work)
+        self._changed.set()
+
+    async def _release(self, entry: Entry) -> None:
+        """It came when the shift had ended already."""
+        try:
+            await self._deliver([queue.release(entry, self._consumer)])
+        except NotDelivered as error:
+            _log.warning("task %s waits for the lease: %s", entry.task_id, error)
+
+    # Ending
+
+    async def _end_tasks(self) -> None:
+        if self._busy:
+            grace = self._settings.grace
+            _log.info("draining: %d tasks have %g s", len(self._busy), grace)
+            await asyncio.wait(self._busy, timeout=grace)
+        self._is_over = True
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Stop.HANDOVER)
+        if self._busy:
+            await asyncio.wait(self._busy, timeout=_LAST_SECONDS)
+        # What has not ended by now does not listen, or Redis does not.
+        left = [attempt for attempt in self._attempts.values() if not attempt.is_over]
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                for attempt in left:
+                    await self._conclude(attempt, HANDED_OVER)
+        except (TimeoutError, NotDelivered) as error:
+            _log.warning("%d tasks wait for their lease to run out: %s", len(left), error or "Redis is away")
+        for work in self._busy:
+            work.cancel()
+
+    # Keeping
+
+    async def _keep_claims(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.beat)
+            if self._attempts:
+                try:
+                    await self._keep(list(self._attempts.values()))
+                except NotDelivered as error:
+                    _log.warning("claims are not renewed: %s", error)
+
+    async def _keep(self, attempts: Sequence[Attempt]) -> None:
+        """Renew the claims, and hear what others want of these tasks."""
+        calls = [queue.keep(attempt.entry, self._consumer, attempt.owner) for attempt in attempts]
+        await self._deliver(calls)
+        for attempt, call in zip(attempts, calls, strict=True):
+            kept = call.outcome()
+            if kept == "cancelled":
+                attempt.stop(Stop.CANCELLED)
+            elif kept != "kept" and not attempt.is_over and not await self._is_ours(attempt):
+                _log.warning("task %s: another worker has it", attempt.task.id)
+                attempt.stop(Stop.LOST)
+
+    async def _deliver(self, calls: Sequence[Call]) -> None:
+        await self._publisher.courier.deliver(calls)
+        for call in calls:
+            call.outcome()
+
+    async def _insist(self, make: Callable[[], Sequence[Call]]) -> Any:
+        """The outcome of the last of some calls, however long Redis is away. Raises NotDelivered when it refuses them."""
+        while True:
+            calls = make()
+            try:
+                await self._deliver(calls)
+            except (DeliveryRefused, PublisherClosed):
+                raise
+            except NotDelivered as error:
+                _log.warning("tried again until Redis takes it: %s", error)
+                await asyncio.sleep(_PAUSE)
+            else:
+                return calls[-1].outcome()
+
+    # Working
+
+    async def _work(self, entry: Entry) -> None:
+        try:
+            await self._carry_out(entry)
+        except NotDelivered as error:
+            _log.warning("task %s is left until its lease has run out: %s", entry.task_id, error)
+
+    async def _carry_out(self, entry: Entry) -> None:
+        name = entry.task_id
+        if name is None or len(name) > MAX_NAME_LENGTH:
+            _log.error("entry %s of %r is no task: removed", entry.entry_id, entry.kind)
+            await self._insist(lambda: [queue.finish(entry)])
+            return
+        owner = token_hex(8)
+        asked, known = queue.begin(entry, self._consumer, owner), plans.status_call(name)
+        await self._deliver([known, asked])
+        begun, status = asked.outcome(), known.outcome()
+        if begun.verdict == "gone":
+            return
+        if status in TERMINAL:
+            await self._insist(lambda: [queue.finish(entry, owner)])
+            return
+        try:
+            job, handler = self._job(entry, name, begun)
+        except BadJob as error:
+            await self._end(entry, owner, failure(str(error)), f"poison:{name}:{entry.entry_id}")
+            return
+        if begun.verdict == "cancelled":
+            await self._end(entry, owner, Verdict(*end_of(TaskCancelled())), plans.cancellation_key(name))
+        elif begun.attempt > handler.attempts:
+            died = failure(f"given up: {begun.attempt - 1} attempts did not come to an end, for their workers died")
+            await self._end(entry, owner, died, f"end:{owner}")
+        else:
+            await self._attempt(entry, owner, begun.attempt, job, handler, is_announced=status is not None)
+
+    def _job(self, entry: Entry, name: str, begun: Begun) -> tuple[Job, Handler]:
+        if begun.verdict == "missing":
+            raise BadJob("Redis knows nothing of what this task is to do")
+        job = decoded(name, begun.job)
+        if job.kind != entry.kind or job.kind not in self._handlers:
+            raise BadJob(f"no handler for kind {job.kind!r} here, in the queue of {entry.kind!r}")
+        return job, self._handlers[job.kind]
+
+    async def _end(self, entry: Entry, owner: str, verdict: Verdict, key: str) -> None:
+        """End a task that is not tried, or not any more."""
+        _log.warning("task %s: %s %s", entry.task_id, verdict.status, _reason(verdict))
+        await self._tell(entry.task_id or "", verdict, key)
+        await self._insist(lambda: [queue.finish(entry, owner)])
+
+    async def _tell(self, name: str, verdict: Verdict, key: str) -> None:
+        update = {"status": verdict.status, **verdict.fields}
+        await self._insist(lambda: self._publisher.updates.task_update(name, update, key=key))
+
+    async def _attempt(
+        self, entry: Entry, owner: str, number: int, job: Job, handler: Handler, *, is_announced: bool
+    ) -> None:
+        if not is_announced:  # its creator died over it
+            key = plans.announcement_key(job.task_id, str(job.info.get("created_at")))
+            await self._deliver(self._publisher.updates.created(job.task_id, job.info, key=key))
+        message = f"Attempt {number} of {handler.attempts}" if number > 1 else "Started"
+        info = {"progress": 0, "message": message, "worker": self._settings.consumer, "attempt": number}
+        task = await self._reporter.begin(job.task_id, info, announce=False)
+        attempt = Attempt(entry, owner, number, handler, task)
+        self._attempts[owner] = attempt
+        try:
+            if self._is_over:
+                attempt.stop(Stop.HANDOVER)
+            _log.info("task %s (%s): attempt %d", task.id, job.kind, number)
+            verdict = await attempt.run(self._group, job.params)
+            await self._conclude(attempt, verdict)
+            _log.info("task %s (%s): %s %s", task.id, job.kind, verdict.status, _reason(verdict))
+        finally:
+            del self._attempts[owner]
+            self._reporter.abandon(task)
+
+    async def _conclude(self, attempt: Attempt, verdict: Verdict) -> None:
+        """Tell its watchers, and then the queue: whoever dies in between leaves a task that is seen to have ended."""
+        if attempt.is_over:
+            return  # it was handed over while it came to its end
+        attempt.is_over = True
+        entry, owner, task = attempt.entry, attempt.owner, attempt.task
+        if attempt.stopped is Stop.LOST or not await self._is_ours(attempt):
+            return
+        try:
+            await self._reporter.end(task, verdict.status, verdict.fields)
+        except NotDelivered:
+            await self._tell(task.id, verdict, f"end:{owner}")
+        if verdict.released:
+            await self._insist(lambda: [queue.release(entry, self._consumer, owner)])
+        elif verdict.retry_in is not None:
+            pause = verdict.retry_in
+            await self._insist(lambda: [queue.retry(entry, owner, pause)])
+        else:
+            await self._insist(lambda: [queue.finish(entry, owner)])
+
+    async def _is_ours(self, attempt: Attempt) -> bool:
+        """Nobody else has taken it over, or ended it: we may have been frozen for longer than the lease."""
+        kept = await self._insist(lambda: [queue.keep(attempt.entry, self._consumer, attempt.owner)])
+        if kept == "missing":
+            return await self._insist(lambda: [plans.status_call(attempt.task.id)]) not in TERMINAL
+        return bool(kept != "lost")
+
+
+def _reason(verdict: Verdict) -> str:
+    return str(
+        verdict.fields.get("error") or (verdict.fields.get("message") if verdict.status == PENDING else "") or ""
+    )

@@ -1,0 +1,36 @@
+"""The HEALTHCHECK of the image: exit status 0 when the relay of this container answers ``/healthz`` within 3 s.
+
+Another path may be given: ``healthcheck.py /readyz``.
+"""
+
+import os
+import sys
+from http.client import HTTPConnection, HTTPException
+
+TIMEOUT = 3.0
+
+#: Where to reach a relay that listens on every address.
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def main(path: str = "/healthz") -> int:
+    """Ask once; returns the exit status, and says on stderr what is wrong."""
+    host, port = os.environ.get("RELAY_HOST", "127.0.0.1"), int(os.environ.get("RELAY_PORT", "8000"))
+    connection = HTTPConnection(LOOPBACK.get(host, host), port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        said = response.read(1000).decode(errors="replace")
+    except (OSError, HTTPException) as error:
+        print(f"no answer from {host}:{port}{path}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        connection.close()
+    if response.status != 200:
+        print(f"{path} answers {response.status}: {said}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,114 @@
+"""``make redis-cli``: redis-cli or valkey-cli on Relay's Redis; where neither is installed, the same in small.
+
+``make redis-cli ARGS='INFO memory'`` runs one command. The password goes through the environment, never over the command line.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from typing import Any
+
+import redis
+from redis_place import Place, connect, find_redis
+from relay_client.redis_urls import parse
+
+from relay.config import RedisSettings, load
+from relay.core.errors import ConfigError
+
+
+def program_arguments(place: Place, settings: RedisSettings) -> tuple[list[str], dict[str, str]]:
+    """Options for redis-cli, and what it wants in its environment. Raises redis.RedisError when no Sentinel knows a master."""
+    client = connect(place, settings)
+    target = parse(place.url)
+    if isinstance(client, redis.RedisCluster):
+        node = next(iter(client.get_primaries()))  # type: ignore[no-untyped-call]
+        host, port, options = node.host, node.port, target.options
+    elif target.kind == "sentinel":
+        (host, port), options = client.connection_pool.get_master_address(), target.options  # type: ignore[attr-defined]
+    else:
+        options = client.connection_pool.connection_kwargs
+        host, port = options.get("host", "127.0.0.1"), options.get("port", 6379)
+    client.close()
+    arguments = ["-s", options["path"]] if options.get("path") else ["-h", str(host), "-p", str(port)]
+    if options.get("db"):
+        arguments += ["-n", str(options["db"])]
+    if options.get("username"):
+        arguments += ["--user", options["username"]]
+    if target.kind == "cluster":
+        arguments.append("-c")
+    if options.get("ssl") or target.url.startswith("rediss://"):
+        arguments.append("--tls")
+        authorities = settings.ssl_ca_certs or options.get("ssl_ca_certs")
+        arguments += ["--cacert", str(authorities)] if authorities else []
+    return arguments, {"REDISCLI_AUTH": options["password"]} if options.get("password") else {}
+
+
+def shown(answer: Any, indent: str = "") -> str:
+    """An answer as redis-cli would show it, nearly."""
+    if isinstance(answer, dict):
+        answer = [part for pair in answer.items() for part in pair]
+    if isinstance(answer, list | tuple | set):
+        lines = (f"{indent}{number}) {shown(part, indent + '   ')}" for number, part in enumerate(answer, 1))
+        return "\n".join(lines).removeprefix(indent) or "(empty)"
+    return "(nil)" if answer is None else str(answer)
+
+
+def run(client: "redis.Redis | redis.RedisCluster", words: list[str]) -> bool:
+    """Run one command and print the answer, or on stderr the error; returns whether there was none."""
+    try:
+        print(shown(client.execute_command(*words)))  # type: ignore[no-untyped-call]
+    except (redis.RedisError, OSError) as error:
+        print(f"(error) {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def converse(client: "redis.Redis | redis.RedisCluster", prompt: str) -> None:
+    """Read commands until the input ends."""
+    while True:
+        try:
+            words = shlex.split(input(prompt if sys.stdin.isatty() else ""))
+        except (EOFError, KeyboardInterrupt):
+            return
+        except ValueError as error:
+            print(f"(error) {error}", file=sys.stderr)
+            continue
+        if words and words[0].lower() in ("exit", "quit"):
+            return
+        if words:
+            run(client, words)
+
+
+def main(words: list[str]) -> int:
+    """Returns the exit status; does not return where redis-cli takes over."""
+    try:
+        _, settings = load()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    place = find_redis(settings)
+    print(f"Redis  {place}", file=sys.stderr)
+    program = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    try:
+        if program is not None:
+            arguments, environ = program_arguments(place, settings)
+            sys.stderr.flush()
+            os.execve(program, [program, *arguments, *words], {**os.environ, **environ})
+        client = connect(place, settings)
+    except (redis.RedisError, OSError) as error:
+        print(f"Redis does not answer: {error}", file=sys.stderr)
+        return 1
+    if isinstance(client, redis.Redis):
+        client.response_callbacks.clear()  # answers as Redis sends them, not as redis-py's objects
+    try:
+        if words:
+            return 0 if run(client, words) else 1
+        converse(client, "redis> ")
+    finally:
+        client.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Where Redis is: where a relay with the same environment would find it, or where one on this machine brought it along."""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from relay_client.redis_urls import parse, sync_client
+
+from relay import logs
+from relay.config import RedisSettings
+
+#: Seconds that Redis may take for anything.
+TIMEOUT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A Redis.
+
+    origin: how it was found, for people
+    log:    the file that it logs to, where we know it
+    """
+
+    url: str
+    origin: str
+    log: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{logs.without_password(self.url)}  ({self.origin})"
+
+
+def find_redis(settings: RedisSettings) -> Place:
+    """The configured Redis; else the newest that a relay of this machine brought along and that answers; else the default."""
+    configured = settings.configured_url()
+    if configured is not None:
+        return Place(configured, "configured")
+    for log in sorted(Path(tempfile.gettempdir()).glob("relay-redis-*/server.log"), key=_age):
+        port = _port(log)
+        if port is not None and _answers(port):
+            return Place(f"redis://127.0.0.1:{port}/0", "brought along by a relay on this machine", log)
+    return Place(f"redis://127.0.0.1:{settings.port}/{settings.db}", "nothing is configured")
+
+
+def _age(log: Path) -> float:
+    try:
+        return -log.stat().st_mtime
+    except OSError:  # its relay has just ended
+        return 0.0
+
+
+def _port(log: Path) -> int | None:
+    try:
+        with log.open(errors="replace") as file:
+            found = re.search(r"mode=standalone, port=(\d+)", file.read(100_000))
+    except OSError:  # gone, or another user's
+        return None
+    return int(found[1]) if found else None
+
+
+def _answers(port: int) -> bool:
+    with redis.Redis(port=port, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+def connect(place: Place, settings: RedisSettings) -> "redis.Redis | redis.RedisCluster":
+    """A client for one thread. Raises redis.RedisError when it is a cluster of which no node answers."""
+    options = {} if settings.ssl_ca_certs is None else {"ssl_ca_certs": str(settings.ssl_ca_certs)}
+    return sync_client(
+        parse(place.url),
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""A small service as it was, and with one changed import."""

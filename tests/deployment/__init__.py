@@ -1,0 +1,1 @@
+"""What is deployed, read and run without a container engine."""
