@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test faults format clean \
+.PHONY: help run demo test faults bench format clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local docker-stop-local
 
 help:  ## Show what there is
@@ -35,6 +35,9 @@ test: $(VENV)/.installed-test  ## All linters, types and tests
 
 faults: $(VENV)/.installed-test  ## Break everything 200 times, and count what is lost
 	$(BIN)/python -m tests.faults
+
+bench: $(VENV)/.installed-test  ## Measure Relay beside others, some eight minutes
+	$(BIN)/python -m benchmarks run --quick
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix

@@ -1,4 +1,4 @@
-"""The HEALTHCHECK of the image: exit status 0 when the relay of this container answers ``/healthz`` within 3 s.
+"""The HEALTHCHECK of the image: exit status 0 when the relay of this container answers ``/healthz`` within 2 s.
 
 Another path may be given: ``healthcheck.py /readyz``.
 """
@@ -7,7 +7,7 @@ import os
 import sys
 from http.client import HTTPConnection, HTTPException
 
-TIMEOUT = 3.0
+TIMEOUT = 2.0
 
 #: Where to reach a relay that listens on every address.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings
 
 from relay.config import RedisSettings, Settings
 from relay.core.closecodes import Close
+from tests.deployment.pages import PAGES
+from tests.harness import ROOT
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -42,3 +44,29 @@ def test_every_setting_is_documented(settings: type[BaseSettings], prefix: str) 
         (prefix + name.upper(), shown(field.default), field.description)
         for name, field in settings.model_fields.items()
     ]
+
+
+def anchors(text: str) -> set[str]:
+    """What a page's headings are called in links, as GitHub does it."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]*))?\)", page.read_text()):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text()), f"{target}#{anchor}"
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    reached: set[Path] = set()
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page in reached or page.suffix != ".md" or not page.exists():
+            continue
+        reached.add(page)
+        ahead += [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s:]+)", page.read_text())]
+    assert set(PAGES) <= reached

@@ -5,7 +5,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -203,31 +203,29 @@ class Opener:
             self._take_answers(client)
 
     def _take_answers(self, client: Client) -> None:
-        while not client.is_gone and client in self.opening:
-            for message in self._next_message(client):
-                self._hear(client, message)
-                break
-            else:
+        while client in self.opening:
+            message = self._next_message(client)
+            if message is None:
                 return
+            self._hear(client, message)
 
-    def _next_message(self, client: Client) -> Iterator[bytes]:
+    def _next_message(self, client: Client) -> bytes | None:
         """The next message, if it is all there. A stream of events has none: all that came is one."""
         if self._door.kind != "ws":
-            if client.rest:
-                message, client.rest = client.rest, b""
-                yield message
-            return
+            message, client.rest = client.rest, b""
+            return message or None
         while (frame := next_frame(client.rest, 0)) is not None:
             opcode, payload, end = frame
             client.rest = client.rest[end:]
+            if not opcode & 0x08:
+                return payload
             if opcode == PING:
                 self._send(client, masked(PONG, payload))
-            elif opcode & 0x08:
-                self.give_up(client)
-                return
             else:
-                yield payload
-                return
+                self.give_up(client)
+            if client.is_gone:
+                return None
+        return None
 
     def _hear(self, client: Client, message: bytes) -> None:
         for note in self.noted:

@@ -111,7 +111,9 @@ def main() -> int:
     try:
         show(place, settings)
     except redis.ResponseError as error:
-        print(f"Redis refuses: {error}\nIt wants to be asked with INFO: docs/deploy.md has the rights.", file=sys.stderr)
+        print(
+            f"Redis refuses: {error}\nIt wants to be asked with INFO: docs/deploy.md has the rights.", file=sys.stderr
+        )
         return 1
     except (redis.RedisError, OSError) as error:
         print(f"Redis does not answer: {error}\nSee docs/troubleshoot.md, 'Redis connection failed'.", file=sys.stderr)

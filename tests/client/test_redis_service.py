@@ -20,7 +20,7 @@ from relay_client.redis_service import RedisService, redis_service
 from relay.processes import start_child
 from tests.client.reading import log_of, state_of
 from tests.conftest import StartRelay
-from tests.harness import ROOT, RedisServer, eventually
+from tests.harness import ROOT, RedisServer, RelayServer, eventually
 
 SERVICES = Path(__file__).parent / "services"
 
@@ -54,9 +54,8 @@ def test_the_services_differ_in_one_import() -> None:
     ]
 
 
-def what_a_frontend_sees(service: str, redis_server: RedisServer, start_relay: StartRelay) -> list[Any]:
+def what_a_frontend_sees(service: str, redis_server: RedisServer, relay: RelayServer) -> list[Any]:
     """Run the service, ask it for a task, and watch that as frontends always did: no positions, nothing new."""
-    relay = start_relay()
     environ = os.environ | {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_server.port)}
     environ.pop("REDIS_URL", None)
     command = [sys.executable, "-m", f"tests.client.services.{service}"]
@@ -83,9 +82,10 @@ def what_a_frontend_sees(service: str, redis_server: RedisServer, start_relay: S
 def test_a_service_with_one_changed_import_shows_an_old_frontend_the_same(
     redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
+    relay = start_relay()
     shown = {}
     for service in ("service_before", "service_after"):
-        frames = what_a_frontend_sees(service, redis_server, start_relay)
+        frames = what_a_frontend_sees(service, redis_server, relay)
         general = [frame for frame in frames if frame["type"] == "general_update"]
         assert general == [
             {

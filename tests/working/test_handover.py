@@ -29,13 +29,13 @@ def test_a_killed_worker(
     """Its watchers see that it has stalled, another takes it over, and it completes."""
     relay = start_relay(task_stall_seconds=1)
     environ = {"RELAY_TASK_STALL_SECONDS": "1"}
-    victim = start_worker(environ=environ, lease=3, name="victim")
+    victim = start_worker(environ=environ, lease=1, name="victim")
     with relay.client("t") as client:
-        manager.create("slow", {"seconds": 1.5}, task_id="t")
+        manager.create("slow", {"seconds": 0.6}, task_id="t")
         state_when(manager, "t", has_begun)
         victim.kill()
         updates_until(client, "t", lambda update: update.get("stalled") is True)
-        start_worker(environ=environ, lease=3, name="heir")
+        start_worker(environ=environ, lease=1, name="heir")
         updates = updates_until(client, "t", lambda update: update.get("status") == "completed")
     assert {"stalled": False} in updates
     began = [update for update in updates if update.get("status") == "in_progress"]
@@ -46,7 +46,7 @@ def test_a_killed_worker(
 def test_a_slow_handler_keeps_its_task(manager: TaskManager, start_worker: StartWorker) -> None:
     """Longer than the lease, with another worker at hand, and though it reports nothing."""
     start_worker(lease=1, name="first")
-    task_id = manager.create("deaf", {"seconds": 3})
+    task_id = manager.create("deaf", {"seconds": 2.5})
     state_when(manager, task_id, lambda state: state.status == "in_progress")
     start_worker(lease=1, name="second")
     state = manager.wait(task_id, 10)
@@ -58,7 +58,7 @@ def test_a_frozen_worker_has_lost_its_task(
 ) -> None:
     """When it wakes up, it stops; what it then says of the task, nobody hears."""
     frozen = start_worker(lease=1, name="frozen")
-    task_id = manager.create("slow", {"seconds": 3})
+    task_id = manager.create("slow", {"seconds": 1.5})
     state_when(manager, task_id, has_begun)
     frozen.freeze()
     start_worker(lease=1, name="heir")
@@ -86,20 +86,21 @@ def test_a_task_that_kills_its_workers(
 
 def test_draining(manager: TaskManager, start_worker: StartWorker) -> None:
     """What can end within the grace does; the rest is another's at once, and not one attempt poorer."""
-    drained = start_worker(grace=1, name="drained")
+    drained = start_worker(grace=0.8, name="drained")
     kinds = ("slow", "slow_thread", "deaf")
-    short = [manager.create(kind, {"seconds": 1.0}) for kind in kinds]
-    long = [manager.create(kind, {"seconds": 6.0 if kind == "deaf" else 3.0}) for kind in kinds]
+    short = [manager.create(kind, {"seconds": 0.5}) for kind in kinds]
+    long = [manager.create(kind, {"seconds": 7.0 if kind == "deaf" else 3.0}) for kind in kinds]
     for task_id in (*short, *long):
         state_when(manager, task_id, lambda state: state.status == "in_progress")
-    start_worker(name="heir")
     drained.signal(signal.SIGTERM)
-    after = manager.create("slow", {"seconds": 0.1})
     began = time.monotonic()
+    eventually(lambda: "draining" in drained.logged())
+    after = manager.create("slow", {"seconds": 0.1})
+    start_worker(name="heir")
     for task_id in long:
         state = state_when(manager, task_id, lambda state: state.fields["worker"] == "heir")
         assert state.fields["attempt"] == 1
-    assert time.monotonic() - began < 10, "the lease is 30 s"
+    assert time.monotonic() - began < 12, "the lease is 30 s"
     assert drained.wait() == 0
     assert "Traceback" not in drained.logged()
     for task_id in (after, *long[:2], *short):
@@ -135,18 +136,32 @@ def test_redis_is_killed_in_mid_work(
     redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
 ) -> None:
     """The task that runs goes on and ends, and those that waited are done; each once."""
-    start_worker(concurrency=1, lease=2)
-    first = manager.create("slow", {"seconds": 2})
+    start_worker(concurrency=1, lease=1)
+    first = manager.create("slow", {"seconds": 1})
     second = manager.create("slow", {"seconds": 0.1})
     state_when(manager, first, has_begun)
     redis_server.kill()
-    time.sleep(2.5)  # the lease runs out, and the handler comes to its end, while nobody can tell
+    time.sleep(1.5)  # the lease runs out, and the handler comes to its end, while nobody can tell
     redis_server.start()
     states = [manager.wait(task_id, 15) for task_id in (first, second)]
     assert [(state.status, state.fields["attempt"]) for state in states] == [("completed", 1)] * 2
     third = manager.create("slow", {"seconds": 0.1})
     assert manager.wait(third, 10).status == "completed"
     eventually(lambda: left_in_redis(redis_server) == {})
+
+
+def test_draining_while_redis_is_away(
+    redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
+) -> None:
+    """It ends all the same; the task waits for its lease."""
+    worker = start_worker(grace=0)
+    task_id = manager.create("slow", {"seconds": 30})
+    state_when(manager, task_id, has_begun)
+    redis_server.kill()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(12) == 0
+    assert "wait for their lease" in worker.logged()
+    assert "Traceback" not in worker.logged()
 
 
 def test_redis_forgets_everything(redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker) -> None:

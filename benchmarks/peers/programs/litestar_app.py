@@ -31,9 +31,14 @@ async def serve_client(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugi
 
 
 @asynccontextmanager
-async def lifespan(_: Litestar) -> AsyncIterator[None]:
-    """Close the connections to Redis at the end."""
-    yield
+async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    """Open the connection to Redis before clients come.
+
+    The backend opens it with the first subscription; of several first ones at once each opens its own, and only the last
+    is listened to.
+    """
+    async with app.plugins.get(ChannelsPlugin).start_subscription(["first"]):
+        yield
     await redis.aclose()
 
 

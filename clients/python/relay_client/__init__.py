@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from relay_client.reporter import TaskReporter as TaskReporter
     from relay_client.reporting.task import Task as Task
     from relay_client.reporting.task import TaskCancelled as TaskCancelled
+    from relay_client.working.errors import BacklogFull as BacklogFull
+    from relay_client.working.errors import TaskExists as TaskExists
+    from relay_client.working.errors import TaskFailed as TaskFailed
+    from relay_client.working.manager import TaskManager as TaskManager
+    from relay_client.working.plans import TaskState as TaskState
+    from relay_client.working.worker import Worker as Worker
 
 __version__ = "0.1.0"
 
 #: Where each name is: imported when it is first used, for many a program needs only one of these, and not all of redis-py.
 _PLACES = {
+    "BacklogFull": "working.errors",
     "BufferFull": "errors",
     "DeliveryRefused": "errors",
     "DeliveryTimedOut": "errors",
@@ -34,7 +41,12 @@ _PLACES = {
     "PublisherClosed": "errors",
     "Task": "reporting.task",
     "TaskCancelled": "reporting.task",
+    "TaskExists": "working.errors",
+    "TaskFailed": "working.errors",
+    "TaskManager": "working.manager",
     "TaskReporter": "reporter",
+    "TaskState": "working.plans",
+    "Worker": "working.worker",
 }
 
 __all__ = ["__version__", *_PLACES]

@@ -148,7 +148,7 @@ class Listener:
         self._is_running = True
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_connected(without_retries(target)))
+                group.create_task(self._keep_connected(without_retries(target, self._timeout)))
                 await self._run_callbacks(group)
         finally:
             self._is_running = self.alive = False

@@ -130,8 +130,7 @@ def _end_now(message: str, status: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = vars(_parser().parse_args(arguments))
-    logging.basicConfig(level=options.pop("log_level"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    place = options.pop("worker")
+    place, level = options.pop("worker"), options.pop("log_level")
     given = {name: value for name, value in options.items() if value is not None}
     try:
         worker = load(place)
@@ -139,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (NoWorker, BadSettings) as error:
         print(f"relay-worker: {error}", file=sys.stderr)
         sys.exit(2)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_run(worker, given, settings.grace))
     except NotDelivered as error:

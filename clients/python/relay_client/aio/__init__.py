@@ -1,6 +1,23 @@
-"""Relay's clients for asyncio."""
+"""Relay's clients for asyncio: `Publisher`, `TaskReporter`, `TaskManager`."""
 
-from relay_client.aio.publisher import Publisher
-from relay_client.aio.reporter import TaskReporter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Publisher", "TaskReporter"]
+if TYPE_CHECKING:
+    from relay_client.aio.publisher import Publisher as Publisher
+    from relay_client.aio.reporter import TaskReporter as TaskReporter
+    from relay_client.working.aio_manager import TaskManager as TaskManager
+
+_PLACES = {
+    "Publisher": "aio.publisher",
+    "TaskManager": "working.aio_manager",
+    "TaskReporter": "aio.reporter",
+}
+
+__all__ = [*_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'relay_client.aio' has no attribute {name!r}")
+    return getattr(import_module(f"relay_client.{_PLACES[name]}"), name)

@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from relay_client import redis_urls
 from relay_client.delivery.call import Call
-from relay_client.delivery.exchange import Exchange
+from relay_client.delivery.exchange import Exchange, sentinel_options
 from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line
 from relay_client.errors import PostsNotDelivered
 
@@ -31,16 +31,19 @@ def connection_options(timeout: float, client_name: str) -> dict[str, Any]:
     }
 
 
-def without_retries(target: redis_urls.Target) -> redis_urls.Target:
-    """The same target, whose Sentinels are asked once each."""
-    return replace(target, sentinel_options=target.sentinel_options | {"retry": Retry(NoBackoff(), 0)})
+def without_retries(target: redis_urls.Target, timeout: float | None = None) -> redis_urls.Target:
+    """The same target, whose Sentinels are asked once each; timeout: of all of them together, so that one that hangs leaves
+    time for the others."""
+    return replace(
+        target, sentinel_options=target.sentinel_options | sentinel_options(target, Retry(NoBackoff(), 0), timeout)
+    )
 
 
 class Connection:
     """The one connection to Redis (on a cluster: one to each node that is needed). For one task at a time, on one loop."""
 
     def __init__(self, target: redis_urls.Target, timeout: float, client_name: str) -> None:
-        self._target = without_retries(target)
+        self._target = without_retries(target, timeout)
         self._timeout = timeout
         self._options = connection_options(timeout, client_name)
         self._client: Redis | RedisCluster | None = None

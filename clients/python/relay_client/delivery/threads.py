@@ -20,7 +20,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from relay_client import redis_urls
 from relay_client.delivery.call import Call
-from relay_client.delivery.exchange import Exchange
+from relay_client.delivery.exchange import Exchange, sentinel_options
 from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line
 from relay_client.errors import NotDelivered, PostsNotDelivered
 
@@ -36,7 +36,8 @@ class Connection:
     def __init__(self, target: redis_urls.Target, timeout: float, client_name: str) -> None:
         # redis-py's own retries would multiply the deadline.
         retry = Retry(NoBackoff(), 0)
-        self._target = replace(target, sentinel_options=target.sentinel_options | {"retry": retry})
+        asking = sentinel_options(target, retry, timeout)
+        self._target = replace(target, sentinel_options=target.sentinel_options | asking)
         self._options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,

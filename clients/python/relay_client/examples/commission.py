@@ -8,12 +8,10 @@ Needs ``subreddit`` among its parameters; ``seconds`` says how long it takes.
 
 import asyncio
 import random
+from collections.abc import Mapping
 from typing import Any
 
-from relay_client.reporting.task import Task
-from relay_client.working.errors import TaskFailed
-from relay_client.working.handlers import Params
-from relay_client.working.worker import Worker
+from relay_client import Task, TaskFailed, Worker
 
 worker = Worker()
 
@@ -30,7 +28,7 @@ STAGES = (
 
 
 @worker.task("commission", attempts=3)
-async def commission(task: Task, params: Params) -> dict[str, Any]:
+async def commission(task: Task, params: Mapping[str, Any]) -> dict[str, Any]:
     """One commission."""
     subreddit = params.get("subreddit")
     if not isinstance(subreddit, str) or not subreddit:

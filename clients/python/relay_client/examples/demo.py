@@ -22,11 +22,8 @@ from types import FrameType
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
-from relay_client import environment
-from relay_client.errors import NotDelivered
+from relay_client import BacklogFull, NotDelivered, TaskManager, environment
 from relay_client.examples.processes import DemoError, Process, free_port
-from relay_client.working.errors import BacklogFull
-from relay_client.working.manager import TaskManager
 
 #: Seconds for the relay to come up, between two looks, and between two tasks.
 _START, _LOOK, _PAUSE = 30.0, 0.1, 1.0
@@ -34,6 +31,7 @@ _START, _LOOK, _PAUSE = 30.0, 0.1, 1.0
 #: Tasks of one kind that may wait: workers that are slow, or stopped by somebody who tries that out, are waited for.
 _BACKLOG = 30
 
+_KINDS = ("commission", "pipeline")
 _SUBREDDITS = ("golf", "birding", "sourdough", "mechanicalkeyboards", "houseplants")
 
 
@@ -106,10 +104,13 @@ def _run(url: str | None, *, seconds: float | None, plain: bool) -> None:
             if not _is_redis_configured():
                 environ["REDIS_URL"] = redis_url
         redis_url = environment.redis_url(environ)
-        for kind in ("commission", "pipeline"):
-            arguments = (f"relay_client.examples.{kind}:worker", "--name", f"{kind}-worker", "--grace", "1")
+        for kind in _KINDS:
+            arguments = (f"relay_client.examples.{kind}:worker", "--name", f"{kind}-worker", "--grace", "0")
             log = directory / f"{kind}.log"
-            started(Process(f"the {kind} worker", "relay_client.worker_command", *arguments, environ=environ, log=log))
+            worker = Process(f"the {kind} worker", "relay_client.worker_command", *arguments, environ=environ, log=log)
+            started(worker)
+        for worker in children[-len(_KINDS) :]:
+            stack.callback(worker.ask_to_end)  # both, before either is waited for
         events = re.sub("^ws", "http", url).removesuffix("/ws/tasks") + "/events?general=1"
         print(f"demo: WebSocket {url}   events {events}   logs {directory}   Ctrl-C ends it", file=sys.stderr)
         manager = stack.enter_context(TaskManager(redis_url, max_backlog=_BACKLOG))

@@ -8,12 +8,10 @@ chance that an attempt fails.
 
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from relay_client.reporting.task import Task
-from relay_client.working.errors import TaskFailed
-from relay_client.working.handlers import Params
-from relay_client.working.worker import Worker
+from relay_client import Task, TaskFailed, Worker
 
 worker = Worker(concurrency=4)
 
@@ -25,7 +23,7 @@ class SourceAway(Exception):
 
 
 @worker.task("pipeline", attempts=3, backoff=0.5)
-def pipeline(task: Task, params: Params) -> dict[str, Any]:
+def pipeline(task: Task, params: Mapping[str, Any]) -> dict[str, Any]:
     """Each step takes a quarter of the progress. An ordinary function: it may block, and runs in a thread."""
     records = int(params.get("records", 40))
     if not 0 < records <= 100_000:

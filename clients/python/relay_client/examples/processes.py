@@ -34,6 +34,7 @@ class Process:
     ) -> None:
         self.name = name
         self._log = log
+        self._was_asked = False
         parent = os.getpid()
         command = [sys.executable, "-m", module, *arguments]
         with (log or Path(os.devnull)).open("ab") as output:
@@ -59,10 +60,15 @@ class Process:
             last = "\n".join(self.said().splitlines()[-20:])
             raise DemoError(f"{self.name} has ended with status {status}\n{last}".rstrip())
 
+    def ask_to_end(self) -> None:
+        """Once: a worker ends at once, and not in order, when it is asked again."""
+        if not self._was_asked and self.popen.poll() is None:
+            self.popen.terminate()
+        self._was_asked = True
+
     def stop(self) -> None:
         """End it, and wait for that."""
-        if self.popen.poll() is None:
-            self.popen.terminate()
+        self.ask_to_end()
         try:
             self.popen.wait(_STOP)
         except subprocess.TimeoutExpired:

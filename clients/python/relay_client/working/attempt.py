@@ -45,8 +45,8 @@ class Attempt:
         self.owner = owner
         self.task = task
         self.stopped: Stop | None = None
-        #: It has come to a verdict, which is being told.
-        self.is_over = False
+        #: It has come to a verdict, which is being told; and Redis has it.
+        self.is_over = self.is_told = False
         self._number = number
         self._handler = handler
         self._running: asyncio.Task[tuple[Result, BaseException | None]] | None = None

@@ -30,7 +30,7 @@ class Feed:
     """Entries for one worker. Its connection waits for new ones; all else goes by the courier."""
 
     def __init__(self, kinds: Sequence[str], consumer: str, courier: Courier, settings: WorkerSettings) -> None:
-        self._kinds = kinds
+        self._kinds = tuple(kinds)
         self._consumer = consumer
         self._courier = courier
         self._lease_ms = int(settings.lease * 1000)
@@ -52,7 +52,7 @@ class Feed:
         """Up to so many entries, at the latest after a second or so; none when Redis is away. First those that were left."""
         try:
             left = await self._look(most) if monotonic() >= self._look_at else []
-            found = left or await self._read(most)
+            found = left or await self._take(most) or await self._wait(most)
         except (*REDIS_FAILURES, NotDelivered, TimeoutError) as error:
             await self._note_failure(error)
             return []
@@ -88,23 +88,33 @@ class Feed:
         return found
 
     async def _deliver(self, calls: Sequence[Any]) -> None:
-        await self._courier.deliver(calls)
+        await self._courier.deliver(calls, self._deadline)
         for call in calls:
             call.outcome()
 
-    async def _read(self, most: int) -> list[Entry]:
-        """Wait for new ones."""
+    async def _take(self, most: int) -> list[Entry]:
+        """New ones that are there; each time another kind comes first, so that none starves the others."""
+        self._kinds = (*self._kinds[1:], self._kinds[0])
+        call = queue.take(self._kinds, self._consumer, most)
+        await self._deliver([call])
+        entries: list[Entry] = call.outcome()
+        return entries
+
+    async def _wait(self, most: int) -> list[Entry]:
+        """Wait for a new one."""
         streams: Any = {queue.queue_key(kind): ">" for kind in self._kinds}
         async with asyncio.timeout(self._deadline):
             answer: Any = await self._client.xreadgroup(
-                GROUP, self._consumer, streams, count=most, block=int(self._beat * 1000)
+                GROUP, self._consumer, streams, count=1, block=int(self._beat * 1000)
             )
         found: list[Entry] = []
         for name, raw in answer.items() if isinstance(answer, Mapping) else answer or ():
             # RESP3 has a list of lists where RESP2 has a list.
             nested = raw and isinstance(raw[0], list) and raw[0] and not isinstance(raw[0][0], bytes | str)
             found += queue.entries(queue.kind_of(text(name)), raw[0] if nested else raw)
-        return found
+        if found[most:]:  # one of each kind, and so many were not asked for
+            await self._deliver([queue.release(entry, self._consumer) for entry in found[most:]])
+        return found[:most]
 
     async def _note_failure(self, error: Exception) -> None:
         if "NOGROUP" in str(error):
@@ -122,10 +132,11 @@ class Feed:
 
     async def close(self) -> None:
         """Forget this worker in Redis, and close its connection."""
-        try:
-            await self._courier.deliver([queue.forget(kind, self._consumer) for kind in self._kinds], self._deadline)
-        except NotDelivered as error:
-            _log.debug("Redis was not told that this worker ends: %s", error)
+        if not self._failures:  # while Redis is away, that may wait: `_look` forgets those that are long gone
+            try:
+                await self._deliver([queue.forget(kind, self._consumer) for kind in self._kinds])
+            except NotDelivered as error:
+                _log.debug("Redis was not told that this worker ends: %s", error)
         try:
             async with asyncio.timeout(self._deadline):
                 await self._client.aclose()

@@ -81,6 +81,15 @@ def open_queues(kinds: Iterable[str]) -> Call:
     return _call("queues", [queue_key(kind) for kind in kinds], scripts.OPEN, GROUP)
 
 
+def take(kinds: Sequence[str], consumer: str, most: int) -> Call:
+    """Take new ones, of the first kinds first."""
+
+    def read(answer: Any) -> list[Entry]:
+        return [entry for place, raw in answer for entry in entries(kinds[int(place) - 1], raw)]
+
+    return _call("queues", [queue_key(kind) for kind in kinds], scripts.TAKE, GROUP, consumer, most, read=read)
+
+
 def take_over(kind: str, consumer: str, idle_ms: int, start: str, most: int) -> Call:
     """Claim what another has left: where to go on, and entries."""
 

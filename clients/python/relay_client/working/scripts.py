@@ -62,6 +62,22 @@ end
 return 1
 """)
 
+#: KEYS queues; ARGV group, consumer, how many. XREADGROUP's own COUNT is for each stream, this one for all together.
+#: Returns pairs of a queue's place among the keys and its entries.
+TAKE = _script("""
+local found, left = {}, tonumber(ARGV[3])
+for place, queue in ipairs(KEYS) do
+  if left > 0 then
+    local answer = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', queue, '>')
+    if answer then
+      found[#found + 1] = { place, answer[1][2] }
+      left = left - #answer[1][2]
+    end
+  end
+end
+return found
+""")
+
 #: KEYS queue, task; ARGV group, consumer, entry, owner. Returns what to do: 'gone' (it is another's), 'missing' (nothing is
 #: known of it), 'cancelled' or 'run'; the job; which attempt this is.
 BEGIN = _script("""

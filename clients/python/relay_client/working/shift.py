@@ -128,7 +128,10 @@ class Shift:
                 for attempt in left:
                     await self._conclude(attempt, HANDED_OVER)
         except (TimeoutError, NotDelivered) as error:
-            _log.warning("%d tasks wait for their lease to run out: %s", len(left), error or "Redis is away")
+            _log.warning("Redis is not told: %s", error or "it is away")
+        untold = sum(not attempt.is_told for attempt in self._attempts.values())
+        if untold:
+            _log.warning("%d tasks wait for their lease to run out", untold)
         for work in self._busy:
             work.cancel()
 
@@ -257,6 +260,7 @@ class Shift:
         attempt.is_over = True
         entry, owner, task = attempt.entry, attempt.owner, attempt.task
         if attempt.stopped is Stop.LOST or not await self._is_ours(attempt):
+            attempt.is_told = True
             return
         try:
             await self._reporter.end(task, verdict.status, verdict.fields)
@@ -269,6 +273,7 @@ class Shift:
             await self._insist(lambda: [queue.retry(entry, owner, pause)])
         else:
             await self._insist(lambda: [queue.finish(entry, owner)])
+        attempt.is_told = True
 
     async def _is_ours(self, attempt: Attempt) -> bool:
         """Nobody else has taken it over, or ended it: we may have been frozen for longer than the lease."""

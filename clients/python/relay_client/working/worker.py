@@ -25,8 +25,17 @@ class Worker:
     Arguments are those of `WorkerSettings`; the command's go before them. Making one does not connect.
     """
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
-        self.settings = WorkerSettings(url, **settings)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        concurrency: int = 10,
+        name: str | None = None,
+        lease: float = 30.0,
+        grace: float = 20.0,
+        timeout: float = 2.0,
+    ) -> None:
+        self.settings = WorkerSettings(url, concurrency, name, lease, grace, timeout)
         self.handlers: dict[str, Handler] = {}
         self._shift: Shift | None = None
 
