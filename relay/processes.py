@@ -6,6 +6,7 @@ would take for the parent's and kill the child.
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +32,18 @@ def die_with_parent() -> None:
     would otherwise leave it behind when it is killed. Linux only; does nothing elsewhere."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+#: More files than this a process of ours has no use for: a client is one, and there are `RELAY_MAX_CLIENTS` at most.
+_MOST_FILES = 65_536
+
+
+def raise_file_limit() -> None:
+    """Open as many files as we may: each client is one, and container runtimes start processes with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def start_child(arguments: Sequence[str], **options: Any) -> Child:

@@ -1,6 +1,8 @@
 """The main job on real processes: a plain PUBLISH reaches a subscribed client, however the relay is run."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +30,14 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
         assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 2
     # uvicorn, when it has shut down in good order, ends by the signal that it was sent.
     assert relay.terminate() == (-signal.SIGTERM if kind == "uvicorn" else 0)
+
+
+def test_as_many_files_may_be_opened_as_the_system_lets_us() -> None:
+    source = (
+        "import resource as r; from relay.processes import raise_file_limit as f; hard = r.getrlimit(r.RLIMIT_NOFILE)[1];"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, hard)); f(); print(r.getrlimit(r.RLIMIT_NOFILE)[0], hard)"
+    )
+    soft, hard = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert int(soft) == min(int(hard), 65536) if int(hard) > 0 else int(soft) == 65536

@@ -128,7 +128,7 @@ class Listener:
             self.reconnects += was_alive
             delay = backoff(attempt)
             event = "redis subscription lost" if was_alive or attempt == 1 else "redis still away"
-            _log.warning(event, error=f"{type(error).__name__}: {error}", retry_in=round(delay, 3))
+            _log.warning(event, error=_said(error), retry_in=round(delay, 3))
             self._on_lost()
             await trio.sleep(delay)
 
@@ -300,6 +300,11 @@ def _at_hand(connection: AbstractConnection) -> Callable[[], Any]:
     """
     reader = getattr(getattr(connection, "_parser", None), "_reader", None)
     return reader.gets if isinstance(reader, Reader) else lambda: None
+
+
+def _said(error: Exception) -> str:
+    text = str(error) or ("the server did not answer in time" if isinstance(error, trio.TooSlowError) else "")
+    return f"{type(error).__name__}: {text}"
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

@@ -33,6 +33,7 @@ from relay.core.errors import BadMessage, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.logs import without_password
 from relay.metrics import Metrics
+from relay.processes import raise_file_limit
 from relay.server.handshake import Greeter, greeting
 from relay.server.sessions import Sessions
 from relay.server.supervision import supervise_tasks
@@ -223,6 +224,7 @@ class Lifespan:
                 app.nursery = nursery  # Quart's background tasks
                 await app.startup()
                 _tune_garbage_collector()
+                raise_file_limit()
                 app.relay.announce()
                 started = True
                 await send({"type": "lifespan.startup.complete"})

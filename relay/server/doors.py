@@ -59,6 +59,8 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
             reason = refusal(relay, scope)
             if reason is not None:
                 relay.metrics.refused.labels(reason).inc()
+                if reason == "origin":
+                    _log.info("origin refused", client=peer, origin=header(scope, b"origin"))
                 await _refuse(scope, send, reason)
                 return
             takeover = prepare(send) if settings.takeover and not relay.sessions.is_full else None
