@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from relay_client import environment
 from relay_client.aio.publisher import Publisher
+from relay_client.delivery.aio import finish
 from relay_client.delivery.call import Call
 from relay_client.errors import NotDelivered
 from relay_client.reporting.schedule import Schedule
@@ -99,16 +100,7 @@ class TaskReporter:
         self._schedule.remove(task)
         courier = self.publisher.courier
         calls = task.end(self.publisher.updates, lambda calls: courier.put(calls, within), status, fields)
-        sending = asyncio.create_task(courier.carry_out(calls))
-        try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            await asyncio.wait([sending], timeout=self._cancelled_within)
-            raise
-        finally:
-            if not sending.done():
-                sending.cancel()
-                await asyncio.wait([sending])
+        await finish(courier.carry_out(calls), self._cancelled_within)
         calls[-1].outcome()
 
     def abandon(self, task: Task) -> None:

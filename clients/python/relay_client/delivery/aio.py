@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -22,21 +22,48 @@ from relay_client.errors import PostsNotDelivered
 
 
 def connection_options(timeout: float, client_name: str) -> dict[str, Any]:
-    """For redis-py's asyncio clients: deadlines, and no retries of its own, which would multiply them."""
+    """For redis-py's asyncio clients: no retries of its own, which would multiply deadlines; no deadline but for connecting.
+
+    So put one around every call. redis-py's own is `asyncio.wait_for` where it sends, which before Python 3.12 swallows a
+    cancellation that comes just then: some ten percent of those that hit it while it connects.
+    """
     return {
-        "socket_timeout": timeout,
+        "socket_timeout": None,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "client_name": client_name,
     }
 
 
-def without_retries(target: redis_urls.Target, timeout: float | None = None) -> redis_urls.Target:
+def without_retries(target: redis_urls.Target, timeout: float = 2.0) -> redis_urls.Target:
     """The same target, whose Sentinels are asked once each; timeout: of all of them together, so that one that hangs leaves
     time for the others."""
     return replace(
         target, sentinel_options=target.sentinel_options | sentinel_options(target, Retry(NoBackoff(), 0), timeout)
     )
+
+
+def cancellations() -> int:
+    """How often the current task was cancelled. Sentinels and nodes of a cluster need redis-py's own deadlines, to give the
+    next one a chance: there a cancellation may be swallowed, and this tells."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def finish(coroutine: Coroutine[Any, Any, None], within: float) -> None:
+    """Run something to its end. Cancelled meanwhile, it has `within` seconds more, and then the cancellation goes on."""
+    task = asyncio.create_task(coroutine)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=within)
+        raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # has been raised, or comes second to the cancellation
 
 
 class Connection:
@@ -46,6 +73,9 @@ class Connection:
         self._target = without_retries(target, timeout)
         self._timeout = timeout
         self._options = connection_options(timeout, client_name)
+        if target.is_sharded:
+            # Longer than waiting for replicas takes, and short enough to ask another node when one hangs.
+            self._options |= {"socket_timeout": 0.6 * timeout}
         self._client: Redis | RedisCluster | None = None
         self.was_sent = False
 
@@ -56,6 +86,9 @@ class Connection:
         if self._client is None:
             self._client = redis_urls.async_client(self._target, **self._options)
         try:
+            if isinstance(self._client, RedisCluster):
+                async with asyncio.timeout(self._timeout * (1 + len(self._target.nodes))):
+                    await self._client.initialize()
             async with asyncio.timeout(self._timeout):
                 if isinstance(self._client, RedisCluster):
                     return await self._with_cluster(self._client, exchange)
@@ -78,7 +111,6 @@ class Connection:
 
     async def _with_cluster(self, cluster: RedisCluster, exchange: Exchange) -> list[Any]:
         (call,), (words,) = exchange.batch, exchange.words
-        await cluster.initialize()
         self.was_sent = True
         try:
             answer = await cluster.execute_command(*words)
@@ -97,10 +129,12 @@ class Connection:
         return exchange.acknowledged([answer], reached)
 
     async def close(self) -> None:
-        """Close what is open, within the time-out. It may be used again."""
+        """Close what is open, within the time-out, also when cancelled. It may be used again."""
         client, self._client = self._client, None
-        if client is None:
-            return
+        if client is not None:
+            await finish(self._close(client), self._timeout)
+
+    async def _close(self, client: Redis | RedisCluster) -> None:
         with suppress(*REDIS_FAILURES):  # it may be gone already
             async with asyncio.timeout(self._timeout):
                 await client.aclose()
@@ -197,7 +231,10 @@ class Courier:
 
     async def _carry_out_until(self, is_done: Callable[[], bool]) -> None:
         """With the turn: carry out from the head of the line until it is done, or empty."""
+        before = cancellations()
         while not is_done():
+            if cancellations() > before:
+                raise asyncio.CancelledError
             pause = self._line.pause(monotonic())
             if pause:
                 await asyncio.sleep(pause)
@@ -215,3 +252,5 @@ class Courier:
                 raise
             else:
                 self._line.answered(batch, answers, monotonic())
+        if cancellations() > before:
+            raise asyncio.CancelledError

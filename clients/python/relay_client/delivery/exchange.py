@@ -14,13 +14,10 @@ from relay_client.delivery.line import Line, NotEnoughReplicas
 from relay_client.redis_urls import Target
 
 
-def sentinel_options(target: Target, retry: object, timeout: float | None) -> dict[str, Any]:
+def sentinel_options(target: Target, retry: object, timeout: float) -> dict[str, Any]:
     """For the connections to Sentinels, of which each is asked in its turn: redis-py gives each as much time as the server."""
-    options: dict[str, Any] = {"retry": retry}
-    if timeout is not None:
-        share = timeout / (len(target.nodes) + 1)
-        options |= {"socket_timeout": share, "socket_connect_timeout": share}
-    return options
+    share = timeout / (len(target.nodes) + 1)
+    return {"retry": retry, "socket_timeout": share, "socket_connect_timeout": share}
 
 
 class Exchange:
