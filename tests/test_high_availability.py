@@ -279,3 +279,12 @@ def test_what_no_replica_has_is_not_acknowledged(sentinels: SentinelSetup) -> No
     assert position.offset == 2
     with redis.Redis(port=replica.port) as client:
         assert client.ping()
+
+
+def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelSetup, tmp_path: Path) -> None:
+    sentinels.sentinels[0].freeze()
+    try:
+        with relay_on(sentinels.url, tmp_path / "relay") as relay:
+            assert relay.get("/readyz")[0] == 200
+    finally:
+        sentinels.sentinels[0].thaw()

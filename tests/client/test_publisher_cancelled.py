@@ -143,6 +143,27 @@ def test_asyncio_cancelling_again_while_it_closes_ends_it_at_once(redis_server: 
     assert monotonic() - started < 3.0
 
 
+def test_asyncio_no_cancellation_is_swallowed(redis_server: RedisServer) -> None:
+    """Wherever it comes: before Python 3.12 asyncio.wait_for, which redis-py uses, does so now and then."""
+
+    async def main() -> None:
+        for number in range(200):
+
+            async def work() -> None:
+                async with relay_client.aio.Publisher(redis_server.url) as publisher:
+                    await publisher.publish_task_update("t", {"n": 0})
+                    await asyncio.sleep(60)
+
+            task = asyncio.create_task(work())
+            await asyncio.sleep(number % 40 / 5000)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(20):
+                    await task
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("after", [0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005])
 async def test_trio_cancelled_anywhere_the_next_gets_its_own_answer(redis_server: RedisServer, after: float) -> None:
     async with relay_client.trio.Publisher(redis_server.url) as publisher:

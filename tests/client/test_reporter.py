@@ -88,16 +88,16 @@ def test_reports_are_limited_in_rate_and_the_last_is_kept(flavour: Flavour, redi
 
 def test_reporting_goes_on_through_a_restart_of_redis(flavour: Flavour, lasting_server: RedisServer) -> None:
     with reporter(flavour, lasting_server.url, rate=50.0) as report, report("t") as task:
-        for number in range(100):
+        for number in range(60):
             task.progress(number, f"step {number}")
-            if number == 30:
+            if number == 20:
                 lasting_server.kill()
-            if number == 60:
+            if number == 40:
                 lasting_server.start()
             sleep(0.01)
-        eventually(lambda: state_of(lasting_server, "t").get("progress") == 99)
+        eventually(lambda: state_of(lasting_server, "t").get("progress") == 59)
     state = state_of(lasting_server, "t")
-    assert (state["status"], state["message"]) == ("completed", "step 99")
+    assert (state["status"], state["message"]) == ("completed", "step 59")
     progress = [update["progress"] for update in updates_of(lasting_server, "t") if "progress" in update]
     assert progress == sorted(progress)
 
@@ -120,7 +120,7 @@ def test_an_end_that_cannot_be_told_is_raised(flavour: Flavour, redis_server: Re
             if error is not None:
                 raise error
 
-    with reporter(flavour, redis_server.url, within=0.3) as report:
+    with reporter(flavour, redis_server.url, within=0.2) as report:
         with pytest.raises(NotDelivered):
             run(report, None)
         with pytest.raises(NotDelivered), report("u"):

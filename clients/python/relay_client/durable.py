@@ -119,7 +119,10 @@ def arguments(
     ]
     for name, value in (fields or {}).items():
         values += (name, value)
-    return keys.of_channel(channel), values
+    names = keys.of_channel(channel)
+    if known is not None and known.kind in ("id", "heard"):
+        names.append(f"{names[0]}:{known.kind}:{known.key}")
+    return names, values
 
 
 def recorded(answer: Sequence[Any]) -> Recorded:

@@ -16,7 +16,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from relay_client import redis_urls
-from relay_client.delivery.aio import connection_options, without_retries
+from relay_client.delivery.aio import cancellations, connection_options, without_retries
 from relay_client.delivery.line import REDIS_FAILURES
 
 _log = logging.getLogger("relay_client")
@@ -177,6 +177,8 @@ class Listener:
                     await self._hear(pubsub)
             except* REDIS_FAILURES as errors:
                 _log.warning("redis subscription lost: %s", errors.exceptions[0])
+            if cancellations():
+                raise asyncio.CancelledError
             self.alive = False
             self.reconnects += 1
             attempt = 0 if monotonic() - started > 2 * _MOST_SECONDS_BETWEEN_TRIES else attempt + 1
@@ -207,10 +209,13 @@ class Listener:
             while True:
                 changed.clear()
                 want = {(each.channel, each.is_pattern) for each in self._subscriptions if not each.has_ended}
-                for channel, is_pattern in want - have:
-                    await (pubsub.psubscribe(channel) if is_pattern else pubsub.subscribe(channel))
-                for channel, is_pattern in have - want:
-                    await (pubsub.punsubscribe(channel) if is_pattern else pubsub.unsubscribe(channel))
+                async with asyncio.timeout(2 * self._timeout):  # it connects with the first one
+                    for channel, is_pattern in want - have:
+                        await (pubsub.psubscribe(channel) if is_pattern else pubsub.subscribe(channel))
+                    for channel, is_pattern in have - want:
+                        await (pubsub.punsubscribe(channel) if is_pattern else pubsub.unsubscribe(channel))
+                if cancellations():
+                    raise asyncio.CancelledError
                 have = want
                 if have:
                     following.set()
@@ -234,7 +239,8 @@ class Listener:
                 raise RedisTimeoutError(f"Redis has not answered within {self._timeout:g} s")
             if not is_tested:
                 is_tested = True
-                await pubsub.ping()
+                async with asyncio.timeout(self._timeout):
+                    await pubsub.ping()
 
     def _hand_on(self, message: dict[str, Any]) -> None:
         is_pattern = message["type"] == "pmessage"

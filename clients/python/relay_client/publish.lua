@@ -4,6 +4,7 @@
 --       2 log    stream: entry <offset>-0 has time (ms), type, data
 --       3 state  hash: field -> raw JSON text; only tasks have fields
 --       4 tasks, 5 running   sorted sets of the bucket: task id by last activity; only for tasks
+--       the last: what it is known by, a string; only where ARGV 11 is 'id' or 'heard'
 -- ARGV  1 what to PUBLISH on   2 PUBLISH or SPUBLISH   3 type   4 data   5 epoch for a channel without one
 --       6 log: entries   7 log: ms   8 meta: ms   9 state: ms   10 state of an ended task: ms
 --       11 how it is known: '', 'id' an idempotency key, 'heard' a digest; or what it is: 'create' a task's first state, where
@@ -34,10 +35,12 @@ top = tonumber(top)
 -- each says which time it is that it hears it (its ordinal), counting what was recorded before it began to listen.
 local before = 0
 if ARGV[11] == 'id' or ARGV[11] == 'heard' then
-  local key = meta .. ':' .. ARGV[11] .. ':' .. ARGV[12]
+  local key = KEYS[#KEYS]
   local known = redis.call('GET', key)
   if ARGV[11] == 'id' then
     if known then
+      -- A write, however small: without one WAIT on this connection would have nothing to wait for.
+      redis.call('PEXPIRE', key, ARGV[13])
       local known_epoch, offset = string.match(known, '^(%S+) (%d+)$')
       return { known_epoch, tonumber(offset), 1, 0 }
     end

@@ -18,8 +18,10 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import RedisCluster as AsyncRedisCluster
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 
 SCHEMES = (
@@ -120,9 +122,15 @@ def async_pool(target: Target, **options: Any) -> AsyncConnectionPool:
     if target.kind == "single":
         return AsyncConnectionPool.from_url(target.url, **options)
     assert target.kind == "sentinel"
-    waits = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout") if name in options}
+    waits = _share_of_each_sentinel(target, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
     sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=waits | target.sentinel_options)  # type: ignore[no-untyped-call]
     return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]
+
+
+def _share_of_each_sentinel(target: Target, options: dict[str, Any]) -> dict[str, Any]:
+    """Time-outs of connections to Sentinels: one that hangs must leave time to ask the others."""
+    names = ("socket_timeout", "socket_connect_timeout")
+    return {name: options[name] / (len(target.nodes) + 1) for name in names if options.get(name) is not None}
 
 
 async def close_pool(pool: AsyncConnectionPool) -> None:
