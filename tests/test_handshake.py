@@ -1,6 +1,7 @@
 """Handshakes on the fresh connection, beside those that go Hypercorn's ordinary way: clients see no difference."""
 
 import socket
+from contextlib import suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -51,6 +52,9 @@ def test_both_ways_answer_and_refuse_alike(start_relay: StartRelay, arguments: t
         request(path=b"/nothing"): b" 404 ",
         request(headers=UPGRADE): b" 400 ",
         request(headers=KEY + UPGRADE.replace(b": 13", b": 8")): b" 4",
+        request(
+            headers=UPGRADE + KEY + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=x\r\n"
+        ): b" 101 ",
         request(path=b"/healthz", headers=b"Host: relay\r\n"): b" 200 ",
         b"POST /ws/tasks HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n": b" 404 ",
         b"NONSENSE\r\n\r\n": b" 400 ",
@@ -62,6 +66,21 @@ def test_both_ways_answer_and_refuse_alike(start_relay: StartRelay, arguments: t
             assert expected in head.partition(b"\r\n")[0] + b" ", (sent, head)
             assert (ACCEPT.lower() in head.lower()) == (expected == b" 101 ")
     assert relay.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"])
+def test_headers_that_hypercorn_fails_at_end_only_their_connection(
+    start_relay: StartRelay, redis_server: RedisServer, arguments: tuple[str, ...]
+) -> None:
+    relay = start_relay(arguments=arguments)
+    with relay.client("t") as client:
+        for headers in (b"Sec-WebSocket-Extensions: \xff\r\n", b"Sec-WebSocket-Protocol: \xff\r\n"):
+            with connected(relay) as sock, suppress(ConnectionResetError):
+                sock.sendall(request(headers=UPGRADE + KEY + headers))
+                answer(sock)
+        assert relay.get("/healthz")[0] == 200
+        redis_server.publish_task("t", progress=1)
+        assert client.receive()["data"] == {"progress": 1}
 
 
 def test_deflate_is_agreed_on(start_relay: StartRelay) -> None:

@@ -1,11 +1,14 @@
 """The feeds: which channels of Redis this process hears with positions, and how they are attached, read, and caught up.
 
-One task attaches and detaches channels as the hub's listeners come and go. After the subscription broke each channel is
-attached again and read from the last offset that was passed on; what is live meanwhile waits in the hub. Reads that are
+One task attaches and detaches channels as the hub's listeners come and go, another catches up with those that are attached
+anew: after the subscription broke each channel is read from the last offset that was passed on; what is live meanwhile waits in
+the hub. A channel that nobody followed before is read from where its first client was: one read serves both. Reads that are
 asked for in one turn of the loop go to Redis together.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -24,8 +27,12 @@ from relay.core.updates import Position
 
 _log = structlog.get_logger("relay.feeds")
 
-#: Reads in one round trip to Redis.
-READS_AT_ONCE = 128
+#: Reads in one round trip to Redis: of the state alone, and of what came after a position, which may be the whole history.
+READS_AT_ONCE = 1024
+_HISTORIES_AT_ONCE = 256
+
+#: A read that waits while others are answered is given up after so many deadlines.
+_PATIENCE = 5
 
 #: Runs several calls of a script at once: KEYS and ARGV of each in, answers out, an exception in place of a failed one's.
 RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
@@ -34,13 +41,20 @@ RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[
 class _Read:
     """A read that somebody waits for."""
 
-    __slots__ = ("channel", "done", "result", "since")
+    __slots__ = ("asked", "channel", "done", "is_ours", "result", "since")
 
-    def __init__(self, channel: str, since: Position | None) -> None:
+    def __init__(self, channel: str, since: Position | None, *, is_ours: bool = False) -> None:
         self.channel = channel
         self.since = since
+        self.is_ours = is_ours  # the position is one that this relay has passed on, not a client's word
+        self.asked = monotonic()
         self.done = trio.Event()
         self.result: Snapshot | BrokerError | None = None
+
+    def settle(self, result: Snapshot | BrokerError) -> None:
+        """Whoever waits gets this."""
+        self.result = result
+        self.done.set()
 
 
 class Feeds:
@@ -70,30 +84,32 @@ class Feeds:
         self._confirmed: set[str] = set()
         self._channels: dict[bytes, str] = {}  # those confirmed, by the names of their feeds
         self._behind: dict[str, None] = {}
-        self._caught_up: dict[str, trio.Event] = {}
-        self._reads: list[_Read] = []
-        self._work = trio.Event()
-        self._reads_waiting = trio.Event()
+        self._current: set[str] = set()  # those that are caught up
+        self._early: dict[str, list[_Read]] = {}  # reads of the others
+        self._reads: deque[_Read] = deque()
+        self._answered = monotonic()
+        self._to_attach = trio.Event()
+        self._to_catch_up = trio.Event()
+        self._to_read = trio.Event()
         self.bad_messages = 0
 
     # Called by the hub and the listener; nothing here waits.
 
     def on_change(self, channel: str) -> None:
         """A channel got its first follower or lost its last."""
-        if self._caught_up.get(channel, trio.Event()).is_set():
-            self._caught_up[channel] = trio.Event()  # whoever joins now waits for what it is now
+        self._current.discard(channel)  # whoever joins now waits for what it is now
         self._changed[channel] = None
-        self._work.set()
+        self._to_attach.set()
 
     def on_behind(self, channel: str) -> None:
         """A channel has a hole."""
         self._behind[channel] = None
-        self._work.set()
+        self._to_catch_up.set()
 
     def on_up(self) -> None:
         """There is a new subscription connection; nothing is attached on it yet."""
         self._changed.update(dict.fromkeys(self._hub.channels))
-        self._work.set()
+        self._to_attach.set()
 
     def on_down(self, feed_names: Collection[str]) -> None:
         """A subscription connection is gone, on which these were heard, or about to be."""
@@ -101,13 +117,13 @@ class Feeds:
         self._attached.difference_update(channels)
         self._unconfirm(channels)
         self._hub.cut_off(channels)
+        self._current.difference_update(channels)
         for channel in channels:
             self._behind.pop(channel, None)
-            if channel in self._caught_up and self._caught_up[channel].is_set():
-                self._caught_up[channel] = trio.Event()
 
     def on_confirmed(self, feed_name: str) -> None:
         """Redis has confirmed a subscription: from here on everything is heard."""
+        self._answered = monotonic()
         channel = keys.channel_of(feed_name)
         self._confirmed.add(channel)
         self._channels[feed_name.encode()] = channel
@@ -137,44 +153,48 @@ class Feeds:
     async def read(self, channel: str, since: Position | None) -> Snapshot:
         """Look at a channel that is being joined, once everything live is heard: nothing between the two is missed.
 
-        Raises BrokerUnavailable or BrokerRefused, within the deadline.
+        Raises BrokerUnavailable or BrokerRefused, within the deadline; where many wait and Redis answers others meanwhile,
+        within five.
         """
-        with trio.move_on_after(self._deadline):
-            caught_up = self._caught_up.setdefault(channel, trio.Event())
-            await caught_up.wait()
-            return await self._read(channel, since)
-        raise BrokerUnavailable("Redis did not answer in time")
-
-    async def _read(self, channel: str, since: Position | None) -> Snapshot:
         read = _Read(channel, since)
-        self._reads.append(read)
-        self._reads_waiting.set()
+        if channel in self._current:
+            self._ask(read)
+        else:
+            self._early.setdefault(channel, []).append(read)
         await read.done.wait()
         if isinstance(read.result, BrokerError):
             raise read.result
         assert read.result is not None
         return read.result
 
-    # The two tasks.
+    def _ask(self, read: _Read) -> None:
+        self._reads.append(read)
+        self._to_read.set()
+
+    # The tasks.
 
     async def run(self) -> None:
         """Attach, detach, read and catch up, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_reads)
-            attempt = 0
-            while True:
-                await self._work.wait()
-                self._work = trio.Event()
-                try:
-                    await self._attach_and_detach()
-                    await self._catch_up()
-                except BrokerError as error:
-                    _log.warning("catching up failed, trying again", error=str(error), channels=len(self._behind))
-                    await trio.sleep(backoff(attempt))
-                    attempt += 1
-                    self._work.set()
-                else:
-                    attempt = 0
+            nursery.start_soon(self._attach_for_ever)
+            nursery.start_soon(self._catch_up_for_ever)
+            nursery.start_soon(self._read_for_ever)
+            nursery.start_soon(self._give_up_overdue)
+
+    async def _attach_for_ever(self) -> None:
+        attempt = 0
+        while True:
+            await self._to_attach.wait()
+            self._to_attach = trio.Event()
+            try:
+                await self._attach_and_detach()
+            except BrokerError as error:
+                _log.warning("attaching failed, trying again", error=str(error), channels=len(self._changed))
+                await trio.sleep(backoff(attempt))
+                attempt += 1
+                self._to_attach.set()
+            else:
+                attempt = 0
 
     async def _attach_and_detach(self) -> None:
         changed, self._changed = self._changed, {}
@@ -184,9 +204,9 @@ class Feeds:
         for channel in changed:
             if channel not in watched:
                 self._behind.pop(channel, None)
-                self._caught_up.pop(channel, None)
+                self._early.pop(channel, None)  # of clients that have gone
             elif channel in self._attached and channel in self._confirmed:
-                self._behind[channel] = None  # it was left and joined again before it was detached
+                self.on_behind(channel)  # it was left and joined again before it was detached
         self._attached.update(attach)
         self._attached.difference_update(detach)
         self._unconfirm(detach)
@@ -205,57 +225,104 @@ class Feeds:
             self._attached.update(detach)
             raise
 
-    async def _catch_up(self) -> None:
-        while self._behind:
-            channels = list(self._behind)[:READS_AT_ONCE]
-            for channel in channels:
-                del self._behind[channel]
-            since = [self._hub.position(channel) for channel in channels]
-            try:
-                snapshots = await self._read_all(list(zip(channels, since, strict=True)), is_ours=True)
-            except BrokerError:
-                self._behind.update(dict.fromkeys(channels))
-                raise
-            failed: BrokerError | None = None
-            for channel, snapshot in zip(channels, snapshots, strict=True):
-                if isinstance(snapshot, BrokerError):
-                    self._behind[channel] = None
-                    failed = snapshot
-                    continue
-                if channel not in self._confirmed:
-                    continue  # the connection broke while this was read
-                self._hub.catch_up(channel, snapshot)
-                if channel not in self._behind:
-                    self._caught_up.setdefault(channel, trio.Event()).set()
-            if failed is not None:
-                raise failed
-
-    async def _run_reads(self) -> None:
+    async def _catch_up_for_ever(self) -> None:
+        attempt = 0
         while True:
-            await self._reads_waiting.wait()
+            await self._to_catch_up.wait()
+            self._to_catch_up = trio.Event()
+            try:
+                while self._behind:
+                    await self._catch_up()
+                    attempt = 0
+            except BrokerError as error:
+                _log.warning("catching up failed, trying again", error=str(error), channels=len(self._behind))
+                await trio.sleep(backoff(attempt))
+                attempt += 1
+                self._to_catch_up.set()
+
+    async def _catch_up(self) -> None:
+        """Catch up with some of the channels that are behind. Raises BrokerError when one or all cannot be read."""
+        channels = list(islice(self._behind, _HISTORIES_AT_ONCE))
+        reads: list[_Read] = []
+        for channel in channels:
+            del self._behind[channel]
+            since = self._hub.position(channel)
+            early = self._early.get(channel)
+            # What nobody followed before need not be read for us: where it stands is what its first client is told as well.
+            reads.append(early[0] if since is None and early else _Read(channel, since, is_ours=True))
+        try:
+            snapshots = await self._read_all(reads)
+        except BrokerError:
+            self._behind.update(dict.fromkeys(channels))
+            raise
+        failed: BrokerError | None = None
+        for read, snapshot in zip(reads, snapshots, strict=True):
+            channel = read.channel
+            if isinstance(snapshot, BrokerError):
+                self._behind[channel] = None
+                failed = snapshot
+                continue
+            if channel not in self._confirmed:
+                continue  # the connection broke while this was read
+            self._hub.catch_up(channel, snapshot)
+            if channel not in self._behind:
+                self._current.add(channel)
+                for early_read in self._early.pop(channel, ()):
+                    if early_read is read:
+                        read.settle(snapshot)
+                    else:
+                        self._ask(early_read)
+        if failed is not None:
+            raise failed
+
+    async def _read_for_ever(self) -> None:
+        while True:
+            await self._to_read.wait()
             await trio.lowlevel.checkpoint()  # whoever asks in this turn goes along
-            reads, self._reads = self._reads[:READS_AT_ONCE], self._reads[READS_AT_ONCE:]
+            reads = self._some_reads()
             if not self._reads:
-                self._reads_waiting = trio.Event()
+                self._to_read = trio.Event()
             results: Sequence[Snapshot | BrokerError]
             try:
-                results = await self._read_all([(read.channel, read.since) for read in reads])
+                results = await self._read_all(reads)
             except BrokerError as error:
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
-                read.result = result
-                read.done.set()
+                read.settle(result)
 
-    async def _read_all(
-        self, reads: Sequence[tuple[str, Position | None]], *, is_ours: bool = False
-    ) -> list[Snapshot | BrokerError]:
+    def _some_reads(self) -> list[_Read]:
+        reads: list[_Read] = []
+        histories = 0
+        while self._reads and len(reads) < READS_AT_ONCE and histories < _HISTORIES_AT_ONCE:
+            reads.append(self._reads.popleft())
+            histories += reads[-1].since is not None
+        return reads
+
+    async def _read_all(self, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
+        most = self._retention.log_updates
         calls = [
-            store.read_arguments(channel, since, self._retention.log_updates, self._retention, is_ours=is_ours)
-            for channel, since in reads
+            store.read_arguments(read.channel, read.since, most, self._retention, is_ours=read.is_ours)
+            for read in reads
         ]
         answers = await self._run_script(store.READ_SCRIPT, calls)
-        now = monotonic()
+        self._answered = now = monotonic()
         return [
-            answer if isinstance(answer, BrokerError) else store.snapshot(channel, answer, now)
-            for (channel, _), answer in zip(reads, answers, strict=True)
+            answer if isinstance(answer, BrokerError) else store.snapshot(read.channel, answer, now)
+            for read, answer in zip(reads, answers, strict=True)
         ]
+
+    async def _give_up_overdue(self) -> None:
+        """Tell those who have waited too long. One look at all of them: a deadline for each would cost as much as the read."""
+        while True:
+            await trio.sleep(self._deadline / 4)
+            now = monotonic()
+            since = now - self._deadline * (1 if now - self._answered > self._deadline else _PATIENCE)
+            overdue = BrokerUnavailable("Redis did not answer in time")
+            while self._reads and self._reads[0].asked < since:
+                self._reads.popleft().settle(overdue)
+            for channel, reads in list(self._early.items()):
+                for read in [read for read in reads if read.asked < since]:
+                    reads.remove(read)
+                    read.settle(overdue)
+                if not reads:
+                    del self._early[channel]

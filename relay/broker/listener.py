@@ -19,13 +19,12 @@ from typing import Any, Protocol
 import structlog
 import trio
 import trio_asyncio
-from hiredis import Reader
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from relay_client import keys
 
-from relay.broker.connections import Server
+from relay.broker.connections import Server, replies_at_hand
 from relay.core.errors import BrokerError, BrokerUnavailable
 
 _log = structlog.get_logger("relay.listener")
@@ -249,7 +248,7 @@ class Listener:
 
     async def _dispatch(self, connection: AbstractConnection) -> None:
         """asyncio: read for ever, and hand on what comes."""
-        at_hand = _at_hand(connection)
+        at_hand = replies_at_hand(connection)
         while True:
             response: Any = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             while type(response) is list:
@@ -290,16 +289,6 @@ class Listener:
                 self._leaving[name] -= 1
             elif self._is_sharded:
                 raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
-
-
-def _at_hand(connection: AbstractConnection) -> Callable[[], Any]:
-    """What gives the next of the replies that were read already, and anything but a list or an error when there is none.
-
-    Through `read_response` each costs ten times as much, in awaits that wait for nothing. Where redis-py parses in another
-    way than with hiredis' Reader, that is what it costs.
-    """
-    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
-    return reader.gets if isinstance(reader, Reader) else lambda: None
 
 
 def _said(error: Exception) -> str:

@@ -5,7 +5,7 @@ extension was negotiated (RFC 7692 section 6). Reading is wsproto's, with the li
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -152,40 +152,68 @@ def _is_control(decoder: FrameDecoder | FrameProtocol) -> bool:
 class FrameReader:
     """Reads one client's frames: bytes in, events out.
 
-    connection:  wsproto's, possibly with state from before (what was negotiated, half a frame); a fresh one by default
+    A short text that comes whole and uncompressed, which is nearly all that clients say, is read here; everything else by
+    wsproto, whose state begins when it is needed.
+
     max_message: longest message in bytes, after inflating
+    connection:  wsproto's, possibly with state from before (what was negotiated, half a frame), or what makes it; by default
+                 one without extensions
     """
 
-    __slots__ = ("_connection", "_max_message", "_over", "_parts", "_size")
+    __slots__ = ("_connection", "_make_connection", "_max_message", "_over", "_parts", "_size")
 
-    def __init__(self, max_message: int, connection: Connection | None = None) -> None:
-        self._connection = connection or Connection(ConnectionType.SERVER)
-        decoder = self._connection._proto._frame_decoder
-        decoder.extensions = [_SparingControlFrames(extension) for extension in decoder.extensions]
+    def __init__(
+        self,
+        max_message: int,
+        connection: Connection | Callable[[], Connection] = lambda: Connection(ConnectionType.SERVER),
+    ) -> None:
+        self._connection: Connection | None = None
+        self._make_connection = connection if callable(connection) else None
+        if isinstance(connection, Connection):
+            self._open(connection)
         self._max_message = max_message
         self._parts: list[str | bytes] = []
         self._size = 0
         self._over = False
 
+    def _open(self, connection: Connection) -> Connection:
+        decoder = connection._proto._frame_decoder
+        decoder.extensions = [_SparingControlFrames(extension) for extension in decoder.extensions]
+        self._connection = connection
+        return connection
+
     @property
     def is_midway(self) -> bool:
         """A message or a frame has begun and is not complete."""
+        if self._connection is None:
+            return False
         decoder = self._connection._proto._frame_decoder
         return bool(self._parts) or decoder.header is not None or len(decoder.buffer) > 0
 
-    def _state(self) -> ConnectionState:
-        return self._connection.state
-
     def receive(self, data: bytes) -> Iterator[Event]:
         """Feed bytes from the socket; b"" means that the client hung up. Nothing comes after PeerClosed or Violation."""
-        if self._over or self._state() is not ConnectionState.OPEN:
+        if self._over:
             return
         if not data:
             self._over = True
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
-        self._connection.receive_data(data)
-        for event in self._connection.events():
+        while data and not self.is_midway:
+            text, end = _short_text(data)
+            if text is None or end > self._max_message:
+                break
+            yield Received(text)
+            data = data[end:]
+        if data:
+            yield from self._receive_by_wsproto(data)
+
+    def _receive_by_wsproto(self, data: bytes) -> Iterator[Event]:
+        connection = self._connection
+        if connection is None:
+            assert self._make_connection is not None
+            connection = self._open(self._make_connection())
+        connection.receive_data(data)
+        for event in connection.events():
             if isinstance(event, Message):
                 self._size += _size(event.data)
                 if self._size > self._max_message:
@@ -201,13 +229,30 @@ class FrameReader:
             elif isinstance(event, CloseConnection):
                 self._over = True
                 # wsproto reports a violation in the guise of a close by the peer, in the state of an open connection.
-                if self._state() is ConnectionState.REMOTE_CLOSING:
+                if connection.state is ConnectionState.REMOTE_CLOSING:
                     yield PeerClosed(event.code, event.reason or "")
                 else:
                     yield Violation(_VIOLATIONS.get(CloseReason(event.code), Close.PROTOCOL_ERROR))
                 return
             else:
                 assert isinstance(event, Pong)
+
+
+def _short_text(data: bytes) -> tuple[str | None, int]:
+    """The text of the frame that data begins with, and where it ends, if it is a whole message in the shortest form: final,
+    uncompressed, masked, valid, and of less than 126 bytes. Else None."""
+    if len(data) < 6 or data[0] != _TEXT:
+        return None, 0
+    length = data[1] ^ 0x80
+    end = 6 + length
+    if length >= 126 or len(data) < end:
+        return None, 0
+    mask = data[2:6] * (length // 4 + 1)
+    payload = int.from_bytes(data[6:end]) ^ int.from_bytes(mask[:length])
+    try:
+        return payload.to_bytes(length).decode(), end
+    except UnicodeDecodeError:
+        return None, 0
 
 
 def _size(part: str | bytes) -> int:

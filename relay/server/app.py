@@ -34,7 +34,7 @@ from relay.core.hub import Hub
 from relay.logs import without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
-from relay.server.handshake import Greeter, greeting
+from relay.server.accepting import Acceptor, accepting
 from relay.server.sessions import Sessions
 from relay.server.supervision import supervise_tasks
 
@@ -219,8 +219,8 @@ class Lifespan:
         failed: BaseExceptionGroup[Exception] | None = None
         try:
             async with app.relay.running(), trio.open_nursery() as nursery, AsyncExitStack() as stack:
-                if app.greeter is not None:
-                    stack.enter_context(greeting(app, app.greeter))
+                if app.acceptor is not None:
+                    stack.enter_context(accepting(app, app.acceptor))
                 app.nursery = nursery  # Quart's background tasks
                 await app.startup()
                 _tune_garbage_collector()
@@ -262,7 +262,7 @@ class RelayApp(QuartTrio):
         super().__init__("relay", static_folder=None)
         self.relay = relay
         self.doors: dict[str, Any] = {}
-        self.greeter: Greeter | None = None
+        self.acceptor: Acceptor | None = None
 
 
 def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:

@@ -6,11 +6,11 @@ from quart import Response
 
 from relay.metrics import CONTENT_TYPE
 from relay.protocols.tasks import TasksProtocol
+from relay.server.accepting import Acceptor
 from relay.server.api import add_api
 from relay.server.app import RelayApp
 from relay.server.doors import DoorConnection, may_enter
 from relay.server.event_streams import EventsConnection
-from relay.server.handshake import Greeter
 
 
 def add_routes(app: RelayApp) -> None:
@@ -18,8 +18,8 @@ def add_routes(app: RelayApp) -> None:
     relay = app.relay
     app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
     if relay.settings.takeover:
-        app.greeter = Greeter(app.doors, relay.sessions, partial(may_enter, relay), relay.drain_with)
-        relay.on_terminated.append(app.greeter.hang_up)
+        app.acceptor = Acceptor(app.doors, relay.sessions, partial(may_enter, relay), relay.drain_with)
+        relay.on_terminated.append(app.acceptor.hang_up)
     app.asgi_websocket_class = DoorConnection
     app.asgi_http_class = EventsConnection
     add_api(app)
@@ -38,4 +38,5 @@ def add_routes(app: RelayApp) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """For Prometheus."""
+        relay.sessions.report()
         return Response(relay.metrics.render(), content_type=CONTENT_TYPE)

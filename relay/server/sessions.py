@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -34,6 +35,10 @@ _JOIN_ATTEMPTS = 5
 DRAIN_RATE = 2000
 
 
+#: How clients joined a channel's past, in the metrics' words.
+_OUTCOMES = {None: "new", True: "recovered", False: "not_recovered"}
+
+
 class Sessions:
     """The clients of this process, and what their sessions share."""
 
@@ -52,6 +57,9 @@ class Sessions:
         #: Sessions with something in their outbox.
         self.backlogged: dict[Session, None] = {}
         self._metrics = metrics
+        self._accepted = Counter[str]()  # by transport
+        self._connected = Counter[str]()
+        self._joined = Counter[bool | None]()  # by outcome
         self._all: dict[Session, None] = {}
         self._closing: dict[Session, None] = {}
         self._nursery: trio.Nursery | None = None
@@ -78,8 +86,8 @@ class Sessions:
         self._all[session] = None
         if self._all_gone.is_set():
             self._all_gone = trio.Event()
-        self._metrics.accepted.labels(session.transport_name).inc()
-        self._metrics.connections.labels(session.transport_name).inc()
+        self._accepted[session.transport_name] += 1
+        self._connected[session.transport_name] += 1
         if self.draining:
             session.close(Close.SHUTDOWN)
 
@@ -90,7 +98,7 @@ class Sessions:
         if session.closing is not None and session.closing.is_slow:
             # Now, and twice again: what it had waiting may be held a little longer by what else is under way.
             self._trims = 3 * round(1 / BEAT)
-        self._metrics.connections.labels(session.transport_name).dec()
+        self._connected[session.transport_name] -= 1
         if not self._all:
             self._all_gone.set()
 
@@ -129,8 +137,7 @@ class Sessions:
 
     def count_join(self, recovered: bool | None) -> None:
         """A client has joined a channel."""
-        outcome = {None: "new", True: "recovered", False: "not_recovered"}[recovered]
-        self._metrics.joins.labels(outcome).inc()
+        self._joined[recovered] += 1
 
     def count_bad_message(self, code: str) -> None:
         """A client's message was refused."""
@@ -194,13 +201,21 @@ class Sessions:
                 if self._trims % round(1 / BEAT) == 0:
                     _return_free_memory()
                 self._trims -= 1
-            self._report()
+            self.report()
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Bring the metrics up to date."""
         metrics = self._metrics
         metrics.delivered.inc(self.delivered)
         metrics.folded.inc(self.folded)
         self.delivered = self.folded = 0
+        for transport, count in self._connected.items():
+            metrics.connections.labels(transport).set(count)
+            metrics.accepted.labels(transport).inc(self._accepted[transport])
+        for recovered, count in self._joined.items():
+            metrics.joins.labels(_OUTCOMES[recovered]).inc(count)
+        self._accepted.clear()
+        self._joined.clear()
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.channels.set(len(list(self.hub.channels)))
         waiting = [session.waiting for session in self.backlogged]

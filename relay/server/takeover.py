@@ -25,6 +25,7 @@ from wsproto.events import Ping
 from wsproto.utilities import LocalProtocolError
 
 from relay.protocols.frames import FrameReader
+from relay.protocols.opening import deflate_of
 from relay.server.transports import AsgiTransport, SocketTransport, reset, tune
 
 #: Bytes kept that a client sends before its handshake is answered.
@@ -60,6 +61,8 @@ else:
                 await self.send(StreamClosed(stream_id=self.stream_id))
 
         async def _accept(self, message: Any) -> None:
+            # An offer that makes no sense is to be declined; wsproto raises.
+            self.handshake.extensions = [offer for offer in self.handshake.extensions or () if deflate_of(offer)]
             await super()._accept(message)
             early, self._early = self._early, b""
             if early:

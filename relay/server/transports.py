@@ -79,21 +79,23 @@ class Reader(Protocol):
 
 
 class SocketTransport:
-    """A taken-over TCP socket: non-blocking, ours alone."""
+    """A taken-over TCP socket: non-blocking, ours alone.
+
+    dead_peer_timeout: see `tune`; None for a socket that was accepted from a tuned one, whose options it has
+    """
 
     __slots__ = ("_due", "_reader", "_sock")
 
     name = "takeover"
     framing = Framing(text_frame, b"".join)
 
-    def __init__(self, sock: socket.socket, reader: Reader, dead_peer_timeout: float) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, dead_peer_timeout: float | None) -> None:
         self._sock: socket.socket | None = sock
         self._reader = reader
         self._due = math.inf
-        sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            tune(sock, dead_peer_timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+        if dead_peer_timeout is not None:
+            sock.setblocking(False)
+            tune_for_updates(sock, dead_peer_timeout)
 
     def _open_socket(self) -> socket.socket:
         if self._sock is None:
@@ -284,6 +286,14 @@ def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 4)))
+
+
+def tune_for_updates(sock: socket.socket, dead_peer_timeout: float) -> None:
+    """The same, and what waits for a client waits here and not in the kernel. What is accepted from a listening socket has
+    its options."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        tune(sock, dead_peer_timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
 
 def reset_on_close(sock: Any) -> None:
