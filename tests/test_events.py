@@ -1,5 +1,6 @@
 """Server-sent events: the same updates, resumable by id, over the socket and over ASGI."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually
 
 
 class Events:
@@ -78,6 +79,21 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
     expected = "takeover" if (kind, takeover) == ("hypercorn", "true") else "asgi"
     assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 3
     eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
+
+
+@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
+def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(kind, takeover=takeover, heartbeat_interval=0.5)
+    with events(relay, "task=a") as stream:
+        eventually(lambda: relay.metric('relay_joins_total{outcome="new"}') == 1)
+        deadline = time.monotonic() + PATIENCE
+        n = 0
+        while stream.heartbeats < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+            n += 1
+            redis_server.publish_task("a", n=n)
+            assert stream.next()[1]["data"] == {"n": n}
 
 
 def test_what_cannot_be_resumed_is_announced(redis_server: RedisServer, start_relay: StartRelay) -> None:

@@ -51,7 +51,7 @@ class EventSocketTransport(SocketTransport):
     def __init__(self, sock: socket.socket, dead_peer_timeout: float) -> None:
         super().__init__(sock, _HangUpReader(), dead_peer_timeout)
 
-    def ping(self) -> bytes:
+    def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
     def _queue_last_words(self, outbox: Outbox, close: Close) -> None:
@@ -80,7 +80,7 @@ class EventAsgiTransport(AsgiTransport):
         message = await self._receive()
         return [PeerClosed(1000)] if message["type"] == "http.disconnect" else []
 
-    def ping(self) -> Any | None:
+    def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
     async def close(self, outbox: Outbox, close: Close) -> None:

@@ -53,6 +53,7 @@ class Session:
         "_sessions",
         "_subscriptions",
         "_transport",
+        "_write",
         "closing",
         "overdue_at",
         "peer",
@@ -63,6 +64,8 @@ class Session:
         self._hub: Hub = sessions.hub
         self._transport = transport
         self._protocol = protocol
+        #: What writes at once; None while something waits in the outbox, and when the session is closing.
+        self._write = transport.write
         self._outbox = Outbox(sessions.bounds)
         self._nursery: trio.Nursery | None = None
         self._subscriptions: dict[str, Format] = {}
@@ -78,22 +81,30 @@ class Session:
 
     def offer(self, batch: Batch) -> None:
         """Write a batch, or queue what the socket does not take; a client past its bounds is closed."""
-        if self.closing is not None:
-            return
-        outbox = self._outbox
-        if outbox:
-            outbox.push(batch, monotonic())
-        else:
+        write = self._write
+        written = 0
+        if write is not None:
             try:
-                written = self._transport.try_write(batch)
+                written = write(batch.chunk)
+            except BlockingIOError:
+                pass
             except OSError:
                 self.close(Close.GONE)
                 return
             if written == batch.size:
                 self._sessions.delivered += batch.count
                 return
-            outbox.push(batch, monotonic())
+        self._enqueue(batch, written)
+
+    def _enqueue(self, batch: Batch, written: int) -> None:
+        if self.closing is not None:
+            return
+        outbox = self._outbox
+        is_first = not outbox
+        outbox.push(batch, monotonic())
+        if is_first:
             outbox.written = written
+            self._write = None
             self._start_sending()
         overflow = outbox.overflow()
         if overflow is not None:
@@ -104,6 +115,7 @@ class Session:
         if self.closing is not None:
             return
         self.closing = close
+        self._write = None
         self._leave()
         self._sessions.on_closing(self, close)
         if self._nursery is not None:
@@ -308,6 +320,8 @@ class Session:
             self.close(Close.GONE)
         finally:
             self._sending = False
+            if not self._outbox and self.closing is None:
+                self._write = self._transport.write
             self._sessions.delivered += self._outbox.delivered
             self._sessions.folded += self._outbox.folded
             self._outbox.delivered = self._outbox.folded = 0

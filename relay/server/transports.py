@@ -47,8 +47,13 @@ class Transport(Protocol):
 
     framing: Framing
 
-    def try_write(self, batch: Batch) -> int:
-        """Write what can be written at once; returns how far it got. Raises OSError when the connection is gone."""
+    @property
+    def write(self) -> Callable[[Any], int] | None:
+        """Writes what can be written of a batch's chunk at once, and returns how many bytes; raises BlockingIOError when that
+        is nothing, and OSError when the connection is gone. None where writing can only be awaited.
+
+        It is the one call that every delivery costs, so nothing stands before it.
+        """
 
     async def drain(self, outbox: Outbox) -> None:
         """Write until the outbox is empty. Raises OSError or trio.BrokenResourceError when the connection is gone."""
@@ -84,13 +89,14 @@ class SocketTransport:
     dead_peer_timeout: see `tune`; None for a socket that was accepted from a tuned one, whose options it has
     """
 
-    __slots__ = ("_due", "_reader", "_sock")
+    __slots__ = ("_due", "_reader", "_sock", "write")
 
     name = "takeover"
     framing = Framing(text_frame, b"".join)
 
     def __init__(self, sock: socket.socket, reader: Reader, dead_peer_timeout: float | None) -> None:
         self._sock: socket.socket | None = sock
+        self.write: Callable[[Any], int] | None = sock.send
         self._reader = reader
         self._due = math.inf
         if dead_peer_timeout is not None:
@@ -101,15 +107,6 @@ class SocketTransport:
         if self._sock is None:
             raise trio.ClosedResourceError("the transport was aborted")
         return self._sock
-
-    def try_write(self, batch: Batch) -> int:
-        sock = self._sock
-        if sock is None:
-            return 0
-        try:
-            return sock.send(batch.chunk)
-        except BlockingIOError:
-            return 0
 
     def _write_some(self, outbox: Outbox) -> None:
         """Write until the outbox is empty or the kernel takes no more."""
@@ -214,6 +211,7 @@ class AsgiTransport:
 
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
+    write = None
 
     def __init__(
         self,
@@ -228,9 +226,6 @@ class AsgiTransport:
         self._max_message = max_message
         self._ping_via = ping_via
         self._abort_via = abort_via
-
-    def try_write(self, batch: Batch) -> int:  # noqa: ARG002 - ASGI can only be awaited
-        return 0
 
     async def drain(self, outbox: Outbox) -> None:
         while outbox:
