@@ -23,20 +23,36 @@ class Listener(Protocol):
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("batch", "blind", "format", "listeners", "pending")
+    __slots__ = ("batch", "blind", "format", "listeners", "pending", "places")
 
     def __init__(self, format: Format) -> None:
         self.format = format
         #: One of them has not seen the channel's state, since Redis was away.
         self.blind = False
         self.listeners: dict[Listener, None] = {}
-        self.pending: list[tuple[int, Message]] = []
+        self.pending: list[Update | Message] = []
+        #: The place in the turn of each that is pending.
+        self.places: list[int] = []
         self.batch: Batch | None = None
 
     def gather(self) -> Batch:
         """What is pending as one batch, made once for all."""
-        self.batch = batch_of([message for _, message in self.pending])
-        return self.batch
+        batch = self.batch
+        if batch is None:
+            batch = self.batch = self.format.batch(self.pending)
+        return batch
+
+    def entries(self) -> list[tuple[int, Message]]:
+        """What is pending as messages, with their places."""
+        messages = [item if isinstance(item, Message) else self.format.message(item) for item in self.pending]
+        self.batch = batch_of(messages)  # encoded once, for those who follow nothing else as well
+        return list(zip(self.places, messages, strict=True))
+
+    def clear(self) -> None:
+        """It was handed out."""
+        self.pending = []
+        self.places = []
+        self.batch = None
 
 
 class _Channel:
@@ -226,58 +242,57 @@ class Hub:
     def _pass_on(self, channel: _Channel, update: Update) -> None:
         self._sequence += 1
         for group in channel.groups.values():
-            self._put(group, group.format.message(update))
+            self._put(group, update)
         if channel.joinings:
             for joining, on_ready in list(channel.joinings.items()):
                 joining.live(update)
                 if joining.is_ready_at(update.position):
                     on_ready()
 
-    def _put(self, group: _Group, message: Message) -> None:
+    def _put(self, group: _Group, item: Update | Message) -> None:
         if not group.pending:
             if not self._dirty:
                 self._on_pending()
             self._dirty.append(group)
-        group.pending.append((self._sequence, message))
+        group.pending.append(item)
+        group.places.append(self._sequence)
 
     def flush(self) -> None:
         """Hand out what has gathered, one batch to each listener."""
         dirty, self._dirty = self._dirty, []
-        if len(dirty) == 1:
-            self._flush_one(dirty[0])
-            return
-        # A listener of several channels gets their updates in the order in which they came, as one batch.
         first: dict[Listener, _Group] = {}
         several: dict[Listener, list[_Group]] = {}
+        if len(dirty) > 1:
+            for group in dirty:
+                for listener in group.listeners:
+                    if first.setdefault(listener, group) is not group:
+                        several.setdefault(listener, [first[listener]]).append(group)
+        if several:
+            self._flush_merged(several)
         for group in dirty:
-            for listener in group.listeners:
-                if first.setdefault(listener, group) is not group:
-                    several.setdefault(listener, [first[listener]]).append(group)
-        batches: dict[tuple[int, ...], Batch] = {}  # listeners that follow the same channels share it
-        for listener, group in first.items():
-            if listener in several:
-                groups = several[listener]
-                key = tuple(map(id, groups))
-                batch = batches.get(key)
-                if batch is None:
-                    merged = sorted((entry for group in groups for entry in group.pending), key=_by_sequence)
-                    batch = batches[key] = batch_of([message for _, message in merged])
-                listener.offer(batch)
-            else:
-                listener.offer(group.batch or group.gather())
+            # Whoever leaves while a batch is handed out is not asked any more.
+            for listener in tuple(group.listeners):
+                if listener not in several:
+                    listener.offer(group.gather())
         for group in dirty:
-            group.pending = []
-            group.batch = None
+            group.clear()
 
     @staticmethod
-    def _flush_one(group: _Group) -> None:
-        pending, group.pending = group.pending, []
-        listeners = tuple(group.listeners)
-        if listeners:
-            batch = batch_of([message for _, message in pending])
-            for listener in listeners:
-                listener.offer(batch)
+    def _flush_merged(several: dict[Listener, list[_Group]]) -> None:
+        """A listener of several channels gets their updates in the order in which they came, as one batch."""
+        batches: dict[tuple[int, ...], Batch] = {}  # listeners that follow the same channels share it
+        entries: dict[_Group, list[tuple[int, Message]]] = {}
+        for listener, groups in several.items():
+            key = tuple(map(id, groups))
+            batch = batches.get(key)
+            if batch is None:
+                for group in groups:
+                    if group not in entries:
+                        entries[group] = group.entries()
+                merged = sorted((entry for group in groups for entry in entries[group]), key=_by_place)
+                batch = batches[key] = batch_of([message for _, message in merged])
+            listener.offer(batch)
 
 
-def _by_sequence(entry: tuple[int, Message]) -> int:
+def _by_place(entry: tuple[int, Message]) -> int:
     return entry[0]

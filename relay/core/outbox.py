@@ -50,6 +50,15 @@ class Format:
         encoding = self.encoding
         return Message(None if encoding.stateful else update, self, self.framing.frame(encoding.encode(update)))
 
+    def batch(self, items: "Sequence[Update | Message]") -> "Batch":
+        """One batch of several updates, and messages of this format, in their order."""
+        encoding = self.encoding
+        if encoding.stateful:
+            return batch_of([item if isinstance(item, Message) else self.message(item) for item in items])
+        frame, encode = self.framing.frame, encoding.encode
+        frames = [frame(encode(item)) if isinstance(item, Update) else item.frame for item in items]
+        return Batch(self.framing.join(frames), len(frames), sum(map(len, frames)), items, self)
+
     def payload(self, payload: bytes) -> "Message":
         """Something that is no update, ready to be written."""
         return Message(None, self, self.framing.frame(payload))
@@ -80,25 +89,43 @@ class Batch:
     """Messages that go to one or many clients together, encoded once and shared by all of them.
 
     ``chunk`` is what the transport writes: one bytes object for sockets, a tuple of texts for plain ASGI. ``count`` and
-    ``size`` are its messages and bytes. ``messages`` is None where nothing in it can be folded.
+    ``size`` are its messages and bytes.
+
+    items, format: what it was made of; updates among them are of this format. None where nothing in it can be folded
     """
 
-    __slots__ = ("chunk", "count", "messages", "size")
+    __slots__ = ("_format", "_items", "chunk", "count", "size")
 
-    def __init__(self, chunk: Any, count: int, size: int, messages: Sequence[Message] | None = None) -> None:
+    def __init__(
+        self,
+        chunk: Any,
+        count: int,
+        size: int,
+        items: Sequence[Update | Message] | None = None,
+        format: Format | None = None,
+    ) -> None:
         self.chunk = chunk
         self.count = count
         self.size = size
-        self.messages = messages
+        self._items = items
+        self._format = format
+
+    @property
+    def messages(self) -> Sequence[Message] | None:
+        """What is in it, to be folded; None where nothing can be. Only what waits for a client is ever asked for it."""
+        items, format = self._items, self._format
+        if items is None or format is None:
+            return None
+        messages = [item if isinstance(item, Message) else format.message(item) for item in items]
+        self._items = messages
+        return messages
 
 
 def batch_of(messages: Sequence[Message]) -> Batch:
     """One batch of several messages, in their order; all must be of the same transport."""
-    if len(messages) == 1:
-        message = messages[0]
-        return Batch(message.format.framing.join((message.frame,)), 1, len(message.frame), messages)
     frames = [message.frame for message in messages]
-    return Batch(messages[0].format.framing.join(frames), len(frames), sum(map(len, frames)), messages)
+    format = messages[0].format
+    return Batch(format.framing.join(frames), len(frames), sum(map(len, frames)), messages, format)
 
 
 class Outbox:

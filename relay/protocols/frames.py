@@ -21,17 +21,24 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 MAX_CONTROL_PAYLOAD = 125
 
 
+_two_bytes = struct.Struct("!BBH").pack
+_eight_bytes = struct.Struct("!BBQ").pack
+
+
 def _frame(first_byte: int, payload: bytes) -> bytes:
     length = len(payload)
     if length < 126:
         return bytes((first_byte, length)) + payload
     if length < 65536:
-        return struct.pack("!BBH", first_byte, 126, length) + payload
-    return struct.pack("!BBQ", first_byte, 127, length) + payload
+        return _two_bytes(first_byte, 126, length) + payload
+    return _eight_bytes(first_byte, 127, length) + payload
 
 
 def text_frame(payload: bytes) -> bytes:
     """A whole text message; the payload must be UTF-8."""
+    length = len(payload)
+    if 126 <= length < 65536:  # as most are, and each update is framed once
+        return _two_bytes(_TEXT, 126, length) + payload
     return _frame(_TEXT, payload)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -48,6 +49,12 @@ def position_json(position: Position) -> dict[str, Any]:
     return {"epoch": position.epoch, "offset": position.offset}
 
 
+@lru_cache(maxsize=65_536)
+def _opening(channel: str) -> bytes:
+    """What every update of a task begins with."""
+    return b'{"type":"task_update","task_id":%b,"data":' % _json(channel[len(TASK_PREFIX) :])
+
+
 class PlainUpdates:
     """Updates as they have always been: nobody sees positions."""
 
@@ -55,8 +62,7 @@ class PlainUpdates:
 
     def encode(self, update: Update) -> bytes:
         if update.type == "task_update":
-            task_id = _json(update.channel[len(TASK_PREFIX) :])
-            return b'{"type":"task_update","task_id":%b,"data":%b}' % (task_id, update.data)
+            return b"".join((_opening(update.channel), update.data, b"}"))
         if update.type == "general_update":
             return b'{"type":"general_update","data":%b}' % update.data
         return update.data
