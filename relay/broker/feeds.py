@@ -92,6 +92,8 @@ class Feeds:
         self._to_catch_up = trio.Event()
         self._to_read = trio.Event()
         self.bad_messages = 0
+        #: Hands out what the hub has gathered, at the end of a turn.
+        self.hand_out: Callable[[], None] = hub.flush
 
     # Called by the hub and the listener; nothing here waits.
 
@@ -135,18 +137,25 @@ class Feeds:
             self._confirmed.discard(channel)
             self._channels.pop(keys.feed(channel).encode(), None)
 
-    def hear(self, feed_name: bytes, message: bytes) -> None:
-        """A message on a feed."""
+    def on_turn(self, begins: bool) -> None:
+        """The messages of a turn are about to come, or have all come."""
+        self._hub.is_in_turn = begins
+        if not begins and self._hub.has_pending:
+            self.hand_out()
+
+    def hear(self, feed_name: bytes, message: bytes) -> bool:
+        """A message on a feed; returns whether the turn has to end."""
         channel = self._channels.get(feed_name)
         if channel is None:
-            return  # it was left meanwhile
+            return False  # it was left meanwhile
         try:
             update = store.live_message(channel, message, monotonic())
         except ValueError:
             self.bad_messages += 1
             _log.warning("message on a feed skipped: not one of Relay's", channel=feed_name.decode(errors="replace"))
-            return
+            return False
         self._hub.hear(update)
+        return self._hub.is_full
 
     # Called by sessions.
 

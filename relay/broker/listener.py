@@ -1,14 +1,11 @@
 """The subscription: one Redis connection that hears every channel this process wants, for ever.
 
-It reconnects with jittered backoff, counts a server that does not answer as down, and hands messages on in batches:
-while parsed bytes are at hand it does not yield to the event loop, up to a limit that keeps sockets served.
+It reconnects with jittered backoff, counts a server that does not answer as down, and hands messages on in batches.
 
 It works on redis-py's `Connection`, not on its `PubSub`: that one reconnects by itself, and then nobody would know that
 something may have been missed.
 """
 
-import asyncio
-import math
 import random
 import secrets
 from collections import Counter
@@ -24,13 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from relay_client import keys
 
-from relay.broker.connections import Server, replies_at_hand
+from relay.broker.connections import Server
+from relay.broker.ear import Ear
 from relay.core.errors import BrokerError, BrokerUnavailable
 
 _log = structlog.get_logger("relay.listener")
-
-#: Messages handled before the event loop gets its turn: more would make clients wait, fewer would make smaller batches.
-BATCH = 2048
 
 #: Channels in one SUBSCRIBE command.
 _SUBSCRIBE_AT_ONCE = 500
@@ -69,8 +64,11 @@ class FeedHandler(Protocol):
     def on_confirmed(self, feed_name: str) -> None:
         """From here on a feed is heard."""
 
-    def hear(self, feed_name: bytes, message: bytes) -> None:
-        """A message on a feed."""
+    def hear(self, feed_name: bytes, message: bytes) -> bool:
+        """A message on a feed; returns whether so much is waiting that it should be handed out."""
+
+    def on_turn(self, begins: bool) -> None:
+        """A turn's messages are about to come, or have all come: what was heard is to be handed out."""
 
 
 class Listener:
@@ -109,7 +107,7 @@ class Listener:
         self._canary = keys.CANARY + secrets.token_hex(8)
         self._canary_name = self._canary.encode()
         self._canary_heard = trio.Event()
-        self._handled = 0
+        self._ear: Ear | None = None
         self._connection: AbstractConnection | None = None
         self._loop: trio_asyncio.TrioEventLoop | None = None
         self._wanted: set[str] = set()
@@ -141,7 +139,9 @@ class Listener:
             with trio.fail_after(self._deadline):
                 connection = await loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(loop.run_aio_coroutine, self._dispatch(connection))
+                with trio.fail_after(self._deadline):
+                    self._ear = ear = await loop.run_aio_coroutine(Ear.on(connection, self._handle, self._on_turn))
+                nursery.start_soon(loop.run_aio_coroutine, ear.failed())
                 self._connection = connection
                 self._on_connecting()
                 names = [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
@@ -152,7 +152,9 @@ class Listener:
             failure = _first(errors)
         finally:
             was_alive, self.alive = self.alive, False
-            self._connection = None
+            if self._ear is not None:
+                self._ear.close()
+            self._connection = self._ear = None
             wanted, self._wanted = self._wanted, set()
             self._leaving.clear()
             if self._feeds is not None:
@@ -224,11 +226,11 @@ class Listener:
         """Raises TooSlowError when nothing at all is heard for the deadline: a canary may be behind a hundred thousand
         updates, and each of them is a sign of life as well."""
         while True:
-            handled = self._handled
+            handled = self._ear.handled if self._ear is not None else 0
             with trio.move_on_after(self._deadline):
                 await self._canary_heard.wait()
                 return
-            if self._handled == handled:
+            if self._ear is None or self._ear.handled == handled:
                 raise trio.TooSlowError("the subscription is silent")
 
     async def _publish_canary(self, loop: trio_asyncio.TrioEventLoop, server: Server) -> None:
@@ -246,29 +248,18 @@ class Listener:
                     raise answer
                 return
 
-    async def _dispatch(self, connection: AbstractConnection) -> None:
-        """asyncio: read for ever, and hand on what comes."""
-        at_hand = replies_at_hand(connection)
-        while True:
-            response: Any = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            while type(response) is list:
-                self._handle(response)
-                self._handled += 1
-                if self._handled % BATCH == 0:
-                    await asyncio.sleep(0)
-                response = at_hand()
-            if isinstance(response, Exception):
-                raise response
+    def _on_turn(self, begins: bool) -> None:
+        if self._feeds is not None:
+            self._feeds.on_turn(begins)
 
-    def _handle(self, response: list[Any]) -> None:
+    def _handle(self, response: list[Any]) -> bool:
         kind = response[0]
         feeds = self._feeds
         if kind == b"message" or kind == b"smessage":
             _, name, message = response
             if name.startswith(_FEED_PREFIX):
-                if feeds is not None:
-                    feeds.hear(name, message)
-            elif name == self._canary_name:
+                return feeds is not None and feeds.hear(name, message)
+            if name == self._canary_name:
                 self._canary_heard.set()
             else:
                 channel = name.decode(errors="replace")
@@ -289,6 +280,7 @@ class Listener:
                 self._leaving[name] -= 1
             elif self._is_sharded:
                 raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
+        return False
 
 
 def _said(error: Exception) -> str:

@@ -12,6 +12,10 @@ from relay.core.outbox import Batch, Format, Message, batch_of
 from relay.core.recovery import Feed, Joining, Reset, Snapshot
 from relay.core.updates import Position, Update
 
+#: Updates of one channel that are handed out together at most, give or take a few. A client's queue has to hold them several
+#: times over, or one that reads well is dropped.
+FULL = 1024
+
 
 class Listener(Protocol):
     """One client, as the hub sees it."""
@@ -69,7 +73,8 @@ class _Channel:
 class Hub:
     """The channels that this process serves.
 
-    on_pending:   called when there is something to flush, once until the next flush
+    on_pending:   called when there is something to flush, once until the next flush; `is_in_turn` tells whether it will be
+                  flushed anyway, at the end of the turn
     on_watched:   called when a channel gets its first follower: it must be attached, and then caught up with
     on_unwatched: called when it loses the last one
     on_behind:    called when a channel's line has a hole: it must be caught up with
@@ -89,8 +94,17 @@ class Hub:
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[_Group] = []
         self._sequence = 0
+        #: Messages come in, one after the other, and `flush` is called after the last.
+        self.is_in_turn = False
+        #: A channel has so much pending that it should be flushed: it must go into a client's queue at once.
+        self.is_full = False
         self.subscriptions = 0
         self.resets = 0
+
+    @property
+    def has_pending(self) -> bool:
+        """There is something to flush."""
+        return bool(self._dirty)
 
     @property
     def channels(self) -> KeysView[str]:
@@ -256,9 +270,12 @@ class Hub:
             self._dirty.append(group)
         group.pending.append(item)
         group.places.append(self._sequence)
+        if len(group.pending) >= FULL:
+            self.is_full = True
 
     def flush(self) -> None:
         """Hand out what has gathered, one batch to each listener."""
+        self.is_full = False
         dirty, self._dirty = self._dirty, []
         first: dict[Listener, _Group] = {}
         several: dict[Listener, list[_Group]] = {}

@@ -88,7 +88,8 @@ class Relay:
 
     def _on_pending(self) -> None:
         self._oldest_heard = monotonic()
-        self._pending.set()
+        if not self.hub.is_in_turn:
+            self._pending.set()
 
     def _on_watch_change(self, channel: str) -> None:
         if self.feeds is not None:
@@ -122,16 +123,18 @@ class Relay:
             self._hear_plain(channel, message)
 
     async def _flush(self) -> None:
-        """Write what each turn of the loop has brought. The listener does not yield while it has more at hand, so a turn
-        that starts behind it is a batch."""
+        """Hand out what comes outside of the subscription's turns: what was read when a channel was caught up with."""
         while True:
             await self._pending.wait()
             self._pending = trio.Event()
-            heard = self._oldest_heard
-            self.hub.flush()
-            self.metrics.latency.observe(monotonic() - heard)
-            self.metrics.received.inc(self._received)
-            self._received = 0
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        heard = self._oldest_heard
+        self.hub.flush()
+        self.metrics.latency.observe(monotonic() - heard)
+        self.metrics.received.inc(self._received)
+        self._received = 0
 
     async def _watch_redis(self, redis: RedisService) -> None:
         """Keep the metrics of the connection current."""
@@ -158,6 +161,7 @@ class Relay:
             for pattern in self.named.patterns:
                 self.redis.subscribe_raw(pattern, partial(self._hear_named, pattern))
             self.feeds = self.redis.follow(self.hub)
+            self.feeds.hand_out = self._hand_out
             self.sessions.read_past = self.feeds.read
             self._tasks = self.redis.tasks(self.settings.max_tasks)
             self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)
