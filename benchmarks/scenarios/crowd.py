@@ -31,6 +31,7 @@ class Crowd:
 
     came:  for each size, how many came in, within which time, at what cost for the server and for the load
     idle:  seconds, and CPU seconds of the server in them
+    kept:  whether all of them were still there afterwards
     memory: resident bytes before anyone came, and when all were there
     """
 
@@ -44,6 +45,7 @@ class Crowd:
     ready: Histogram = field(default_factory=Histogram)
     memory: tuple[int, int] = (0, 0)
     idle: tuple[float, float] = (0.0, 0.0)
+    kept: bool = False
     broadcasts: dict[int, list[Run]] = field(default_factory=dict)
 
     def came(self, connected: Connected, cpu: Cpu) -> None:
@@ -107,4 +109,5 @@ def _measure(context: Context, peer: Peer) -> Crowd:
             cpu, began = one.server.cpu(), time.monotonic()
             time.sleep(idle_seconds(context, peer))
             crowd.idle = (time.monotonic() - began, one.server.cpu().since(cpu).ran)
+            crowd.kept = one.burst(forms, 1, look_every=1).received.is_whole
     return crowd

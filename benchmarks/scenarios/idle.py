@@ -23,9 +23,10 @@ def run(context: Context) -> Report:
             continue
         seconds, cpu = crowd.idle
         figures = {"memory": (after - before) / crowd.connected, "idle_cpu": cpu / seconds}
-        report.rows.append(Row(name, "", figures))
+        report.rows.append(Row(name, "", figures, whole=crowd.kept))
         report.data[name] = {"memory": [before, after], "clients": crowd.connected, "idle": [seconds, cpu]}
     report.compare("memory")
+    report.must_be_whole("times that all of Relay's idle clients were still there at the end")
     ours = report.row("relay")
     if ours is not None:
         memory, cpu = ours.figures["memory"], ours.figures["idle_cpu"]

@@ -88,6 +88,7 @@ class Feeds:
         self._early: dict[str, list[_Read]] = {}  # reads of the others
         self._reads: deque[_Read] = deque()
         self._answered = monotonic()
+        self._asked = trio.Event()
         self._to_attach = trio.Event()
         self._to_catch_up = trio.Event()
         self._to_read = trio.Event()
@@ -166,6 +167,7 @@ class Feeds:
         within five.
         """
         read = _Read(channel, since)
+        self._asked.set()
         if channel in self._current:
             self._ask(read)
         else:
@@ -323,6 +325,7 @@ class Feeds:
     async def _give_up_overdue(self) -> None:
         """Tell those who have waited too long. One look at all of them: a deadline for each would cost as much as the read."""
         while True:
+            await self._asked.wait()
             await trio.sleep(self._deadline / 4)
             now = monotonic()
             since = now - self._deadline * (1 if now - self._answered > self._deadline else _PATIENCE)
@@ -335,3 +338,5 @@ class Feeds:
                     read.settle(overdue)
                 if not reads:
                     del self._early[channel]
+            if not self._reads and not self._early:
+                self._asked = trio.Event()

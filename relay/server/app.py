@@ -9,7 +9,6 @@
 The tree is built at start-up, before the server accepts, and taken down in the opposite order at shutdown.
 """
 
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -145,7 +144,7 @@ class Relay:
             reconnects = redis.reconnects
             self.metrics.resets.inc(self.hub.resets - resets)
             resets = self.hub.resets
-            await trio.sleep(0.5)
+            await trio.sleep(1.0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -227,7 +226,7 @@ class Lifespan:
                     stack.enter_context(accepting(app, app.acceptor))
                 app.nursery = nursery  # Quart's background tasks
                 await app.startup()
-                _tune_garbage_collector()
+                app.relay.sessions.garbage.start()
                 raise_file_limit()
                 app.relay.announce()
                 started = True
@@ -248,13 +247,6 @@ class Lifespan:
         else:
             # The server would go on without us and nobody would notice: end the process, as a signal would.
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _tune_garbage_collector() -> None:
-    """What is there now stays; and ten thousand connections are a million objects that need no frequent looking at."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 class RelayApp(QuartTrio):

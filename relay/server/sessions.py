@@ -18,6 +18,7 @@ from relay.core.outbox import Bounds
 from relay.core.recovery import Joining, Snapshot
 from relay.core.updates import Position
 from relay.metrics import Metrics
+from relay.server.garbage import Garbage
 from relay.server.session import Session
 
 _log = structlog.get_logger("relay.sessions")
@@ -63,6 +64,7 @@ class Sessions:
         self._all: dict[Session, None] = {}
         self._closing: dict[Session, None] = {}
         self._nursery: trio.Nursery | None = None
+        self.garbage = Garbage()
         self._trims = 0  # beats at which free memory is still to be given back
         self._all_gone = trio.Event()
         self._all_gone.set()
@@ -86,6 +88,7 @@ class Sessions:
         self._all[session] = None
         if self._all_gone.is_set():
             self._all_gone = trio.Event()
+        self.garbage.on_started()
         self._accepted[session.transport_name] += 1
         self._connected[session.transport_name] += 1
         if self.draining:
@@ -99,6 +102,7 @@ class Sessions:
             # Now, and twice again: what it had waiting may be held a little longer by what else is under way.
             self._trims = 3 * round(1 / BEAT)
         self._connected[session.transport_name] -= 1
+        self.garbage.on_ended()
         if not self._all:
             self._all_gone.set()
 

@@ -236,8 +236,7 @@ def grip(links: Links, send: Send, dead_peer_timeout: float) -> Callable[[], Non
     """What closes the connection under the server, where it can be reached."""
     if links.socket is None:
         return getattr(send, "abort_connection", None)
-    if links.socket.family in (socket.AF_INET, socket.AF_INET6):
-        tune(links.socket, dead_peer_timeout)
+    tune(links.socket, dead_peer_timeout)
     # trio wakes whoever waits for a socket that is closed, in a shielded scope too.
     return partial(reset, links.socket)
 

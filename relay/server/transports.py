@@ -32,6 +32,8 @@ RECEIVE_BYTES = 4096
 #: Unsent bytes that the kernel takes before it says "not now": what waits should wait in the outbox, where it is counted.
 NOTSENT_LOWAT = 128 * 1024
 
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
 #: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
 _GATHER = 64
 
@@ -86,7 +88,7 @@ class Reader(Protocol):
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone.
 
-    dead_peer_timeout: see `tune`; None for a socket that was accepted from a tuned one, whose options it has
+    dead_peer_timeout: see `tune_for_updates`; None for a socket that was accepted from a tuned one, whose options it has
     """
 
     __slots__ = ("_due", "_reader", "_sock", "write")
@@ -274,20 +276,21 @@ _NO_TIMEOUT = _NoTimeout()
 
 
 def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """Let the kernel find a peer that is gone: unacknowledged data or keep-alive probes for dead_peer_timeout seconds."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))
+    """Let the kernel find a peer that is gone: one that has acknowledged neither data nor keep-alive probes for
+    dead_peer_timeout seconds. One probe that is lost on its way must not be the end: several go out in that time."""
+    tune_for_updates(sock, dead_peer_timeout)
+    if sock.family in _INTERNET:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 4)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout / 2)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 8)))
 
 
 def tune_for_updates(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """The same, and what waits for a client waits here and not in the kernel. What is accepted from a listening socket has
-    its options."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        tune(sock, dead_peer_timeout)
+    """The same for a socket on which we send heartbeats: they are data, so that no probes are needed. And what waits for a
+    client waits here and not in the kernel. What is accepted from a listening socket has its options."""
+    if sock.family in _INTERNET:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
 
