@@ -7,11 +7,10 @@ redis-py's own pipelines pack in Python, which costs six times as much, and thos
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from hiredis import PushNotification, Reader, pack_command
-from redis._parsers.hiredis import NOT_ENOUGH_DATA as NOT_YET
+from hiredis import PushNotification, pack_command
 from redis.asyncio import Connection, ConnectionPool, SSLConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -23,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_client import keys
 from relay_client.redis_urls import Target, async_pool, close_pool
 
+from relay.broker.stream import NOT_YET, replies_at_hand
 from relay.config import Settings
 
 #: A script's source and digest.
@@ -30,16 +30,6 @@ Script = tuple[str, str]
 
 #: Seconds between two looks at a cluster's topology, when nothing asks for one.
 REFRESH = 10.0
-
-
-def replies_at_hand(connection: AbstractConnection) -> Callable[[], Any]:
-    """What gives the next of the replies that were read already, and NOT_YET when there is none.
-
-    Through `read_response` each costs ten times as much, in awaits that wait for nothing. Where redis-py parses in another
-    way than with hiredis' Reader, that is what it costs.
-    """
-    reader = getattr(getattr(connection, "_parser", None), "_reader", None)
-    return reader.gets if isinstance(reader, Reader) else lambda: NOT_YET
 
 
 class Server:

@@ -139,9 +139,8 @@ class Listener:
             with trio.fail_after(self._deadline):
                 connection = await loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                with trio.fail_after(self._deadline):
-                    self._ear = ear = await loop.run_aio_coroutine(Ear.on(connection, self._handle, self._on_turn))
-                nursery.start_soon(loop.run_aio_coroutine, ear.failed())
+                self._ear = Ear(self._handle, self._on_turn)
+                nursery.start_soon(self._ear.hear, connection, loop)
                 self._connection = connection
                 self._on_connecting()
                 names = [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
@@ -152,8 +151,6 @@ class Listener:
             failure = _first(errors)
         finally:
             was_alive, self.alive = self.alive, False
-            if self._ear is not None:
-                self._ear.close()
             self._connection = self._ear = None
             wanted, self._wanted = self._wanted, set()
             self._leaving.clear()

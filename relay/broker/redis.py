@@ -7,6 +7,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -32,7 +34,8 @@ from relay_client.redis_urls import parse
 
 from relay.broker import store
 from relay.broker.connections import Script, Server, Servers, open_servers
-from relay.broker.feeds import Feeds
+from relay.broker.feeds import Feeds, RunScript
+from relay.broker.lane import Lane
 from relay.broker.listener import RawHandler
 from relay.broker.recorder import Recorder
 from relay.broker.subscription import Subscription
@@ -72,6 +75,7 @@ class RedisService:
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
         self._nursery: trio.Nursery | None = None
         self._is_stale = True
+        self._lanes: list[Lane] = []
         self.callback_overflows = 0
 
     @property
@@ -127,6 +131,28 @@ class RedisService:
 
         await self._within_deadline(run)
         return [_translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def _run_script_on(
+        self, lane: Lane, script: Script, calls: Sequence[tuple[list[str], list[Any]]]
+    ) -> list[Any]:
+        """The same on a lane of the caller's own, where that is possible; calls may be carried out twice."""
+        if not lane.is_possible:
+            return await self.run_script(script, calls)
+        try:
+            answers = await lane.run_script(script, calls)
+        except trio.TooSlowError:
+            raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
+        except (RedisError, OSError):
+            return await self.run_script(script, calls)
+        if any(isinstance(answer, (*_NOT_READY, NoScriptError)) for answer in answers):
+            await lane.close()
+            return await self.run_script(script, calls)
+        return [_translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def close(self) -> None:
+        """Close what is not the pools'."""
+        for lane in self._lanes:
+            await lane.close()
 
     async def _run_on_servers(
         self,
@@ -292,9 +318,12 @@ class RedisService:
 
     def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
         """What records plain publishes; run it beside `start_listening`."""
-        recorder = Recorder(
-            self.run_script, self._retention, self._servers.is_sharded, self._is_alone, pass_on, on_refused
-        )
+        run_script: RunScript = self.run_script
+        if not self._servers.is_sharded:  # a cluster has many servers, and its calls go by the pools
+            lane = Lane(self._servers.any(), self._loop, self._timeout)
+            self._lanes.append(lane)
+            run_script = partial(self._run_script_on, lane)
+        recorder = Recorder(run_script, self._retention, self._servers.is_sharded, self._is_alone, pass_on, on_refused)
         self._subscription.on_connecting = recorder.start_hearing
         return recorder
 
@@ -335,8 +364,10 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
     more = {} if redis_settings.ssl_ca_certs is None else {"ssl_ca_certs": str(redis_settings.ssl_ca_certs)}
     async with trio_asyncio.open_loop() as loop:
         servers = open_servers(parse(url), settings, more)
+        service = RedisService(servers, loop, settings)
         try:
-            yield RedisService(servers, loop, settings)
+            yield service
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
+                await service.close()
                 await loop.run_aio_coroutine(servers.close())

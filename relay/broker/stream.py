@@ -1,0 +1,68 @@
+"""A connection of redis-py's, read by Trio.
+
+redis-py makes the connection, authenticates, and sends commands. Its stream reader is passed over: through it and the bridge a
+read goes through four turns of the event loop, and each reply through a dozen calls. Where this looks into redis-py: the reader
+and the writer of `redis.asyncio.Connection`, and the `hiredis.Reader` of its parser.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import trio
+from hiredis import Reader
+from redis._parsers.hiredis import NOT_ENOUGH_DATA as NOT_YET
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+__all__ = ["NOT_YET", "ReplyStream", "replies_at_hand"]
+
+
+def replies_at_hand(connection: AbstractConnection) -> Callable[[], Any]:
+    """What gives the next of the replies that were read already, and NOT_YET when there is none."""
+    reader: Reader = cast(Any, connection._parser)._reader
+    return reader.gets
+
+
+class ReplyStream:
+    """The replies of a connection, which redis-py reads no longer. It may still write; closing it ends the stream."""
+
+    def __init__(self, connection: AbstractConnection, ours: socket.socket, read_bytes: int) -> None:
+        self._ours = ours
+        self._reader: Any = cast(Any, connection._parser)._reader
+        self._buffer = bytearray(read_bytes)
+        #: The next reply, or NOT_YET.
+        self.take = replies_at_hand(connection)
+        self._reader.feed(bytes(cast(Any, connection)._reader._buffer))
+
+    @classmethod
+    async def of(cls, connection: AbstractConnection, read_bytes: int) -> Self | None:
+        """Of a connected connection, in asyncio's context; None over TLS, where the bytes are asyncio's to decrypt.
+
+        read_bytes: bytes read at a time
+        """
+        transport = cast(Any, connection)._writer.transport
+        if transport.get_extra_info("sslcontext") is not None:
+            return None
+        transport.pause_reading()
+        ours = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        ours.setblocking(False)
+        return cls(connection, ours, read_bytes)
+
+    async def receive(self) -> None:
+        """Wait until something comes; `take` has what it completes. Raises OSError or RedisError when the connection ends."""
+        await trio.lowlevel.wait_readable(self._ours)
+        try:
+            count = self._ours.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        if not count:
+            raise RedisConnectionError("Redis closed the connection")
+        self._reader.feed(self._buffer, 0, count)
+
+    def close(self) -> None:
+        """Read no more. The connection itself is redis-py's to close."""
+        if self._ours.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._ours)
+            self._ours.close()
