@@ -95,7 +95,7 @@ async def test_cut_off_and_through_a_restart(redis_server: RedisServer, start_re
 
     async def break_things(proxy: Proxy) -> None:
         await trio.sleep(0.3)
-        await proxy.cut(1.0)
+        await proxy.cut(5.0)
         await trio.sleep(0.3)
         await trio.to_thread.run_sync(relay.kill)
         await trio.to_thread.run_sync(relay.start)
