@@ -95,6 +95,52 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
     assert {"news": [1]} in heard
 
 
+async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(redis_server: RedisServer) -> None:
+    """Whatever moment it is cut at: nothing is written to a connection that has gone, and none is made in its place."""
+    ear, format = Ear(), CountingFormat()
+    cuts = 0
+    async with service(redis_server.url) as redis:
+        feeds: Feeds
+        hub = Hub(
+            on_pending=lambda: None,
+            on_watched=lambda channel: feeds.on_change(channel),
+            on_unwatched=lambda channel: feeds.on_change(channel),
+            on_behind=lambda channel: feeds.on_behind(channel),
+        )
+        feeds = redis.follow(hub)
+
+        async def come_and_go() -> None:
+            number = 0
+            while cuts < 40:
+                channel = f"task:{number}"
+                number += 1
+                hub.subscribe(ear, channel, format)
+                for _ in range(number % 7):  # the first steps of attaching it
+                    await trio.lowlevel.checkpoint()
+                hub.unsubscribe(ear, channel, format)
+
+        def cut() -> int:
+            with redis_server.client() as admin:
+                return int(admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB"))
+
+        with capture_logs():
+            async with listening(redis), trio.open_nursery() as nursery:
+                nursery.start_soon(feeds.run)
+                async with trio.open_nursery() as guests:
+                    guests.start_soon(come_and_go)
+                    while cuts < 40:
+                        cuts += await trio.to_thread.run_sync(cut)
+                        await until(lambda: redis.alive)
+                hub.subscribe(ear, "task:last", format)
+                await until(lambda: hub.position("task:last") is not None)
+                last = await redis.publish_task_update("last", {})
+                await until(lambda: hub.position("task:last") == last)
+                with redis_server.client() as admin:
+                    names = [client["name"] for client in admin.client_list(_type="pubsub")]
+                assert names == ["relay"]
+                nursery.cancel_scope.cancel()
+
+
 async def test_callbacks_sync_and_async_get_every_message_decoded_and_in_order(redis_server: RedisServer) -> None:
     plain: list[Any] = []
     asynchronous: list[Any] = []

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 import trio_asyncio
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -23,6 +24,7 @@ from relay_client import keys
 
 from relay.broker.connections import Server
 from relay.broker.ear import Ear
+from relay.broker.stream import write
 from relay.core.errors import BrokerError, BrokerUnavailable
 
 _log = structlog.get_logger("relay.listener")
@@ -194,10 +196,10 @@ class Listener:
             connection, loop = self._connection, self._loop
             if connection is None or loop is None:
                 return
-            some = names[first : first + _SUBSCRIBE_AT_ONCE]
+            words: Any = (command, *names[first : first + _SUBSCRIBE_AT_ONCE])
             try:
                 with trio.fail_after(self._deadline):
-                    await loop.run_aio_coroutine(connection.send_command(command, *some, check_health=False))
+                    await loop.run_aio_coroutine(write(connection, pack_command(words)))
             except (RedisError, OSError, trio.TooSlowError) as error:
                 raise BrokerUnavailable(f"the subscription connection broke: {error}") from error
 

@@ -5,6 +5,7 @@ read goes through four turns of the event loop, and each reply through a dozen c
 and the writer of `redis.asyncio.Connection`, and the `hiredis.Reader` of its parser.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -16,13 +17,26 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA as NOT_YET
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-__all__ = ["NOT_YET", "ReplyStream", "replies_at_hand"]
+__all__ = ["NOT_YET", "ReplyStream", "replies_at_hand", "write"]
 
 
 def replies_at_hand(connection: AbstractConnection) -> Callable[[], Any]:
     """What gives the next of the replies that were read already, and NOT_YET when there is none."""
     reader: Reader = cast(Any, connection._parser)._reader
     return reader.gets
+
+
+async def write(connection: AbstractConnection, data: bytes) -> None:
+    """Write to a connection that another task may have closed, or close meanwhile; in asyncio's context.
+
+    redis-py's own way would make a closed connection anew, of which nobody knows, or fail in ways that are no network errors.
+    Raises OSError or RedisError when the connection is or gets closed.
+    """
+    writer: asyncio.StreamWriter | None = cast(Any, connection)._writer
+    if writer is None or writer.is_closing():
+        raise RedisConnectionError("the connection was closed")
+    writer.write(data)
+    await writer.drain()
 
 
 class ReplyStream:
