@@ -109,6 +109,17 @@ def quantiles(latency: Histogram) -> dict[str, float]:
     return {name: latency.quantile(fraction) for name, fraction in names.items()} if latency.total else {}
 
 
+def middle_quantiles(runs: Sequence[Run]) -> dict[str, float]:
+    """The figures of several runs' latencies: the middle one of each quantile, and the worst maximum.
+
+    A machine that stands still for a moment in one of the runs must not decide.
+    """
+    each = [quantiles(one.received.latency) for one in runs if one.received.latency.total]
+    if not each:
+        return {}
+    return {name: median([one[name] for one in each]) for name in each[0]} | {"max": max(one["max"] for one in each)}
+
+
 class Contender:
     """A server with its load and its publisher. Made by `contender`."""
 

@@ -10,6 +10,7 @@ mpl.use("agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.results import Results
 
@@ -59,7 +60,7 @@ def _bars(
     bars = axes.barh([row.server for row in rows], values, color=[_color(row.server, 0) for row in rows])
     axes.bar_label(bars, labels=[f" {value:,.0f}" for value in values], fontsize=7)
     axes.set_title(f"{title} ({'higher' if higher else 'lower'} is better)")
-    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(x=0.15)
     return True

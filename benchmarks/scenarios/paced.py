@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from benchmarks.context import Context, attempt
-from benchmarks.histogram import Histogram
-from benchmarks.measure import Contender, Run, contender, middle_shares, quantiles
+from benchmarks.measure import Contender, Run, contender, middle_quantiles, middle_shares
 from benchmarks.peers import RELAY, RELAY_DURABLE, Peer
 from benchmarks.results import Check, Report, Row, median, shown
 from benchmarks.wire import form
@@ -48,7 +47,7 @@ def run(context: Context) -> Report:
     clients = context.pick(full=500, quick=500, tiny=20)
     seconds = context.pick(full=4.0, quick=2.0, tiny=0.5)
     ladder: tuple[int, ...] = context.pick(full=LADDER, quick=(10_000, NAMED, 200_000), tiny=(1_000, 2_000))
-    rounds = context.pick(full=3, quick=1, tiny=1)
+    rounds = context.pick(full=7, quick=3, tiny=1)
     report = Report(
         "paced",
         "Paced fan-out",
@@ -105,11 +104,8 @@ def _rung(one: Contender, rate: int, clients: int, seconds: float) -> Run:
 
 
 def _row(peer: Peer, rate: int, runs: list[Run]) -> Row:
-    together = Histogram()
-    for one in runs:
-        together.merge(one.received.latency)
     figures = {
-        "rate": median([one.rate for one in runs]), "target": float(rate), **quantiles(together),
+        "rate": median([one.rate for one in runs]), "target": float(rate), **middle_quantiles(runs),
         "per_core": median([one.per_core for one in runs]),
         **middle_shares(runs),
     }  # fmt: skip
