@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_client.redis_urls import parse
 
 from relay.core.errors import ConfigError
+
+#: Read from the directory in which the server is started, where there is one.
+_ENV_FILE = ".env"
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -26,7 +30,7 @@ class RedisSettings(BaseSettings):
     """Where Redis is. Nothing set means: bring one along."""
 
     model_config = SettingsConfigDict(
-        env_prefix="REDIS_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="REDIS_", env_file=_ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
     url: SecretStr | None = Field(
@@ -72,7 +76,7 @@ def _split(value: object) -> object:
 class Settings(BaseSettings):
     """Everything else. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAY_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="RELAY_", env_file=_ENV_FILE, extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -165,10 +169,11 @@ def _explained(prefix: str, detail: dict[str, Any]) -> str:
 
 
 def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
-    """A sentence for each RELAY_* variable that is no setting: most likely a typing error."""
+    """A sentence for each RELAY_* variable, here or in ``.env``, that is no setting: most likely a typing error."""
     known = {"RELAY_" + name.upper() for name in Settings.model_fields}
+    names = {*os.environ, *(name.upper() for name in dotenv_values(_ENV_FILE))} if environ is None else set(environ)
     warnings = []
-    for name in sorted(os.environ if environ is None else environ):
+    for name in sorted(names):
         if name.startswith("RELAY_") and name not in known | _NOT_SETTINGS:
             near = difflib.get_close_matches(name, known, n=1)
             warnings.append(

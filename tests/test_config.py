@@ -178,6 +178,13 @@ def test_unknown_variables_are_looked_for_in_the_environment(monkeypatch: pytest
     assert unknown_variables() == ["RELAY_PROT is not a setting and does nothing; did you mean RELAY_PORT?"]
 
 
+def test_unknown_variables_are_looked_for_in_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("RELAY_PORT=8001\nRELAY_PROT=8001\nOTHER=1\n")
+    monkeypatch.chdir(tmp_path)
+    assert unknown_variables() == ["RELAY_PROT is not a setting and does nothing; did you mean RELAY_PORT?"]
+    assert load()[0].port == 8001
+
+
 def test_every_setting_says_what_it_is() -> None:
     for model in (Settings, RedisSettings):
         for name, field in model.model_fields.items():
