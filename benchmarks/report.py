@@ -1,11 +1,12 @@
 """A result file as one HTML page with everything in it, and as a picture."""
 
 import base64
+from collections.abc import Sequence
 from html import escape
 
 from benchmarks.plots import PLOTS, drawn, picture
 from benchmarks.results import Report, Results
-from benchmarks.tables import cells, heads, machine, parameters
+from benchmarks.tables import cells, heads, machine, overview, parameters
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
@@ -42,19 +43,26 @@ def as_html(results: Results) -> str:
         if figure is not None:
             data = base64.b64encode(picture(figure, "svg")).decode()
             parts.append(f'<p><img alt="{name}" src="data:image/svg+xml;base64,{data}">')
+    glance = overview(results)
+    if len(glance) > 1:
+        parts += ["<h2>At a glance</h2>", *_table(glance)]
     parts += [_section(report) for report in results.reports]
     return "\n".join(parts) + "\n</html>\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first row is the header; Relay's rows stand out."""
+    lines = [f"<div class=wide><table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in rows[0])}</tr>"]
+    for row in rows[1:]:
+        kind = " class=relay" if row[0].startswith("relay") else ""
+        lines.append(f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
+    return [*lines, "</table></div>"]
 
 
 def _section(report: Report) -> str:
     lines = [f"<h2>{escape(report.title)}</h2><p><code>{report.scenario}</code>: {escape(parameters(report))}</p>"]
     if report.rows:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in heads(report))
-        lines.append(f"<div class=wide><table><tr>{head}</tr>")
-        for row, line in zip(report.rows, cells(report), strict=True):
-            kind = " class=relay" if row.server.startswith("relay") else ""
-            lines.append(f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>")
-        lines.append("</table></div>")
+        lines += _table([heads(report), *cells(report)])
     lines.append("<ul>")
     for check in report.checks:
         lines.append(f"<li><span class={check.verdict}>{check.verdict}</span>: {escape(check.text)}</li>")

@@ -239,9 +239,9 @@ def shown(value: float, unit: Unit) -> str:
     if unit == "ratio":
         return f"{value:.2f}" if value < 10 else f"{value:.0f}"
     if unit == "seconds":
-        return (
-            f"{value:.1f} s" if value >= 10 else f"{value * 1e3:.1f} ms" if value >= 1e-4 else f"{value * 1e6:.1f} us"
-        )
+        if value >= 1:
+            return f"{value:.1f} s"
+        return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB" if abs(value) >= 1e6 else f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -73,9 +73,51 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(rows[0]), "   " + "  ".join("-" * width for width in widths).rstrip(), *map(line, rows[1:])]
 
 
+#: What tells servers apart at a glance: scenario, case (None: the first), figure, and what it is called.
+_OVERVIEW = (
+    ("burst", None, "per_core", "burst to 500 clients, deliveries per CPU s"),
+    ("paced", "50,000/s", "p99", "p99 at 50,000 deliveries/s"),
+    ("paced", "200,000/s", "p99", "p99 at 200,000/s"),
+    ("broadcast", "10,000 clients", "p50", "one update to 10,000 clients, p50"),
+    ("tasks", "1 watcher each", "updates_per_core", "many tasks, updates per CPU s"),
+    ("storm", None, "accepted_per_core", "connections per CPU s"),
+    ("reconnect", None, "served", "10,000 return within"),
+    ("reconnect", None, "recovered", "with all they missed"),
+    ("idle", None, "memory", "bytes per idle client"),
+    ("idle", None, "idle_cpu", "CPU of 18,000 idle clients"),
+)
+
+
+def overview(results: Results) -> list[list[str]]:
+    """One row for each figure that tells servers apart, one column for each server; the first row is the header."""
+    servers = list(dict.fromkeys(row.server for report in results.reports for row in report.rows if row.server != ""))
+    table: list[list[str]] = []
+    for scenario, case, figure, label in _OVERVIEW:
+        report = results.report(scenario)
+        if report is None:
+            continue
+        found = [report.row(server, case) for server in servers]
+        line = ["-" if row is None or figure not in row.figures else _figure(row, figure) for row in found]
+        if set(line) != {"-"}:
+            table.append([label, *line])
+    shown_servers = [number for number in range(len(servers)) if any(line[1 + number] != "-" for line in table)]
+    return [
+        ["", *(servers[number] for number in shown_servers)],
+        *([line[0], *(line[1 + number] for number in shown_servers)] for line in table),
+    ]
+
+
+def _figure(row: Row, name: str) -> str:
+    return shown(row.figures[name], METRICS[name].unit) + ("" if row.whole else " (lost some)")
+
+
 def as_markdown(results: Results) -> str:
     """All scenarios, for a document."""
     lines = [machine(results), ""]
+    head, *rest = overview(results)
+    if rest:
+        lines += ["### At a glance", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        lines += [*(f"| {' | '.join(line)} |" for line in rest), ""]
     for report in results.reports:
         lines += [f"### {report.title} (`{report.scenario}`)", "", f"{parameters(report)}.", ""]
         if report.rows:

@@ -80,11 +80,18 @@ def test_reports_are_written_and_need_nothing_else(compared: Path, tmp_path: Pat
     html, png = tmp_path / "report.html", tmp_path / "report.png"
     printed = benchmarks("report", compared, "--html", html, "--png", png, "--markdown")
     page = html.read_text()
-    assert page.count("<table>") == 5
+    assert page.count("<table>") == 6
     assert page.count("data:image/svg+xml;base64,") == 4
     assert 'src="http' not in page
     assert "href=" not in page
     assert png.read_bytes().startswith(b"\x89PNG")
+    glance = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")][:7]
+    assert glance[0] == ["relay", "relay-durable", *PEERS]
+    assert [line[0] for line in glance[2:]] == [
+        "burst to 500 clients, deliveries per CPU s", "connections per CPU s", "bytes per idle client",
+        "CPU of 18,000 idle clients", "server"
+    ]  # fmt: skip
+    assert [len(line) - 1 for line in glance[2:6]] == [2 + len(PEERS)] * 4
     for peer in PEERS:
         assert f"| {peer} |" in printed
         assert f"<td>{peer}</td>" in page
