@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -24,6 +25,24 @@ def without_password(url: str) -> str:
     return re.sub(r"((?:^|[?&])password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
 
 
+class _Unfailing:
+    """Where logs are written. Its reader may go, or be too slow for a pipe that does not wait: then lines are lost, and
+    nothing else.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            return self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._file.flush()
+
+
 def configure(level: str) -> None:
     """Set logging up for this process, standard library included. Called once, by the program, not on import."""
     shared: list[structlog.typing.Processor] = [
@@ -33,6 +52,7 @@ def configure(level: str) -> None:
         _hide_secrets,
     ]
     on_terminal = sys.stderr.isatty()
+    file = cast(TextIO, _Unfailing(sys.stderr))
     renderer: structlog.typing.Processor
     if on_terminal:
         renderer = structlog.dev.ConsoleRenderer()
@@ -43,10 +63,10 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(file)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

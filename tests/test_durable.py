@@ -430,6 +430,31 @@ def out_of_memory(server: RedisServer, is_out: bool) -> None:
         client.config_set("maxmemory", "1" if is_out else "0")
 
 
+async def test_what_waited_in_vain_is_not_waited_for_again_before_something_is_recorded(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Update] = []
+    async with opened(redis_server) as redis, recording(redis, given_up=lost) as hear:
+        hear(task_message("t", 1))
+        await logged(redis_server, "task:t", 1)
+        with redis_server.client() as admin:
+            admin.config_set("min-replicas-to-write", 1)
+            monkeypatch.setattr("relay.broker.recorder.PATIENCE", 0.3)
+            hear(task_message("t", 2))
+            with trio.fail_after(10):
+                while not lost:  # noqa: ASYNC110 - nobody tells us
+                    await trio.sleep(0.01)
+            monkeypatch.setattr("relay.broker.recorder.PATIENCE", 1000.0)
+            hear(task_message("t", 3))
+            with trio.fail_after(10):
+                while len(lost) < 2:  # noqa: ASYNC110 - as above
+                    await trio.sleep(0.01)
+            admin.config_set("min-replicas-to-write", 0)
+        hear(task_message("t", 4))
+        await logged(redis_server, "task:t", 2)
+    assert numbers_in_log(redis_server, "task:t") == [1, 4]
+
+
 async def test_no_write_at_all_is_made_without_memory(redis_server: RedisServer) -> None:
     async with opened(redis_server) as redis:
         before = await publish(redis, b'{"n":1}')

@@ -110,6 +110,13 @@ def test_an_update_with_more_fields_than_a_task_may_have_does_not_end_the_flush(
         assert got == ['{"a":1}', many, '{"a":2}']
 
 
+def test_an_update_that_is_nested_too_deeply_does_not_end_the_flush() -> None:
+    for many in ("[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000):
+        for fields in (f'{{"b":{many}}}', f'{{"status":"failed","b":{many}}}'):
+            got = waiting(task_update('{"a":1}'), task_update(fields), task_update('{"a":2}'))
+            assert got == ['{"a":1}', fields, '{"a":2}']
+
+
 def test_nothing_is_folded_across_an_answer() -> None:
     """It may be the news that the line is broken, and the state after it: what came before must not lie over that."""
     state = FORMAT.payload(b'{"state":"as it is now, a is 5"}')

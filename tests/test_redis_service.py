@@ -1,8 +1,10 @@
 """RedisService on a real Valkey: publishing, callbacks, deadlines, refusals."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from relay.broker import store
+from relay.broker.connections import ClusterServers
 from relay.broker.feeds import Feeds
 from relay.broker.redis import CALLBACK_QUEUE, RedisService, open_redis
 from relay.config import RedisSettings, Settings
@@ -112,7 +116,7 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
         async def come_and_go() -> None:
             number = 0
             while cuts < 40:
-                channel = f"task:{number}"
+                channel = f"task:{number % 5}"  # some are joined again before they were left for good
                 number += 1
                 hub.subscribe(ear, channel, format)
                 for _ in range(number % 7):  # the first steps of attaching it
@@ -131,14 +135,51 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
                     while cuts < 40:
                         cuts += await trio.to_thread.run_sync(cut)
                         await until(lambda: redis.alive)
-                hub.subscribe(ear, "task:last", format)
-                await until(lambda: hub.position("task:last") is not None)
-                last = await redis.publish_task_update("last", {})
-                await until(lambda: hub.position("task:last") == last)
+                for number in range(5):
+                    channel = f"task:{number}"
+                    hub.subscribe(ear, channel, format)
+                    await until(lambda channel=channel: hub.position(channel) is not None)  # type: ignore[misc]
+                    last = await redis.publish_task_update(number, {})
+                    await until(lambda channel=channel, last=last: hub.position(channel) == last)  # type: ignore[misc]
+                    hub.unsubscribe(ear, channel, format)
+                listener = redis._subscription._plain
+                assert listener is not None
+                await until(lambda: not (listener._wanted or listener._leaving or feeds._attached or feeds._channels))
                 with redis_server.client() as admin:
                     names = [client["name"] for client in admin.client_list(_type="pubsub")]
                 assert names == ["relay"]
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_leaves_the_cluster_is_not_closed_under_its_users(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path, "--save", "") as other:
+        async with service(redis_server.url.replace("redis:", "redis+cluster:").removesuffix("/0")) as redis:
+            servers, answers = redis._servers, 0
+            assert isinstance(servers, ClusterServers)
+            redis._is_stale = False  # a cluster of one that changes places, of which the servers know nothing
+
+            async def ask(number: int) -> None:
+                nonlocal answers
+                while answers < 2000:
+                    assert await redis.run_script(store.CLOCK_SCRIPT, [([f"relay:{{{number}}}:k"], [])])
+                    answers += 1
+
+            async with trio.open_nursery() as nursery:
+                for turn in itertools.count():
+                    place = ("127.0.0.1", (redis_server, other)[turn % 2].port)
+                    await redis._loop.run_aio_coroutine(servers._take([(0, 16383, place)]))
+                    if not turn:
+                        for number in range(12):
+                            nursery.start_soon(ask, number)
+                    if answers >= 2000:
+                        break
+                    await trio.sleep(0.01)
+        assert turn > 10
+        for server in (redis_server, other):
+            with server.client() as admin:
+                await until(lambda admin=admin: len(admin.client_list()) == 1)  # type: ignore[misc]
 
 
 async def test_callbacks_sync_and_async_get_every_message_decoded_and_in_order(redis_server: RedisServer) -> None:

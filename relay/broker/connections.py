@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_client import keys
 from relay_client.redis_urls import Target, async_pool, close_pool
 
-from relay.broker.stream import NOT_YET, replies_at_hand
+from relay.broker.stream import NOT_YET, replies_at_hand, write
 from relay.config import Settings
 
 #: A script's source and digest.
@@ -37,6 +37,8 @@ class Server:
 
     pool:       connections for commands
     subscriber: makes those for subscriptions: RESP2, in which redis-py hands messages on without a detour for each
+
+    Its connections are never closed under those who use them, from which redis-py raises whatever it comes upon.
     """
 
     def __init__(self, name: str, pool: ConnectionPool, subscriber: ConnectionPool) -> None:
@@ -44,24 +46,34 @@ class Server:
         self._pool = pool
         self._subscriber = subscriber
         self._loaded: set[str] = set()
+        self._room = asyncio.Semaphore(pool.max_connections)
+        self._users = 0
+        self._is_closing = False
 
     async def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run commands, in order, in one round trip; the answers, with an error in place of a refused one's.
+        """Run commands, in order, in one round trip; the answers, with an error in place of a refused one's. Where all
+        connections are in use it waits for its turn.
 
         Raises RedisError or OSError when the connection fails. Cancelling closes the connection; commands may have been
         carried out then.
         """
-        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        self._users += 1
         try:
-            await connection.send_packed_command(
-                b"".join([pack_command(tuple(command)) for command in commands]), check_health=False
-            )
-            return await self._answers(connection, len(commands))
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+            return await self._exchange(commands)
         finally:
-            await self._pool.release(connection)
+            await self._leave()
+
+    async def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        async with self._room:
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                await write(connection, b"".join([pack_command(tuple(command)) for command in commands]))
+                return await self._answers(connection, len(commands))
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
 
     @staticmethod
     async def _answers(connection: AbstractConnection, count: int) -> list[Any]:
@@ -116,15 +128,33 @@ class Server:
 
     async def connect(self) -> AbstractConnection:
         """A connection for a subscription, to be closed by `discard`."""
-        return await self._subscriber.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+        self._users += 1
+        try:
+            return await self._subscriber.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+        except BaseException:
+            await self._leave()
+            raise
 
     async def discard(self, connection: AbstractConnection) -> None:
         """Close a subscription's connection."""
-        await connection.disconnect(nowait=True)
-        await self._subscriber.release(connection)
+        try:
+            await connection.disconnect(nowait=True)
+            await self._subscriber.release(connection)
+        finally:
+            await self._leave()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those in use when their users are done with them."""
+        self._is_closing = True
+        if not self._users:
+            await self._close_pools()
+
+    async def _leave(self) -> None:
+        self._users -= 1
+        if self._is_closing and not self._users:
+            await self._close_pools()
+
+    async def _close_pools(self) -> None:
         await close_pool(self._subscriber)
         await close_pool(self._pool)
 
@@ -234,7 +264,12 @@ class ClusterServers:
                 if isinstance(answer, Exception):
                     failure = answer
                 elif answer:
-                    await self._take(answer, place)
+                    try:
+                        slots = _slots_of(answer, place)
+                    except RedisConnectionError as error:
+                        failure = error
+                        continue
+                    await self._take(slots)
                     return
                 else:
                     failure = RedisConnectionError("the node serves no cluster yet")
@@ -243,15 +278,13 @@ class ClusterServers:
                     await server.close()
         raise failure
 
-    async def _take(self, answer: Any, asked: tuple[str, int]) -> None:
+    async def _take(self, ranges: list[tuple[int, int, tuple[str, int]]]) -> None:
         slots = []
         seen: dict[tuple[str, int], Server] = {}
-        for first, last, (host, port, *_), *_replicas in answer:
-            # A node that does not know its own address says nothing: then it is the one that was asked.
-            place = (host.decode() or asked[0], int(port))
+        for first, last, place in ranges:
             server = seen.get(place) or self._servers.get(place) or self._open(place)
             seen[place] = server
-            slots.append((int(first), int(last), server))
+            slots.append((first, last, server))
         gone = [server for place, server in self._servers.items() if place not in seen]
         self._servers, self._slots = seen, slots
         self._by_tag.clear()
@@ -271,6 +304,20 @@ class ClusterServers:
         """Close all connections."""
         for server in self._servers.values():
             await server.close()
+
+
+def _slots_of(answer: Any, asked: tuple[str, int]) -> list[tuple[int, int, tuple[str, int]]]:
+    """First and last slot and the primary's address, of all ranges. Raises ConnectionError when they cannot be read.
+
+    asked: who answered. A node that does not know a host, or is not to say it, means itself or whom we know by that name
+    """
+    try:
+        return [
+            (int(first), int(last), ((host if host and host != b"?" else asked[0].encode()).decode(), int(port)))
+            for first, last, (host, port, *_), *_replicas in answer
+        ]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RedisConnectionError(f"the node tells its cluster's slots in an unknown form: {error}") from error
 
 
 def open_servers(target: Target, settings: Settings, more: dict[str, Any]) -> Servers:

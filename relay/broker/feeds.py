@@ -6,6 +6,7 @@ the hub. A channel that nobody followed before is read from where its first clie
 asked for in one turn of the loop go to Redis together.
 """
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import islice
@@ -20,7 +21,7 @@ from relay_client.durable import Retention
 from relay.broker import store
 from relay.broker.connections import Script
 from relay.broker.listener import backoff
-from relay.core.errors import BrokerError, BrokerUnavailable
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position
@@ -33,6 +34,9 @@ _HISTORIES_AT_ONCE = 256
 
 #: A read that waits while others are answered is given up after so many deadlines.
 _PATIENCE = 5
+
+#: Seconds until a channel is read again that Redis has refused to read.
+_REFUSED_AGAIN = 2.0
 
 #: Runs several calls of a script at once: KEYS and ARGV of each in, answers out, an exception in place of a failed one's.
 RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
@@ -84,6 +88,8 @@ class Feeds:
         self._confirmed: set[str] = set()
         self._channels: dict[bytes, str] = {}  # those confirmed, by the names of their feeds
         self._behind: dict[str, None] = {}
+        self._refused: dict[str, None] = {}  # of those behind, what Redis does not let us read
+        self._refused_at = 0.0
         self._current: set[str] = set()  # those that are caught up
         self._early: dict[str, list[_Read]] = {}  # reads of the others
         self._reads: deque[_Read] = deque()
@@ -123,14 +129,15 @@ class Feeds:
         self._current.difference_update(channels)
         for channel in channels:
             self._behind.pop(channel, None)
+            self._refused.pop(channel, None)
 
     def on_confirmed(self, feed_name: str) -> None:
         """Redis has confirmed a subscription: from here on everything is heard."""
         self._answered = monotonic()
         channel = keys.channel_of(feed_name)
-        self._confirmed.add(channel)
-        self._channels[feed_name.encode()] = channel
-        if channel in self._attached:
+        if channel in self._attached:  # else it was left meanwhile
+            self._confirmed.add(channel)
+            self._channels[feed_name.encode()] = channel
             self.on_behind(channel)
 
     def _unconfirm(self, channels: Iterable[str]) -> None:
@@ -193,21 +200,13 @@ class Feeds:
             nursery.start_soon(self._give_up_overdue)
 
     async def _attach_for_ever(self) -> None:
-        attempt = 0
         while True:
             await self._to_attach.wait()
             self._to_attach = trio.Event()
-            try:
-                await self._attach_and_detach()
-            except BrokerError as error:
-                _log.warning("attaching failed, trying again", error=str(error), channels=len(self._changed))
-                await trio.sleep(backoff(attempt))
-                attempt += 1
-                self._to_attach.set()
-            else:
-                attempt = 0
+            await self._attach_and_detach()
 
     async def _attach_and_detach(self) -> None:
+        """Where a connection breaks meanwhile, all that it is to hear is attached when the next one is up."""
         changed, self._changed = self._changed, {}
         watched = self._hub.channels
         attach = [channel for channel in changed if channel in watched and channel not in self._attached]
@@ -215,32 +214,28 @@ class Feeds:
         for channel in changed:
             if channel not in watched:
                 self._behind.pop(channel, None)
+                self._refused.pop(channel, None)
                 self._early.pop(channel, None)  # of clients that have gone
             elif channel in self._attached and channel in self._confirmed:
                 self.on_behind(channel)  # it was left and joined again before it was detached
         self._attached.update(attach)
         self._attached.difference_update(detach)
         self._unconfirm(detach)
-        try:
-            if attach:
-                asked = await self._subscribe([keys.feed(channel) for channel in attach])
-                # The others are attached when their connection comes up.
-                self._attached.difference_update(channel for channel in attach if keys.feed(channel) not in asked)
-            if detach:
-                await self._unsubscribe([keys.feed(channel) for channel in detach])
-        except BrokerError:
-            # Where the connection lives on, they must be asked for again.
-            self._changed.update(changed)
-            self._attached.difference_update(attach)
-            self._unconfirm(attach)
-            self._attached.update(detach)
-            raise
+        if attach:
+            asked = await self._subscribe([keys.feed(channel) for channel in attach])
+            self._attached.difference_update(channel for channel in attach if keys.feed(channel) not in asked)
+        if detach:
+            await self._unsubscribe([keys.feed(channel) for channel in detach])
 
     async def _catch_up_for_ever(self) -> None:
         attempt = 0
         while True:
-            await self._to_catch_up.wait()
+            with trio.move_on_after(_REFUSED_AGAIN if self._refused else math.inf):
+                await self._to_catch_up.wait()
             self._to_catch_up = trio.Event()
+            if self._refused and monotonic() - self._refused_at >= _REFUSED_AGAIN:
+                self._behind.update(self._refused)
+                self._refused.clear()
             try:
                 while self._behind:
                     await self._catch_up()
@@ -252,7 +247,7 @@ class Feeds:
                 self._to_catch_up.set()
 
     async def _catch_up(self) -> None:
-        """Catch up with some of the channels that are behind. Raises BrokerError when one or all cannot be read."""
+        """Catch up with some of the channels that are behind. Raises BrokerUnavailable when one or all cannot be read now."""
         channels = list(islice(self._behind, _HISTORIES_AT_ONCE))
         reads: list[_Read] = []
         for channel in channels:
@@ -269,6 +264,9 @@ class Feeds:
         failed: BrokerError | None = None
         for read, snapshot in zip(reads, snapshots, strict=True):
             channel = read.channel
+            if isinstance(snapshot, BrokerRefused):
+                self._refuse(channel, snapshot)
+                continue
             if isinstance(snapshot, BrokerError):
                 self._behind[channel] = None
                 failed = snapshot
@@ -285,6 +283,15 @@ class Feeds:
                         self._ask(early_read)
         if failed is not None:
             raise failed
+
+    def _refuse(self, channel: str, refusal: BrokerRefused) -> None:
+        """One channel cannot be read, for something else lies under its keys perhaps: that must not hold up the others."""
+        _log.error("channel cannot be read", channel=channel, error=str(refusal), again_in=_REFUSED_AGAIN)
+        for read in self._early.pop(channel, ()):
+            read.settle(refusal)
+        if not self._refused:
+            self._refused_at = monotonic()
+        self._refused[channel] = None
 
     async def _read_for_ever(self) -> None:
         while True:

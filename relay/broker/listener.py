@@ -24,8 +24,8 @@ from relay_client import keys
 
 from relay.broker.connections import Server
 from relay.broker.ear import Ear
-from relay.broker.stream import write
-from relay.core.errors import BrokerError, BrokerUnavailable
+from relay.broker.stream import hang_up, write
+from relay.core.errors import BrokerError
 
 _log = structlog.get_logger("relay.listener")
 
@@ -146,8 +146,8 @@ class Listener:
                 self._connection = connection
                 self._on_connecting()
                 names = [self._canary, *(name for name in self._handlers if not _is_pattern(name))]
-                await self._send("SUBSCRIBE", names)
-                await self._send("PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
+                await self._send(connection, "SUBSCRIBE", names)
+                await self._send(connection, "PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
                 await self._watch(loop, server)
         except* (RedisError, OSError, trio.TooSlowError, BrokerError) as errors:
             failure = _first(errors)
@@ -164,25 +164,33 @@ class Listener:
         return was_alive, failure
 
     async def subscribe(self, feed_names: Collection[str]) -> bool:
-        """Hear feeds on the present connection; each is confirmed to `feeds`. False while there is no connection.
-
-        Raises BrokerUnavailable when it breaks.
-        """
-        if self._connection is None:
+        """Hear feeds on the present connection; each is confirmed to `feeds`. False when there is none, or it breaks."""
+        connection = self._connection
+        if connection is None:
             return False
         self._wanted.update(feed_names)
-        for names in self._alike(feed_names):
-            await self._send("SSUBSCRIBE" if self._is_sharded else "SUBSCRIBE", names)
-        return self._connection is not None
+        command = "SSUBSCRIBE" if self._is_sharded else "SUBSCRIBE"
+        return await self._send_or_hang_up(connection, command, feed_names)
 
     async def unsubscribe(self, feed_names: Collection[str]) -> None:
         """Hear them no longer."""
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return
         self._wanted.difference_update(feed_names)
         self._leaving.update(feed_names)
-        for names in self._alike(feed_names):
-            await self._send("SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE", names)
+        command = "SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE"
+        await self._send_or_hang_up(connection, command, feed_names)
+
+    async def _send_or_hang_up(self, connection: AbstractConnection, command: str, feed_names: Collection[str]) -> bool:
+        """A connection that does not take everything is given up: what is heard on it would not be what is wanted."""
+        try:
+            for names in self._alike(feed_names):
+                await self._send(connection, command, names)
+        except (RedisError, OSError, trio.TooSlowError):
+            hang_up(connection)
+            return False
+        return True
 
     def _alike(self, feed_names: Collection[str]) -> Iterable[list[str]]:
         """What one command may name: sharded channels of one slot only."""
@@ -190,18 +198,13 @@ class Listener:
             return [list(feed_names)]
         return [list(names) for _, names in groupby(sorted(feed_names, key=keys.tag_of), keys.tag_of)]
 
-    async def _send(self, command: str, names: list[str]) -> None:
-        """Raises BrokerUnavailable when the connection breaks, or the server does not take it in time."""
+    async def _send(self, connection: AbstractConnection, command: str, names: list[str]) -> None:
+        """Raises RedisError or OSError when the connection breaks, TooSlowError when the server does not take it in time."""
+        assert self._loop is not None
         for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
-            connection, loop = self._connection, self._loop
-            if connection is None or loop is None:
-                return
             words: Any = (command, *names[first : first + _SUBSCRIBE_AT_ONCE])
-            try:
-                with trio.fail_after(self._deadline):
-                    await loop.run_aio_coroutine(write(connection, pack_command(words)))
-            except (RedisError, OSError, trio.TooSlowError) as error:
-                raise BrokerUnavailable(f"the subscription connection broke: {error}") from error
+            with trio.fail_after(self._deadline):
+                await self._loop.run_aio_coroutine(write(connection, pack_command(words)))
 
     async def _watch(self, loop: trio_asyncio.TrioEventLoop, server: Server) -> None:
         """Send canaries to ourselves, the way that updates come; raises TooSlowError when one does not arrive.
@@ -275,8 +278,9 @@ class Listener:
             name = response[1].decode(errors="replace")
             if kind in (b"subscribe", b"ssubscribe"):
                 feeds.on_confirmed(name)
-            elif self._leaving[name] > 0:
-                self._leaving[name] -= 1
+            elif (left := self._leaving.pop(name, 0)) > 0:
+                if left > 1:
+                    self._leaving[name] = left - 1
             elif self._is_sharded:
                 raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
         return False

@@ -22,7 +22,7 @@ if ARGV[6] == '1' and ARGV[1] == epoch and tonumber(ARGV[2]) > top then
 end
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local entries = false
-if ARGV[1] == epoch and offset <= top and top - offset <= most then
+if ARGV[1] == epoch and offset >= 0 and offset <= top and top - offset <= most then
   entries = {}
   if offset < top then
     for _, entry in ipairs(redis.call('XRANGE', KEYS[2], (offset + 1) .. '-0', '+')) do

@@ -45,8 +45,8 @@ HOLD = 0.5
 #: Digests counted at most.
 _MAX_DIGESTS = 200_000
 
-#: Updates that wait to be recorded at most, and seconds that they wait for a Redis that is away. Beyond either they are
-#: delivered live, without a position.
+#: Updates that wait to be recorded at most, and seconds that they wait for a Redis that is away, or cannot write now. Beyond
+#: either they are delivered live, without a position; when one has waited so long in vain, the next do not wait.
 QUEUE = 20_000
 PATIENCE = 15.0
 
@@ -100,6 +100,7 @@ class Recorder:
         self._held_until = self._listening_since + HOLD
         self._connections = 0
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
+        self._waits_in_vain = False  # what had waited long enough was given up, and nothing was recorded since
         #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
         self.is_refused = False
 
@@ -211,9 +212,15 @@ class Recorder:
                 continue
             if not isinstance(answer, BrokerError):
                 self._learn(waiting_or_none, durable.recorded(answer).before)
-            elif isinstance(answer, BrokerUnavailable) and now - waiting_or_none.update.heard < PATIENCE:
+                self._waits_in_vain = False
+            elif (
+                isinstance(answer, BrokerUnavailable)
+                and not self._waits_in_vain
+                and now - waiting_or_none.update.heard < PATIENCE
+            ):
                 again.append(waiting_or_none)
             else:
+                self._waits_in_vain = isinstance(answer, BrokerUnavailable)
                 refused = answer
                 self._give_up(waiting_or_none.update)
         if refused is not None and not self.is_refused:

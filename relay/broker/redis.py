@@ -61,6 +61,9 @@ _REDIRECTIONS = 4
 #: For now: the same call may do later.
 _NOT_READY = (BusyLoadingError, ReadOnlyError, ClusterDownError, MovedError, AskError, TryAgainError, MasterDownError)
 
+#: The same, of errors that redis-py has no class for: somebody's script runs on, or replicas are missing.
+_NOT_NOW = ("BUSY ", "NOREPLICAS ")
+
 
 class RedisService:
     """Open one with `open_redis`, which owns its connections and tasks and ends them when its block ends."""
@@ -328,13 +331,15 @@ class RedisService:
         return recorder
 
     async def _is_alone(self) -> bool:
-        """No other process hears plain task updates."""
+        """No other process hears plain task updates. Raises BrokerUnavailable or BrokerRefused."""
 
         async def run() -> int:
             await self._known()
             listening = 0
             for server in self._servers.all():
                 (answer,) = await server.exchange([("PUBSUB", "NUMSUB", TASK_UPDATES)])
+                if isinstance(answer, Exception):
+                    raise answer
                 listening += int(answer[1])
             return listening
 
@@ -353,7 +358,7 @@ def _translated(error: Exception) -> BrokerError:
     """A redis-py error as one of ours."""
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
         return BrokerUnavailable(f"Redis cannot be reached: {error}")
-    if isinstance(error, _NOT_READY):
+    if isinstance(error, _NOT_READY) or str(error).startswith(_NOT_NOW):
         return BrokerUnavailable(f"Redis is not ready: {error}")
     return BrokerRefused(f"Redis refused: {error}", is_out_of_memory=isinstance(error, OutOfMemoryError))
 

@@ -64,7 +64,10 @@ def created_arguments(
     """The arguments that make a ``task_created`` announcement the task's first state, or None when data is none."""
     if b'"task_created"' not in data:
         return None
-    fields = _decode_created(data)
+    try:
+        fields = _decode_created(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None
     info = fields.get("task_info")
     if bytes(fields.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
         return None

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self, cast
 
 import trio
@@ -17,13 +18,26 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA as NOT_YET
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-__all__ = ["NOT_YET", "ReplyStream", "replies_at_hand", "write"]
+__all__ = ["NOT_YET", "ReplyStream", "hang_up", "replies_at_hand", "write"]
 
 
 def replies_at_hand(connection: AbstractConnection) -> Callable[[], Any]:
-    """What gives the next of the replies that were read already, and NOT_YET when there is none."""
-    reader: Reader = cast(Any, connection._parser)._reader
-    return reader.gets
+    """What gives the next of the replies that were read already, and NOT_YET when there is none.
+
+    Raises ConnectionError when the connection was closed.
+    """
+    return _reader_of(connection).gets
+
+
+def _reader_of(connection: AbstractConnection) -> Reader:
+    reader: Reader | None = cast(Any, connection._parser)._reader
+    if reader is None:
+        raise _closed()
+    return reader
+
+
+def _closed() -> RedisConnectionError:
+    return RedisConnectionError("the connection was closed")
 
 
 async def write(connection: AbstractConnection, data: bytes) -> None:
@@ -34,9 +48,17 @@ async def write(connection: AbstractConnection, data: bytes) -> None:
     """
     writer: asyncio.StreamWriter | None = cast(Any, connection)._writer
     if writer is None or writer.is_closing():
-        raise RedisConnectionError("the connection was closed")
+        raise _closed()
     writer.write(data)
     await writer.drain()
+
+
+def hang_up(connection: AbstractConnection) -> None:
+    """Break a connection for whoever reads it; closing it is still its owner's business."""
+    writer: asyncio.StreamWriter | None = cast(Any, connection)._writer
+    if writer is not None:
+        with suppress(OSError):  # it is broken already
+            writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class ReplyStream:
@@ -44,7 +66,7 @@ class ReplyStream:
 
     def __init__(self, connection: AbstractConnection, ours: socket.socket, read_bytes: int) -> None:
         self._ours = ours
-        self._reader: Any = cast(Any, connection._parser)._reader
+        self._reader: Any = _reader_of(connection)
         self._buffer = bytearray(read_bytes)
         #: The next reply, or NOT_YET.
         self.take = replies_at_hand(connection)
@@ -55,8 +77,13 @@ class ReplyStream:
         """Of a connected connection, in asyncio's context; None over TLS, where the bytes are asyncio's to decrypt.
 
         read_bytes: bytes read at a time
+
+        Raises OSError or ConnectionError when the connection was closed.
         """
-        transport = cast(Any, connection)._writer.transport
+        writer: asyncio.StreamWriter | None = cast(Any, connection)._writer
+        if writer is None or writer.is_closing():
+            raise _closed()
+        transport: Any = writer.transport
         if transport.get_extra_info("sslcontext") is not None:
             return None
         transport.pause_reading()

@@ -61,9 +61,8 @@ class Subscription:
         return remove
 
     async def subscribe(self, feed_names: Collection[str]) -> set[str]:
-        """Hear feeds; each is confirmed to `feeds`. Returns those that were asked for: the others' connections are down.
-
-        Raises BrokerUnavailable when a connection breaks.
+        """Hear feeds; each is confirmed to `feeds`. Returns those that were asked for: the others' connections are down, and
+        `feeds` is told when they are up again.
         """
         asked: set[str] = set()
         for listener, names in self._by_listener(feed_names):

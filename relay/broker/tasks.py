@@ -167,7 +167,9 @@ class Tasks:
             _SILENT, [([keys.running(bucket)], [silent_ms, _MARK_AT_ONCE]) for bucket in _BUCKETS]
         )
         calls = [
-            store.stall_arguments(member.decode(), b"%d" % int(float(score)), self._retention, sharded=self._sharded)
+            store.stall_arguments(
+                member.decode(errors="replace"), b"%d" % int(float(score)), self._retention, sharded=self._sharded
+            )
             for answer in answers
             if not isinstance(answer, BrokerError)  # one node of a cluster is away: the others' tasks are looked after
             for member, score in zip(*[iter(answer)] * 2, strict=True)

@@ -265,7 +265,7 @@ def _folded_run(run: list[Message]) -> list[Message]:
         return run
     try:
         data = taskstate.fold(message.update.data for message in run if message.update is not None)
-    except BadMessage:  # so many fields that no fold may have them all: the hard bounds decide
+    except BadMessage:  # so many fields, or levels, that they cannot be folded: the hard bounds decide
         return run
     update = last.update
     # One that was not recorded has no position; the client then stands where the last recorded one was.

@@ -19,12 +19,14 @@ _decode_text = msgspec.json.Decoder(str).decode
 def fields_of(data: bytes) -> dict[str, bytes]:
     """The fields of a task update, each as the JSON text that it came in.
 
-    Raises BadMessage when data is not an object, or one of more than MAX_FIELDS fields.
+    Raises BadMessage when data is not an object, or one of more than MAX_FIELDS fields, or nested too deeply.
     """
     try:
         fields = {name: bytes(value) for name, value in _decode(data).items()}
     except msgspec.DecodeError as error:
         raise BadMessage("wrong_type", f"`data` must be a JSON object: {error}") from None
+    except RecursionError:
+        raise BadMessage("too_deep", "`data` is nested too deeply") from None
     if len(fields) > MAX_FIELDS:
         raise BadMessage("too_many_fields", f"`data` has {len(fields)} fields; a task may have {MAX_FIELDS}")
     return fields
@@ -55,7 +57,7 @@ def status_of(fields: Mapping[str, bytes]) -> str | None:
 
 
 def is_terminal(data: bytes) -> bool:
-    """This update ends its task. Where it has too many fields to tell, it may: then this is True as well."""
+    """This update ends its task, or may: where it has too many fields to tell, or is nested too deeply."""
     try:
         return b'"status"' in data and status_of(fields_of(data)) in TERMINAL
     except BadMessage:

@@ -14,7 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot, Welcome
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Subscribe
-from relay.protocols.tasks import PlainUpdates
+from relay.protocols.tasks import PlainUpdates, may_be_ours
 
 #: A comment: clients ignore it, proxies see that the connection lives.
 HEARTBEAT = b":\n\n"
@@ -44,7 +44,8 @@ def positions_of(last_event_id: str) -> dict[str, Position] | None:
         found = _decode_positions(urlsafe_b64decode(last_event_id.encode("ascii")))
     except (ValueError, msgspec.DecodeError):
         return None
-    return {channel: Position(*position) for channel, position in found.items()}
+    positions = {channel: Position(*position) for channel, position in found.items()}
+    return positions if all(map(may_be_ours, positions.values())) else None
 
 
 class _Events(PlainUpdates):

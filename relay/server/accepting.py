@@ -22,6 +22,7 @@ import trio
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import FrameReader
 from relay.protocols.opening import MAX_HEAD, Opening, connection_of, read_opening
+from relay.server.http_connections import Handler, HttpConnections
 from relay.server.session import Session
 from relay.server.sessions import Sessions
 from relay.server.transports import SocketTransport, reset, tune_for_updates
@@ -41,9 +42,6 @@ ACCEPT_AT_ONCE = 32
 
 #: Seconds after which accepting is tried again, when files or memory have run out.
 _ACCEPT_PAUSE = 0.1
-
-#: Takes a connection that is Hypercorn's to serve.
-Handler = Callable[[trio.SocketStream], Any]
 
 
 class Acceptor:
@@ -66,6 +64,9 @@ class Acceptor:
         self._sessions = sessions
         self._may_enter = may_enter
         self.drain_with = drain_with
+        self.takes_over = sessions.settings.takeover
+        #: As many connections as clients may be the server's to serve.
+        self.most = sessions.settings.max_clients
         #: Fresh connections that have said nothing yet: cancelled, they are closed.
         self._silent: set[trio.CancelScope] = set()
 
@@ -213,19 +214,6 @@ def _acceptor_of(wrapper: Any) -> Acceptor | None:
     return _acceptors.get(id(app)) or _acceptors.get(id(getattr(app, "app", None)))
 
 
-def _contained(handler: Handler) -> Handler:
-    """A handler of Hypercorn's whose failures end one connection: it would let them end the server. A header that is not
-    ASCII is enough for that."""
-
-    async def handle(stream: Any) -> None:
-        try:
-            await handler(stream)
-        except* Exception as errors:  # noqa: BLE001 - whatever it was
-            _log.error("connection failed in the server", error=repr(errors.exceptions[0]))
-
-    return handle
-
-
 if HYPERCORN:
 
     async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery) -> NoReturn:
@@ -239,12 +227,14 @@ if HYPERCORN:
         acceptor.drain_with(context.terminated)
         # These are Hypercorn's to see to.
         is_special = config.root_path or config.accesslog or config.server_names or context.max_requests
-        contained = _contained(handler)
-        serve_all = partial(trio.serve_listeners, contained, handler_nursery=handler_nursery)
+        connections = HttpConnections(handler, config.keep_alive_timeout, acceptor.most)
+        serve_all = partial(trio.serve_listeners, connections.serve, handler_nursery=handler_nursery)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(connections.close_idle)
             for listener in listeners:
-                if type(listener) is trio.SocketListener and not is_special:
-                    nursery.start_soon(acceptor.run, listener, contained, handler_nursery, config.keep_alive_timeout)
+                if acceptor.takes_over and type(listener) is trio.SocketListener and not is_special:
+                    patience = config.keep_alive_timeout
+                    nursery.start_soon(acceptor.run, listener, connections.serve, handler_nursery, patience)
                 else:
                     nursery.start_soon(serve_all, [listener])
         raise AssertionError("listeners are served for ever")

@@ -9,6 +9,7 @@
 The tree is built at start-up, before the server accepts, and taken down in the opposite order at shutdown.
 """
 
+import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -34,6 +35,7 @@ from relay.logs import without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.server.accepting import Acceptor, accepting
+from relay.server.http_connections import request_under_way
 from relay.server.sessions import Sessions
 from relay.server.supervision import supervise_tasks
 
@@ -245,8 +247,14 @@ class Lifespan:
         elif stopping:
             await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, failed.exceptions))})
         else:
-            # The server would go on without us and nobody would notice: end the process, as a signal would.
+            # The server would go on without us and nobody would notice.
+            app.has_failed = True
+            if multiprocessing.parent_process() is not None:
+                # Hypercorn starts a worker again that ended with 0; at any other status it ends, and says 0 itself.
+                os._exit(0)
             os.kill(os.getpid(), signal.SIGTERM)
+            await receive()  # lifespan.shutdown
+            await send({"type": "lifespan.shutdown.complete"})
 
 
 class RelayApp(QuartTrio):
@@ -259,6 +267,12 @@ class RelayApp(QuartTrio):
         self.relay = relay
         self.doors: dict[str, Any] = {}
         self.acceptor: Acceptor | None = None
+        #: One of the relay's services has failed, by a bug; the process is about to end.
+        self.has_failed = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with request_under_way():
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:

@@ -17,9 +17,8 @@ def add_routes(app: RelayApp) -> None:
     """Give the app its doors and routes."""
     relay = app.relay
     app.doors = {"/ws/tasks": partial(TasksProtocol, relay.named)}
-    if relay.settings.takeover:
-        app.acceptor = Acceptor(app.doors, relay.sessions, partial(may_enter, relay), relay.drain_with)
-        relay.on_terminated.append(app.acceptor.hang_up)
+    app.acceptor = Acceptor(app.doors, relay.sessions, partial(may_enter, relay), relay.drain_with)
+    relay.on_terminated.append(app.acceptor.hang_up)
     app.asgi_websocket_class = DoorConnection
     app.asgi_http_class = EventsConnection
     add_api(app)

@@ -65,7 +65,7 @@ async def _wait_for_signal() -> None:
 
 
 async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT; ends within `graceful_timeout`.
+    """Serve on a listening socket until SIGTERM or SIGINT; ends within `graceful_timeout`. Exits with 1 when the relay fails.
 
     What is left running by then is cancelled, and logged.
     """
@@ -86,6 +86,8 @@ async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.
             on_up(binds[0], app.relay.redis_url or "")
     if overdue.cancelled_caught:
         _log.error("shutdown took longer than RELAY_GRACEFUL_TIMEOUT", seconds=settings.graceful_timeout)
+    if app.has_failed:
+        sys.exit(1)
 
 
 async def supervise(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:

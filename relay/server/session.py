@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("relay.session")
 
+#: Channels that a client may join in a second, on and on; as many as it may follow at a time it may join at once.
+JOIN_RATE = 50.0
+
 #: For what is said to one client alone, and is no update.
 _WORDS = PLAIN
 
@@ -46,6 +49,7 @@ class Session:
         "_errors",
         "_hub",
         "_joinings",
+        "_joins_paced",
         "_nursery",
         "_outbox",
         "_protocol",
@@ -71,6 +75,7 @@ class Session:
         self._subscriptions: dict[str, Format] = {}
         self._joinings: dict[str, Joining] = {}
         self._sending = False
+        self._joins_paced = float("-inf")
         self._errors = 0
         self.peer = peer
         self.closing: Close | None = None
@@ -160,16 +165,9 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self.closing is None:
-                    for command in self._protocol.open():
-                        await self._obey(command)
-                    await self._handle(events)
-                    await self._receive_loop()
+                    await self._serve(events)
                 nursery.cancel_scope.cancel()
-        except* Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
-            self.close(Close.INTERNAL_ERROR)
         finally:
-            self.close(Close.SHUTDOWN)
             self._nursery = None
             try:
                 await self._say_goodbye()
@@ -177,6 +175,19 @@ class Session:
                 self._transport.abort()
                 self._outbox.clear()
                 self._sessions.remove(self)
+
+    async def _serve(self, events: Sequence[Event]) -> None:
+        try:
+            for command in self._protocol.open():
+                await self._obey(command)
+            await self._handle(events)
+            await self._receive_loop()
+        except Exception:  # noqa: BLE001 - a bug in one session must not end the others
+            _log.exception("session failed", client=self.peer)
+            self.close(Close.INTERNAL_ERROR)
+        finally:
+            # While the nursery is still open: nothing is offered from here on, for which a send loop would have to be started.
+            self.close(Close.SHUTDOWN)
 
     async def _receive_loop(self) -> None:
         timeout = self._sessions.settings.message_timeout
@@ -228,6 +239,7 @@ class Session:
         elif self._subscriptions.get(channel) is format and not command.strict:
             self._send(*command.answer(None))  # answered twice, delivered once
         elif command.past:
+            await self._pace(limit)
             self._unsubscribe(channel)
             await self._join(command, format)
         else:
@@ -247,6 +259,13 @@ class Session:
         format = self._subscriptions.pop(channel, None)
         if format is not None:
             self._hub.unsubscribe(self, channel, format)
+
+    async def _pace(self, burst: int) -> None:
+        """Whoever joins channels again and again has to wait, and is not heard meanwhile: Redis keeps each name for a while."""
+        now = monotonic()
+        self._joins_paced = max(self._joins_paced, now - burst / JOIN_RATE) + 1 / JOIN_RATE
+        if self._joins_paced > now:
+            await trio.sleep(self._joins_paced - now)
 
     async def _join(self, command: Subscribe, format: Format) -> None:
         """Follow a channel from its past on: what is live is gathered first, then the past is read, then both are merged."""
@@ -280,12 +299,14 @@ class Session:
 
     def _settle(self, channel: str, joining: Joining, format: Format) -> None:
         """What is live has come as far as the welcome: give the client the rest, and let it follow like all others."""
-        if self._joinings.pop(channel, None) is not joining or self.closing is not None:
+        if self._joinings.get(channel) is not joining or self.closing is not None:
             return
         rest = joining.rest()
         if rest:
             self.offer(batch_of([format.message(update) for update in rest]))
+        # A client that was closed for what it was offered has left the hub as well.
         if self.closing is None:
+            del self._joinings[channel]
             self._hub.settle(self, channel, joining, format)
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -318,6 +339,9 @@ class Session:
             await self._transport.drain(self._outbox)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.close(Close.GONE)
+        except Exception:  # noqa: BLE001 - as in _serve
+            _log.exception("sending failed", client=self.peer)
+            self.close(Close.INTERNAL_ERROR)
         finally:
             self._sending = False
             if not self._outbox and self.closing is None:
