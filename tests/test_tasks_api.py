@@ -118,3 +118,13 @@ def test_api_says_that_redis_is_away(redis_server: RedisServer, start_relay: Sta
     redis_server.kill()
     status, body, _ = call(relay, "/api/tasks/t")
     assert (status, body["code"]) == (503, "unavailable")
+
+
+def test_a_task_whose_id_has_a_slash(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    redis_server.publish_task("a/b", n=1)
+    for path in ("/api/tasks/a/b", "/api/tasks/a%2Fb"):
+        eventually(lambda path=path: '"n":1' in relay.get(path)[1])  # type: ignore[misc]
+    request = urllib.request.Request(f"http://127.0.0.1:{relay.port}/api/tasks/a/b/heartbeat", method="POST")
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.status == 204

@@ -76,7 +76,7 @@ def add_api(app: RelayApp) -> None:
         body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
         return _tagged(body, blake2b(body, digest_size=12).hexdigest())
 
-    @app.get("/api/tasks/<task_id>")
+    @app.get("/api/tasks/<path:task_id>")
     async def get_task(task_id: str) -> Response:
         """One task: its state, and the position that it is the state of."""
         task_channel(task_id)
@@ -85,7 +85,7 @@ def add_api(app: RelayApp) -> None:
             return _error(404, "unknown_task", "no such task, or it ended long ago")
         return _tagged(_task_json(task), f"{task.position.epoch}.{task.position.offset}")
 
-    @app.post("/api/tasks/<task_id>/heartbeat")
+    @app.post("/api/tasks/<path:task_id>/heartbeat")
     async def heartbeat(task_id: str) -> Response:
         """The task lives."""
         task_channel(task_id)

@@ -33,6 +33,39 @@ def slow_thread(task: Task, params: Params) -> None:
         time.sleep(0.05)
 
 
+@worker.task("asleep")
+async def asleep(_task: Task, params: Params) -> None:
+    """Says nothing."""
+    await asyncio.sleep(params["seconds"])
+
+
+class _Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        return str([][0])
+
+
+@worker.task("bad", attempts=1)
+async def bad(_task: Task, params: Params) -> dict[str, Any]:
+    """Ends in ways that nobody can be told of as they are."""
+    match params["how"]:
+        case "big":
+            return {"text": "x" * 2_000_000}
+        case "many fields":
+            return {f"field{number}": number for number in range(1000)}
+        case "nested":
+            nested: list[Any] = []
+            for _ in range(5000):
+                nested = [nested]
+            return {"nested": nested}
+        case "surrogate":
+            raise ValueError("cannot read caf\udce9.txt")
+        case "mute":
+            raise _Mute
+    raise TaskFailed("x" * 2_000_000)
+
+
 @worker.task("deaf")
 def deaf(_task: Task, params: Params) -> None:
     """A thread that never reports, and so never hears that it is to end."""

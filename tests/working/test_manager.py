@@ -14,7 +14,7 @@ from relay_client.working.manager import TaskManager
 
 from relay.broker.embedded import free_port
 from tests.conftest import StartRelay
-from tests.harness import RedisServer
+from tests.harness import RedisServer, eventually
 from tests.working.rig import left_in_redis
 
 
@@ -35,8 +35,20 @@ def test_a_new_task_is_announced(redis_server: RedisServer, manager: TaskManager
     """To every client, and as a first state for those who come later. Its parameters are the worker's alone."""
     relay = start_relay()
     with relay.client() as client:
+
+        def is_heard() -> bool:
+            """Nobody tells a client from when on it hears what is for everyone."""
+            redis_server.publish_general(again=True)
+            try:
+                return bool(client.receive(0.2))
+            except TimeoutError:
+                return False
+
+        eventually(is_heard)
         task_id = manager.create("commission", {"secret": 1}, title="A picture", fields={"tier": "gold"})
-        info = client.receive()["data"]["task_info"]
+        while "task_info" not in (news := client.receive()["data"]):
+            assert news == {"again": True}
+        info = news["task_info"]
         expected = {"kind": "commission", "title": "A picture", "tier": "gold", "status": "pending", "progress": 0}
         assert info.items() >= (expected | {"task_id": task_id}).items()
         client.subscribe(task_id)

@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_client import redis_urls
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange, sentinel_options
-from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line
+from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line, once
 from relay_client.errors import PostsNotDelivered
 
 
@@ -202,8 +202,9 @@ class Courier:
         while True:
             await self._posted.wait()
             self._posted.clear()
-            async with self._turn:
-                await self._carry_out_until(lambda: False)
+            while self._line.waiting:
+                async with self._turn:
+                    await self._carry_out_until(once())
 
     async def flush(self) -> None:
         """Wait until all that is in line now is settled, at the latest at its deadline. Raises PostsNotDelivered if posted
@@ -240,6 +241,7 @@ class Courier:
                 await asyncio.sleep(pause)
                 continue
             batch = self._line.take(monotonic())
+            self._line.tell_news()
             if not batch:
                 return
             exchange = Exchange(self._line, batch, self._meta_ms)
@@ -252,5 +254,6 @@ class Courier:
                 raise
             else:
                 self._line.answered(batch, answers, monotonic())
+            self._line.tell_news()
         if cancellations() > before:
             raise asyncio.CancelledError

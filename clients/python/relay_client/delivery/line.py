@@ -12,7 +12,7 @@ when Redis has acknowledged or refused it, at its deadline, or when its caller i
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,7 @@ class Line:
         self._last_error: Exception | None = None
         self._lost: list[NotDelivered] = []
         self._lost_count = 0
+        self._news: list[tuple[str, NotDelivered]] = []
         self.is_closed = False
 
     @property
@@ -280,6 +281,12 @@ class Line:
         self._lost, self._lost_count = [], 0
         return lost
 
+    def tell_news(self) -> None:
+        """Log what was lost. Not while a lock is held, or in the midst of anything: a handler of logs may publish them here."""
+        while self._news:
+            channel, error = self._news.pop()
+            _log.error("posted update of %s lost: %s; flush() tells of it and of any further", channel, error)
+
     def _fail(self, error: Exception, now: float) -> None:
         self._last_error = error
         self._not_before = now + backoff(self._failures_in_a_row, min(1.0, self.bounds.deadline / 4))
@@ -307,7 +314,7 @@ class Line:
         self._bytes -= call.size
         if error is not None and call.is_posted:
             if not self._lost_count:
-                _log.error("posted update of %s lost: %s; flush() tells of it and of any further", call.channel, error)
+                self._news.append((call.channel, error))
             self._lost_count += 1
             if len(self._lost) < _MOST_FAILURES:
                 self._lost.append(error)
@@ -315,6 +322,12 @@ class Line:
     def _forget_settled(self) -> None:
         while self._queue and self._queue[0].is_settled:
             self._queue.popleft()
+
+
+def once() -> Callable[[], bool]:
+    """What is done at the second asking: one batch, and others have their turn."""
+    asked = iter((False,))
+    return lambda: next(asked, True)
 
 
 def _with_cause(error: NotDelivered, cause: Exception | None) -> NotDelivered:

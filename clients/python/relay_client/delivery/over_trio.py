@@ -11,7 +11,7 @@ from relay_client import redis_urls
 from relay_client.delivery.aio import Connection
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange
-from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line
+from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line, once
 from relay_client.errors import PostsNotDelivered
 
 
@@ -71,8 +71,9 @@ class Courier:
         while True:
             await self._posted.wait()
             self._posted = trio.Event()
-            async with self._turn:
-                await self._carry_out_until(lambda: False)
+            while self._line.waiting:
+                async with self._turn:
+                    await self._carry_out_until(once())
 
     async def flush(self) -> None:
         """Wait until all that is in line now is settled, at the latest at its deadline. Raises PostsNotDelivered if posted
@@ -107,6 +108,7 @@ class Courier:
                 await trio.sleep(pause)
                 continue
             batch = self._line.take(monotonic())
+            self._line.tell_news()
             if not batch:
                 return
             exchange = Exchange(self._line, batch, self._meta_ms)
@@ -119,3 +121,4 @@ class Courier:
                 raise
             else:
                 self._line.answered(batch, answers, monotonic())
+            self._line.tell_news()

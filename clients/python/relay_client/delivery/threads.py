@@ -5,8 +5,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -21,13 +21,16 @@ from redis.sentinel import SentinelConnectionPool
 from relay_client import redis_urls
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange, sentinel_options
-from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line
+from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line, once
 from relay_client.errors import NotDelivered, PostsNotDelivered
 
 _log = logging.getLogger("relay_client")
 
 #: The thread for posted calls ends when it had nothing to do for so many seconds, and is started again when there is.
 _IDLE_SECONDS = 5.0
+
+#: Seconds for which that thread steps aside where somebody waits for the connection.
+_ASIDE = 0.001
 
 
 class Connection:
@@ -127,8 +130,18 @@ class Courier:
         self._connection = Connection(self._target, self._bounds.timeout, "relay-client")
         self._mutex = threading.Lock()  # of the line; held for moments
         self._turn = threading.Lock()  # of the connection; held by whoever carries out
+        self._waiting_for_turn = 0
         self._posted = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The line is ours; what was lost meanwhile is logged when it is free again."""
+        try:
+            with self._mutex:
+                yield
+        finally:
+            self._line.tell_news()
 
     def _check_process(self) -> None:
         # The locks of before a fork may be held for ever, by threads that are only in the parent.
@@ -144,7 +157,7 @@ class Courier:
     def put(self, calls: Sequence[Call], within: float | None = None) -> None:
         """Add calls to the line, for `carry_out`. Raises BufferFull or PublisherClosed."""
         self._check_process()
-        with self._mutex:
+        with self._locked():
             self._line.put(calls, monotonic(), within)
 
     def carry_out(self, calls: Sequence[Call]) -> None:
@@ -157,15 +170,15 @@ class Courier:
                 now = monotonic()
                 latest = max(call.deadline for call in calls)
                 if now >= latest:
-                    with self._mutex:
+                    with self._locked():
                         self._line.expire(now)
-                elif self._turn.acquire(timeout=latest - now):
+                elif self._wait_for_turn(latest - now):
                     try:
                         self._carry_out_until(lambda: all(call.is_settled for call in calls))
                     finally:
                         self._turn.release()
         except BaseException:
-            with self._mutex:
+            with self._locked():
                 self._line.abandon(calls)
             raise
 
@@ -177,7 +190,7 @@ class Courier:
     def post(self, calls: Sequence[Call]) -> None:
         """Have calls carried out in the background. Raises BufferFull or PublisherClosed."""
         self._check_process()
-        with self._mutex:
+        with self._locked():
             self._line.put(calls, monotonic(), posted=True)
             self._posted.set()
             if self._thread is None:
@@ -189,12 +202,15 @@ class Courier:
         """Wait until all that is in line now is settled. Raises PostsNotDelivered if posted calls were lost, now or since the
         last time."""
         self._check_process()
-        with self._mutex:
+        with self._locked():
             calls = self._line.unsettled()
         while not all(call.is_settled for call in calls):
-            with self._turn:
+            self._wait_for_turn(-1)
+            try:
                 self._carry_out_until(lambda: all(call.is_settled for call in calls))
-        with self._mutex:
+            finally:
+                self._turn.release()
+        with self._locked():
             lost, count = self._line.take_lost()
         if count:
             raise PostsNotDelivered(lost, count)
@@ -202,7 +218,7 @@ class Courier:
     def close(self) -> None:
         """Take no more calls, `flush`, and close the connection. Raises what `flush` does; closing twice is no error."""
         self._check_process()
-        with self._mutex:
+        with self._locked():
             self._line.close()
             self._posted.set()
         _open_couriers.discard(self)
@@ -215,7 +231,7 @@ class Courier:
     def _carry_out_until(self, is_done: Callable[[], bool]) -> None:
         """With the turn: carry out from the head of the line until it is done, or empty."""
         while not is_done():
-            with self._mutex:
+            with self._locked():
                 pause = self._line.pause(monotonic())
                 batch = [] if pause else self._line.take(monotonic())
             if pause:
@@ -227,30 +243,43 @@ class Courier:
             try:
                 answers = self._connection.exchange(exchange)
             except REDIS_FAILURES as error:
-                with self._mutex:
+                with self._locked():
                     self._line.failed(batch, error, monotonic(), was_sent=self._connection.was_sent)
             except BaseException:
-                with self._mutex:
+                with self._locked():
                     self._line.interrupted(batch, was_sent=self._connection.was_sent)
                 raise
             else:
-                with self._mutex:
+                with self._locked():
                     self._line.answered(batch, answers, monotonic())
+
+    def _wait_for_turn(self, seconds: float) -> bool:
+        """seconds: -1 for as long as it takes."""
+        with self._locked():
+            self._waiting_for_turn += 1
+        try:
+            return self._turn.acquire(timeout=seconds)
+        finally:
+            with self._locked():
+                self._waiting_for_turn -= 1
 
     def _carry_out_posted(self) -> None:
         try:
             while self._has_posted():
-                with self._turn:
-                    self._carry_out_until(lambda: False)
+                while self._line.waiting:
+                    with self._turn:
+                        self._carry_out_until(once())
+                    if self._waiting_for_turn:
+                        time.sleep(_ASIDE)  # a lock does not know who came first
         except BaseException:
-            with self._mutex:
+            with self._locked():
                 self._thread = None
             raise
 
     def _has_posted(self) -> bool:
         """Wait for posted calls; False when the thread may end, which it then must."""
         has_more = self._posted.wait(_IDLE_SECONDS)
-        with self._mutex:
+        with self._locked():
             self._posted.clear()
             if not self._line.waiting and (not has_more or self._line.is_closed):
                 self._thread = None

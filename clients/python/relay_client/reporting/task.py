@@ -53,8 +53,17 @@ def now_text() -> str:
 
 def error_text(error: BaseException) -> str:
     """An error as a task's field ``error``."""
-    text = str(error)
+    text = told(error)
     return f"{type(error).__name__}: {text}"[:_MOST_ERROR] if text else type(error).__name__
+
+
+def told(error: BaseException) -> str:
+    """What an error says, cut off where it is long: always text that can be published."""
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - other people's code
+        text = f"(its text cannot be had: {type(failure).__name__})"
+    return text[:_MOST_ERROR].encode(errors="backslashreplace").decode()
 
 
 class Task:

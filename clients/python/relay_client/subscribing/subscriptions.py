@@ -124,6 +124,8 @@ class Subscriptions:
         for request in self._queue:
             if request.channel is channel and request.type == "subscribe":  # not even asked for yet
                 self._queue.remove(request)
+                # Behind the last one a ping would have gone, by which those before it are certain.
+                self._ping_is_due = self._ping_is_due or not self._queue
                 return
         self._queue.append(_Request("unsubscribe", channel))
 

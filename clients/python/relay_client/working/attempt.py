@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from relay_client.encoding import encode_fields
-from relay_client.reporting.task import Task, TaskCancelled, end_of, error_text, now_text
+from relay_client.reporting.task import Task, TaskCancelled, end_of, error_text, now_text, told
 from relay_client.statuses import FAILED, PENDING
 from relay_client.working.errors import TaskFailed
 from relay_client.working.handlers import Handler, Params, Result
@@ -85,8 +85,8 @@ class Attempt:
         if error is None:
             try:
                 fields = encode_fields(result or {})
-            except (TypeError, ValueError) as unfit:
-                return failure(f"its handler returned what cannot be published: {unfit}")
+            except (TypeError, ValueError, RecursionError) as unfit:
+                return failure(f"its handler returned what cannot be published: {told(unfit)}")
             status, ending = end_of(None)
             return Verdict(status, {**ending, **(result or {})} if fields else ending)
         if isinstance(error, asyncio.CancelledError | TaskCancelled):
@@ -100,7 +100,7 @@ class Attempt:
         elif self.stopped is Stop.CANCELLED:
             return Verdict(*end_of(TaskCancelled()))
         if isinstance(error, TaskFailed) or self._number >= self._handler.attempts:
-            return failure(str(error) if isinstance(error, TaskFailed) else error_text(error))
+            return failure(told(error) if isinstance(error, TaskFailed) else error_text(error))
         pause = self._handler.pause(self._number)
         # Not as ``error``: the next attempt may be a success.
         number = f"Attempt {self._number} of {self._handler.attempts}"

@@ -42,11 +42,14 @@ class Feed:
         self._cursors = dict.fromkeys(kinds, "0-0")
         self._failures = 0
         self._look_at = 0.0
+        self._take_over_at = 0.0
         self._forget_at = 0.0
 
     async def open(self) -> None:
         """Make the queues. Raises NotDelivered."""
         await self._deliver([queue.open_queues(self._kinds)])
+        # Redis may have been away till now, and everybody's claims look old: those who live renew theirs first.
+        self._take_over_at = monotonic() + 3 * self._beat
 
     async def next(self, most: int) -> list[Entry]:
         """Up to so many entries, at the latest after a second or so; none when Redis is away. First those that were left."""
@@ -74,7 +77,7 @@ class Feed:
             await self._deliver(ready)
         found: list[Entry] = []
         for kind in self._kinds:
-            if len(found) < most:
+            if len(found) < most and monotonic() >= self._take_over_at:
                 call = queue.take_over(kind, self._consumer, self._lease_ms, self._cursors[kind], most - len(found))
                 await self._deliver([call])
                 self._cursors[kind], entries = call.outcome()

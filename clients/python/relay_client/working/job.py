@@ -51,11 +51,15 @@ def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | Non
     return Job(task_id, kind, params, info)
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def decoded(task_id: str, text: bytes | str) -> Job:
     """A job as Redis holds it. Raises BadJob."""
     try:
-        job = json.loads(text)
-    except ValueError as error:
+        job = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise BadJob(f"the task's job is no JSON: {error}") from None
     match job:
         case {"kind": str(kind), "params": dict(params), "info": dict(info)}:

@@ -13,7 +13,7 @@ from relay_client.aio.publisher import Publisher
 from relay_client.aio.reporter import TaskReporter
 from relay_client.delivery.call import Call
 from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
-from relay_client.reporting.task import TaskCancelled, end_of
+from relay_client.reporting.task import TaskCancelled, end_of, error_text
 from relay_client.statuses import PENDING, TERMINAL
 from relay_client.updates import MAX_NAME_LENGTH
 from relay_client.working import plans, queue
@@ -40,7 +40,9 @@ class Shift:
         self._handlers = handlers
         self._settings = settings
         self._consumer = f"{settings.consumer}:{token_hex(4)}"
-        self._publisher = Publisher(settings.redis_url, timeout=settings.timeout)
+        # All claims are renewed at once, and what is due of all kinds is handed out at once.
+        most = max(1000, 8 * settings.concurrency + 200 * len(handlers))
+        self._publisher = Publisher(settings.redis_url, timeout=settings.timeout, max_waiting=most)
         self._reporter = TaskReporter(self._publisher)
         self._feed = Feed(tuple(handlers), self._consumer, self._publisher.courier, settings)
         self._busy: set[asyncio.Task[None]] = set()
@@ -184,6 +186,18 @@ class Shift:
             await self._carry_out(entry)
         except NotDelivered as error:
             _log.warning("task %s is left until its lease has run out: %s", entry.task_id, error)
+        except Exception as error:  # noqa: BLE001 - one task, whatever it is, must not end the others', nor the next worker
+            _log.exception("task %s cannot be carried out", entry.task_id)
+            await self._give_up(entry, error)
+
+    async def _give_up(self, entry: Entry, error: Exception) -> None:
+        """End a task that made the worker itself stumble."""
+        verdict = failure(f"the worker cannot carry it out: {error_text(error)}")
+        try:
+            await self._tell(entry.task_id or "", verdict, f"stumbled:{entry.task_id}:{entry.entry_id}")
+            await self._insist(lambda: [queue.finish(entry)])
+        except Exception:  # noqa: BLE001 - as above; the lease is left to run out
+            _log.exception("task %s cannot be ended either", entry.task_id)
 
     async def _carry_out(self, entry: Entry) -> None:
         name = entry.task_id
@@ -265,6 +279,9 @@ class Shift:
         try:
             await self._reporter.end(task, verdict.status, verdict.fields)
         except NotDelivered:
+            await self._tell(task.id, verdict, f"end:{owner}")
+        except (TypeError, ValueError) as unfit:  # together its fields are too many, or too long
+            verdict = failure(f"what it came to cannot be published: {error_text(unfit)}")
             await self._tell(task.id, verdict, f"end:{owner}")
         if verdict.released:
             await self._insist(lambda: [queue.release(entry, self._consumer, owner)])
