@@ -66,6 +66,13 @@ async def bad(_task: Task, params: Params) -> dict[str, Any]:
     raise TaskFailed("x" * 2_000_000)
 
 
+@worker.task("fails_later", attempts=3, backoff=0.1)
+async def fails_later(_task: Task, params: Params) -> None:
+    """Would be tried again."""
+    await asyncio.sleep(params["seconds"])
+    raise RuntimeError("try again")
+
+
 @worker.task("deaf")
 def deaf(_task: Task, params: Params) -> None:
     """A thread that never reports, and so never hears that it is to end."""

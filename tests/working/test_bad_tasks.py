@@ -4,7 +4,7 @@ import pytest
 from relay_client.working.manager import TaskManager
 
 from tests.harness import RedisServer, eventually
-from tests.working.rig import StartWorker, left_in_redis
+from tests.working.rig import StartWorker, left_in_redis, state_when
 
 BAD = {
     "big": "cannot be published",
@@ -50,6 +50,21 @@ def test_a_job_that_cannot_be_read_fails_once(
     assert (state.status, "JSON" in state.fields["error"]) == ("failed", True)
     assert manager.wait(manager.create("slow", {"seconds": 0.1}), 10).status == "completed"
     assert worker.child.poll() is None
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_a_task_that_redis_has_lost_does_not_seem_to_wait(
+    is_drained: bool, redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
+) -> None:
+    worker = start_worker(grace=0.3)
+    task_id = manager.create("asleep" if is_drained else "fails_later", {"seconds": 30 if is_drained else 1})
+    state_when(manager, task_id, lambda state: state.status == "in_progress")
+    with redis_server.client() as admin:
+        admin.flushall()
+    if is_drained:
+        worker.child.terminate()
+    state = state_when(manager, task_id, lambda state: state.status == "failed")
+    assert "create it again" in state.fields["error"]
 
 
 def test_a_thousand_at_once_keep_their_claims(manager: TaskManager, start_worker: StartWorker) -> None:

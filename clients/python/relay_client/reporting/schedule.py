@@ -7,6 +7,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from relay_client.delivery.call import Call
+from relay_client.durable import Position
 from relay_client.errors import NotDelivered
 from relay_client.reporting.task import Task
 from relay_client.updates import Updates
@@ -121,8 +122,19 @@ class Schedule:
                     task.last_sent = now
                 else:
                     task.acknowledged(now)
+                    self._note_epoch(task, calls)
             if task.has_pending() and task in self._tasks:
                 self._waiting.add(task)
+
+    @staticmethod
+    def _note_epoch(task: Task, calls: list[Call]) -> None:
+        """Updates make a task anew that Redis has lost, of themselves alone: no beat goes out that would show it."""
+        position = calls[-1].outcome()
+        epoch = position.epoch if isinstance(position, Position) else task.epoch
+        if task.epoch not in (None, epoch):
+            _log.warning("Redis has lost task %s; it is told again", task.id)
+            task.put_all_back()
+        task.epoch = epoch
 
     def _note_failure(self, error: NotDelivered) -> None:
         if not self._is_failing:

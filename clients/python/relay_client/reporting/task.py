@@ -80,6 +80,8 @@ class Task:
         self._fields: dict[str, Any] = {}  # the last values of all that was ever reported
         self._taken: dict[str, Any] = {}  # what was taken of these
         self._unacknowledged: set[str] = set()  # the names of those that have not arrived
+        #: Of its channel, when an update last arrived.
+        self.epoch: str | None = None
         self._earlier: list[dict[str, Any]] = []  # what was reported in stages that are over, and not taken
         self._stage: str | None = None
         self._is_noted = False
@@ -245,10 +247,21 @@ class Task:
                 self._taken.update(part)
                 try:
                     calls += updates.task_update(self.id, part)
-                except (TypeError, ValueError) as error:
-                    self.failure = error  # checked one by one, they are too long together
+                except (TypeError, ValueError):  # checked one by one, they are too long together
+                    calls += self._take_each(updates, part)
                 else:
                     self._unacknowledged.update(part)
+        return calls
+
+    def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
+        calls: list[Call] = []
+        for name, value in part.items():
+            try:
+                calls += updates.task_update(self.id, {name: value})
+            except (TypeError, ValueError) as error:
+                self.failure = error
+            else:
+                self._unacknowledged.add(name)
         return calls
 
     def acknowledged(self, now: float) -> None:

@@ -283,13 +283,21 @@ class Shift:
         except (TypeError, ValueError) as unfit:  # together its fields are too many, or too long
             verdict = failure(f"what it came to cannot be published: {error_text(unfit)}")
             await self._tell(task.id, verdict, f"end:{owner}")
+        if task.failure is not None:
+            _log.error("task %s: a report was not published: %s", task.id, task.failure)
         if verdict.released:
-            await self._insist(lambda: [queue.release(entry, self._consumer, owner)])
+            is_queued = await self._insist(lambda: [queue.release(entry, self._consumer, owner)])
         elif verdict.retry_in is not None:
             pause = verdict.retry_in
-            await self._insist(lambda: [queue.retry(entry, owner, pause)])
+            is_queued = await self._insist(lambda: [queue.retry(entry, owner, pause)])
         else:
             await self._insist(lambda: [queue.finish(entry, owner)])
+            is_queued = True
+        if not is_queued and await self._insist(lambda: [queue.keep(entry, self._consumer, owner)]) == "missing":
+            # It was told that it waits, and it does not.
+            await self._tell(
+                task.id, failure("Redis has lost what this task was to do: create it again"), f"lost:{owner}"
+            )
         attempt.is_told = True
 
     async def _is_ours(self, attempt: Attempt) -> bool:
