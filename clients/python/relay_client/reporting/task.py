@@ -295,11 +295,11 @@ class Task:
             if self._has_ended:
                 raise RuntimeError(*(self._stopped.args if self._stopped else ()))
             calls = self._take(updates)
-            last = {name: self._fields[name] for name in self._unacknowledged} | dict(fields) | {"status": status}
+            uncertain = {name: self._fields[name] for name in self._unacknowledged}
             try:
-                calls += updates.task_update(self.id, last)
-            except ValueError as error:
-                self.failure = error
+                calls += updates.task_update(self.id, {**uncertain, **fields, "status": status})
+            except ValueError:  # together they are too long
+                calls += self._take_each(updates, uncertain)
                 calls += updates.task_update(self.id, {**fields, "status": status})
             put(calls)
             self._stop()
