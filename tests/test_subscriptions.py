@@ -204,6 +204,21 @@ def test_tasks_come_and_go() -> None:
     assert requests(one) == [], "it was not even asked for"
 
 
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_task_given_up_before_it_was_asked_for_leaves_none_before_it_uncertain(is_answered: bool) -> None:
+    one = subscriber("t", "u")
+    said = [one.next_request(0.0)]
+    if is_answered:
+        hear(one, subscribed("t", 2))
+    one.remove("u")
+    hear(one, *([] if is_answered else [subscribed("t", 2)]))
+    assert not one.is_settled
+    said += [json.dumps(request) for request in requests(one)]
+    assert [json.loads(text)["type"] for text in said if text] == ["subscribe", "ping"]
+    hear(one, PONG)
+    assert one.is_settled
+
+
 def test_a_silent_relay_is_asked() -> None:
     one = subscriber()
     one.beat()

@@ -12,6 +12,8 @@ from time import monotonic
 import httpx
 import pytest
 from relay_client import keys
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from relay.broker.embedded import free_port
 from relay.core.updates import Position
@@ -170,6 +172,18 @@ def test_a_connection_without_a_request_is_closed(
         redis_server.publish_task("t", n=1)
         assert client.receive()["data"] == {"n": 1}
     eventually(lambda: len(list(open_files.iterdir())) <= before + 2)  # of connections to Redis there may be more now
+
+
+@pytest.mark.parametrize("takeover", ["true", "false"])
+def test_a_full_relay_still_tells_how_it_does(
+    takeover: str, redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(takeover=takeover, max_clients=1)
+    with relay.client("t"), httpx.Client() as monitor:  # which keeps its connection
+        for _ in range(2):
+            assert monitor.get(f"http://127.0.0.1:{relay.port}/healthz").status_code == 200
+            with connect(relay.url) as one_too_many, pytest.raises(ConnectionClosed, match="1013"):
+                one_too_many.recv(20)
 
 
 FAILING = """

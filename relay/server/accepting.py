@@ -40,6 +40,9 @@ _log = structlog.get_logger("relay.accepting")
 #: Connections accepted in one turn of the event loop, which serves all others in between.
 ACCEPT_AT_ONCE = 32
 
+#: Connections that the server may have beside those of clients.
+SPARE_CONNECTIONS = 1000
+
 #: Seconds after which accepting is tried again, when files or memory have run out.
 _ACCEPT_PAUSE = 0.1
 
@@ -65,8 +68,9 @@ class Acceptor:
         self._may_enter = may_enter
         self.drain_with = drain_with
         self.takes_over = sessions.settings.takeover
-        #: As many connections as clients may be the server's to serve.
-        self.most = sessions.settings.max_clients
+        #: Connections that may be the server's to serve. All clients may be among them, and then there is still one to be had
+        #: for whoever asks how the relay does, or is to hear that it is full.
+        self.most = sessions.settings.max_clients + SPARE_CONNECTIONS
         #: Fresh connections that have said nothing yet: cancelled, they are closed.
         self._silent: set[trio.CancelScope] = set()
 

@@ -124,8 +124,9 @@ class Subscriptions:
         for request in self._queue:
             if request.channel is channel and request.type == "subscribe":  # not even asked for yet
                 self._queue.remove(request)
-                # Behind the last one a ping would have gone, by which those before it are certain.
-                self._ping_is_due = self._ping_is_due or not self._queue
+                if not self._queue and self._has_uncertain:
+                    # Behind this one a ping would have gone, by which those before it are certain.
+                    self._ping_is_due = True
                 return
         self._queue.append(_Request("unsubscribe", channel))
 
@@ -262,6 +263,13 @@ class Subscriptions:
             raise Confused(f"an answer to a {kind!r} that is not the oldest request")
         self._certain()
         return self._asked.popleft()
+
+    @property
+    def _has_uncertain(self) -> bool:
+        """There are channels, or will be, of which only the next answer shows whether they have a state."""
+        return any(channel.top is not None for channel in self._uncertain) or any(
+            request.type == "subscribe" for request in self._asked
+        )
 
     def _certain(self) -> None:
         """An answer came: a state that belonged to an earlier one would have come before it."""
