@@ -252,6 +252,51 @@ async def test_trio_cancelled_is_told_within_its_time(redis_server: RedisServer,
         assert (state["status"], state["progress"]) == ("cancelled", 40)
 
 
+async def begin_in_vain_asyncio(redis_server: RedisServer) -> None:
+    async with relay_client.aio.TaskReporter(redis_server.url) as report:
+
+        async def work() -> None:
+            async with report("t", title="T"):
+                raise AssertionError
+
+        redis_server.freeze()
+        worker = asyncio.create_task(work())
+        await asyncio.sleep(0.3)
+        worker.cancel()
+        await asyncio.sleep(0.1)
+        redis_server.thaw()
+        with pytest.raises(asyncio.CancelledError):
+            await worker
+
+
+async def begin_in_vain_trio(redis_server: RedisServer) -> None:
+    async with relay_client.trio.TaskReporter(redis_server.url) as report, trio.open_nursery() as nursery:
+        redis_server.freeze()
+        with trio.move_on_after(0.3) as scope:
+            nursery.start_soon(thaw_soon, redis_server)
+            async with report("t", title="T"):
+                raise AssertionError
+        assert scope.cancelled_caught
+
+
+async def thaw_soon(redis_server: RedisServer) -> None:
+    await trio.sleep(0.4)
+    redis_server.thaw()
+
+
+@pytest.mark.parametrize("flavour", ["asyncio", "trio"])
+def test_cancelled_while_it_begins_it_does_not_stay_in_progress(redis_server: RedisServer, flavour: str) -> None:
+    try:
+        if flavour == "asyncio":
+            asyncio.run(begin_in_vain_asyncio(redis_server))
+        else:
+            trio.run(begin_in_vain_trio, redis_server)
+    finally:
+        redis_server.thaw()
+    state = state_of(redis_server, "t")
+    assert (state["status"], state["title"]) == ("cancelled", "T")
+
+
 def test_asyncio_cancelled_while_its_end_is_told_it_is_told_all_the_same(redis_server: RedisServer) -> None:
     async def main() -> None:
         async def work() -> None:

@@ -79,7 +79,15 @@ class TaskReporter:
         An error makes it ``failed``, with the error's text; KeyboardInterrupt, SystemExit and `TaskCancelled` make it
         ``cancelled``. Either is raised on. Raises NotDelivered when Redis does not take that it begins, or ends.
         """
-        task = self.begin(task_id, info, announce=announce)
+        task = Task(task_id, info, self._note)
+        try:
+            self._start(task, announce=announce)
+        except Exception:
+            raise
+        except BaseException as error:
+            task.put_all_back()  # it may have begun, or not
+            self._end_with(task, error)
+            raise
         try:
             yield task
         except BaseException as error:
@@ -99,8 +107,12 @@ class TaskReporter:
 
     def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
         """Begin a task that `end` is to end: for programs in which a block does not fit. Otherwise as calling the reporter."""
-        self._check_process()
         task = Task(task_id, info, self._note)
+        self._start(task, announce=announce)
+        return task
+
+    def _start(self, task: Task, *, announce: bool) -> None:
+        self._check_process()
         calls = task.begin(self.publisher.updates, announce=announce)
         self.publisher.courier.deliver(calls)
         for call in calls:
@@ -111,7 +123,6 @@ class TaskReporter:
                 self._thread = threading.Thread(target=self._send, name="relay-reporter", daemon=True)
                 self._thread.start()
         self._work.set()
-        return task
 
     def end(self, task: Task, status: str, fields: Mapping[str, Any], *, within: float | None = None) -> None:
         """End a task, or hand it back (a status that is not terminal), with last fields. within: seconds, where these are not

@@ -62,7 +62,15 @@ class TaskReporter:
         A block that is cancelled makes it ``cancelled``: that is told within ``cancelled_within`` seconds, and then the
         cancellation goes on. So it is with one that is cancelled while its end is told.
         """
-        task = await self.begin(task_id, info, announce=announce)
+        task = Task(task_id, info, self._note)
+        try:
+            await self._start(task, announce=announce)
+        except Exception:
+            raise
+        except BaseException as error:
+            task.put_all_back()  # it may have begun, or not
+            await self._end_with(task, error)
+            raise
         try:
             yield task
         except BaseException as error:
@@ -82,16 +90,19 @@ class TaskReporter:
 
     async def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
         """Begin a task that `end` is to end: for programs in which a block does not fit. Otherwise as calling the reporter."""
+        task = Task(task_id, info, self._note)
+        await self._start(task, announce=announce)
+        return task
+
+    async def _start(self, task: Task, *, announce: bool) -> None:
         if self._token is None:
             raise RuntimeError("this reporter is not open: use `async with TaskReporter() as reporter`")
-        task = Task(task_id, info, self._note)
         calls = task.begin(self.publisher.updates, announce=announce)
         await self.publisher.courier.deliver(calls)
         for call in calls:
             call.outcome()
         self._schedule.add(task)
         self._work.set()
-        return task
 
     async def end(self, task: Task, status: str, fields: Mapping[str, Any], *, within: float | None = None) -> None:
         """End a task, or hand it back (a status that is not terminal), with last fields. within: seconds, where these are not
