@@ -5,9 +5,10 @@ from contextlib import suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Opcode
 
 from tests.conftest import StartRelay
-from tests.harness import PATIENCE, RedisServer, RelayServer, eventually, masked_text
+from tests.harness import PATIENCE, RedisServer, RelayServer, eventually, masked_frame, masked_text
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 UPGRADE = b"Host: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -110,6 +111,21 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(start_relay: Sta
             while len(received) < len(expected) + 2:
                 received += sock.recv(4096)
             assert received[2:] == expected
+
+
+@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
+def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, takeover: str, said: bytes) -> None:
+    """A browser's ``CloseEvent`` shows what the server's close frame says."""
+    relay = start_relay(takeover=takeover)
+    with connected(relay) as sock:
+        sock.sendall(request())
+        answer(sock)
+        sock.sendall(masked_frame(0x80 | Opcode.CLOSE, said))
+        received = b""
+        while some := sock.recv(65536):
+            received += some
+    assert received.endswith(bytes([0x80 | Opcode.CLOSE, len(said)]) + said)
 
 
 def test_an_early_body_is_no_handshake(start_relay: StartRelay) -> None:

@@ -569,9 +569,11 @@ async def test_a_client_that_goes_is_let_go(autojump_clock: MockClock, make_worl
         world.publish("a", 1)
         assert await other.json() == task_update("a", 1)
     if how.startswith("close"):
-        peer.send_bytes(masked_frame(0x88, b"" if how.endswith("code") else (1000).to_bytes(2)))
+        said = b"" if how.endswith("code") else (4321).to_bytes(2) + b"enough"
+        peer.send_bytes(masked_frame(0x88, said))
         world.publish("a", 2)  # before the close frame is read: it is delivered still
-        assert await peer.rest() == ([task_update("a", 2)], CloseConnection(1000, ""))
+        answer = CloseConnection(4321, "enough") if said else CloseConnection(1005, "")
+        assert await peer.rest() == ([task_update("a", 2)], answer)
         assert await other.json() == task_update("a", 2)
     peer.hang_up()
     await settled()

@@ -89,6 +89,7 @@ class EventAsgiTransport(AsgiTransport):
         await self.drain(outbox)
         last_words = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": last_words, "more_body": False})
+        self._abort_via = None
 
 
 class EventsConnection(TrioASGIHTTPConnection):

@@ -91,7 +91,7 @@ class SocketTransport:
     dead_peer_timeout: see `tune_for_updates`; None for a socket that was accepted from a tuned one, whose options it has
     """
 
-    __slots__ = ("_due", "_reader", "_sock", "write")
+    __slots__ = ("_due", "_peer_closed", "_reader", "_sock", "write")
 
     name = "takeover"
     framing = Framing(text_frame, b"".join)
@@ -101,6 +101,7 @@ class SocketTransport:
         self.write: Callable[[Any], int] | None = sock.send
         self._reader = reader
         self._due = math.inf
+        self._peer_closed = PeerClosed(Close.NORMAL.code)
         if dead_peer_timeout is not None:
             sock.setblocking(False)
             tune_for_updates(sock, dead_peer_timeout)
@@ -135,7 +136,13 @@ class SocketTransport:
     def feed(self, data: bytes) -> list[Event]:
         """What bytes of the client mean that were read from the socket before it was ours."""
         chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
-        return [event for chunk in chunks for event in self._reader.receive(chunk)]
+        return [event for chunk in chunks for event in self._events_in(chunk)]
+
+    def _events_in(self, data: bytes) -> list[Event]:
+        events = list(self._reader.receive(data))
+        if events and isinstance(events[-1], PeerClosed):
+            self._peer_closed = events[-1]
+        return events
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
@@ -152,7 +159,7 @@ class SocketTransport:
             return []
         except OSError:
             data = b""
-        events = list(self._reader.receive(data))
+        events = self._events_in(data)
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
         return events
@@ -189,7 +196,9 @@ class SocketTransport:
             rest = chunk[start : end_of_frame(chunk, start)]
             outbox.clear()
             outbox.push(Batch(rest, 1, len(rest)), 0)
-        goodbye = close_frame(close.code, close.reason)
+        # A client that closes gets back what it said, and its code sees that, as with most servers.
+        last = self._peer_closed if close is Close.NORMAL else close
+        goodbye = close_frame(last.code, last.reason)
         outbox.push(Batch(goodbye, 1, len(goodbye)), 0)
 
     def abort(self) -> None:
@@ -206,10 +215,11 @@ class AsgiTransport:
     max_message:   longest message in bytes; the server has a limit of its own before it
     ping_via:      sends a WebSocket ping, where the server can be asked to
     abort_via:     closes the connection under the server, where it can be reached; without it a client that stops
-                   reading is held until the server gives it up
+                   reading is held until the server gives it up. Once goodbye is said, by either side, closing is the
+                   server's: a reset might overtake the goodbye
     """
 
-    __slots__ = ("_abort_via", "_max_message", "_ping_via", "_receive", "_send")
+    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send")
 
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
@@ -228,8 +238,10 @@ class AsgiTransport:
         self._max_message = max_message
         self._ping_via = ping_via
         self._abort_via = abort_via
+        self._is_writing = False
 
     async def drain(self, outbox: Outbox) -> None:
+        self._is_writing = True
         while outbox:
             # Counted message by message, so that a goodbye in the midst of a batch does not say the first ones again.
             for text in outbox.head().chunk[outbox.written :]:
@@ -239,10 +251,13 @@ class AsgiTransport:
                     await self._ping_via()
                 outbox.written += 1
             outbox.pop()
+        self._is_writing = False
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:  # noqa: ARG002 - the server assembles messages
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
+            if not self._is_writing:
+                self._abort_via = None
             return [PeerClosed(message.get("code") or 1005)]
         content = message.get("text")
         if content is None:
@@ -260,6 +275,8 @@ class AsgiTransport:
             outbox.clear()
         await self.drain(outbox)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        if not close.is_slow:  # which may not read that either
+            self._abort_via = None
 
     def abort(self) -> None:
         abort_via, self._abort_via = self._abort_via, None
