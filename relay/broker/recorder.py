@@ -6,7 +6,7 @@ n-th time that they were published, counted from what had been recorded before i
 equal messages that are meant as two stay two, and a relay that starts, or dies, between them changes nothing.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from itertools import islice, takewhile
@@ -95,7 +95,8 @@ class Recorder:
         self._on_refused = on_refused
         self._queue: deque[_Waiting] = deque()
         self._work = trio.Event()
-        self._counts: dict[str, _Count] = {}
+        #: In the order of their last hearing. A dict would take longer and longer to find its oldest one.
+        self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._listening_since = monotonic()
         self._held_until = self._listening_since + HOLD
         self._connections = 0
@@ -123,17 +124,18 @@ class Recorder:
 
     def _count(self, digest: str) -> _Count:
         now = monotonic()
-        count = self._counts.pop(digest, None)
+        counts = self._counts
+        count = counts.get(digest)
         if count is None or now - count.last > COUNT:
             # Other relays may have heard and recorded it a little before us, but nothing of before we listened was this.
-            count = _Count(1, max(self._listening_since, now - _LAG), now)
+            counts[digest] = count = _Count(1, max(self._listening_since, now - _LAG), now)
         else:
-            count = count._replace(ordinal=count.ordinal + 1, last=now)
-        # In the order of their last hearing: as one comes, up to two of the oldest go.
-        for oldest in list(islice(self._counts, 2)):
-            if now - self._counts[oldest].last > COUNT or len(self._counts) >= _MAX_DIGESTS:
-                del self._counts[oldest]
-        self._counts[digest] = count
+            counts[digest] = count = _Count(count.ordinal + 1, count.began, now)
+        counts.move_to_end(digest)
+        # As one comes, up to two of the oldest go.
+        for _ in range(2):
+            if now - counts[next(iter(counts))].last > COUNT or len(counts) > _MAX_DIGESTS:
+                counts.popitem(last=False)
         return count
 
     def _give_up(self, update: Update) -> None:
