@@ -262,4 +262,4 @@ class Recorder:
         """Redis said how often this was recorded before we began to count: from now on we count all of them."""
         count = self._counts.get(waiting.digest)
         if count is not None and count.began and count.began == waiting.counted.began:
-            self._counts[waiting.digest] = count._replace(ordinal=count.ordinal + before, began=0.0)
+            self._counts[waiting.digest] = _Count(count.ordinal + before, 0.0, count.last)

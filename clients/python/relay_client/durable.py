@@ -5,7 +5,7 @@ The server and the clients publish with this one script; it is run by ``EVALSHA`
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
 from random import Random
@@ -47,6 +47,12 @@ class Retention:
     meta_seconds: int = 7 * 86400
     state_seconds: int = 86400
     ended_seconds: int = 3600
+    #: The same as the script takes them.
+    words: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        seconds = (self.log_seconds, self.meta_seconds, self.state_seconds, self.ended_seconds)
+        object.__setattr__(self, "words", (str(self.log_updates), *(str(each * 1000) for each in seconds)))
 
 
 class Known(NamedTuple):
@@ -109,24 +115,20 @@ def arguments(
     status:  of a task: its status, where the update has one
     sharded: the server is a cluster
     """
+    names = list(keys.of_channel(channel))
     values: list[Any] = [
-        keys.feed(channel),
+        names[0].removesuffix(":meta"),  # the feed
         "SPUBLISH" if sharded else "PUBLISH",
         kind,
         data,
         new_epoch(),
-        retention.log_updates,
-        retention.log_seconds * 1000,
-        retention.meta_seconds * 1000,
-        retention.state_seconds * 1000,
-        retention.ended_seconds * 1000,
+        *retention.words,
         *(known or _UNKNOWN),
         "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other",
         channel[len(keys.TASK_PREFIX) :] if channel.startswith(keys.TASK_PREFIX) else "",
     ]
     for name, value in (fields or {}).items():
         values += (name, value)
-    names = keys.of_channel(channel)
     if known is not None and known.kind in ("id", "heard"):
         names.append(f"{names[0]}:{known.kind}:{known.key}")
     return names, values

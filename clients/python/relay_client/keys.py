@@ -5,6 +5,7 @@ channels that its updates are published on, share a hash tag: on a cluster they 
 step.
 """
 
+from functools import lru_cache
 from zlib import crc32
 
 PREFIX = "relay:"
@@ -52,14 +53,15 @@ def state(channel: str) -> str:
     return f"{feed(channel)}:state"
 
 
-def of_channel(channel: str) -> list[str]:
+@lru_cache(4096)
+def of_channel(channel: str) -> tuple[str, ...]:
     """What the publish script takes as KEYS: meta, log, state, and for a task its bucket's two indexes."""
     name = feed(channel)
-    names = [f"{name}:meta", f"{name}:log", f"{name}:state"]
-    if channel.startswith(TASK_PREFIX):
-        bucket = name[: -len(channel) - 1]
-        names += (f"{bucket}:tasks", f"{bucket}:running")
-    return names
+    names = (f"{name}:meta", f"{name}:log", f"{name}:state")
+    if not channel.startswith(TASK_PREFIX):
+        return names
+    bucket = name[: -len(channel) - 1]
+    return (*names, f"{bucket}:tasks", f"{bucket}:running")
 
 
 def tasks(bucket: int) -> str:
