@@ -3,7 +3,8 @@
 `PUBLISH` is what any service does; Relay then records it. `durable` is Relay's script, one call. `unrecorded` is what
 a relay hears when Redis has no room to record: published on the same Redis channel without a position, which is the least that
 hearing an update can cost. How much more a durable one costs Relay is asked of one process, in turns: processes, and minutes
-of a shared machine, differ by more.
+of a shared machine, differ by more. And what is published plainly is remembered for a while: at a steady rate, the last part of
+half a minute must not cost more than the first.
 """
 
 import time
@@ -21,6 +22,7 @@ SIZE = 160
 
 TARGET_ROUND_TRIP = 2.0
 TARGET_WORK = 1.1
+TARGET_SUSTAINED = 1.25
 
 _WAYS: dict[str, type[Feed]] = {"PUBLISH": Plain, "durable": Durable, "unrecorded": Unrecorded}
 
@@ -35,7 +37,7 @@ def run(context: Context) -> Report:
         {"tasks": tasks, "watchers of each": 1, "fan-out clients": clients, "bytes": SIZE},
         ("round_trip", "p99", "broker_per_update", "update_rate", "cpu_per_update", "per_core", "server", "load_core"),
     )
-    with context.progress("durable", len(_WAYS) + 1) as begin:
+    with context.progress("durable", len(_WAYS) + 2) as begin:
         for way, feed in _WAYS.items():
             begin(way)
             peer = Relay(f"relay-{way.lower()}", f"Relay, {way}", feed=feed)
@@ -45,7 +47,10 @@ def run(context: Context) -> Report:
         begin("in turns")
         peer = Relay("relay-in-turns", "Relay, in turns", feed=Durable)
         ratios = attempt(report, peer, partial(_in_turns, context, peer, tasks, clients)) or {}
-    _judge(report, ratios)
+        begin("sustained")
+        peer = Relay("relay-sustained", "Relay, sustained")
+        sustained = attempt(report, peer, partial(_sustained, context, peer, tasks))
+    _judge(report, ratios, sustained)
     return report
 
 
@@ -118,7 +123,22 @@ def _ratio(one: Contender, publishers: list[Publisher], forms: list[Form], updat
     return cpu[0] / cpu[1]
 
 
-def _judge(report: Report, ratios: dict[str, float]) -> None:
+def _sustained(context: Context, peer: Relay, tasks: int) -> float:
+    """Relay's CPU for plain publishes at a steady rate: the last part's, times that of the first."""
+    rate = context.pick(full=4000.0, quick=2000.0, tiny=100.0)
+    seconds = context.pick(full=5.0, quick=4.0, tiny=0.5)
+    parts = context.pick(full=6, quick=6, tiny=2)
+    with contender(peer, context.directory / "durable", 1) as one:
+        one.publisher.use([form(f"t{i:05d}", SIZE) for i in range(tasks)])
+        spent = []
+        for _ in range(parts):
+            cpu = one.server.cpu()
+            one.publisher.paced(int(rate * seconds), rate)
+            spent.append(one.server.cpu().since(cpu).ran)
+    return spent[-1] / spent[0]
+
+
+def _judge(report: Report, ratios: dict[str, float], sustained: float | None) -> None:
     report.must_be_whole("ways to publish that lost no update")
     plain, durable = (report.row(f"relay-{way.lower()}") for way in ("PUBLISH", "durable"))
     if plain is not None and durable is not None:
@@ -131,3 +151,6 @@ def _judge(report: Report, ratios: dict[str, float]) -> None:
     for what, times in ratios.items():
         what = f"Relay's CPU for a durable update, times that for one without a position ({what})"
         report.checks.append(Check(what, times, TARGET_WORK, at_least=False, unit="ratio"))
+    if sustained is not None:
+        what = "Relay's CPU for a plain update after half a minute of them, times that in the first seconds"
+        report.checks.append(Check(what, sustained, TARGET_SUSTAINED, at_least=False, unit="ratio"))

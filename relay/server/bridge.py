@@ -66,12 +66,22 @@ class BridgedSend:
     async def __call__(self, message: Any) -> None:
         await self._caller.call(self._send, message)
 
+    @property
+    def _transport(self) -> Any | None:
+        return getattr(getattr(self._send, "__self__", None), "transport", None)
+
+    @property
+    def socket(self) -> Any | None:
+        """The connection's socket, which is the server's; None where the server hides it."""
+        transport = self._transport
+        return None if transport is None else transport.get_extra_info("socket")
+
     def abort_connection(self) -> None:
         """Close the client's connection at once. Does nothing where the server hides its transport."""
-        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        transport = self._transport
         if transport is None:
             return
-        sock = transport.get_extra_info("socket")
+        sock = self.socket
         if sock is not None:
             reset_on_close(sock)
         self._loop.call_soon_threadsafe(transport.abort)

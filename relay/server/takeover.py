@@ -15,6 +15,7 @@ another, `find` returns what can be had, and the session stays on plain ASGI.
 
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -233,8 +234,12 @@ async def take_over_response(send: Send) -> socket.socket | None:
 
 
 def grip(links: Links, send: Send, dead_peer_timeout: float) -> Callable[[], None] | None:
-    """What closes the connection under the server, where it can be reached."""
+    """What closes the connection under the server, where it can be reached; the kernel finds there that a client is gone."""
     if links.socket is None:
+        sock = getattr(send, "socket", None)
+        if sock is not None:
+            with suppress(OSError, ValueError):  # it is closed already
+                tune(sock, dead_peer_timeout)
         return getattr(send, "abort_connection", None)
     tune(links.socket, dead_peer_timeout)
     # trio wakes whoever waits for a socket that is closed, in a shielded scope too.
