@@ -7,28 +7,23 @@ async with TaskReporter() as reporter:
             ...
 """
 
-import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import trio
 
-from relay_client import environment
 from relay_client.delivery.call import Call
-from relay_client.errors import NotDelivered
-from relay_client.reporting.schedule import Schedule
-from relay_client.reporting.task import Task, end_of
+from relay_client.reporting.over_a_loop import LoopReporter
+from relay_client.reporting.task import Task
 from relay_client.trio.publisher import Publisher
 
-_log = logging.getLogger("relay_client")
 
-
-class TaskReporter:
+class TaskReporter(LoopReporter):
     """`relay_client.TaskReporter` for Trio: the same arguments and rules. Its block owns the task that sends.
 
     A `Task` may be handed to threads: reporting is a plain call everywhere. While the run is blocked nothing is sent, signs of
@@ -44,73 +39,18 @@ class TaskReporter:
         cancelled_within: float = 2.0,
     ) -> None:
         self.publisher = publisher if isinstance(publisher, Publisher) else Publisher(publisher)
-        self._owns_publisher = not isinstance(publisher, Publisher)
-        self._cancelled_within = cancelled_within
-        heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
-        self._schedule = Schedule(self.publisher.updates, rate, heartbeat)
+        owns_publisher = not isinstance(publisher, Publisher)
+        super().__init__(self.publisher, rate, heartbeat, cancelled_within, owns_publisher=owns_publisher)
         self._work = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._thread = 0
         self._block: AbstractAsyncContextManager[None] | None = None
 
-    @asynccontextmanager
-    async def __call__(
-        self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any
-    ) -> AsyncIterator[Task]:
-        """A task for the time of the block; see `relay_client.TaskReporter`.
+    @property
+    def _is_open(self) -> bool:
+        return self._token is not None
 
-        A block that is cancelled makes it ``cancelled``: that is told within ``cancelled_within`` seconds, and then the
-        cancellation goes on. So it is with one that is cancelled while its end is told.
-        """
-        task = Task(task_id, info, self._note)
-        try:
-            await self._start(task, announce=announce)
-        except Exception:
-            raise
-        except BaseException as error:
-            task.put_all_back()  # it may have begun, or not
-            await self._end_with(task, error)
-            raise
-        try:
-            yield task
-        except BaseException as error:
-            await self._end_with(task, error)
-            raise
-        await self.end(task, *end_of(None))
-        if task.failure is not None:
-            raise task.failure
-
-    async def _end_with(self, task: Task, error: BaseException) -> None:
-        within = None if isinstance(error, Exception) else self._cancelled_within
-        try:
-            await self.end(task, *end_of(error), within=within)
-        except NotDelivered as lost:
-            _log.error("task %s: its end was not told: %s", task.id, lost)
-            error.add_note(f"Relay was not told of it: {lost}")
-
-    async def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
-        """Begin a task that `end` is to end: for programs in which a block does not fit. Otherwise as calling the reporter."""
-        task = Task(task_id, info, self._note)
-        await self._start(task, announce=announce)
-        return task
-
-    async def _start(self, task: Task, *, announce: bool) -> None:
-        if self._token is None:
-            raise RuntimeError("this reporter is not open: use `async with TaskReporter() as reporter`")
-        calls = task.begin(self.publisher.updates, announce=announce)
-        await self.publisher.courier.deliver(calls)
-        for call in calls:
-            call.outcome()
-        self._schedule.add(task)
-        self._work.set()
-
-    async def end(self, task: Task, status: str, fields: Mapping[str, Any], *, within: float | None = None) -> None:
-        """End a task, or hand it back (a status that is not terminal), with last fields. within: seconds, where these are not
-        the publisher's. Raises NotDelivered; and RuntimeError when it has ended already. Cancelled, it takes
-        ``cancelled_within`` seconds more at most."""
-        self._schedule.remove(task)
+    async def _finish(self, calls: Sequence[Call]) -> None:
         courier = self.publisher.courier
-        calls = task.end(self.publisher.updates, lambda calls: courier.put(calls, within), status, fields)
         latest = trio.current_time() + max(call.within for call in calls)
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope(shield=True, deadline=latest + courier.timeout)
@@ -118,7 +58,6 @@ class TaskReporter:
             with scope:
                 await courier.carry_out(calls)
             nursery.cancel_scope.cancel()
-        calls[-1].outcome()
 
     async def _hurry_when_cancelled(self, scope: trio.CancelScope) -> None:
         try:
@@ -126,11 +65,6 @@ class TaskReporter:
         except trio.Cancelled:
             # Not raised on: this task is only here to notice. Who waits for `end` is cancelled at the next checkpoint.
             scope.deadline = min(scope.deadline, trio.current_time() + self._cancelled_within)
-
-    def abandon(self, task: Task) -> None:
-        """Send nothing more of a task: it is another's now."""
-        self._schedule.remove(task)
-        task.abandon()
 
     def _note(self, task: Task) -> None:
         self._schedule.note(task)
