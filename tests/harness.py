@@ -236,6 +236,15 @@ class RelayServer(Server):
         names = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
         return [pid for pid, line in names.items() if b"spawn_main" in line or b"relay.cli" in line] or [self.pid]
 
+    def freeze_workers(self) -> None:
+        """Stop the processes that serve."""
+        for pid in self.worker_pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw_workers(self) -> None:
+        for pid in self.worker_pids():
+            os.kill(pid, signal.SIGCONT)
+
     def memory(self) -> int:
         """Resident bytes of the serving process."""
         status = Path(f"/proc/{self.worker_pids()[0]}/status").read_text()

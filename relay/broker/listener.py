@@ -219,7 +219,8 @@ class Listener:
             await self._hear_canary()
             if not self.alive:
                 self.alive = True
-                _log.info("redis subscription up", server=server.name, channels=sorted(self._handlers))
+                channels = sorted(name for name in self._handlers if not name.startswith(keys.PREFIX))
+                _log.info("redis subscription up", server=server.name, channels=channels)
                 if self._feeds is not None:
                     self._feeds.on_up()
             await trio.sleep(self._health_interval)

@@ -6,10 +6,12 @@ n-th time that they were published, counted from what had been recorded before i
 equal messages that are meant as two stay two, and a relay that starts, or dies, between them changes nothing.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from hashlib import blake2b
-from itertools import islice, takewhile
+from itertools import takewhile
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from relay_client import durable, keys
 from relay.broker import store
 from relay.broker.feeds import RunScript
 from relay.broker.listener import backoff
+from relay.broker.others import Others
 from relay.core.channels import GENERAL
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
 from relay.core.updates import Update
@@ -38,9 +41,12 @@ _LAG = 5.0
 _CLOCK_KEPT = 60.0
 _SKEW = 0.05
 
-#: Seconds that a relay which begins to hear anew leaves to the others: it may have missed what one of them is about to record,
-#: and what it has heard since must not come before that. Only a relay that starts and finds itself alone does not wait.
+#: Seconds that a relay which begins to hear anew leaves to the others, at least and at most: it may have missed what one of
+#: them is about to record, and what it has heard since must not come before that. In between it waits for those that listen to
+#: say that they are done; the least is for those that begin anew themselves. Only a relay that starts and finds itself alone
+#: does not wait.
 HOLD = 0.5
+_LONGEST_HOLD = 3.0
 
 #: Digests counted at most.
 _MAX_DIGESTS = 200_000
@@ -73,7 +79,8 @@ class _Waiting(NamedTuple):
 class Recorder:
     """Records updates in order.
 
-    is_alone:   whether no other relay hears plain publishes; may raise BrokerError
+    publish:    publishes a message on a channel; may raise BrokerError
+    count:      how many listen to a channel; may raise BrokerError
     pass_on:    delivers an update to this process's own clients, for one that Redis does not record
     on_refused: told each time that this happens
     """
@@ -83,23 +90,29 @@ class Recorder:
         run_script: RunScript,
         retention: durable.Retention,
         sharded: bool,
-        is_alone: Callable[[], Awaitable[bool]],
+        publish: Callable[[str, bytes], Awaitable[int]],
+        count: Callable[[str], Awaitable[int]],
         pass_on: Callable[[Update], None],
         on_refused: Callable[[], None],
     ) -> None:
         self._run_script = run_script
         self._retention = retention
         self._sharded = sharded
-        self._is_alone = is_alone
+        #: The other relays. What they say is for its `hear`.
+        self.others = Others(publish, count, self._on_asked)
         self._pass_on = pass_on
         self._on_refused = on_refused
-        self._queue: deque[_Waiting] = deque()
+        #: Updates, and questions of other relays in between: all before them are to be recorded.
+        self._queue: deque[_Waiting | bytes] = deque()
         self._work = trio.Event()
         #: In the order of their last hearing. A dict would take longer and longer to find its oldest one.
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._listening_since = monotonic()
-        self._held_until = self._listening_since + HOLD
+        self._held_until = 0.0
         self._connections = 0
+        self._others_are_done = True  # of what is missed once there is a connection
+        self._connected = trio.Event()
+        self._changed = trio.Event()  # what is held back may go on now
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         self._waits_in_vain = False  # what had waited long enough was given up, and nothing was recorded since
         #: Redis refused the last update that was to be recorded: it is out of memory, or read-only.
@@ -112,6 +125,14 @@ class Recorder:
         self._clock = None  # it may be another server
         self._connections += 1
         self._held_until = self._listening_since + HOLD
+        self._others_are_done = False
+        self.others.start_hearing()
+        self._connected.set()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def hear(self, update: Update, message: bytes) -> None:
         """Take an update that was published plainly; ``message`` is what it was read from."""
@@ -142,19 +163,62 @@ class Recorder:
         self._on_refused()
         self._pass_on(update)
 
+    def _on_asked(self, question: bytes) -> None:
+        """Another relay waits for what we had heard before this. Not for what we hold back: it is we who have missed something
+        then, and if it holds back as well, the one that was first to listen is first to go on."""
+        if len(self._queue) < QUEUE:
+            self._queue.insert(len(self._queue) if self._is_our_turn else self._count_old(), question)
+            self._work.set()
+            self._look_again()
+
+    @property
+    def _is_our_turn(self) -> bool:
+        return self._others_are_done and monotonic() >= self._held_until
+
+    def _count_old(self) -> int:
+        """What at the head of the queue is older than this connection: we have missed nothing before it."""
+        since = self._listening_since
+        return sum(1 for _ in takewhile(lambda item: isinstance(item, bytes) or item.update.heard < since, self._queue))
+
     async def run(self) -> None:
         """Record until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_for_others)
+            nursery.start_soon(self._record_for_ever)
+
+    async def _wait_for_others(self) -> None:
+        while True:
+            await self._connected.wait()
+            self._connected = trio.Event()
+            connection = self._connections
+            others = None
+            with trio.move_on_after(_LONGEST_HOLD):
+                others = await self.others.ask()
+            if connection == self._connections:
+                self._others_are_done = True
+                if others == 0 and connection == 1:
+                    self._held_until = 0.0
+                self._look_again()
+
+    async def _record_for_ever(self) -> None:
         attempt = 0
         while True:
             await self._work.wait()
             await trio.lowlevel.checkpoint()  # whatever this turn brings goes along
-            ready = await self._ready()
-            if not ready:
-                await trio.sleep(max(0.0, self._held_until - monotonic()))
-                continue
-            batch = self._take(ready)
-            again = await self._record(batch)
-            self._queue.extendleft(reversed(again))
+            changed = self._changed
+            batch = self._take(min(RECORD_AT_ONCE, len(self._queue) if self._is_our_turn else self._count_old()))
+            again: list[_Waiting] = []
+            if batch:
+                again = await self._record(batch)
+                self._queue.extendleft(reversed(again))
+            elif self._queue and isinstance(question := self._queue[0], bytes):
+                self._queue.popleft()
+                with suppress(BrokerError):  # it will be put again
+                    await self.others.answer(question)
+            elif self._queue:
+                hold = self._held_until - monotonic() if self._others_are_done else math.inf
+                with trio.move_on_after(max(0.0, hold)):
+                    await changed.wait()
             if not self._queue:
                 self._work = trio.Event()
             if again:
@@ -163,26 +227,14 @@ class Recorder:
             attempt = attempt + 1 if again else 0
 
     def _take(self, most: int) -> list[_Waiting]:
-        batch = [self._queue.popleft()]
-        size = len(batch[0].update.data)
-        while len(batch) < most and size < BYTES_AT_ONCE:
-            batch.append(self._queue.popleft())
-            size += len(batch[-1].update.data)
+        """Updates from the head of the queue, up to a question."""
+        batch: list[_Waiting] = []
+        size = 0
+        while len(batch) < most and size < BYTES_AT_ONCE and not isinstance(item := self._queue[0], bytes):
+            del self._queue[0]
+            batch.append(item)
+            size += len(item.update.data)
         return batch
-
-    async def _ready(self) -> int:
-        """How many updates of the queue may be recorded now."""
-        if self._connections <= 1 and monotonic() < self._held_until:
-            try:
-                if await self._is_alone():
-                    self._held_until = 0.0
-            except BrokerError:
-                pass  # then there is time
-        some = min(RECORD_AT_ONCE, len(self._queue))
-        if monotonic() >= self._held_until:
-            return some
-        since = self._listening_since
-        return sum(1 for _ in takewhile(lambda waiting: waiting.update.heard < since, islice(self._queue, some)))
 
     async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Record some updates; returns those that are to be tried again, since Redis was away."""

@@ -41,7 +41,7 @@ from relay.broker.recorder import Recorder
 from relay.broker.subscription import Subscription
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
-from relay.core.channels import GENERAL, TASK_UPDATES, task_channel
+from relay.core.channels import GENERAL, task_channel
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
@@ -326,24 +326,27 @@ class RedisService:
             lane = Lane(self._servers.any(), self._loop, self._timeout)
             self._lanes.append(lane)
             run_script = partial(self._run_script_on, lane)
-        recorder = Recorder(run_script, self._retention, self._servers.is_sharded, self._is_alone, pass_on, on_refused)
+        recorder = Recorder(
+            run_script, self._retention, self._servers.is_sharded, self.publish, self._count, pass_on, on_refused
+        )
         self._subscription.on_connecting = recorder.start_hearing
+        self._subscription.add(keys.ORDER, recorder.others.hear)
         return recorder
 
-    async def _is_alone(self) -> bool:
-        """No other process hears plain task updates. Raises BrokerUnavailable or BrokerRefused."""
+    async def _count(self, channel: str) -> int:
+        """How many listen to a channel. Raises BrokerUnavailable or BrokerRefused."""
 
         async def run() -> int:
             await self._known()
             listening = 0
             for server in self._servers.all():
-                (answer,) = await server.exchange([("PUBSUB", "NUMSUB", TASK_UPDATES)])
+                (answer,) = await server.exchange([("PUBSUB", "NUMSUB", channel)])
                 if isinstance(answer, Exception):
                     raise answer
                 listening += int(answer[1])
             return listening
 
-        return await self._within_deadline(run) <= 1
+        return await self._within_deadline(run)
 
     async def start_listening(self) -> None:
         """Hear the subscribed channels until cancelled; reconnects for ever. Run it in a nursery, once."""

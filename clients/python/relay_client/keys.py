@@ -20,6 +20,9 @@ SUPERVISOR = "relay:supervisor"
 #: Where each relay publishes to itself, to see that its subscription lives; a random name follows.
 CANARY = "relay:canary:"
 
+#: Where relays ask each other what is still to be recorded.
+ORDER = "relay:order"
+
 
 def feed(channel: str) -> str:
     """The Redis channel on which a channel's updates are published with their positions."""
