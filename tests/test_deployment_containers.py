@@ -126,6 +126,21 @@ def test_events_come_through_nginx_at_once(stack: Stack) -> None:
             assert json.loads(data.removeprefix(b"data:"))["data"] == {"progress": progress}
 
 
+def test_while_redis_is_away_nginx_still_lets_clients_through(stack: Stack) -> None:
+    port = stack.nginx.port
+    stack.redis.freeze()
+    try:
+        eventually(lambda: http(port, "/readyz")[0] == 503 and http(port, "/readyz")[0] == 503)
+        for _ in range(4):
+            assert http(port, "/readyz")[0] == 503
+            assert http(port, "/healthz")[0] == 200
+            with stack.nginx.client():
+                pass
+    finally:
+        stack.redis.thaw()
+    eventually(lambda: http(port, "/readyz")[0] == 200)
+
+
 def test_tasks_are_listed_and_beat_through_nginx(stack: Stack) -> None:
     stack.redis.publish_task("listed", status="in_progress")
     eventually(lambda: http(stack.nginx.port, "/api/tasks/listed")[0] == 200)

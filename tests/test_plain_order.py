@@ -66,3 +66,28 @@ def test_a_relay_that_does_not_answer_is_not_waited_for_long(
         assert client.receive()["data"] == {"n": 2}
         first.thaw_workers()
         assert client.receive()["data"] == {"n": 1}, "late, but not lost"
+
+
+def test_of_two_that_begin_anew_the_one_that_heard_more_goes_first(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    """Both have lost their connections; one is back a little earlier, hears an update, and is stopped before it records it."""
+    first = start_relay()
+    with redis_server.client() as admin:
+        own = listeners(admin)
+        second = start_relay()
+        others = listeners(admin) - own
+        for connections, late in ((others, second), (own, first)):
+            late.freeze_workers() if late is second else None
+            for client_id in connections:
+                admin.client_kill_filter(_id=client_id)
+        eventually(lambda: len(listeners(admin)) == 1)  # the first one is back, the second one stopped
+        redis_server.publish_task("t", n=1)
+        second.thaw_workers()
+        eventually(lambda: len(listeners(admin)) == 2)
+        first.freeze_workers()
+        redis_server.publish_task("t", n=2)
+        time.sleep(1.5)
+        first.thaw_workers()
+        eventually(lambda: len(numbers(redis_server)) == 2)
+    assert numbers(redis_server) == [1, 2]

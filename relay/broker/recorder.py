@@ -76,6 +76,13 @@ class _Waiting(NamedTuple):
     counted: _Count
 
 
+class _Question(NamedTuple):
+    """Of another relay: that all before it is recorded is to be said; where we hold back, how much we had heard then."""
+
+    text: bytes
+    held: int | None
+
+
 class Recorder:
     """Records updates in order.
 
@@ -99,17 +106,18 @@ class Recorder:
         self._retention = retention
         self._sharded = sharded
         #: The other relays. What they say is for its `hear`.
-        self.others = Others(publish, count, self._on_asked)
+        self.others = Others(publish, count, lambda: self._heard, self._on_asked)
         self._pass_on = pass_on
         self._on_refused = on_refused
         #: Updates, and questions of other relays in between: all before them are to be recorded.
-        self._queue: deque[_Waiting | bytes] = deque()
+        self._queue: deque[_Waiting | _Question] = deque()
         self._work = trio.Event()
         #: In the order of their last hearing. A dict would take longer and longer to find its oldest one.
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._listening_since = monotonic()
         self._held_until = 0.0
         self._connections = 0
+        self._heard = 0  # on this connection
         self._others_are_done = True  # of what is missed once there is a connection
         self._connected = trio.Event()
         self._changed = trio.Event()  # what is held back may go on now
@@ -124,6 +132,7 @@ class Recorder:
         self._listening_since = monotonic()
         self._clock = None  # it may be another server
         self._connections += 1
+        self._heard = 0
         self._held_until = self._listening_since + HOLD
         self._others_are_done = False
         self.others.start_hearing()
@@ -136,6 +145,7 @@ class Recorder:
 
     def hear(self, update: Update, message: bytes) -> None:
         """Take an update that was published plainly; ``message`` is what it was read from."""
+        self._heard += 1
         if len(self._queue) >= QUEUE:
             self._give_up(update)
             return
@@ -164,12 +174,14 @@ class Recorder:
         self._pass_on(update)
 
     def _on_asked(self, question: bytes) -> None:
-        """Another relay waits for what we had heard before this. Not for what we hold back: it is we who have missed something
-        then, and if it holds back as well, the one that was first to listen is first to go on."""
-        if len(self._queue) < QUEUE:
-            self._queue.insert(len(self._queue) if self._is_our_turn else self._count_old(), question)
-            self._work.set()
-            self._look_again()
+        """Another relay waits for what we had heard before this."""
+        if len(self._queue) >= QUEUE:
+            return  # it will be put again
+        if not self._is_our_turn:
+            self._queue.insert(self._count_old(), _Question(question, self._heard))
+        self._queue.append(_Question(question, None))
+        self._work.set()
+        self._look_again()
 
     @property
     def _is_our_turn(self) -> bool:
@@ -178,7 +190,9 @@ class Recorder:
     def _count_old(self) -> int:
         """What at the head of the queue is older than this connection: we have missed nothing before it."""
         since = self._listening_since
-        return sum(1 for _ in takewhile(lambda item: isinstance(item, bytes) or item.update.heard < since, self._queue))
+        return sum(
+            1 for _ in takewhile(lambda item: isinstance(item, _Question) or item.update.heard < since, self._queue)
+        )
 
     async def run(self) -> None:
         """Record until cancelled."""
@@ -206,15 +220,16 @@ class Recorder:
             await self._work.wait()
             await trio.lowlevel.checkpoint()  # whatever this turn brings goes along
             changed = self._changed
-            batch = self._take(min(RECORD_AT_ONCE, len(self._queue) if self._is_our_turn else self._count_old()))
+            may_go = len(self._queue) if self._is_our_turn else self._count_old()
+            batch = self._take(min(RECORD_AT_ONCE, may_go))
             again: list[_Waiting] = []
             if batch:
                 again = await self._record(batch)
                 self._queue.extendleft(reversed(again))
-            elif self._queue and isinstance(question := self._queue[0], bytes):
+            elif self._queue and isinstance(question := self._queue[0], _Question):
                 self._queue.popleft()
                 with suppress(BrokerError):  # it will be put again
-                    await self.others.answer(question)
+                    await self._answer(question)
             elif self._queue:
                 hold = self._held_until - monotonic() if self._others_are_done else math.inf
                 with trio.move_on_after(max(0.0, hold)):
@@ -226,11 +241,17 @@ class Recorder:
                 await trio.sleep(min(backoff(attempt), HOLD / 4))
             attempt = attempt + 1 if again else 0
 
+    async def _answer(self, question: _Question) -> None:
+        if question.held is None:
+            await self.others.say_done(question.text)
+        else:
+            await self.others.say_held(question.text, question.held)
+
     def _take(self, most: int) -> list[_Waiting]:
         """Updates from the head of the queue, up to a question."""
         batch: list[_Waiting] = []
         size = 0
-        while len(batch) < most and size < BYTES_AT_ONCE and not isinstance(item := self._queue[0], bytes):
+        while len(batch) < most and size < BYTES_AT_ONCE and not isinstance(item := self._queue[0], _Question):
             del self._queue[0]
             batch.append(item)
             size += len(item.update.data)
