@@ -111,7 +111,7 @@ def test_relay_alone_is_complete(tmp_path: Path) -> None:
     assert_complete(
         path,
         {
-            "reconnect": {"relay"},
+            "reconnect": {"relay-durable"},
             "slow": {"relay"},
             "large": {"relay", "relay-durable"},
             "tasks": {"relay", "relay-durable"},

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from relay.broker.embedded import start_server, wait_until_ready
 from relay.broker.redis import RedisService, open_redis
@@ -174,15 +174,26 @@ class Rig:
         relay = number % 2
         while True:
             try:
-                url = f"ws://127.0.0.1:{self.to_relay[relay].port}/ws/tasks"
-                async with open_websocket_url(url, connect_timeout=2, disconnect_timeout=0.2) as connection:
-                    self.ledger.connections += 1
-                    await self._follow(connection, followed)
-            except ConnectionClosed:
+                await self._connect(self.to_relay[relay].port, followed)
+            except* ConnectionClosed:
                 pass
-            except (HandshakeError, OSError, trio.TooSlowError):
+            except* (HandshakeError, OSError, trio.TooSlowError):
                 relay = 1 - relay
             await trio.sleep(0.05 + 0.15 * draw.random())
+
+    async def _connect(self, port: int, followed: dict[str, Follower]) -> None:
+        """One connection, to its end. In a nursery of its own: trio-websocket's would wait for ever when the answer to the
+        handshake comes just after its time-out."""
+        with trio.fail_after(2):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.fail_after(2):
+                    connection = await wrap_client_stream(nursery, stream, "relay", "/ws/tasks")
+                self.ledger.connections += 1
+                await self._follow(connection, followed)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _follow(self, connection: WebSocketConnection, followed: dict[str, Follower]) -> None:
         asked = list(followed)  # without an answer so far; they are answered in this order
