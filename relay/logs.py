@@ -22,7 +22,7 @@ def without_password(url: str) -> str:
     """A URL that may be shown: user and password, before the @ or in the query, are cut down to stars."""
     scheme, separator, rest = url.partition("://")
     _, at, host = rest.rpartition("@")
-    return re.sub(r"((?:^|[?&])password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
+    return re.sub(r"((?:^|[?&])[^=&?]*password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
 
 
 class _Unfailing:

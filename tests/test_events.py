@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from relay_client import Publisher
 
+from relay.protocols.sse import positions_of
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually
 
@@ -94,6 +96,31 @@ def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisS
             n += 1
             redis_server.publish_task("a", n=n)
             assert stream.next()[1]["data"] == {"n": n}
+
+
+def test_an_id_says_what_came_before_it_when_channels_mix_in_one_turn(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay()
+    numbers = {"a": 0, "b": 0}
+    sequence = "abaabbab"
+    with Publisher(redis_server.url) as publisher, events(relay, "task=a&task=b") as stream:
+        for task in "ab":
+            publisher.publish_task_update(task, {"n": 0})
+            stream.next()
+        relay.freeze_workers()
+        for task in sequence:
+            numbers[task] += 1
+            publisher.publish_task_update(task, {"n": numbers[task]})
+        relay.thaw_workers()
+        seen = {"a": 1, "b": 1}
+        for task in sequence:
+            _, data = stream.next()
+            assert data["task_id"] == task
+            seen[task] += 1
+            positions = positions_of(stream.last_id)
+            assert positions is not None
+            assert {name: at.offset for name, at in positions.items()} == {f"task:{t}": seen[t] for t in "ab"}
 
 
 def test_what_cannot_be_resumed_is_announced(redis_server: RedisServer, start_relay: StartRelay) -> None:

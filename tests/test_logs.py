@@ -72,6 +72,10 @@ def test_fields_that_are_named_as_secrets_are_not_shown(capsys: pytest.CaptureFi
             "redis://host/0?password=secret&db=1",
             "redis://host/0?password=***&db=1",
         ),
+        pytest.param(
+            "redis+sentinel://:secret@host/m/0?sentinel_password=secret&ssl_password=secret",
+            "redis+sentinel://***@host/m/0?sentinel_password=***&ssl_password=***",
+        ),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

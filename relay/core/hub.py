@@ -239,17 +239,19 @@ class Hub:
                 on_ready()  # it is one of the others now, and is told with them
             else:
                 joining.restart()
-        for group in channel.groups.values():
+        for group in list(channel.groups.values()):
             self._tell(name, group, snapshot)
 
     def _show_blind(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         """Those who have not seen the state get it, when all that it has in it was passed on."""
-        for group in channel.groups.values():
+        for group in list(channel.groups.values()):
             if group.blind:
                 self._tell(name, group, snapshot)
 
     def _tell(self, name: str, group: _Group, snapshot: Snapshot) -> None:
         group.blind = False
+        if group.format.encoding.stateful and self._dirty:
+            self.flush()  # it is encoded now, and what is pending came before
         for payload in group.format.encoding.reset(name, snapshot):
             self._put(group, group.format.payload(payload))
 
@@ -302,7 +304,9 @@ class Hub:
         for listener, groups in several.items():
             key = tuple(map(id, groups))
             batch = batches.get(key)
-            if batch is None:
+            if any(group.format.encoding.stateful for group in groups):
+                batch = batch_of(_in_order(groups))  # of nobody else's groups
+            elif batch is None:
                 for group in groups:
                     if group not in entries:
                         entries[group] = group.entries()
@@ -313,3 +317,12 @@ class Hub:
 
 def _by_place(entry: tuple[int, Message]) -> int:
     return entry[0]
+
+
+def _in_order(groups: Iterable[_Group]) -> list[Message]:
+    """What is pending in several groups, encoded in the order in which it came: what is said of one depends on those before."""
+    items = [
+        (place, group.format, item) for group in groups for place, item in zip(group.places, group.pending, strict=True)
+    ]
+    items.sort(key=lambda entry: entry[0])
+    return [item if isinstance(item, Message) else format.message(item) for _, format, item in items]

@@ -58,7 +58,9 @@ class _Events(PlainUpdates):
 
     def event(self, kind: str, data: bytes) -> bytes:
         lines = b"\n".join(b"data: " + line for line in data.splitlines())
-        return b"event: %b\nid: %b\n%b\n\n" % (kind.encode(), event_id(self.positions), lines)
+        # Without positions the client keeps the id that it has.
+        told = b"id: %b\n" % event_id(self.positions) if self.positions else b""
+        return b"event: %b\n%b%b\n\n" % (kind.encode(), told, lines)
 
     def encode(self, update: Update) -> bytes:
         if update.position is not None:

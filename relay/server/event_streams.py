@@ -70,15 +70,21 @@ class EventAsgiTransport(AsgiTransport):
     framing = Framing(bytes, tuple)
 
     async def drain(self, outbox: Outbox) -> None:
+        self._is_writing = True
         while outbox:
             for payload in outbox.head().chunk[outbox.written :]:
                 await self._send({"type": "http.response.body", "body": payload, "more_body": True})
                 outbox.written += 1
             outbox.pop()
+        self._is_writing = False
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - nothing that is sent here has an end
         message = await self._receive()
-        return [PeerClosed(1000)] if message["type"] == "http.disconnect" else []
+        if message["type"] != "http.disconnect":
+            return []
+        if not self._is_writing:  # over HTTP/2 others share the connection
+            self._abort_via = None
+        return [PeerClosed(1000)]
 
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
