@@ -11,14 +11,14 @@ STAMP := $(VENV)/.installed
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/python/pyproject.toml
+$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'clients/python[trio,websocket]' -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'clients/python[trio,websocket]' -e '.[test,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[test,bench]'
 	@touch $@
 
 run: $(STAMP)  ## Start the relay, with a Redis of its own when none is configured

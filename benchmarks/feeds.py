@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 import redis
-from relay_client import durable, keys
-from relay_client.keys import TASK_PREFIX
+from relay_wire import keys, publications
+from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 
 from benchmarks.wire import Form, Template, resp
 
@@ -68,25 +68,29 @@ class Durable(Feed):
 
     def prepare(self) -> None:
         with redis.Redis(port=self.port) as client:
-            client.script_load(durable.SCRIPT)
+            client.script_load(publications.publish_script().source)
 
     def template(self, form: Form) -> Template:
-        kind, channel, fields = durable.GENERAL_UPDATE, durable.GENERAL, {}
+        kind, channel, fields = GENERAL_UPDATE, GENERAL, {}
         if form.task is not None:
-            kind, channel = durable.TASK_UPDATE, TASK_PREFIX + form.task
+            kind, channel = TASK_UPDATE, TASK_PREFIX + form.task
             fields = _fields(form.data)
-        names, values = durable.arguments(channel, kind, form.data, durable.Retention(), fields=fields)
-        return Template(resp("EVALSHA", durable.SHA, len(names), *names, *values))
+        names, values = publications.publish_arguments(
+            channel, kind, form.data, publications.Retention(), fields=fields
+        )
+        return Template(resp("EVALSHA", publications.publish_script().sha, len(names), *names, *values))
 
 
 class Unrecorded(Feed):
     """What Relay's clients publish when Redis has no memory to record an update: live, and without a position."""
 
     def template(self, form: Form) -> Template:
-        kind, channel = durable.GENERAL_UPDATE, durable.GENERAL
+        kind, channel = GENERAL_UPDATE, GENERAL
         if form.task is not None:
-            kind, channel = durable.TASK_UPDATE, TASK_PREFIX + form.task
-        return Template(resp("PUBLISH", keys.feed(channel), durable.unrecorded_message(kind, form.data)))
+            kind, channel = TASK_UPDATE, TASK_PREFIX + form.task
+        return Template(
+            resp("PUBLISH", keys.pubsub_channel(channel), publications.unpersisted_message(kind, form.data))
+        )
 
 
 def _fields(data: bytes) -> dict[str, bytes]:

@@ -88,7 +88,7 @@ def exceptions(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
 
 
 def taken_over(server: EchoServer) -> int:
-    return int(server.metric('relay_accepted_total{transport="takeover"}'))
+    return int(server.metric('relay_connections_accepted_total{transport="takeover"}'))
 
 
 def test_all_but_compression(echo_server: EchoServer) -> None:
@@ -96,7 +96,7 @@ def test_all_but_compression(echo_server: EchoServer) -> None:
     assert len(verdicts) == UNCOMPRESSED_COUNT
     assert exceptions(verdicts) == documented()
     assert taken_over(echo_server) == UNCOMPRESSED_COUNT
-    assert not echo_server.metric('relay_closed_total{reason="internal_error"}')
+    assert not echo_server.metric('relay_connections_closed_total{reason="internal_error"}')
 
 
 def test_compression(echo_server: EchoServer) -> None:

@@ -64,7 +64,7 @@ def test_malformed_messages_are_answered_and_the_connection_lives_on(
         redis_server.publish_task("t", fine=True)
         assert client.receive()["data"] == {"fine": True}
     counted = sum(
-        relay.metric(f'relay_bad_messages_total{{code="{code}"}}')
+        relay.metric(f'relay_messages_invalid_total{{code="{code}"}}')
         for code in (
             "not_json",
             "wrong_type",
@@ -86,7 +86,7 @@ def test_a_client_that_keeps_at_it_is_dropped(redis_server: RedisServer, start_r
         for _ in range(5):
             assert client.receive()["type"] == "error"
         assert closed_with(client) == (1008, "too many malformed messages")
-    assert relay.metric('relay_dropped_total{reason="too_many_errors"}') == 1
+    assert relay.metric('relay_connections_dropped_total{reason="too_many_errors"}') == 1
 
 
 def closed_with(client: Client) -> tuple[int, str]:
@@ -131,7 +131,7 @@ def test_violations_end_the_connection_with_their_code(redis_server: RedisServer
         "protocol_error": 2,
         "message_timeout": 3,
     }.items():
-        assert relay.metric(f'relay_dropped_total{{reason="{reason}"}}') == count, reason
+        assert relay.metric(f'relay_connections_dropped_total{{reason="{reason}"}}') == count, reason
     eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
 
 
@@ -163,7 +163,7 @@ def test_bad_publishes_are_logged_and_skipped(redis_server: RedisServer, start_r
     ]
     for code in {code for _, code in SKIPPED.values()}:
         expected = [code for _, code in SKIPPED.values()].count(code)
-        assert relay.metric(f'relay_bad_updates_total{{code="{code}"}}') == expected
+        assert relay.metric(f'relay_updates_invalid_total{{code="{code}"}}') == expected
 
 
 def test_too_many_clients(redis_server: RedisServer, start_relay: StartRelay) -> None:
@@ -184,4 +184,4 @@ def test_origin(redis_server: RedisServer, start_relay: StartRelay) -> None:
         pass
     with pytest.raises(Exception, match="403"), relay.client(origin="https://evil.example"):
         pass
-    assert relay.metric('relay_refused_total{reason="origin"}') == 1
+    assert relay.metric('relay_connections_refused_total{reason="origin"}') == 1

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 import redis
-from relay_client.durable import text
+from relay_wire.publications import to_text
 from websockets.sync.server import ServerConnection, serve
 
 from benchmarks.compare import compared
@@ -302,7 +302,7 @@ def test_redis_takes_what_is_published(feed: type[Feed], redis_server: RedisServ
     assert took.total == 6
     if feed is Durable:
         client: redis.Redis = redis_server.client()
-        keys = {text(key) for key in client.keys("*")}
+        keys = {to_text(key) for key in client.keys("*")}
         assert any(key.endswith("task:a:log") for key in keys)
         assert any(key.endswith("general:log") for key in keys)
         state = next(key for key in keys if key.endswith("task:b:state"))

@@ -207,7 +207,7 @@ async def test_a_session_cancelled_anywhere_leaves_nothing(
     step = 0
     while True:
         step += 1
-        world = make_world(queue_messages=20, fold_messages=10, close_timeout=2.0)
+        world = make_world(queue_messages=20, coalesce_after=10, close_timeout=2.0)
         session, peer, ours = world.session(small_pair())
 
         async def drive(world: World = world, session: Session = session, peer: Peer = peer) -> None:

@@ -6,16 +6,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from relay_wire.channels import GENERAL, GENERAL_UPDATES, MAX_NAME_LENGTH, TASK_UPDATES
 
-from relay.core.channels import (
-    GENERAL,
-    GENERAL_UPDATES,
-    MAX_NAME_LENGTH,
-    TASK_UPDATES,
-    NamedChannels,
-    read_published,
-    task_channel,
-)
+from relay.core.channels import NamedChannels, read_published, task_channel
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
 

@@ -120,7 +120,7 @@ def test_redis_cli(has_program: bool, neighbour: Operator) -> None:
         neighbour.give("redis-cli")
     one = neighbour.make("redis-cli", "ARGS=pubsub channels *")  # a pattern that no shell may touch
     assert one.returncode == 0, one.stderr
-    assert "relay:canary:" in one.stdout
+    assert "relay:probe:" in one.stdout
     if not has_program:
         several = neighbour.make("redis-cli", stdin="set x 'a b'\nget x\nnonsense\nget 'x\n\nhgetall x\nquit\n")
         assert several.stdout.splitlines() == ["OK", "a b"]

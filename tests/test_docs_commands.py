@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from relay_client.redis_urls import parse
 from relay_client.working.manager import TaskManager
+from relay_wire.redis_urls import parse
 
 from relay.broker.embedded import free_port
 from tests.deployment.manifests import compose, resource

@@ -8,12 +8,13 @@ from time import monotonic
 import msgspec
 import pytest
 import trio
-from relay_client import durable, keys
+from relay_wire import keys, publications
+from relay_wire.channels import TASK_UPDATES
 
 from relay.broker import recorder, store
 from relay.broker.redis import RedisService, open_redis
 from relay.config import RedisSettings, Settings
-from relay.core.channels import TASK_UPDATES, read_published
+from relay.core.channels import read_published
 from relay.core.errors import BrokerError, BrokerRefused
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
@@ -33,21 +34,21 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
 
 
 async def publish(
-    redis: RedisService, data: bytes, channel: str = "task:t", retention: durable.Retention = RETENTION
+    redis: RedisService, data: bytes, channel: str = "task:t", retention: publications.Retention = RETENTION
 ) -> Position:
     call = store.publish_arguments(channel, "task_update", data, retention)
     (answer,) = await redis.run_script(store.PUBLISH_SCRIPT, [call])
     assert not isinstance(answer, BrokerError), answer
-    return durable.recorded(answer).position
+    return publications.publish_result(answer).position
 
 
 async def read(
     redis: RedisService,
     since: Position | None = None,
     channel: str = "task:t",
-    retention: durable.Retention = RETENTION,
+    retention: publications.Retention = RETENTION,
 ) -> Snapshot:
-    call = store.read_arguments(channel, since, retention.log_updates, retention)
+    call = store.read_arguments(channel, since, retention.history_size, retention)
     (answer,) = await redis.run_script(store.READ_SCRIPT, [call])
     assert not isinstance(answer, BrokerError), answer
     return store.snapshot(channel, answer, 0.0)
@@ -85,7 +86,7 @@ async def test_many_publishers_at_once_leave_no_hole_and_all_is_read_back(redis_
 async def test_live_messages_are_what_is_read_back(redis_server: RedisServer) -> None:
     async with opened(redis_server) as redis:
         with redis_server.client() as client, client.pubsub() as pubsub:
-            pubsub.subscribe(keys.feed("task:t"))
+            pubsub.subscribe(keys.pubsub_channel("task:t"))
             assert pubsub.get_message(timeout=5)
             for data in (b'{"a":1}', b' { "b" : [ ] } ', '{"ü":"\u2028"}'.encode()):
                 await publish(redis, data)
@@ -190,7 +191,7 @@ async def test_an_announced_task_has_a_state_unless_it_has_one_already(redis_ser
 
 
 async def test_the_log_is_bounded_in_count_and_then_says_so(redis_server: RedisServer) -> None:
-    few = durable.Retention(100, 3600, 7200, 3600, 600)
+    few = publications.Retention(100, 3600, 7200, 3600, 600)
     async with opened(redis_server) as redis:
         first = await publish(redis, b'{"n":0}', retention=few)
         for _ in range(500):
@@ -203,7 +204,7 @@ async def test_the_log_is_bounded_in_count_and_then_says_so(redis_server: RedisS
 
 
 async def test_the_log_is_bounded_in_age(redis_server: RedisServer) -> None:
-    short = durable.Retention(1000, 1, 7200, 3600, 600)
+    short = publications.Retention(1000, 1, 7200, 3600, 600)
     async with opened(redis_server) as redis:
         first = await publish(redis, b'{"n":0}', retention=short)
         await trio.sleep(0.6)
@@ -252,10 +253,10 @@ async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
         ages = {name: age for name, age in found.items() if name not in BOUNDED_OTHERWISE}
         assert len(ages) > 15
         assert [name for name, age in ages.items() if age < 0] == []
-        assert ages[keys.state("task:ended")] <= RETENTION.ended_seconds * 1000
+        assert ages[keys.state("task:ended")] <= RETENTION.terminal_state_ttl * 1000
         for task in ("running", "restarted"):
-            assert ages[keys.state(f"task:{task}")] > RETENTION.ended_seconds * 1000
-        assert ages[keys.log("task:running")] <= RETENTION.log_seconds * 1000 < ages[keys.meta("task:running")]
+            assert ages[keys.state(f"task:{task}")] > RETENTION.terminal_state_ttl * 1000
+        assert ages[keys.log("task:running")] <= RETENTION.history_ttl * 1000 < ages[keys.meta("task:running")]
         running = {
             member.decode() for bucket in range(keys.BUCKETS) for member in client.zrange(keys.running(bucket), 0, -1)
         }
@@ -498,7 +499,7 @@ def test_without_memory_updates_are_live_only_counted_and_the_relay_is_not_ready
             redis_server.publish_task("t", n=number)
             assert client.receive() == {"type": "task_update", "task_id": "t", "data": {"n": number}}
             assert plain.receive()["data"] == {"n": number}
-        eventually(lambda: relay.metric("relay_unrecorded_total") == 2)
+        eventually(lambda: relay.metric("relay_updates_unpersisted_total") == 2)
         assert relay.get("/readyz")[0] == 503
         out_of_memory(redis_server, False)
         eventually(lambda: relay.get("/readyz")[0] == 200 or not redis_server.publish_task("t", n=3), within=5.0)

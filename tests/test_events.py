@@ -61,7 +61,7 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
     eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
     with events(relay, "task=a&task=b&general=1") as stream:
         assert stream.next() == ("task_update", {"type": "task_update", "task_id": "a", "data": {"n": 0}})
-        eventually(lambda: relay.metric('relay_joins_total{outcome="new"}') == 3)
+        eventually(lambda: relay.metric('relay_recoveries_total{outcome="new"}') == 3)
         redis_server.publish_task("b", n=1)
         redis_server.publish_general(news=True)
         assert stream.next() == ("task_update", {"type": "task_update", "task_id": "b", "data": {"n": 1}})
@@ -79,7 +79,7 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
     with events(relay, f"task=a&last_event_id={seen}") as stream:
         assert stream.next()[1]["data"] == {"n": 2}
     expected = "takeover" if (kind, takeover) == ("hypercorn", "true") else "asgi"
-    assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 3
+    assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 3
     eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
 
 
@@ -87,7 +87,7 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
 def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind, takeover=takeover, heartbeat_interval=0.5)
     with events(relay, "task=a") as stream:
-        eventually(lambda: relay.metric('relay_joins_total{outcome="new"}') == 1)
+        eventually(lambda: relay.metric('relay_recoveries_total{outcome="new"}') == 1)
         deadline = time.monotonic() + PATIENCE
         n = 0
         while stream.heartbeats < 2:

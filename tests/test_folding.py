@@ -50,5 +50,5 @@ def test_slow_client_gets_folded_state_and_the_end(redis_server: RedisServer, st
     assert json.loads(relay.get("/api/tasks/t")[1])["data"] == state
     assert state["progress"] == UPDATES - 1
     assert len(updates) < UPDATES / 2
-    eventually(lambda: relay.metric("relay_folded_total") > UPDATES / 4)
+    eventually(lambda: relay.metric("relay_updates_coalesced_total") > UPDATES / 4)
     print(f"{len(updates)} frames for {UPDATES + 1} updates")

@@ -38,7 +38,7 @@ def answer(sock: socket.socket) -> bytes:
 
 
 def ways(relay: RelayServer) -> float:
-    return relay.metric('relay_accepted_total{transport="takeover"}')
+    return relay.metric('relay_connections_accepted_total{transport="takeover"}')
 
 
 @pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"])

@@ -98,7 +98,7 @@ class Publisher:
 
     def __init__(self, url: str, replicas: int) -> None:
         self._url = url
-        self._settings = settings_with(redis_timeout=1.0, redis_replicas=replicas)
+        self._settings = settings_with(redis_timeout=1.0, wait_replicas=replicas)
         self.acknowledged: dict[str, int] = {}
 
     async def publish_each(self, redis: RedisService, number: int, tasks: Sequence[str]) -> None:
@@ -259,7 +259,7 @@ def test_a_killed_master_loses_nothing_that_was_acknowledged(sentinels: Sentinel
 def test_what_no_replica_has_is_not_acknowledged(sentinels: SentinelSetup) -> None:
     master = sentinels.master
     (replica,) = (server for server in sentinels.servers.values() if server is not master)
-    settings = settings_with(redis_timeout=0.5, redis_replicas=1)
+    settings = settings_with(redis_timeout=0.5, wait_replicas=1)
 
     async def publish(key: str) -> Position | BrokerUnavailable | None:
         async with open_redis(sentinels.url, settings, NO_REDIS_SETTINGS) as service:

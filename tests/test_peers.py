@@ -57,7 +57,7 @@ class Way(NamedTuple):
     def check(self, relay: RelayServer, clients: int = 1) -> None:
         """All clients came over the expected transport. (The metrics behind TLS are out of the harness's reach.)"""
         if self.kind != "hypercorn-tls":
-            assert relay.metric(f'relay_accepted_total{{transport="{self.transport}"}}') == clients
+            assert relay.metric(f'relay_connections_accepted_total{{transport="{self.transport}"}}') == clients
 
 
 TAKEN_OVER = Way("hypercorn", "takeover")

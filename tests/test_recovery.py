@@ -13,11 +13,11 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from relay_client import keys
-from relay_client.durable import Retention
+from relay_wire import keys
+from relay_wire.publications import Retention
+from relay_wire.scripts import Script
 from trio.testing import MockClock
 
-from relay.broker.connections import Script
 from relay.broker.feeds import Feeds
 from relay.core import taskstate
 from relay.core.errors import BrokerRefused

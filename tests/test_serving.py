@@ -27,7 +27,7 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
         assert other.receive() == news
     expected = "takeover" if kind in ("hypercorn", "serve") else "asgi"
     if kind != "hypercorn-tls":
-        assert relay.metric(f'relay_accepted_total{{transport="{expected}"}}') == 2
+        assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 2
     # uvicorn, when it has shut down in good order, ends by the signal that it was sent.
     assert relay.terminate() == (-signal.SIGTERM if kind == "uvicorn" else 0)
 

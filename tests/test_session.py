@@ -331,9 +331,9 @@ async def test_a_violation_is_answered_with_its_close_code(
 
 
 SLOW = [
-    (Close.SLOW_MESSAGES, {"queue_messages": 20, "fold_messages": 2}, 500),
+    (Close.SLOW_MESSAGES, {"queue_messages": 20, "coalesce_after": 2}, 500),
     (Close.SLOW_BYTES, {"queue_bytes": 100_000, "max_update_bytes": 30_000}, 20_000),  # dropped in mid-frame
-    (Close.SLOW_AGE, {"queue_seconds": 5.0}, 3000),
+    (Close.SLOW_AGE, {"queue_max_age": 5.0}, 3000),
 ]
 
 
@@ -481,7 +481,7 @@ async def test_each_client_has_its_heartbeat_once_in_an_interval_and_not_all_at_
 async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
-    world = make_world(heartbeat_interval=1.0, queue_seconds=100.0)
+    world = make_world(heartbeat_interval=1.0, queue_max_age=100.0)
     peer = await world.connect("a", pair=small_pair())
     world.publish("a", 1, 2, pad=9000)
     world.start_beat()
@@ -755,7 +755,7 @@ async def test_on_plain_asgi_nothing_is_sent_twice_when_it_ends_in_the_midst_of_
 async def test_on_plain_asgi_a_client_that_does_not_read_is_aborted(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
-    world, peer = make_world(queue_messages=3, fold_messages=2, close_timeout=2.0), AsgiPeer()
+    world, peer = make_world(queue_messages=3, coalesce_after=2, close_timeout=2.0), AsgiPeer()
     peer.block_at = 0
     world.nursery.start_soon(asgi_session(world, peer).run, [Received('{"type":"ping"}')])
     await peer.blocked.wait()

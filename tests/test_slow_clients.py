@@ -100,7 +100,10 @@ def is_connected(port: int, client: tuple[str, int]) -> bool:
 
 
 def dropped(relay: RelayServer) -> float:
-    return sum(relay.metric(f'relay_dropped_total{{reason="slow_{bound}"}}') for bound in ("messages", "bytes", "age"))
+    return sum(
+        relay.metric(f'relay_connections_dropped_total{{reason="slow_{bound}"}}')
+        for bound in ("messages", "bytes", "age")
+    )
 
 
 def test_stalled_clients_are_dropped_and_readers_get_everything(

@@ -54,7 +54,7 @@ async def publishing(redis_server: RedisServer) -> AsyncIterator[RedisService]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Shared"]:
     """A Valkey and a relay for all tests that leave them as they were. Slow clients are dropped early."""
     redis_home, relay_home = tmp_path_factory.mktemp("redis"), tmp_path_factory.mktemp("relay")
-    bounds: dict[str, Any] = {"queue_seconds": 0.5, "queue_bytes": 64 << 20, "max_subscriptions": 8}
+    bounds: dict[str, Any] = {"queue_max_age": 0.5, "queue_bytes": 64 << 20, "max_subscriptions": 8}
     with (
         RedisServer(redis_home, "--save", "") as redis_server,
         RelayServer(relay_home, redis_server.url, "serve", **bounds) as relay,
@@ -174,7 +174,9 @@ async def test_slow_consumer_is_bounded_here_and_there(shared: Shared) -> None:
 
 
 def _dropped_as_slow(relay: RelayServer) -> float:
-    return sum(relay.metric(f'relay_dropped_total{{reason="{close.label}"}}') for close in Close if close.is_slow)
+    return sum(
+        relay.metric(f'relay_connections_dropped_total{{reason="{close.label}"}}') for close in Close if close.is_slow
+    )
 
 
 async def test_tasks_come_and_go(shared: Shared) -> None:

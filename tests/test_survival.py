@@ -11,7 +11,7 @@ from time import monotonic
 
 import httpx
 import pytest
-from relay_client import keys
+from relay_wire import keys
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -43,7 +43,7 @@ def test_replicas_that_are_missing_for_a_moment(redis_server: RedisServer, start
         admin.config_set("min-replicas-to-write", 0)
         assert client.receive()["data"] == {"n": 2}
         assert admin.hget(keys.meta("task:t"), "top") == b"2"
-    assert relay.metric("relay_unrecorded_total") == 0
+    assert relay.metric("relay_updates_unpersisted_total") == 0
 
 
 def test_a_cluster_that_does_not_tell_its_addresses(tmp_path: Path, start_relay: StartRelay) -> None:
@@ -72,7 +72,7 @@ def test_nobody_reads_the_log_any_more(redis_server: RedisServer, tmp_path: Path
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         except httpx.HTTPError:
             return -1
-        return text.count('relay_bad_updates_total{code="not_json"} 1')
+        return text.count('relay_updates_invalid_total{code="not_json"} 1')
 
     try:
         eventually(lambda: bad_messages() == 0)

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import trio
 from relay_client.subscribe import Position, Update
+from relay_client.tail.command import Recent, announced_task, run_tail, tasks_url
+from relay_client.tail.progress_view import Board, printable
 from rich.console import Console
 
 from relay import cli
 from relay.core.errors import ConfigError
 from relay.processes import Child, start_child
-from relay.server.tail import Recent, announced_task, run_tail, tasks_url
-from relay.server.tail_board import Board, printable
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
 

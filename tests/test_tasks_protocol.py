@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from relay_wire.channels import MAX_NAME_LENGTH
 
-from relay.core.channels import MAX_NAME_LENGTH, NamedChannels
+from relay.core.channels import NamedChannels
 from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot, Welcome
 from relay.core.updates import Position, Update

@@ -82,16 +82,16 @@ def test_no_websocket_updates(start_relay: StartRelay, redis_server: RedisServer
     relay = start_relay("serve", allowed_origins="https://app.example.com", max_clients=1)
     with pytest.raises(InvalidStatus, match="403"), connect(relay.url, origin=Origin("https://elsewhere.example")):
         pass
-    assert relay.metric(quoted('relay_refused_total{reason="origin"}')) == 1
+    assert relay.metric(quoted('relay_connections_refused_total{reason="origin"}')) == 1
     with relay.client(), connect(relay.url) as second, pytest.raises(ConnectionClosed, match="1013"):
         second.recv(PATIENCE)
-    assert relay.metric(quoted('relay_refused_total{reason="too_many_clients"}')) == 1
+    assert relay.metric(quoted('relay_connections_refused_total{reason="too_many_clients"}')) == 1
 
     messages = {"not_json": "not json", "wrong_type": '{"type":"task_update","data":{}}', "too_big": "x" * 300_000}
     for code, message in messages.items():
         assert quoted(f'"code": "{code}"')
         redis_server.publish("task_updates", message)
-        eventually(lambda code=code: relay.metric(f'relay_bad_updates_total{{code="{code}"}}') == 1)  # type: ignore[misc]
+        eventually(lambda code=code: relay.metric(f'relay_updates_invalid_total{{code="{code}"}}') == 1)  # type: ignore[misc]
     assert relay.logged().count(quoted("published message skipped")) == 3
     assert quoted("a task_update needs a `task_id`") in relay.logged()
 
@@ -101,4 +101,4 @@ def test_no_websocket_updates(start_relay: StartRelay, redis_server: RedisServer
         eventually(lambda: quoted("redis does not record updates; they are delivered live only") in relay.logged())
         assert quoted("command not allowed when used memory > 'maxmemory'") in relay.logged()
         assert relay.get("/readyz") == (503, '{"status":"redis does not record updates"}\n')
-        assert relay.metric(quoted("relay_unrecorded_total")) == 1
+        assert relay.metric(quoted("relay_updates_unpersisted_total")) == 1

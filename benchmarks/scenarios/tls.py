@@ -13,7 +13,7 @@ from benchmarks.wire import form
 #: Without the takeover a client costs far more, and the pace of the other scenarios would only show that it is too much.
 _RATE = 5_000
 
-#: Nor would a burst arrive as it was sent: of more than `RELAY_FOLD_MESSAGES` that wait for a client it gets the folded state.
+#: Nor would a burst arrive as it was sent: of more than `RELAY_COALESCE_AFTER` that wait for a client it gets the folded state.
 _UPDATES = 50
 
 

@@ -21,11 +21,11 @@ SHOWN = (
     "relay_redis_reconnects_total",
     "relay_connections",
     "relay_subscriptions",
-    "relay_received_total",
-    "relay_delivered_total",
-    "relay_dropped_total",
-    "relay_bad_updates_total",
-    "relay_unrecorded_total",
+    "relay_updates_received_total",
+    "relay_messages_sent_total",
+    "relay_connections_dropped_total",
+    "relay_updates_invalid_total",
+    "relay_updates_unpersisted_total",
 )
 
 

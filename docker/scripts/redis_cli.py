@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 from redis_place import Place, connect, find_redis
-from relay_client.redis_urls import parse
+from relay_wire.redis_urls import parse
 
 from relay.config import RedisSettings, load
 from relay.core.errors import ConfigError

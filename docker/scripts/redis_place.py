@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from relay_client.redis_urls import parse, sync_client
+from relay_wire.redis_urls import parse, sync_client
 
 from relay import logs
 from relay.config import RedisSettings

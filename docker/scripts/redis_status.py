@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 from redis_place import Place, connect, find_redis
-from relay_client import keys
+from relay_wire import keys
 
 from relay.config import RedisSettings, load
 from relay.core.errors import ConfigError
@@ -51,7 +51,7 @@ def complaints(info: dict[str, Any]) -> Iterator[str]:
     if not info.get("maxmemory"):
         yield "maxmemory is not set: without a bound the kernel may kill Redis when the machine's memory is used up"
     elif info["used_memory"] > 0.9 * info["maxmemory"]:
-        yield "almost full: raise maxmemory, or lower RELAY_HISTORY_UPDATES and RELAY_HISTORY_SECONDS"
+        yield "almost full: raise maxmemory, or lower RELAY_HISTORY_SIZE and RELAY_HISTORY_TTL"
     if info.get("evicted_keys"):
         yield f"{info['evicted_keys']} keys were evicted: those channels' clients were told that updates were lost"
     if info.get("rejected_connections"):

@@ -12,9 +12,9 @@ from secrets import token_hex
 
 import trio
 from redis_place import Place, find_redis
-from relay_client.redis_urls import parse
 from relay_client.subscribe import ConnectionChange, SubscriptionError, Updates, subscribe
 from relay_place import relay_url
+from relay_wire.redis_urls import parse
 
 from relay.broker.redis import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
@@ -71,7 +71,7 @@ async def publish_plain(redis: RedisService, updates: Updates, task_id: str, *, 
 
 
 async def publish_durably(redis: RedisService, updates: Updates, task_id: str) -> None:
-    """As Relay's own clients do. It ends the task, so that after RELAY_ENDED_TASK_SECONDS nothing is left of it. Raises
+    """As Relay's own clients do. It ends the task, so that after RELAY_TERMINAL_STATE_TTL nothing is left of it. Raises
     StepFailed."""
     async with step("a durable publish came back", DURABLE_ADVICE) as notes:
         position = await redis.publish_task_update(task_id, {"durable": 1, "status": "completed"})

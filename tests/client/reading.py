@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import redis
-from relay_client import keys
+from relay_wire import keys
 
 from tests.harness import RedisServer
 

@@ -8,9 +8,10 @@ import redis.exceptions as errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_client import BufferFull, DeliveryRefused, DeliveryTimedOut, NotDelivered, PublisherClosed
-from relay_client.delivery.call import Call, Script
+from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange
 from relay_client.delivery.line import Bounds, Line, backoff, is_passing
+from relay_wire.scripts import Script
 
 SCRIPT = Script("return 1", "digest")
 

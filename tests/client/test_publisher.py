@@ -23,16 +23,16 @@ from relay_client import (
     PostsNotDelivered,
     Publisher,
     PublisherClosed,
-    keys,
 )
-from relay_client.durable import Retention
+from relay_wire import keys
+from relay_wire.publications import Retention
 
 from tests.client.flavours import Flavour, publisher
 from tests.client.reading import log_of, state_of
 from tests.harness import RedisServer, eventually
 
 #: What tests look at must not be trimmed meanwhile.
-KEEP_ALL = Retention(log_updates=1_000_000)
+KEEP_ALL = Retention(history_size=1_000_000)
 
 
 class Heard:
@@ -80,7 +80,7 @@ def test_updates_have_positions_a_log_and_a_state(flavour: Flavour, redis_server
         "message": "läuft",
     }
     with redis_server.client() as redis:
-        assert redis.zscore(keys.running(int(keys.tag_of(keys.feed("task:t")))), "t") is not None
+        assert redis.zscore(keys.running(int(keys.tag_of(keys.pubsub_channel("task:t")))), "t") is not None
 
 
 def test_plain_publishing_is_what_existing_services_send(flavour: Flavour, redis_server: RedisServer) -> None:
@@ -317,7 +317,7 @@ def test_without_memory_it_is_delivered_live(flavour: Flavour, redis_server: Red
     with publisher(flavour, redis_server.url) as client, redis_server.client() as redis:
         client.publish_task_update("t", {"n": 1})
         redis.config_set("maxmemory", "1")
-        with Heard(redis_server, keys.feed("task:t"), keys.feed("general")) as heard:
+        with Heard(redis_server, keys.pubsub_channel("task:t"), keys.pubsub_channel("general")) as heard:
             assert client.publish_task_update("t", {"n": 2}) is None
             assert heard.next()[1] == b'- 0 task_update\n{"n":2}'
             announcement = {"type": "task_created", "task_info": {"task_id": "new", "status": "pending"}}
@@ -432,12 +432,12 @@ def test_urls_and_settings_come_from_the_environment(
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
     monkeypatch.setenv("REDIS_PORT", str(redis_server.port))
-    monkeypatch.setenv("RELAY_HISTORY_SECONDS", "77")
+    monkeypatch.setenv("RELAY_HISTORY_TTL", "77")
     with Publisher() as client:
         client.publish_task_update("t", {"n": 1})
     with redis_server.client() as redis:
         assert 0 < int(redis.ttl(keys.log("task:t"))) <= 77
-    for name, value in (("RELAY_HISTORY_SECONDS", "x"), ("REDIS_PORT", "70000"), ("REDIS_URL", "http://x:secret@y")):
+    for name, value in (("RELAY_HISTORY_TTL", "x"), ("REDIS_PORT", "70000"), ("REDIS_URL", "http://x:secret@y")):
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=name) as caught:
             Publisher()

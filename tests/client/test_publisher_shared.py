@@ -13,8 +13,8 @@ import relay_client
 import relay_client.aio
 import relay_client.trio
 import trio
-from relay_client.durable import Position
 from relay_client.errors import BufferFull, NotDelivered
+from relay_wire.position import Position
 
 from tests.harness import PATIENCE, RedisServer
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import redis
-from relay_client import keys
-from relay_client.durable import Retention
-from relay_client.redis_urls import parse, sync_client
+from relay_wire import keys
+from relay_wire.publications import Retention
+from relay_wire.redis_urls import parse, sync_client
 
 from tests.client.flavours import FLAVOURS, Flavour, publisher
 from tests.client.reading import read_log
 from tests.harness import PATIENCE, RedisServer, eventually
 from tests.topologies import NAME, ClusterSetup, SentinelSetup
 
-KEEP_ALL = Retention(log_updates=1_000_000)
+KEEP_ALL = Retention(history_size=1_000_000)
 
 #: Enough to lie on all nodes.
 TASKS = [f"t{number}" for number in range(12)]
@@ -96,7 +96,7 @@ def reader_of(cluster: ClusterSetup) -> "redis.Redis | redis.RedisCluster":
 def test_cluster_publishes_to_all_nodes_on_sharded_channels(flavour: Flavour, cluster: ClusterSetup) -> None:
     tasks = [f"{flavour}-{task}" for task in TASKS]
     assert len({cluster.primary_of(f"task:{task}").port for task in tasks}) == 3
-    feed = keys.feed(f"task:{tasks[0]}")
+    feed = keys.pubsub_channel(f"task:{tasks[0]}")
     with cluster.primary_of(f"task:{tasks[0]}").client() as node, publisher(flavour, cluster.url) as client:
         heard = node.pubsub()
         heard.ssubscribe(feed)

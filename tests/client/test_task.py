@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_client import BufferFull, TaskCancelled
 from relay_client.delivery.call import Call
-from relay_client.durable import Retention
 from relay_client.encoding import decode_fields
 from relay_client.reporting.schedule import Schedule
 from relay_client.reporting.task import Task, end_of, error_text
 from relay_client.updates import Updates
+from relay_wire.publications import Retention
 
 UPDATES = Updates(Retention(), sharded=False, max_bytes=100_000)
 

@@ -1,6 +1,6 @@
 """`relay tail`: follow a relay from a terminal, over the same WebSocket as browsers.
 
-Two views: a board with progress bars (`relay.server.tail_board`) for a terminal, lines of JSON for everything else.
+Two views: a board with progress bars (`relay_client.tail.progress_view`) for a terminal, lines of JSON for everything else.
 """
 
 import os
@@ -15,12 +15,12 @@ from urllib.request import ProxyHandler, build_opener
 import msgspec
 import trio
 import typer
+
 from relay_client.subscribe import ConnectionChange, SubscriptionError, Update, Updates, subscribe
 from relay_client.subscribing.line import Target
 from relay_client.subscribing.reconnect import full_jitter
 from relay_client.subscribing.subscriptions import Subscriptions
-
-from relay.core.errors import ConfigError, RelayError
+from relay_client.tail.errors import TailError
 
 #: Tasks that are followed with `--all`: the most recent. A relay lets a client follow RELAY_MAX_SUBSCRIPTIONS channels, 256.
 MAX_TASKS = 200
@@ -111,11 +111,11 @@ class _Listing(msgspec.Struct):
 
 
 def tasks_url(url: str) -> str:
-    """Where the relay of a ``/ws/tasks`` lists its tasks. Raises ConfigError when it is no such URL."""
+    """Where the relay of a ``/ws/tasks`` lists its tasks. Raises TailError when it is no such URL."""
     parts = urlsplit(url)
     path = "/ws/tasks" if parts.path in ("", "/") else parts.path
     if not path.endswith("/ws/tasks"):
-        raise ConfigError(f"--all needs a --url that ends with /ws/tasks, not {url}")
+        raise TailError(f"--all needs a --url that ends with /ws/tasks, not {url}")
     place = path.removesuffix("/ws/tasks") + "/api/tasks"
     return urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, place, f"limit={MAX_TASKS}", ""))
 
@@ -212,16 +212,16 @@ async def follow(url: str, task_ids: Sequence[str], view: View, *, everything: b
 def run_tail(url: str, task_ids: Sequence[str], *, everything: bool, as_json: bool) -> None:
     """`follow` until Ctrl-C, or until nobody reads our output any more.
 
-    Raises RelayError when the relay does not want us, and ConfigError for a URL or a task that cannot be.
+    Raises TailError when the relay refuses the connection, and for an invalid URL or task id.
     """
     try:
         Target.of(url, None, None)
         Subscriptions(task_ids)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise TailError(str(error)) from None
     view: View = Lines()
     if sys.stdout.isatty() and not as_json:
-        from relay.server.tail_board import Board  # rich takes its time, which only those pay who look
+        from relay_client.tail.progress_view import Board  # rich takes its time, which only those pay who look
 
         view = Board()
 
@@ -239,4 +239,4 @@ def run_tail(url: str, task_ids: Sequence[str], *, everything: bool, as_json: bo
         # `relay tail | head`: what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if refusal is not None:
-        raise RelayError(str(refusal))
+        raise TailError(str(refusal))

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import trio
-from relay_client.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING, TERMINAL
-from relay_client.subscribe import Update
+from relay_wire.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING, TERMINAL
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from relay_client.subscribe import Update
 
 #: Seconds between two looks at whether something is to be drawn.
 _REFRESH = 0.1

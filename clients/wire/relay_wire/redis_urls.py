@@ -39,7 +39,7 @@ _REDIS_PORT = 6379
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RedisTarget:
     """A parsed URL.
 
     nodes:            (host, port) of the Sentinels or cluster nodes
@@ -61,7 +61,7 @@ class Target:
         return self.kind == "cluster"
 
 
-def parse(url: str) -> Target:
+def parse(url: str) -> RedisTarget:
     """Read a URL. Raises ValueError that says what is wrong with it; the message has no password in it."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
@@ -69,7 +69,7 @@ def parse(url: str) -> Target:
     base, _, kind = parts.scheme.partition("+")
     if not kind:
         parse_url(url)
-        return Target("single", url)
+        return RedisTarget("single", url)
     login, _, places = parts.netloc.rpartition("@")
     default_port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
     nodes = tuple(_node(place, default_port) for place in places.split(",") if place)
@@ -94,10 +94,10 @@ def parse(url: str) -> Target:
     options.pop("port", None)
     if kind == "cluster":
         options.pop("db", None)
-        return Target("cluster", url, nodes, "", _without_class(options, base), {})
+        return RedisTarget("cluster", url, nodes, "", _without_class(options, base), {})
     if base == "rediss":
         sentinel_options["ssl"] = True
-    return Target("sentinel", url, nodes, name, _without_class(options, base), sentinel_options)
+    return RedisTarget("sentinel", url, nodes, name, _without_class(options, base), sentinel_options)
 
 
 def _without_class(options: dict[str, Any], base: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _node(place: str, default_port: int) -> tuple[str, int]:
     return parts.hostname, port or default_port
 
 
-def async_pool(target: Target, **options: Any) -> AsyncConnectionPool:
+def async_pool(target: RedisTarget, **options: Any) -> AsyncConnectionPool:
     """A pool of asyncio connections to the one server, or to the master that the Sentinels name. Does not connect."""
     if target.kind == "single":
         return AsyncConnectionPool.from_url(target.url, **options)
@@ -127,7 +127,7 @@ def async_pool(target: Target, **options: Any) -> AsyncConnectionPool:
     return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]
 
 
-def _share_of_each_sentinel(target: Target, options: dict[str, Any]) -> dict[str, Any]:
+def _share_of_each_sentinel(target: RedisTarget, options: dict[str, Any]) -> dict[str, Any]:
     """Time-outs of connections to Sentinels: one that hangs must leave time to ask the others."""
     names = ("socket_timeout", "socket_connect_timeout")
     return {name: options[name] / (len(target.nodes) + 1) for name in names if options.get(name) is not None}
@@ -141,20 +141,20 @@ async def close_pool(pool: AsyncConnectionPool) -> None:
             await sentinel.aclose()
 
 
-def async_cluster(target: Target, **options: Any) -> AsyncRedisCluster:
+def async_cluster(target: RedisTarget, **options: Any) -> AsyncRedisCluster:
     """An asyncio client of the cluster. Does not connect."""
     nodes = [AsyncClusterNode(host, port) for host, port in target.nodes]
     return AsyncRedisCluster(startup_nodes=nodes, **(target.options | options))
 
 
-def async_client(target: Target, **options: Any) -> AsyncRedis | AsyncRedisCluster:
+def async_client(target: RedisTarget, **options: Any) -> AsyncRedis | AsyncRedisCluster:
     """An asyncio client. Does not connect."""
     if target.kind == "cluster":
         return async_cluster(target, **options)
     return AsyncRedis(connection_pool=async_pool(target, **options))
 
 
-def sync_client(target: Target, **options: Any) -> "redis.Redis | redis.RedisCluster":
+def sync_client(target: RedisTarget, **options: Any) -> "redis.Redis | redis.RedisCluster":
     """A client for threads. Connects only with a cluster, whose topology it reads."""
     if target.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in target.nodes]  # type: ignore[no-untyped-call]

@@ -8,30 +8,31 @@ step.
 from functools import lru_cache
 from zlib import crc32
 
-PREFIX = "relay:"
-TASK_PREFIX = "task:"
+from relay_wire.channels import TASK_PREFIX
 
-#: Fixed for ever: another number would put every key under another name.
+PREFIX = "relay:"
+
+#: Never change it: another number would put every key under another name.
 BUCKETS = 64
 
 #: The lock of the one relay that supervises tasks, and the token that fences it.
 SUPERVISOR = "relay:supervisor"
 
-#: Where each relay publishes to itself, to see that its subscription lives; a random name follows.
-CANARY = "relay:canary:"
+#: Each relay publishes probes to itself on this prefix and a random name, to verify that its subscription works.
+PROBE = "relay:probe:"
 
-#: Where relays ask each other what is still to be recorded.
-ORDER = "relay:order"
+#: On this channel relays ask each other which updates are still to be recorded.
+BARRIER = "relay:barrier"
 
 
-def feed(channel: str) -> str:
+def pubsub_channel(channel: str) -> str:
     """The Redis channel on which a channel's updates are published with their positions."""
     return f"{PREFIX}{{{crc32(channel.encode()) % BUCKETS}}}:{channel}"
 
 
-def channel_of(feed_name: str) -> str:
-    """The channel of a feed's name."""
-    return feed_name.partition("}:")[2]
+def channel_of(redis_channel: str) -> str:
+    """Return Relay's channel name for a Redis channel that `pubsub_channel` named."""
+    return redis_channel.partition("}:")[2]
 
 
 def tag_of(name: str) -> str:
@@ -43,23 +44,23 @@ def tag_of(name: str) -> str:
 
 def meta(channel: str) -> str:
     """Hash: epoch and top."""
-    return f"{feed(channel)}:meta"
+    return f"{pubsub_channel(channel)}:meta"
 
 
 def log(channel: str) -> str:
-    """Stream of the last updates."""
-    return f"{feed(channel)}:log"
+    """Stream of the latest updates."""
+    return f"{pubsub_channel(channel)}:log"
 
 
 def state(channel: str) -> str:
     """Hash of a task's fields, each as JSON text."""
-    return f"{feed(channel)}:state"
+    return f"{pubsub_channel(channel)}:state"
 
 
 @lru_cache(4096)
 def of_channel(channel: str) -> tuple[str, ...]:
     """What the publish script takes as KEYS: meta, log, state, and for a task its bucket's two indexes."""
-    name = feed(channel)
+    name = pubsub_channel(channel)
     names = (f"{name}:meta", f"{name}:log", f"{name}:state")
     if not channel.startswith(TASK_PREFIX):
         return names
