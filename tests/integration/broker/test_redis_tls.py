@@ -8,9 +8,8 @@ import msgspec
 import pytest
 import redis
 
-from relay.broker.embedded import free_port
 from relay.processes import start_child
-from tests.harness import RelayServer, Server, eventually
+from tests.harness import RelayServer, Server, eventually, free_port
 
 PASSWORD = "correct horse"
 

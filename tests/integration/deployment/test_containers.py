@@ -16,11 +16,10 @@ import redis
 from relay_client.working.manager import TaskManager
 from websockets.exceptions import ConnectionClosed
 
-from relay.broker.embedded import free_port
 from tests.deployment.containers import Container, Image, has_namespaces
 from tests.deployment.manifests import compose, resource, seconds, variables
 from tests.deployment.services import Relay, ShellCommand, Stack, environment, http, redis_commands, running_stack
-from tests.harness import PATIENCE, Client, eventually
+from tests.harness import PATIENCE, Client, eventually, free_port
 
 #: Their kinds of tasks, with parameters that make them short.
 WORKERS: dict[str, tuple[str, dict[str, Any]]] = {

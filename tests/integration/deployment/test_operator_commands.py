@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.broker.embedded import free_port
-from tests.harness import ROOT, RedisServer, RelayServer, eventually
+from tests.harness import ROOT, RedisServer, RelayServer, eventually, free_port
 
 #: What the commands need besides a container engine.
 PROGRAMS = ("make", "sh", "env", "grep", "sed", "expand", "tail")

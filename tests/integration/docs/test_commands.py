@@ -20,11 +20,10 @@ import yaml
 from relay_client.redis_urls import parse
 from relay_client.working.manager import TaskManager
 
-from relay.broker.embedded import free_port
 from tests.deployment.manifests import compose, resource
 from tests.deployment.pages import PAGES, Snippet, commands, snippets
 from tests.deployment.services import redis_commands
-from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually, free_port
 
 #: Commands that go on until they are stopped, and what they must say before that.
 ENDLESS = {

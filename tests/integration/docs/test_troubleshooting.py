@@ -9,11 +9,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from relay.broker.embedded import free_port
 from relay.metrics import Metrics
 from tests.conftest import StartRelay
 from tests.deployment.pages import PAGES, snippets
-from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually, free_port
 
 PAGE = (ROOT / "docs" / "troubleshoot.md").read_text()
 SOURCES = "\n".join(path.read_text() for path in (ROOT / "relay").rglob("*.py"))

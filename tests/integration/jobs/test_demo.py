@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from relay_client.examples import demo
 
-from relay.broker.embedded import free_port
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, Server, eventually, process_is_gone
+from tests.harness import RedisServer, Server, eventually, free_port, process_is_gone
 
 
 class Demo(Server):

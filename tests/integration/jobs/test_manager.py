@@ -12,9 +12,8 @@ from relay_client.working import aio_manager, plans
 from relay_client.working.errors import BacklogFull, TaskExists
 from relay_client.working.manager import TaskManager
 
-from relay.broker.embedded import free_port
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, eventually
+from tests.harness import RedisServer, eventually, free_port
 from tests.integration.jobs.rig import left_in_redis
 
 

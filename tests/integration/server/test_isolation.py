@@ -15,12 +15,11 @@ from relay_client import keys
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from relay.broker.embedded import free_port
 from relay.core.updates import Position
 from relay.processes import start_child
 from relay.protocols.sse import event_id
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, RelayServer, eventually
+from tests.harness import Kind, RedisServer, RelayServer, eventually, free_port
 
 
 def test_a_redis_user_who_may_not_ask_who_listens(redis_server: RedisServer, start_relay: StartRelay) -> None:
