@@ -1,6 +1,6 @@
 // Follows tasks "t" and "u" and the general updates with clients/js, and prints all that happens as a line of JSON each. Ends when
 // its input does. Arguments: the relay's URL, and "ws" or "built-in", the WebSocket to use.
-import { RelayClient } from "../../clients/js/relay-client.js";
+import { RelayClient } from "../../../../clients/js/relay-client.js";
 
 const [url, kind] = process.argv.slice(2);
 const tell = (report) => console.log(JSON.stringify(report));
