@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test faults bench format clean \
+.PHONY: help run demo test test-fast faults bench format clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local docker-stop-local
 
 help:  ## Show what there is
@@ -31,7 +31,10 @@ test: $(VENV)/.installed-test  ## All linters, types and tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-fast: $(VENV)/.installed-test  ## The tests that start no server: core, protocols, sessions, clients
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/integration
 
 faults: $(VENV)/.installed-test  ## Break everything 200 times, and count what is lost
 	$(BIN)/python -m tests.faults

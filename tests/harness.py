@@ -12,7 +12,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -20,7 +22,7 @@ import msgspec
 import redis
 from websockets.sync.client import ClientConnection, connect
 
-from relay.broker.embedded import free_port, start_server
+from relay.broker.embedded import start_server
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
@@ -30,6 +32,27 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
+
+
+def _ports() -> Iterator[int]:
+    """Ports below those that the kernel gives to connecting sockets, in a row that starts anywhere."""
+    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(first, last)
+    start = Random().randrange(len(ports))  # of its own: Hypothesis seeds the shared one
+    return cycle([*ports[start:], *ports[:start]])
+
+
+_candidates = _ports()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that no server has, and that no client of a test that runs at the same time can be given."""
+    while True:
+        port = next(_candidates)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(check: Callable[[], T], within: float = PATIENCE, every: float = 0.02) -> T:

@@ -8,9 +8,9 @@ import redis
 from redis.crc import key_slot
 from relay_wire import keys
 
-from relay.broker.embedded import free_port, server_binary
+from relay.broker.embedded import server_binary
 from relay.processes import start_child
-from tests.harness import RedisServer, Server, eventually
+from tests.harness import RedisServer, Server, eventually, free_port
 
 NAME = "mymaster"
 

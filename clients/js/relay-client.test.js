@@ -1,4 +1,4 @@
-// The client with a relay that is played by the test: `node --test`. tests/test_js_client.py runs this, and the client on real relays.
+// The client with a relay that is played by the test: `node --test`. tests/integration/interop/test_js_client.py runs this, and the client on real relays.
 import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
