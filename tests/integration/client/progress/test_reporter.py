@@ -16,7 +16,8 @@ import relay_client.aio
 import relay_client.trio
 import trio
 import trio.testing
-from relay_client import NotDelivered, TaskCancelled, TaskReporter, keys
+from relay_client import NotDelivered, TaskCancelled, TaskReporter
+from relay_wire import keys
 
 from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer, eventually
