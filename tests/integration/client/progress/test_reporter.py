@@ -407,7 +407,7 @@ def test_the_benchmark_runs(redis_server: RedisServer) -> None:
 
 def test_the_running_list_knows_only_those_that_run(redis_server: RedisServer) -> None:
     with TaskReporter(redis_server.url) as report, redis_server.client() as client:
-        bucket = int(keys.tag_of(keys.feed("task:t")))
+        bucket = int(keys.tag_of(keys.pubsub_channel("task:t")))
         with report("t"):
             assert client.zscore(keys.running(bucket), "t") is not None
         assert client.zscore(keys.running(bucket), "t") is None
