@@ -66,7 +66,7 @@ class FeedHandler(Protocol):
     def on_confirmed(self, feed_name: str) -> None:
         """From here on a feed is heard."""
 
-    def hear(self, feed_name: bytes, message: bytes) -> bool:
+    def on_message(self, pubsub_channel: bytes, message: bytes) -> bool:
         """A message on a feed; returns whether so much is waiting that it should be handed out."""
 
     def on_turn(self, begins: bool) -> None:
@@ -261,7 +261,7 @@ class Listener:
         if kind == b"message" or kind == b"smessage":
             _, name, message = response
             if name.startswith(_FEED_PREFIX):
-                return feeds is not None and feeds.hear(name, message)
+                return feeds is not None and feeds.on_message(name, message)
             if name == self._canary_name:
                 self._canary_heard.set()
             else:

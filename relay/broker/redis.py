@@ -35,11 +35,11 @@ from relay_wire.redis_urls import parse
 from relay_wire.scripts import Script
 
 from relay.broker import store
+from relay.broker.channel_subscriptions import ChannelSubscriptions, RunScript
 from relay.broker.connections import Server, Servers, open_servers
-from relay.broker.feeds import Feeds, RunScript
 from relay.broker.lane import Lane
 from relay.broker.listener import RawHandler
-from relay.broker.recorder import Recorder
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.subscription import Subscription
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
@@ -304,15 +304,19 @@ class RedisService:
             except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
                 _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
-    def follow(self, hub: Hub) -> Feeds:
-        """The feeds of a hub's channels, heard over this service's subscription; run them beside `start_listening`."""
-        feeds = Feeds(
+    def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
+        """The feeds of a hub's channels, heard over this service's subscription; run them beside `start_listening`.
+
+        on_flushed: called when the updates of a turn were handed out
+        """
+        feeds = ChannelSubscriptions(
             hub,
             self.run_script,
             self._subscription.subscribe,
             self._subscription.unsubscribe,
             self._retention,
             self._timeout,
+            on_flushed=on_flushed,
         )
         self._subscription.feeds = feeds
         return feeds
@@ -321,18 +325,18 @@ class RedisService:
         """The tasks in Redis."""
         return Tasks(self.run_script, self._retention, self._servers.is_sharded, max_tasks)
 
-    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
+    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> PublishIngester:
         """What records plain publishes; run it beside `start_listening`."""
         run_script: RunScript = self.run_script
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls go by the pools
             lane = Lane(self._servers.any(), self._loop, self._timeout)
             self._lanes.append(lane)
             run_script = partial(self._run_script_on, lane)
-        recorder = Recorder(
+        recorder = PublishIngester(
             run_script, self._retention, self._servers.is_sharded, self.publish, self._count, pass_on, on_refused
         )
-        self._subscription.on_connecting = recorder.start_hearing
-        self._subscription.add(keys.BARRIER, recorder.others.hear)
+        self._subscription.on_connecting = recorder.on_reconnecting
+        self._subscription.add(keys.BARRIER, recorder.on_barrier_message)
         return recorder
 
     async def _count(self, channel: str) -> int:

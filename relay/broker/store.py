@@ -15,15 +15,12 @@ from relay_wire.scripts import Script
 
 from relay.config import Settings
 from relay.core.recovery import Snapshot
-from relay.core.taskstate import STALLED, fields_of, object_of, status_of
+from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
 PUBLISH_SCRIPT = publications.publish_script()
 READ_SCRIPT = scripts.load("read")
 CLOCK_SCRIPT = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
-
-#: What `Position(...)` does, at half of its cost: there is one for each update.
-_position = tuple.__new__
 
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -126,10 +123,3 @@ def state_update(channel: str, fields: dict[str, bytes], top: Position, heard: f
     if not fields:
         return None
     return Update(channel, "task_update", object_of(fields), heard, top)
-
-
-def live_message(channel: str, message: bytes, heard: float) -> Update:
-    """An update as the scripts publish it. Raises ValueError when it is something else."""
-    header, _, data = message.partition(b"\n")
-    epoch, offset, kind = header.decode().split(" ")
-    return Update(channel, kind, data, heard, None if epoch == "-" else _position(Position, (epoch, int(offset))))

@@ -14,9 +14,9 @@ from relay_wire.channels import TASK_PREFIX
 from relay_wire.scripts import Script
 
 from relay.broker import store
-from relay.broker.feeds import RunScript
+from relay.broker.channel_subscriptions import RunScript
 from relay.core.errors import BrokerError
-from relay.core.taskstate import status_of
+from relay.core.task_state import status_of
 from relay.core.updates import Position
 
 #: Tasks looked at for one page: a filter that matches little must not read everything at once.

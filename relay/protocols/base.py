@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from relay.core.batches import Encoding
 from relay.core.closecodes import Close
-from relay.core.outbox import Encoding
-from relay.core.recovery import Welcome
+from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
 
 
@@ -22,16 +22,17 @@ class Subscribe:
     answer:   the payloads that answer it, before any update; the argument says what the client gets of the past, and is
               None where that is not known or not wanted
     since:    the position to resume from, None for a newcomer
-    past:     the client is to get what was before: the state, or what came after `since`
-    strict:   it relies on positions, so it is refused while Redis is away; others are served live, and get the state later
+    wants_history: the client is to get what was before: the state, or what came after `since`
+    requires_position: it relies on positions, so it is refused while Redis is away; others are served live, and get the state
+    later
     """
 
     channel: str
     encoding: Encoding
-    answer: Callable[[Welcome | None], Iterable[bytes]]
+    answer: Callable[[SubscribeResult | None], Iterable[bytes]]
     since: Position | None = None
-    past: bool = True
-    strict: bool = False
+    wants_history: bool = True
+    requires_position: bool = False
 
 
 @dataclass(frozen=True, slots=True)

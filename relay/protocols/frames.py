@@ -167,7 +167,7 @@ class FrameReader:
                  one without extensions
     """
 
-    __slots__ = ("_connection", "_make_connection", "_max_message", "_over", "_parts", "_size")
+    __slots__ = ("_connection", "_make_connection", "_max_message", "_over", "_parts", "_size", "frames")
 
     def __init__(
         self,
@@ -182,6 +182,8 @@ class FrameReader:
         self._parts: list[str | bytes] = []
         self._size = 0
         self._over = False
+        #: Messages, fragments and control frames that were read so far.
+        self.frames = 0
 
     def _open(self, connection: Connection) -> Connection:
         decoder = connection._proto._frame_decoder
@@ -209,6 +211,7 @@ class FrameReader:
             text, end = _short_text(data)
             if text is None or end > self._max_message:
                 break
+            self.frames += 1
             yield Received(text)
             data = data[end:]
         if data:
@@ -221,6 +224,7 @@ class FrameReader:
             connection = self._open(self._make_connection())
         connection.receive_data(data)
         for event in connection.events():
+            self.frames += 1
             if isinstance(event, Message):
                 self._size += _size(event.data)
                 if self._size > self._max_message:

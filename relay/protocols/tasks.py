@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
-from relay.core.channels import NamedChannels, task_channel
+from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.recovery import Snapshot, Welcome
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
@@ -106,12 +106,12 @@ class TasksProtocol:
 
     __slots__ = ("_named", "_now")
 
-    def __init__(self, named: NamedChannels, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, named: ChannelPatterns, now: Callable[[], datetime] = _utc_now) -> None:
         self._named = named
         self._now = now
 
     def open(self) -> Iterable[Command]:
-        return (Subscribe(GENERAL, PLAIN, lambda _: (), past=False),)
+        return (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
         if isinstance(message, bytes):
@@ -155,20 +155,20 @@ class TasksProtocol:
         answer = {"type": "subscribed", **_words(channel)}
         if request.position is msgspec.UNSET:
             # Only tasks have a state that a newcomer would miss.
-            past = channel.startswith(TASK_PREFIX)
-            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), past=past)
+            wants_history = channel.startswith(TASK_PREFIX)
+            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), wants_history=wants_history)
         since = None
         if request.position is not None:
             since = Position(request.position.epoch, request.position.offset)
             if not may_be_ours(since):
                 raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
 
-        def positioned(welcome: Welcome | None) -> Iterable[bytes]:
+        def positioned(welcome: SubscribeResult | None) -> Iterable[bytes]:
             assert welcome is not None
             recovered = {} if welcome.recovered is None else {"recovered": welcome.recovered}
             return (_json({**answer, "position": position_json(welcome.position), **recovered}),)
 
-        return Subscribe(channel, POSITIONED, positioned, since, strict=True)
+        return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
     def refuse(self, code: str, message: str) -> Refusal:
         return Refusal(code, _json({"type": "error", "code": code, "message": message}))

@@ -9,7 +9,7 @@ from quart import Response, request
 from relay.broker.tasks import Task
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage, BrokerError
-from relay.core.taskstate import object_of
+from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.app import RelayApp
 

@@ -23,13 +23,13 @@ import trio
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
+from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
-from relay.broker.feeds import Feeds
-from relay.broker.recorder import Recorder
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.redis import RedisService, open_redis
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings, unknown_variables
-from relay.core.channels import NamedChannels, read_published
+from relay.core.channels import ChannelPatterns, read_published
 from relay.core.errors import BadMessage, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.logs import without_password
@@ -50,17 +50,17 @@ class Relay:
         self.settings = settings
         self.redis_settings = redis_settings
         self.metrics = Metrics()
-        self.named = NamedChannels(settings.extra_channels)
+        self.named = ChannelPatterns(settings.extra_channels)
         self.hub = Hub(
             on_pending=self._on_pending,
-            on_watched=self._on_watch_change,
-            on_unwatched=self._on_watch_change,
-            on_behind=self._on_behind,
+            on_first_subscriber=self._on_watch_change,
+            on_last_unsubscribed=self._on_watch_change,
+            on_gap=self._on_behind,
         )
         self.sessions = Sessions(self.hub, settings, self.metrics)
         self.redis: RedisService | None = None
-        self.feeds: Feeds | None = None
-        self.recorder: Recorder | None = None
+        self.feeds: ChannelSubscriptions | None = None
+        self.recorder: PublishIngester | None = None
         self._tasks: Tasks | None = None
         self.redis_url: str | None = None
         self._pending = trio.Event()
@@ -84,7 +84,7 @@ class Relay:
             return "draining"
         if self.redis is None or not self.redis.alive:
             return "redis is not reachable"
-        if self.recorder is not None and self.recorder.is_refused:
+        if self.recorder is not None and self.recorder.writes_failing:
             return "redis does not record updates"
         return None
 
@@ -99,7 +99,7 @@ class Relay:
 
     def _on_behind(self, channel: str) -> None:
         if self.feeds is not None:
-            self.feeds.on_behind(channel)
+            self.feeds.on_gap(channel)
 
     def _hear_plain(self, channel: str, message: bytes) -> None:
         """A plain PUBLISH of today's services: it is recorded, and comes back on its feed with a position. A bad one is
@@ -117,7 +117,7 @@ class Relay:
             )
             return
         assert self.recorder is not None
-        self.recorder.hear(update, message)
+        self.recorder.on_message(update, message)
 
     def _hear_named(self, pattern: str, channel: str, message: bytes) -> None:
         """The same for operator-named channels: Redis sends a message once for each pattern that it matches."""
@@ -129,12 +129,11 @@ class Relay:
         while True:
             await self._pending.wait()
             self._pending = trio.Event()
-            self._hand_out()
+            self.hub.flush()
+            self._on_flushed()
 
-    def _hand_out(self) -> None:
-        heard = self._oldest_heard
-        self.hub.flush()
-        self.metrics.latency.observe(monotonic() - heard)
+    def _on_flushed(self) -> None:
+        self.metrics.latency.observe(monotonic() - self._oldest_heard)
         self.metrics.received.inc(self._received)
         self._received = 0
 
@@ -162,11 +161,10 @@ class Relay:
                 self.redis.subscribe_raw(channel, self._hear_plain)
             for pattern in self.named.patterns:
                 self.redis.subscribe_raw(pattern, partial(self._hear_named, pattern))
-            self.feeds = self.redis.follow(self.hub)
-            self.feeds.hand_out = self._hand_out
-            self.sessions.read_past = self.feeds.read
+            self.feeds = self.redis.follow(self.hub, self._on_flushed)
+            self.sessions.load_history = self.feeds.read
             self._tasks = self.redis.tasks(self.settings.max_tasks)
-            self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)
+            self.recorder = self.redis.recorder(self.hub.on_publication, self.metrics.unrecorded.inc)
             async with trio.open_nursery() as services:
                 services.start_soon(self.redis.start_listening)
                 services.start_soon(self.feeds.run)

@@ -9,10 +9,11 @@ import trio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from relay_wire.channels import GENERAL
 
+from relay.core.batches import Batch, Framing
 from relay.core.channels import task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.outbox import Batch, Framing, Outbox
+from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.server.app import Relay, RelayApp
@@ -37,6 +38,7 @@ class _HangUpReader:
     """All that a client of an event stream can do is hang up."""
 
     is_midway = False
+    frames = 0
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
@@ -55,12 +57,12 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _queue_last_words(self, outbox: Outbox, close: Close) -> None:
+    def _queue_last_words(self, queue: SendQueue, close: Close) -> None:
         if close.is_slow:
             # There is no way to tell it why; that the stream breaks off tells it to come back.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
         last_words = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
-        outbox.push(Batch(last_words, 0, len(last_words)), 0)
+        queue.push(Batch(last_words, 0, len(last_words)), 0)
 
 
 class EventAsgiTransport(AsgiTransport):
@@ -70,13 +72,13 @@ class EventAsgiTransport(AsgiTransport):
 
     framing = Framing(bytes, tuple)
 
-    async def drain(self, outbox: Outbox) -> None:
+    async def drain(self, queue: SendQueue) -> None:
         self._is_writing = True
-        while outbox:
-            for payload in outbox.head().chunk[outbox.written :]:
+        while queue:
+            for payload in queue.head().chunk[queue.written :]:
                 await self._send({"type": "http.response.body", "body": payload, "more_body": True})
-                outbox.written += 1
-            outbox.pop()
+                queue.written += 1
+            queue.pop()
         self._is_writing = False
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - nothing that is sent here has an end
@@ -90,10 +92,10 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
-        if close in (Close.GONE, Close.NORMAL) or close.is_slow:
+    async def close(self, queue: SendQueue, close: Close) -> None:
+        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
-        await self.drain(outbox)
+        await self.drain(queue)
         last_words = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": last_words, "more_body": False})
         self._abort_via = None

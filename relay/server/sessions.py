@@ -14,8 +14,8 @@ from relay.config import Settings
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerUnavailable
 from relay.core.hub import Hub
-from relay.core.outbox import Bounds
-from relay.core.recovery import Joining, Snapshot
+from relay.core.recovery import Snapshot
+from relay.core.send_queue import QueueLimits
 from relay.core.updates import Position
 from relay.metrics import Metrics
 from relay.server.garbage import Garbage
@@ -24,13 +24,10 @@ from relay.server.session import Session
 _log = structlog.get_logger("relay.sessions")
 
 #: Reads where a channel stands, its state, and what came after a position.
-ReadPast = Callable[[str, Position | None], Awaitable[Snapshot]]
+LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
 
 #: Seconds between two looks at the sessions that need one: bounds in age are kept to within this.
 BEAT = 0.25
-
-#: Times that a channel's past is read for a client that joins it, when what is live overtakes it.
-_JOIN_ATTEMPTS = 5
 
 #: Clients that are closed in a second while draining, so that they do not all come back to the next relay at once.
 DRAIN_RATE = 2000
@@ -40,22 +37,26 @@ DRAIN_RATE = 2000
 _OUTCOMES = {None: "new", True: "recovered", False: "not_recovered"}
 
 
+async def _not_connected(channel: str, since: Position | None) -> Snapshot:  # noqa: ARG001 - the contract's
+    raise BrokerUnavailable("the relay is not connected yet")
+
+
 class Sessions:
     """The clients of this process, and what their sessions share."""
 
     def __init__(self, hub: Hub, settings: Settings, metrics: Metrics) -> None:
         self.hub = hub
         self.settings = settings
-        self.bounds = Bounds(
+        self.bounds = QueueLimits(
             settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age
         )
-        #: Reads a channel's past, for a client that joins it; the relay sets it before clients come.
-        self.read_past: ReadPast | None = None
+        #: Reads a channel's history, for a client that subscribes to it; the relay sets it before clients come.
+        self.load_history: LoadHistory = _not_connected
         self.draining = False
         #: Messages written to clients since the metrics were last brought up to date.
         self.delivered = 0
         self.folded = 0
-        #: Sessions with something in their outbox.
+        #: Sessions with something in their queue.
         self.backlogged: dict[Session, None] = {}
         self._metrics = metrics
         self._accepted = Counter[str]()  # by transport
@@ -116,28 +117,6 @@ class Sessions:
             _log.info(
                 "client dropped", client=session.peer, reason=close.label, code=close.code, waiting=session.waiting
             )
-
-    async def read(self, channel: str, joining: Joining) -> Snapshot:
-        """Read the past of a channel that is being joined, as often as it takes to be sure that nothing is missed.
-
-        What would not fit into a client's queue counts as not recoverable. Raises BrokerUnavailable or BrokerRefused.
-        """
-        if self.read_past is None:
-            raise BrokerUnavailable("the relay is not connected yet")
-        for _ in range(_JOIN_ATTEMPTS):
-            joining.begin()
-            snapshot = await self.read_past(channel, joining.since)
-            if not joining.is_stale:
-                break
-        else:
-            raise BrokerUnavailable("the channel moves faster than its past can be read")
-        entries = snapshot.entries
-        if entries and (
-            len(entries) > self.bounds.messages // 2
-            or sum(len(update.data) + 128 for update in entries) > self.bounds.size // 2
-        ):
-            return snapshot._replace(entries=None)
-        return snapshot
 
     def count_join(self, recovered: bool | None) -> None:
         """A client has joined a channel."""

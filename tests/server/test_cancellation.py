@@ -161,17 +161,17 @@ async def joining_a_channel(world: World, session: Session, peer: Peer) -> None:
     top = Position("e", 5)
     state = Update("task:a", "task_update", b'{"n":0}', 0.0, top)
 
-    async def read_past(channel: str, since: Position | None) -> Snapshot:
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
         await trio.sleep(0.2)
         return Snapshot(top, None, state)
 
-    world.sessions.read_past = read_past
+    world.sessions.load_history = load_history
     peer.send_bytes(SUBSCRIBE)
     await trio.sleep(0.1)
     world.publish("a", 1)
     await trio.sleep(0.2)
     world.hub.catch_up("task:a", Snapshot(top, None, state))
-    world.hub.hear(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
+    world.hub.on_publication(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
     world.hub.flush()
     await settled()
     peer.send_bytes(masked_frame(0x88, b""))
