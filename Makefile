@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help run demo test test-fast faults bench format clean \
-	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local docker-stop-local
+	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -75,6 +75,9 @@ show-logs:  ## The last LINES (100) of what docker-run-local started; FOLLOW=1 g
 docker-run-local:  ## Redis, two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 adds the example workers
 	@$(call compose,$(if $(WORKERS),--profile workers) up --build --detach)
 	@RELAY_URL= $(PYTHON) docker/scripts/health_check.py --wait 120
+
+check-image: $(VENV)/.installed-test  ## Build docker/Dockerfile without a container engine and run the image (Debian, root)
+	@PYTHON=$(BIN)/python docker/scripts/check_image.sh
 
 docker-stop-local:  ## Stop them; what Redis holds is kept
 	@$(call compose,--profile workers down)
