@@ -40,7 +40,9 @@ def _modules(package: str, folder: str) -> list[str]:
         parts = path.relative_to(source).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         is_private = any(part.startswith("_") for part in parts if part != "__init__")
-        if not is_private and re.search(r"^(?:class|def|async def|from|[A-Z]\w* ?[:=])", path.read_text(), re.MULTILINE):
+        if not is_private and re.search(
+            r"^(?:class|def|async def|from|[A-Z]\w* ?[:=])", path.read_text(), re.MULTILINE
+        ):
             found.append(name)
     return found
 
@@ -72,7 +74,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs passes it by name
     """Point relative links to where their targets are on the site; links to files that it does not have become text."""
     here = page.file.src_uri
     source = next((outside for outside, name in OUTSIDE.items() if name == here), f"docs/{here}")
