@@ -3,6 +3,7 @@
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -29,21 +30,21 @@ PACKAGES = {
     "relay": "",
 }
 
+_DEFINITION = re.compile(r"^(?:class|(?:async )?def|from|[A-Z]\w* ?[:=])", re.MULTILINE)
+
 _LINK = re.compile(r"(?P<bang>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def _modules(package: str, folder: str) -> list[str]:
-    """Return the dotted names of the package's public modules that have contents beyond a docstring."""
+    """Return the dotted names of the package's public modules, without those that only hold a docstring."""
     source = ROOT / folder
     found = []
     for path in sorted((source / package).rglob("*.py")):
         parts = path.relative_to(source).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        is_private = any(part.startswith("_") for part in parts if part != "__init__")
-        if not is_private and re.search(
-            r"^(?:class|def|async def|from|[A-Z]\w* ?[:=])", path.read_text(), re.MULTILINE
-        ):
-            found.append(name)
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        is_public = "examples" not in parts and not any(part.startswith("_") for part in parts)
+        if is_public and _DEFINITION.search(path.read_text()):
+            found.append(".".join(parts))
     return found
 
 
@@ -51,15 +52,23 @@ def _reference_page(module: str) -> str:
     return f"reference/{module.replace('.', '/')}.md"
 
 
+def _navigation(package: str, folder: str) -> list[Any]:
+    """Return the navigation of a package: its own modules, then a section for each subpackage."""
+    modules: list[Any] = []
+    sections: dict[str, list[Any]] = {}
+    for name in _modules(package, folder):
+        inside = name.split(".")[1:]
+        is_section = inside and (ROOT / folder / package / inside[0]).is_dir()
+        group = sections.setdefault(inside[0], []) if is_section else modules
+        group.append({".".join(inside[1:] if len(inside) > 1 else inside) or package: _reference_page(name)})
+    return modules + [{section: pages} for section, pages in sections.items()]
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Append the API reference to the navigation."""
-    sections = [
-        {package: [{module: _reference_page(module)} for module in _modules(package, folder)]}
-        for package, folder in PACKAGES.items()
-        if (ROOT / folder / package).is_dir()
-    ]
+    packages = [(package, folder) for package, folder in PACKAGES.items() if (ROOT / folder / package).is_dir()]
     assert config.nav is not None
-    config.nav.append({"API reference": sections})
+    config.nav.append({"API reference": [{package: _navigation(package, folder)} for package, folder in packages]})
     return config
 
 
