@@ -73,3 +73,13 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         reached.add(page)
         ahead += [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s:]+)", page.read_text())]
     assert set(PAGES) <= reached
+
+
+#: Words that these pages do not use: each has a plain or a standard term (notify, reconnect, again, embedded, heartbeat).
+UNWANTED = r"\b(whoever|anew|for ever|brought along|sign of life|hears?|heard|told|tells?|comes? back|worded)\b"
+
+
+@pytest.mark.parametrize("page", LINKED_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_plain_words(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`|^#+ .*$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(UNWANTED, prose, re.IGNORECASE) == []
