@@ -17,9 +17,9 @@ export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_POLICY=$work/policy.json
 printf '[storage]\ndriver = "vfs"\nrunroot = "%s/run"\ngraphroot = "%s/graph"\n' "$work" "$work" >"$CONTAINERS_STORAGE_CONF"
 printf '{"default": [{"type": "insecureAcceptAnything"}]}\n' >"$CONTAINERS_POLICY"
-children=() # each leads a process group of its own: what buildah runs ends with it
+children=()
 finish() {
-    for child in "${children[@]}"; do kill -- "-$child" 2>/dev/null || true; done
+    for child in "${children[@]}"; do kill -KILL "$child" 2>/dev/null || true; done
     wait || true
     buildah rm --all >/dev/null 2>&1 || true
     rm -rf "$work"
@@ -47,14 +47,15 @@ import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
 print(*(each.getsockname()[1] for each in sockets))'))
 redis=$("$python" -c 'from relay.broker.embedded import server_binary; print(server_binary())')
-setsid "$redis" --bind 127.0.0.1 --port "${ports[0]}" --save "" --dir "$work" >"$work/redis.log" &
+"$redis" --bind 127.0.0.1 --port "${ports[0]}" --save "" --dir "$work" >"$work/redis.log" &
 children+=($!)
 container=$(buildah from --pull-never --signature-policy "$CONTAINERS_POLICY" trio-relay)
 in_container() { # in_container COMMAND...: run it with the image's user, environment and root
-    ${group:-} buildah run --network host --env "RELAY_HOST=127.0.0.1" --env "RELAY_PORT=${ports[1]}" \
+    ${wrapper:-} buildah run --network host --env "RELAY_HOST=127.0.0.1" --env "RELAY_PORT=${ports[1]}" \
         --env "REDIS_URL=redis://127.0.0.1:${ports[0]}/0" "$container" -- "$@"
 }
-group=setsid in_container relay serve >"$work/relay.log" 2>&1 &
+# In a process namespace of its own: whatever buildah starts in the chroot ends with it.
+wrapper="exec unshare --pid --fork --kill-child" in_container relay serve >"$work/relay.log" 2>&1 &
 children+=($!)
 for _ in $(seq 100); do
     if in_container python /opt/relay/healthcheck.py >/dev/null 2>&1; then
