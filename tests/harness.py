@@ -23,6 +23,7 @@ import redis
 from websockets.sync.client import ClientConnection, connect
 
 from relay.broker.embedded import start_server
+from relay.config import Settings
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
@@ -179,6 +180,8 @@ class RelayServer(Server):
         **settings: object,
     ) -> None:
         super().__init__(directory)
+        unknown = settings.keys() - Settings.model_fields.keys()
+        assert not unknown, f"no settings of the relay: {unknown}"
         self.kind = kind
         self.port = free_port()
         self._certificate = certificate

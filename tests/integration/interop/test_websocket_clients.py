@@ -49,10 +49,10 @@ class Way(NamedTuple):
 
     kind: Kind
     transport: str
-    takeover: bool = True
+    hijack_sockets: bool = True
 
     def start(self, start_relay: StartRelay) -> RelayServer:
-        return start_relay(self.kind, takeover=self.takeover)
+        return start_relay(self.kind, hijack_sockets=self.hijack_sockets)
 
     def check(self, relay: RelayServer, clients: int = 1) -> None:
         """All clients came over the expected transport. (The metrics behind TLS are out of the harness's reach.)"""
@@ -61,7 +61,7 @@ class Way(NamedTuple):
 
 
 TAKEN_OVER = Way("hypercorn", "takeover")
-PLAIN_ASGI = Way("hypercorn", "asgi", takeover=False)
+PLAIN_ASGI = Way("hypercorn", "asgi", hijack_sockets=False)
 UVICORN = Way("uvicorn", "asgi")
 TLS = Way("hypercorn-tls", "asgi")
 

@@ -113,11 +113,11 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(start_relay: Sta
             assert received[2:] == expected
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 @pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
-def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, takeover: str, said: bytes) -> None:
+def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, hijack_sockets: str, said: bytes) -> None:
     """A browser's ``CloseEvent`` shows what the server's close frame says."""
-    relay = start_relay(takeover=takeover)
+    relay = start_relay(hijack_sockets=hijack_sockets)
     with connected(relay) as sock:
         sock.sendall(request())
         answer(sock)
