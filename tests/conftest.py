@@ -8,7 +8,30 @@ from typing import Any, Protocol
 import pytest
 import trustme
 
-from tests.harness import Kind, RedisServer, RelayServer
+from tests.harness import ROOT, Kind, RedisServer, RelayServer
+
+#: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
+SLOWEST = (
+    "benchmarks/test_benchmarks.py",
+    "test_faults.py",
+    "broker/test_high_availability.py",
+    "server/test_autobahn.py",
+    "server/test_slow_clients.py",
+    "jobs/test_handover.py",
+    "server/test_isolation.py",
+    "broker/test_durable.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files come first, then the other integration tests, then those that start nothing."""
+    integration = ROOT / "tests" / "integration"
+    ranks = {integration / name: rank for rank, name in enumerate(SLOWEST)}
+
+    def rank(item: pytest.Item) -> int:
+        return ranks.get(item.path, len(ranks) + (not item.path.is_relative_to(integration)))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture
