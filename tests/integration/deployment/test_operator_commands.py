@@ -99,6 +99,7 @@ def test_commands_find_the_relays_own_redis(neighbour: Operator, relay: RelaySer
     assert log.stdout.splitlines()[-1].endswith("Ready to accept connections tcp")
     assert len(log.stdout.splitlines()) == 1
 
+    eventually(lambda: relay.metric("relay_redis_up") == 1)  # it is set once a second
     health = neighbour.make("health-check")
     assert health.returncode == 0, health.stderr
     assert "/readyz  200" in health.stdout

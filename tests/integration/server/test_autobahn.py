@@ -57,7 +57,7 @@ def echo_server(tmp_path: Path, redis_server: RedisServer) -> Iterator[EchoServe
         max_message_bytes=16 * _MIB,
         queue_bytes=64 * _MIB,
         queue_messages=100_000,
-        queue_seconds=300,
+        queue_max_age=300,
         message_timeout=300,
         heartbeat_interval=3600,
     ) as server:

@@ -48,11 +48,11 @@ ANSWERED = {
 }
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 def test_malformed_messages_are_answered_and_the_connection_lives_on(
-    takeover: str, redis_server: RedisServer, start_relay: StartRelay
+    hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay(takeover=takeover, max_client_errors=len(ANSWERED) + 1)
+    relay = start_relay(hijack_sockets=hijack_sockets, max_client_errors=len(ANSWERED) + 1)
     with bystander(relay, redis_server), relay.client() as client:
         for name, (message, codes) in ANSWERED.items():
             client.connection.send(message)

@@ -58,7 +58,7 @@ def test_clients_that_do_not_hang_up_cannot_hold_up_the_end(
 
 @pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
 def test_plain_asgi_clients_get_a_close_frame(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover="false")
+    relay = start_relay(kind, hijack_sockets="false")
     sock = relay.raw_client()
     relay.child.terminate()
     frame = sock.recv(4096)
