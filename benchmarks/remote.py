@@ -1,12 +1,10 @@
-"""The suite's side of a process that obeys commands: lines of JSON over its standard input and output."""
+"""Child processes that carry out commands over a pipe: `Remote` is the side of the suite, `serve` that of the child."""
 
-import json
-import select
 import subprocess
 import sys
-import time
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from benchmarks.machine import pinned
@@ -14,65 +12,72 @@ from relay.processes import start_child
 
 
 class RemoteFailed(Exception):
-    """The process ended, did not answer in time, or could not do what it was told."""
+    """The process ended, did not answer in time, or could not carry out a command."""
 
 
 class Remote:
-    """A child process that runs one of our modules; a context manager that ends it."""
+    """A child process that runs one of our modules on one core; a context manager that ends it."""
 
     def __init__(self, module: str, core: int) -> None:
         self._module = module
-        self._answers = b""
-        with pinned(core):
-            self._child = start_child([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._pipe, theirs = Pipe()
+        with theirs, pinned(core):
+            command = [sys.executable, "-m", module, str(theirs.fileno())]
+            self._child = start_child(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._child.kill()
         self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # what was not yet written has nobody left to read it
-                pipe.close()
+        self._pipe.close()
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._child.pid
-
-    def tell(self, do: str, **arguments: Any) -> None:
-        """Give a command; its answer is to be fetched with `answer`."""
-        assert self._child.stdin is not None
+    def send(self, command: str, **arguments: Any) -> None:
+        """Send a command; its result is to be fetched with `receive`."""
         try:
-            self._child.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            self._child.stdin.flush()
-        except BrokenPipeError:
+            self._pipe.send((command, arguments))
+        except OSError:
             raise RemoteFailed(f"{self._module} has ended") from None
 
-    def answer(self, timeout: float) -> dict[str, Any]:
-        """Wait for the answer to the oldest command that has none. Raises RemoteFailed after `timeout` seconds."""
-        assert self._child.stdout is not None
-        deadline = time.monotonic() + timeout
-        fd = self._child.stdout.fileno()
-        while b"\n" not in self._answers:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([fd], [], [], left)[0]:
+    def receive(self, timeout: float) -> Any:
+        """Wait up to `timeout` seconds for the result of the oldest command. Raises RemoteFailed."""
+        try:
+            if not self._pipe.poll(timeout):
                 raise RemoteFailed(f"{self._module} did not answer within {timeout:.0f} s")
-            data = self._child.stdout.read1(1 << 16)  # type: ignore[attr-defined]  # it is buffered
-            if not data:
-                raise RemoteFailed(f"{self._module} has ended")
-            self._answers += data
-        line, _, self._answers = self._answers.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise RemoteFailed(f"{self._module}: {answer['error']}")
-        return answer
+            result = self._pipe.recv()
+        except (EOFError, OSError):
+            raise RemoteFailed(f"{self._module} has ended") from None
+        if isinstance(result, Exception):
+            raise RemoteFailed(f"{self._module}: {type(result).__name__}: {result}")
+        return result
 
-    def ask(self, do: str, *, within: float = 30.0, **arguments: Any) -> dict[str, Any]:
-        """Give a command and wait for its answer."""
-        self.tell(do, **arguments)
-        return self.answer(within)
+    def call(self, command: str, *, timeout: float = 30.0, **arguments: Any) -> Any:
+        """Send a command and wait for its result."""
+        self.send(command, **arguments)
+        return self.receive(timeout)
+
+
+def serve(
+    target: object, wait: Callable[[Connection], None] | None = None, *, errors: tuple[type[Exception], ...]
+) -> None:
+    """In the child: call the target's methods as the parent asks, until the parent is gone.
+
+    Args:
+        target: Has the methods.
+        wait: Returns when a command has arrived; may do other work meanwhile.
+        errors: Exceptions that the parent gets as the result; any other ends the process.
+    """
+    pipe = Connection(int(sys.argv[1]))
+    while True:
+        if wait is not None:
+            wait(pipe)
+        try:
+            command, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            result = getattr(target, command)(**arguments)
+        except errors as error:
+            result = error
+        pipe.send(result)
