@@ -1,17 +1,22 @@
-"""The load: one or more generator processes behind one interface, and what their clients received, added up."""
+"""The load: one or more generator processes behind one interface, and what their clients received, added up.
 
+Commands and results are pickled over a pipe to each process.
+"""
+
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import reduce
+from multiprocessing import Pipe
 from operator import add
 from typing import Any, Self, TypeVar
 
 from benchmarks.latency import Latencies
-from benchmarks.machine import LOAD_CORES
+from benchmarks.machine import LOAD_CORES, pinned
 from benchmarks.protocol import Endpoint
-from benchmarks.remote import Remote
+from relay.processes import start_child
 
 #: Clients of one generator process, far enough below the 20,000 files that a process may open.
 _MAX_CLIENTS = 15_000
@@ -27,7 +32,7 @@ _SLACK = 30.0
 
 
 class LoadFailed(Exception):
-    """Clients could not connect; says how many."""
+    """Clients could not connect, or a generator failed; says how."""
 
 
 @dataclass
@@ -89,64 +94,83 @@ def combine(results: Sequence[T]) -> T:
     """Add up the results of several generators."""
 
     def both(one: T, other: T) -> T:
-        return type(one)(*(
-            field.metadata.get("combine", add)(getattr(one, field.name), getattr(other, field.name))
-            for field in fields(one)
-        ))  # fmt: skip
+        pairs = ((field, getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+        return type(one)(*(field.metadata.get("combine", add)(mine, theirs) for field, mine, theirs in pairs))
 
     return reduce(both, results)
 
 
+class _Process:
+    """One generator process; `benchmarks.generator` has the other end."""
+
+    def __init__(self, core: int) -> None:
+        self._pipe, theirs = Pipe()
+        with theirs, pinned(core):
+            command = [sys.executable, "-m", "benchmarks.generator", str(theirs.fileno())]
+            self._child = start_child(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+
+    def stop(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        self._pipe.close()
+
+    def send(self, command: str, **arguments: Any) -> None:
+        try:
+            self._pipe.send((command, arguments))
+        except OSError:
+            raise LoadFailed("a load generator has ended") from None
+
+    def receive(self, timeout: float) -> Any:
+        try:
+            if self._pipe.poll(timeout):
+                return self._pipe.recv()
+        except (EOFError, OSError):
+            raise LoadFailed("a load generator has ended") from None
+        raise LoadFailed(f"a load generator did not answer within {timeout:.0f} s")
+
+
 class Load:
-    """Generator processes for up to so many clients; a context manager that ends them. Calls wait for all results."""
+    """Generator processes for up to so many clients; a context manager that ends them. Calls wait for all results.
+
+    Options are those of the command of the same name in `benchmarks.generator`.
+    """
 
     def __init__(self, clients: int) -> None:
         count = max(1, min(len(LOAD_CORES), clients // _ENOUGH_CLIENTS), -(-clients // _MAX_CLIENTS))
-        self._stack = ExitStack()
-        self._generators = [
-            self._stack.enter_context(Remote("benchmarks.generator", LOAD_CORES[i % len(LOAD_CORES)]))
-            for i in range(count)
-        ]
+        self._processes = [_Process(LOAD_CORES[i % len(LOAD_CORES)]) for i in range(count)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        for process in self._processes:
+            process.stop()
 
-    def _call(self, command: str, *, within: float = 0.0, **arguments: Any) -> list[Any]:
-        for generator in self._generators:
-            generator.send(command, **arguments)
-        return [generator.receive(within + _SLACK) for generator in self._generators]
+    def _call(self, command: str, within: float = 0.0, **arguments: Any) -> list[Any]:
+        for process in self._processes:
+            process.send(command, **arguments)
+        return [process.receive(within + _SLACK) for process in self._processes]
 
     def connect(
         self, endpoint: Endpoint, port: int, tasks: Sequence[str], *, stalled: int = 0, in_flight: int = 64,
-        notes: Sequence[str] = (), retry: float = 0.0, timeout: float = 60.0, must: bool = True,
+        timeout: float = 60.0, must: bool = True, **options: Any,
     ) -> Connected:  # fmt: skip
         """Connect one client for each task named; without tasks all that were dropped reconnect, with their positions.
 
-        Args:
-            endpoint: How they subscribe.
-            port: Of the server.
-            tasks: One for each client.
-            stalled: So many, the last ones, never read again.
-            in_flight: Clients that connect at a time.
-            notes: Texts to count in the replies.
-            retry: Seconds after which a failed client tries again, and that attempt counts as failed; 0 for never.
-            timeout: Seconds for all of them.
-            must: Whether to raise LoadFailed when a client does not get in.
+        So many of them as are ``stalled``, the last ones, never read again. Raises LoadFailed when one ``must`` get in and
+        does not.
         """
-        count, called = len(self._generators), []
-        for i, generator in enumerate(self._generators):
+        count, called = len(self._processes), []
+        for i, process in enumerate(self._processes):
             part = list(tasks[i * len(tasks) // count : (i + 1) * len(tasks) // count])
             if part or not tasks:
-                called.append(generator)
-                generator.send(
+                called.append(process)
+                process.send(
                     "connect", endpoint=endpoint, port=port, tasks=part, in_flight=max(1, in_flight // count),
-                    stalled=stalled if i == count - 1 else 0, notes=list(notes), timeout=timeout, retry=retry,
-                    sources=[f"127.0.0.{1 + i * _SOURCES + k}" for k in range(_SOURCES)],
+                    stalled=stalled if i == count - 1 else 0, timeout=timeout,
+                    sources=[f"127.0.0.{1 + i * _SOURCES + k}" for k in range(_SOURCES)], **options,
                 )  # fmt: skip
-        done: Connected = combine([generator.receive(timeout + _SLACK) for generator in called])
+        done: Connected = combine([process.receive(timeout + _SLACK) for process in called])
         if must and done.failed:
             raise LoadFailed(f"{done.failed} of {done.failed + done.clients} clients could not connect")
         return done
@@ -155,26 +179,18 @@ class Load:
         """Close the connections of all readers at once; returns how many of them know a position."""
         return sum(self._call("drop"))
 
-    def arm(
-        self, expected: int, *, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
-        all_reconnect: bool = False,
-    ) -> int:  # fmt: skip
-        """Expect so many updates at each reader from now on; returns the readers. `Generator.arm` describes the arguments."""
-        return sum(self._call(
-            "arm", expected=expected, sample=sample, is_continued=is_continued, keep_last=keep_last,
-            all_reconnect=all_reconnect,
-        ))  # fmt: skip
+    def arm(self, expected: int, **options: Any) -> int:
+        """Expect so many updates at each reader from now on; returns the readers."""
+        return sum(self._call("arm", expected=expected, **options))
 
     def collect(self, timeout: float, *, quiet: float = 2.0) -> Received:
         """Wait for what is expected: until it has come, or nothing has come for `quiet` seconds, or time is up."""
-        received: Received = combine(self._call("collect", within=timeout, timeout=timeout, quiet=quiet))
+        received: Received = combine(self._call("collect", timeout, timeout=timeout, quiet=quiet))
         return received
 
     def closings(self, timeout: float) -> dict[int, float | None]:
         """Wait until the server has closed all stalled clients; returns when, by port, and None for those it did not close."""
-        return {
-            port: at for part in self._call("closings", within=timeout, timeout=timeout) for port, at in part.items()
-        }
+        return {port: at for part in self._call("closings", timeout, timeout=timeout) for port, at in part.items()}
 
     def forget_stalled(self) -> None:
         """Close the stalled clients that are left."""

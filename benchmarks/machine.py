@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 _AVAILABLE = sorted(os.sched_getaffinity(0))
 
@@ -47,7 +48,8 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-class Cpu(NamedTuple):
+@dataclass(frozen=True)
+class Cpu:
     """Seconds that processes ran, and seconds that they waited for a core that others had."""
 
     ran: float

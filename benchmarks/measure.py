@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,6 @@ class Run:
         """Return the figures of the latency."""
         return self.received.latency.quantiles()
 
-    def to_data(self) -> dict[str, Any]:
-        """Return what the result file has of it."""
-        return {
-            "seconds": self.seconds, "updates": self.received.updates, "expected": self.received.expected,
-            "rate": self.rate, "server_cpu": self.server.ran, "server_waited": self.server.waited,
-            "load_cpu": self.received.cpu, "publisher_cpu": self.published.cpu, "redis_cpu": self.redis_cpu,
-            "publisher_late": self.published.late, "disordered": self.received.disordered,
-            "closed": self.received.closed, "latency": self.received.latency.encoded(),
-        }  # fmt: skip
-
 
 def medians(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the median of each figure of several runs."""
@@ -144,7 +134,7 @@ class Testbed:
         try:
             published = self.publisher.burst(count, seed=seed)
             redis_cpu = self.server.redis_cpu()
-            published = published._replace(started=time.monotonic_ns(), cpu=0.0)
+            published = replace(published, started=time.monotonic_ns(), cpu=0.0)
         finally:
             self.server.signal(signal.SIGCONT)
         return self._collect(published, cpu, redis_cpu)

@@ -1,19 +1,30 @@
-"""The suite's side of the publisher: a process that publishes in bursts, on a schedule that is kept, or one by one."""
+"""Publishes to a server over one socket: in bursts, on a schedule that is kept, or one by one.
 
+It runs in the suite's own process, which does nothing else meanwhile.
+"""
+
+import random
+import select
+import socket
+import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Self
+
+import redis
 
 from benchmarks.latency import Latencies
-from benchmarks.machine import LOAD_CORE
 from benchmarks.protocol import Publishing
-from benchmarks.remote import Remote
-from benchmarks.wire import Update
+from benchmarks.wire import Template, Update
+
+_READ = 1 << 16
 
 #: Seconds for what a server should do at once.
-TIMEOUT = 60.0
+_TIMEOUT = 60.0
 
 
-class Published(NamedTuple):
+@dataclass(frozen=True)
+class Published:
     """When publishing began (on a schedule: was to begin), when all was sent, and when all was acknowledged, in nanoseconds of
     the monotonic clock; CPU seconds of the publisher; seconds by which an update was late at most."""
 
@@ -28,20 +39,63 @@ class PublishFailed(Exception):
     """The server refused an update or did not acknowledge it; has its reply."""
 
 
-class Publisher(Remote):
-    """A publisher process for one server. Calls wait until everything is published."""
+class AckCounter:
+    """Counts acknowledgements in a stream of replies."""
+
+    def __init__(self, publishing: Publishing) -> None:
+        self._publishing = publishing
+        self._tail = b""
+
+    def count(self, data: bytes) -> int:
+        """Return how many end in this piece of the stream. Raises PublishFailed when one is a refusal."""
+        text, ack = self._tail + data, self._publishing.ack
+        if any(mark in text for mark in self._publishing.refusals):
+            raise PublishFailed(f"the update was refused: {text[:300].decode(errors='replace')}")
+        self._tail = text[1 - len(ack) :] if len(ack) > 1 else b""
+        return text.count(ack)
+
+
+class Publisher:
+    """A connection for publishing; a context manager that closes it. Calls return when all updates are acknowledged.
+
+    They raise PublishFailed when one is refused, or not acknowledged within a minute.
+    """
 
     def __init__(self, publishing: Publishing, port: int) -> None:
-        super().__init__("benchmarks.publisher_process", LOAD_CORE)
-        self.call("open", publishing=publishing, port=port)
+        self._publishing = publishing
+        self._acks = AckCounter(publishing)
+        self._pending = 0
+        self._templates: list[Template] = []
+        if publishing.script:
+            with redis.Redis(port=port) as client:
+                client.script_load(publishing.script)
+        self._sock = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.setblocking(False)
+        if publishing.greeting:
+            self._write(publishing.greeting, 0)
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
 
     def use(self, updates: Sequence[Update]) -> None:
         """From now on publish these updates in turn."""
-        self.call("use", updates=list(updates))
+        self._templates = [Template(self._publishing.command(update)) for update in updates]
 
     def burst(self, count: int, *, first: int = 0, seed: int = 0) -> Published:
         """Publish each update `count` times in one go, numbered from `first`; the seed shuffles the order of the updates."""
-        return Published(*self.call("burst", timeout=TIMEOUT * 2, count=count, first=first, seed=seed))
+        templates = list(self._templates)
+        random.Random(seed).shuffle(templates)
+        now = time.monotonic_ns()
+        commands = [template.fill(first + i, now) for i in range(count) for template in templates]
+        data = b"".join(commands)
+        cpu, started = time.process_time(), time.monotonic_ns()
+        self._write(data, len(commands))
+        return self._finish(started, cpu, 0)
 
     def paced(self, count: int, rate: float) -> Published:
         """Publish `count` in all, `rate` a second, each stamped with the time that the schedule has for it.
@@ -49,9 +103,71 @@ class Publisher(Remote):
         Where the publisher falls behind, it sends at once all that is due, with the times of the schedule: the latency
         contains the delay, so there is no coordinated omission.
         """
-        return Published(*self.call("paced", timeout=count / rate + TIMEOUT, count=count, rate=rate))
+        templates, kinds = self._templates, len(self._templates)
+        cpu, start, interval = time.process_time(), time.monotonic_ns() + 10_000_000, 1e9 / rate
+        sent = latest = 0
+        while sent < count:
+            now = time.monotonic_ns()
+            due = min(count, int((now - start) / interval) + 1) if now >= start else 0
+            if due <= sent:
+                time.sleep(max(0.0, (start + sent * interval - now) / 1e9))
+                continue
+            latest = max(latest, now - int(start + sent * interval))
+            commands = [templates[i % kinds].fill(i // kinds, int(start + i * interval)) for i in range(sent, due)]
+            self._write(b"".join(commands), len(commands))
+            sent = due
+            self._read()
+        return self._finish(start, cpu, latest)
 
     def round_trips(self, count: int) -> Latencies:
         """Publish one after the other, each when the one before was acknowledged; returns how long each took."""
-        taken: Latencies = self.call("round_trips", timeout=TIMEOUT, count=count)
+        taken = Latencies()
+        for i in range(count):
+            began = time.monotonic_ns()
+            self._write(self._templates[i % len(self._templates)].fill(i, began), 1)
+            self._flush()
+            taken.add(time.monotonic_ns() - began)
         return taken
+
+    def _finish(self, started: int, cpu: float, late: int) -> Published:
+        sent = time.monotonic_ns()
+        self._flush()
+        return Published(started, sent, time.monotonic_ns(), time.process_time() - cpu, late / 1e9)
+
+    def _write(self, data: bytes, commands: int) -> None:
+        """Send, and read meanwhile: a server may take no more before its replies were read."""
+        if not self._publishing.flush:
+            self._pending += commands
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                select.select([self._sock], [self._sock], [], _TIMEOUT)
+                self._read()
+            except OSError as error:
+                raise PublishFailed(f"the publisher's connection failed: {error}") from None
+
+    def _read(self) -> None:
+        try:
+            while data := self._sock.recv(_READ):
+                self._pending -= self._acks.count(data)
+                if len(data) < _READ:
+                    return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise PublishFailed(f"the publisher's connection failed: {error}") from None
+        raise PublishFailed("the server closed the publisher's connection")
+
+    def _flush(self) -> None:
+        """Wait until everything is acknowledged."""
+        if self._publishing.flush:
+            self._write(self._publishing.flush, 0)
+            self._pending = 1
+        deadline = time.monotonic() + _TIMEOUT
+        while self._pending > 0:
+            if time.monotonic() > deadline:
+                raise PublishFailed(f"{self._pending} updates were not acknowledged within {_TIMEOUT:.0f} s")
+            select.select([self._sock], [], [], 1.0)
+            self._read()

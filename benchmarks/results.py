@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct, field
 
+from benchmarks.latency import Latencies
+
 #: Changes when the meaning of a field in the JSON does.
 VERSION = 3
 
@@ -159,7 +161,7 @@ class Results(Struct):
     def write(self, path: Path) -> None:
         """Write it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self, enc_hook=Latencies.encoded), indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":

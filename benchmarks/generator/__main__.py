@@ -4,6 +4,7 @@ import gc
 import re
 import select
 import ssl
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from benchmarks.generator.loop import READ, Loop
 from benchmarks.latency import Latencies
 from benchmarks.load import Connected, Received
 from benchmarks.protocol import Endpoint
-from benchmarks.remote import serve
 from benchmarks.wire import CLOSE, PING, PONG, TEXT, masked
 
 _BUFFER = 1 << 18
@@ -51,16 +51,18 @@ class Generator:
         self._lazy_until = 0
         self._seen = 0
 
-    def wait(self, pipe: Connection) -> None:
-        """Serve the clients until a command arrives."""
+    def run(self, pipe: Connection) -> None:
+        """Serve the clients, and carry out commands as they arrive."""
         self.loop.add(pipe.fileno(), READ, lambda _: None)
-        while not pipe.poll():
-            self.loop.turn(None)
-        self.loop.remove(pipe.fileno())
+        while True:
+            while not pipe.poll():
+                self.loop.turn(None)
+            command, arguments = pipe.recv()
+            pipe.send(getattr(self, command)(**arguments))
 
     def connect(
         self, *, endpoint: Endpoint, port: int, tasks: list[str], stalled: int, in_flight: int, sources: list[str],
-        notes: list[str], retry: float, timeout: float,
+        timeout: float, notes: tuple[str, ...] = (), retry: float = 0.0,
     ) -> Connected:  # fmt: skip
         """Connect one client for each task named; the last `stalled` stop reading once they are subscribed.
 
@@ -71,9 +73,9 @@ class Generator:
             stalled: How many.
             in_flight: How many connect at a time.
             sources: Addresses to connect from.
-            notes: Texts to count in the replies.
-            retry: Seconds after which a client that failed tries again; 0 for never.
             timeout: Seconds for all of them.
+            notes: Texts to count in the replies.
+            retry: Seconds after which a client that failed tries again, and that attempt counts as failed; 0 for never.
         """
         gc.disable()
         wanted = [Client(task, is_stalled=i >= len(tasks) - stalled) for i, task in enumerate(tasks)]
@@ -84,33 +86,29 @@ class Generator:
         self._count = framed if endpoint.kind == "ws" else counting.bare_stream
         self._pongs = {ping.encode(): masked(TEXT, pong.encode()) for ping, pong in endpoint.pongs.items()}
         self._ready, self._noted = Latencies(), Counter(dict.fromkeys(notes, 0))
-        started, cpu = time.monotonic_ns(), time.process_time()
-        deadline = time.monotonic() + timeout
-        again, retries = wanted, 0
-        while True:
+        started, cpu, deadline = time.monotonic_ns(), time.process_time(), time.monotonic() + timeout
+        again, failed = wanted, 0
+        while again:
             self._failed = []
             for i, client in enumerate(again):
-                if len(self._opening) >= in_flight:
-                    self.loop.until(lambda: len(self._opening) < in_flight, max(0.0, deadline - time.monotonic()))
-                elif i % 64 == 0:
+                if i % 64 == 0:
                     self.loop.turn(0)  # clients that are connected are served while others still begin
+                self.loop.until(lambda: len(self._opening) < in_flight, deadline)
                 self._open(client, sources[i % len(sources)], endpoint, port)
-            self.loop.until(lambda: not self._opening, max(0.0, deadline - time.monotonic()))
-            again = self._failed
-            if not retry or not again or time.monotonic() + retry > deadline:
-                break
-            retries += len(again)
-            self.loop.sleep(retry)
+            self.loop.until(lambda: not self._opening, deadline)
+            for client in list(self._opening):
+                self._fail(client)
+            failed += len(self._failed)
+            again = self._failed if retry and time.monotonic() + retry < deadline else []
+            if again:
+                self.loop.sleep(retry)
         ended = time.monotonic_ns()
-        for client in list(self._opening):
-            self._fail(client)
         # What there is now is there to stay, and a collection would take long.
         gc.collect()
         gc.freeze()
-        failed = len(self._failed)
         stalled_ports = [client.port for client in wanted if client.is_stalled]
         return Connected(
-            len(wanted) - failed, retries + failed, started, ended, time.process_time() - cpu, stalled_ports, self._ready,
+            len(wanted) - len(self._failed), failed, started, ended, time.process_time() - cpu, stalled_ports, self._ready,
             self._noted,
         )  # fmt: skip
 
@@ -130,7 +128,10 @@ class Generator:
                 self._close(client)
         self._clients = [client for client in self._clients if not client.is_stalled]
 
-    def arm(self, *, expected: int, sample: int, is_continued: bool, keep_last: bool, all_reconnect: bool) -> int:
+    def arm(
+        self, *, expected: int, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
+        all_reconnect: bool = False,
+    ) -> int:  # fmt: skip
         """From now on expect so many updates at each connected reader; returns the readers.
 
         Args:
@@ -160,7 +161,7 @@ class Generator:
         def is_over() -> bool:
             return tally.is_complete or time.monotonic_ns() - max(began, tally.last) > quiet * 1e9
 
-        self.loop.until(is_over, timeout)
+        self.loop.until(is_over, time.monotonic() + timeout)
         self.loop.sleep(_AFTERWARDS)
         readers = [client for client in self._clients if not client.is_stalled and not client.is_closed]
         wrong = sum(client.received != tally.expected for client in readers)
@@ -172,22 +173,15 @@ class Generator:
     def closings(self, *, timeout: float) -> dict[int, float | None]:
         """Wait until the server has closed every stalled client; returns when it closed each, by the client's port."""
         stalled = [client for client in self._clients if client.is_stalled]
-        self.loop.until(lambda: all(client.is_closed for client in stalled), timeout)
+        self.loop.until(lambda: all(client.is_closed for client in stalled), time.monotonic() + timeout)
         return {client.port: client.closed_at if client.is_closed else None for client in stalled}
 
     def _open(self, client: Client, source: str, endpoint: Endpoint, port: int) -> None:
         began = time.monotonic_ns()
-        try:
-            client.start(source, port)
-        except OSError:
-            client.sock.close()
-            client.is_closed = True
-            self._failed.append(client)
-            return
+        client.create_socket(source)
         self._opening.add(client)
-        steps = client.subscribe(endpoint, port, self._noted)
-        advance = partial(self._advance, client, steps, began)
-        self.loop.add(client.sock.fileno(), next(steps), advance)
+        self.loop.add(client.sock.fileno(), 0, lambda _: None)
+        self._advance(client, client.subscribe(endpoint, port, self._noted), began, 0)
 
     def _advance(self, client: Client, steps: Iterator[int], began: int, _: int) -> None:
         try:
@@ -200,13 +194,14 @@ class Generator:
             return
         self._opening.discard(client)
         self._ready.add(time.monotonic_ns() - began)
-        # Errors and hang-ups of a stalled client are reported even with an empty mask.
-        handler = self._on_stalled_event if client.is_stalled else self._on_readable
-        self.loop.change(client.sock.fileno(), 0 if client.is_stalled else READ, partial(handler, client))
-        if not client.is_stalled and client.rest:
+        if client.is_stalled:  # errors and hang-ups are reported even with an empty mask
+            self.loop.change(client.sock.fileno(), 0, partial(self._on_stalled_event, client))
+            return
+        self.loop.change(client.sock.fileno(), READ, partial(self._on_readable, client))
+        if client.rest:
             self._buffer[: len(client.rest)] = client.rest
             self._count(client, self._buffer, len(client.rest))
-        if not client.is_stalled and client.is_tls:
+        if client.is_tls:
             self._on_readable(client, 0)  # the library may hold bytes that the kernel no longer announces
 
     def _fail(self, client: Client) -> None:
@@ -276,5 +271,4 @@ class Generator:
 
 
 if __name__ == "__main__":
-    generator = Generator()
-    serve(generator, generator.wait, errors=())
+    Generator().run(Connection(int(sys.argv[1])))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.latency import Latencies, bucket_of
+from benchmarks.latency import Latencies
 from benchmarks.wire import BINARY, MARK, SEQUENCE_DIGITS, TEXT, TIME_DIGITS
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Counting:
         """Check the order of updates and record their age, by the places of their marks."""
         now = time.monotonic_ns()
         tally = self._tally
-        latency = tally.latency
+        add_latency = tally.latency.add
         following = client.following
         for mark in marks:
             numbers = buffer[mark - SEQUENCE_DIGITS : mark + _AFTER]
@@ -167,8 +167,7 @@ class Counting:
             if self._sequence != following:
                 tally.disordered += 1
             following = self._sequence + 1
-            bucket = bucket_of(now - self._time)
-            latency[bucket] = latency.get(bucket, 0) + 1
+            add_latency(now - self._time)
         client.following = following
 
     def _pass_on(self, client: "Client", first: int, payload: bytes) -> None:

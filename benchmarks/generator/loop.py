@@ -43,12 +43,11 @@ class Loop:
                 handler(mask)
         self._after_turn(len(events))
 
-    def until(self, done: Callable[[], bool], timeout: float) -> None:
-        """Turn until something is the case, or `timeout` seconds have passed."""
-        deadline = time.monotonic() + timeout
+    def until(self, done: Callable[[], bool], deadline: float) -> None:
+        """Turn until something is the case, or the deadline on the monotonic clock has passed."""
         while not done() and (left := deadline - time.monotonic()) > 0:
             self.turn(min(left, _MAX_WAIT))
 
     def sleep(self, seconds: float) -> None:
         """Handle events for some time."""
-        self.until(lambda: False, seconds)
+        self.until(lambda: False, time.monotonic() + seconds)

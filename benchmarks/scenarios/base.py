@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from benchmarks.load import LoadFailed
 from benchmarks.measure import Run, Testbed, WarmUpFailed, all_complete, medians, testbed
 from benchmarks.peers.base import Peer
-from benchmarks.remote import RemoteFailed
+from benchmarks.publisher import PublishFailed
 from benchmarks.results import METRICS, Check, Report, Row
 from benchmarks.servers import ServerFailed
 from benchmarks.wire import Update, make_update
@@ -24,7 +24,7 @@ from benchmarks.wire import Update, make_update
 Size = Literal["full", "quick", "tiny"]
 
 #: These may happen to one server without ending the run.
-FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, RemoteFailed)
+FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, PublishFailed)
 
 T = TypeVar("T")
 
@@ -134,14 +134,14 @@ class Trial:
         return [make_update(task, self.p["bytes"]) for task in tasks]
 
     def run(self) -> Report:
-        """Measure and check. The progress bar is drawn rarely: it runs on the load's core."""
+        """Measure and check. The progress bar is only drawn between measurements: it runs on the load's core."""
         console = Console(stderr=True)
         if not console.is_terminal:
             print(f"{self.scenario.name} ...", file=sys.stderr, flush=True)
         columns = (SpinnerColumn(), TextColumn(self.scenario.name), BarColumn(), MofNCompleteColumn())
         with Progress(
             *columns, TimeElapsedColumn(), TextColumn("{task.description}"), console=console, transient=True,
-            refresh_per_second=2,
+            auto_refresh=False,
         ) as self._bar:  # fmt: skip
             self._bar.add_task("", total=0)
             self.scenario.measure(self)
@@ -155,7 +155,7 @@ class Trial:
 
     def attempt(self, peer: Peer, what: str, action: Callable[[], T]) -> T | None:
         """Do one step with a server. When that fails the report says so and None is returned; for Relay it is an error."""
-        self._bar.update(self._bar.tasks[0].id, description=f"{peer.title}{what}")
+        self._bar.update(self._bar.tasks[0].id, description=f"{peer.title}{what}", refresh=True)
         try:
             return action()
         except FAILURES as error:
@@ -212,7 +212,7 @@ class Trial:
         """Add a row. The shares of CPU are the medians of ``runs``, all of which must be complete; the result file has them."""
         row = Row(server, case, medians([run.shares() for run in runs]) | figures, all_complete(runs))
         self.report.rows.append(row)
-        self.report.data.setdefault(server, {})[case] = {"runs": [run.to_data() for run in runs], **more}
+        self.report.data.setdefault(server, {})[case] = {"runs": runs, **more}
         return row
 
     def _check(self) -> None:

@@ -92,9 +92,8 @@ def storm(trial: Trial) -> None:
     """How fast the crowd came in."""
     for name, crowd in _crowds(trial).items():
         seconds = sum(step.seconds for step, _ in crowd.steps)
-        ran, ready = sum(cpu.ran for _, cpu in crowd.steps), Latencies()
-        for step, _ in crowd.steps:
-            ready.update(step.ready)
+        ran = sum(cpu.ran for _, cpu in crowd.steps)
+        ready = sum((step.ready for step, _ in crowd.steps), Latencies())
         figures = {
             "accepted": crowd.connected / seconds, "accepted_per_core": crowd.connected / max(ran, 1e-9),
             "p50": ready.quantile(0.5), "p99": ready.quantile(0.99), "failed": float(crowd.failed),

@@ -68,7 +68,7 @@ def paced(trial: Trial) -> None:
             rounds = trial.p["rounds at 50,000/s"] if rate == 50_000 else 1
             runs = trial.in_turns(beds, rounds, f" at {rate:,}/s", partial(rung, rate))
             for name, done in runs.items():
-                each = [run.quantiles() for run in done if run.received.latency]
+                each = [run.quantiles() for run in done if run.received.latency.total]
                 figures = {
                     "rate": median([run.rate for run in done]), "target": float(rate), "p99": _MAX_P99 * 10,
                     # A machine that stands still for a moment in one of the runs must not decide.

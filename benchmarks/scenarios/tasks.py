@@ -53,7 +53,7 @@ def few_watchers(trial: Trial, peer: Peer) -> None:
                 "updates_per_core": median([total / max(run.server.ran, 1e-9) for run in runs]),
                 "rate": median([run.rate for run in runs]), **paced.quantiles(),
             }  # fmt: skip
-            row = trial.add(peer.name, figures, runs, case=case, paced=paced.to_data(), stopped=peer.redis)
+            row = trial.add(peer.name, figures, runs, case=case, paced=paced, stopped=peer.redis)
             row.complete = all_complete([*runs, paced])
             bed.leave()
 
@@ -98,7 +98,7 @@ def reconnect(trial: Trial, peer: Peer) -> None:
         figures["recovered"] = recovered / len(watchers)
     row = trial.add(
         peer.name, figures, [], seconds=seconds, server_cpu=spent.ran, positions=known, recovered=recovered,
-        ready=back.ready.encoded(), missing=after.missing if after else away * len(watchers),
+        ready=back.ready, missing=after.missing if after else away * len(watchers),
     )  # fmt: skip
     row.complete = first.is_complete and back.clients == len(watchers)
     if after:
@@ -159,7 +159,7 @@ def _one_way(trial: Trial, peer: Peer) -> None:
         "per_core": median([run.per_core for run in fan_out]),
     }  # fmt: skip
     row = trial.add(
-        peer.name, figures, ingest, round_trips=trips.encoded(), fan_out=[run.to_data() for run in fan_out]
+        peer.name, figures, ingest, round_trips=trips, fan_out=fan_out
     )  # fmt: skip
     row.complete = all_complete([alone, *ingest, *fan_out])
 
