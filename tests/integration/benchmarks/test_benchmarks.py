@@ -44,13 +44,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_complete(path: Path, expected: dict[str, set[str]]) -> None:
     """All scenarios have rows for these servers, with all figures that their tables show; nothing was lost."""
     results = Results.read(path)
-    assert {report.scenario for report in results.reports} == set(expected)
-    for report in results.reports:
+    assert {report.scenario for report in results.scenarios} == set(expected)
+    for report in results.scenarios:
         assert {row.server for row in report.rows} == expected[report.scenario], report.notes
         shown = {name for name in report.columns if any(name in row.figures for row in report.rows)}
         for row in report.rows:
-            assert row.whole, (report.scenario, row)
-            needed = set(shown) - {"ratio", "gone_after"}
+            assert row.complete, (report.scenario, row)
+            needed = set(shown) - {"ratio", "dropped_after"}
             assert needed <= set(row.figures), (report.scenario, row.server)
             for name, value in row.figures.items():
                 assert name in METRICS
@@ -59,7 +59,7 @@ def assert_complete(path: Path, expected: dict[str, set[str]]) -> None:
             if row.server in PEERS:
                 assert "ratio" in row.figures or "ratio" not in report.columns
         assert report.checks, report.scenario
-        assert not report.failed, [check.text for check in report.checks]
+        assert not report.failed, [str(check) for check in report.checks]
 
 
 def test_what_is_compared_with_peers_is_complete(compared: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_result_compared_with_itself_is_the_same(compared: Path) -> None:
 
 def test_relay_alone_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    scenarios = ("reconnect", "slow", "large", "doors", "relays", "tls", "durable", "tasks")
+    scenarios = ("reconnect", "slow", "large", "endpoints", "relays", "tls", "durable", "tasks")
     benchmarks("run", *scenarios, "--tiny", "--peers", "none", "--json", path)
     assert_complete(
         path,
@@ -115,10 +115,10 @@ def test_relay_alone_is_complete(tmp_path: Path) -> None:
             "slow": {"relay"},
             "large": {"relay", "relay-durable"},
             "tasks": {"relay", "relay-durable"},
-            "doors": {"relay-0", "relay-1", "relay-2"},
-            "relays": {"relay-0", "relay-1"},
+            "endpoints": {"relay-tasks", "relay-positions", "relay-events"},
+            "relays": {"relay-x1", "relay-x2", "relay-durable-x1", "relay-durable-x2"},
             "tls": {"relay-plain", "relay-tls"},
-            "durable": {"relay-publish", "relay-durable", "relay-unrecorded"},
+            "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
         },
     )
     recovered = Results.read(path).report("reconnect")
