@@ -31,14 +31,19 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
 	@exec $(BIN)/python -m relay_client.examples.demo
 
+# Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
+# The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
+	$(PYTEST) -n $$((2 * $$(nproc))); tests=$$?; \
+	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
-	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/integration
+	$(PYTEST) -n auto --ignore tests/integration
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
