@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast faults bench format docs clean \
+.PHONY: help run demo test test-fast test-compat faults bench format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -44,6 +44,18 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
 	$(PYTEST) -n auto --ignore tests/integration
+
+# The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
+COMPAT := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py) \
+	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
+	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe.py jobs/test_worker.py tail)
+
+$(VENV)/.installed-compat: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[compat]'
+	@touch $@
+
+test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
