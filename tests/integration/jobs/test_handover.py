@@ -40,7 +40,7 @@ def test_a_killed_worker(
     assert {"stalled": False} in updates
     began = [update for update in updates if update.get("status") == "in_progress"]
     assert [(update["worker"], update["attempt"]) for update in began] == [("heir", 2)]
-    assert left_in_redis(redis_server) == {}
+    eventually(lambda: left_in_redis(redis_server) == {})
 
 
 def test_a_slow_handler_keeps_its_task(manager: TaskManager, start_worker: StartWorker) -> None:
