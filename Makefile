@@ -11,19 +11,35 @@ STAMP := $(VENV)/.installed
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[embedded]'
-	@touch $@
+# The packages of this repository that Relay needs, and the files that say what they need.
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]'
+MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
+COMMA := ,
 
-$(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[test,bench]'
-	@touch $@
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
+
+# $(call install,EXTRAS): install Relay with these extras into the virtual environment.
+define install
+@echo "Installing into $(VENV) ..."
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGES) -e '.[$(1)]'
+@touch $@
+endef
+
+$(STAMP): $(MANIFESTS) | $(BIN)/python
+	$(call install,embedded)
+
+# These contain the extra `embedded`, too.
+$(VENV)/.installed-test: $(MANIFESTS) | $(BIN)/python
+	$(call install,test$(COMMA)bench)
+	@touch $(STAMP)
+
+$(VENV)/.installed-compat: $(MANIFESTS) | $(BIN)/python
+	$(call install,compat)
+	@touch $(STAMP)
 
 $(VENV)/.installed-docs: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[docs]'
-	@touch $@
+	$(call install,docs)
 
 run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
@@ -49,10 +65,6 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core,
 COMPAT := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py) \
 	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
 	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe.py jobs/test_worker.py tail)
-
-$(VENV)/.installed-compat: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[compat]'
-	@touch $@
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
