@@ -11,21 +11,21 @@ STAMP := $(VENV)/.installed
 help:  ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml
+$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml clients/jobs/pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[test,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[test,bench]'
 	@touch $@
 
 run: $(STAMP)  ## Start the relay, with a Redis of its own when none is configured
 	@exec $(BIN)/relay serve
 
 demo: $(STAMP)  ## A relay with its Redis, a manager and workers, and tasks that advance in the terminal
-	@exec $(BIN)/python -m relay_client.examples.demo
+	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 test: $(VENV)/.installed-test  ## All linters, types and tests
 	$(BIN)/ruff check
