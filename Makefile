@@ -12,7 +12,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The packages of this repository that Relay needs, and the files that say what they need.
-PACKAGES := -e clients/wire -e 'clients/python[trio,tail]'
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
 
@@ -45,7 +45,7 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
 demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
-	@exec $(BIN)/python -m relay_client.examples.demo
+	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 # Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
