@@ -23,6 +23,7 @@ import redis
 from websockets.sync.client import ClientConnection, connect
 
 from relay.broker.embedded import start_server
+from relay.config import Settings
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
@@ -190,6 +191,8 @@ class RelayServer(Server):
             self._environ["REDIS_URL"] = redis_url
         # Pings at unexpected moments are no help to tests that look at single bytes.
         self._environ["RELAY_HEARTBEAT_INTERVAL"] = "300"
+        unknown = set(settings) - Settings.model_fields.keys()
+        assert not unknown, f"no settings, and so without effect: {unknown}"
         self._environ.update({f"RELAY_{name.upper()}": str(value) for name, value in settings.items()})
         self.start(wait)
 

@@ -177,7 +177,12 @@ UPDATE = Update("task:t", "task_update", b'{"progress":40} ', 0.0, Position("e",
 def test_who_gives_no_position_sees_none() -> None:
     command = answer('{"type":"subscribe","task_id":"t"}')
     assert isinstance(command, Subscribe)
-    assert (command.encoding, command.since, command.past, command.strict) == (PLAIN, None, True, False)
+    assert (command.encoding, command.since, command.wants_history, command.requires_position) == (
+        PLAIN,
+        None,
+        True,
+        False,
+    )
     for welcome in (None, Welcome(TOP, None, ()), Welcome(TOP, False, ())):
         assert list(command.answer(welcome)) == [b'{"type":"subscribed","task_id":"t"}']
     assert PLAIN.encode(UPDATE) == b'{"type":"task_update","task_id":"t","data":{"progress":40} }'
@@ -203,8 +208,8 @@ def test_who_gives_a_position_is_told_where_the_channel_stands(
     command = answer(f'{{"type":"subscribe",{words},"position":{position}}}', "agent:*")
     assert isinstance(command, Subscribe)
     assert (command.channel, command.since, command.encoding) == (channel, since, POSITIONED)
-    assert command.past
-    assert command.strict
+    assert command.wants_history
+    assert command.requires_position
     (payload,) = command.answer(Welcome(TOP, recovered, ()))
     expected = {"type": "subscribed", "position": {"epoch": "e", "offset": 9}, **msgspec.json.decode(f"{{{words}}}")}
     if recovered is not None:

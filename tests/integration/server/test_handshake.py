@@ -38,7 +38,7 @@ def answer(sock: socket.socket) -> bytes:
 
 
 def ways(relay: RelayServer) -> float:
-    return relay.metric('relay_connections_accepted_total{transport="takeover"}')
+    return relay.metric('relay_connections_accepted_total{transport="hijacked"}')
 
 
 @pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"])
@@ -113,11 +113,11 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(start_relay: Sta
             assert received[2:] == expected
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 @pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
-def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, takeover: str, said: bytes) -> None:
+def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, hijack_sockets: str, said: bytes) -> None:
     """A browser's ``CloseEvent`` shows what the server's close frame says."""
-    relay = start_relay(takeover=takeover)
+    relay = start_relay(hijack_sockets=hijack_sockets)
     with connected(relay) as sock:
         sock.sendall(request())
         answer(sock)
@@ -155,5 +155,5 @@ def test_a_client_that_hangs_up_at_once_leaves_nothing(start_relay: StartRelay) 
         for _ in range(20):
             with connected(relay) as sock:
                 sock.sendall(data)
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     assert relay.get("/readyz")[0] == 200

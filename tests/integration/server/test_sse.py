@@ -54,9 +54,11 @@ def events(relay: RelayServer, query: str, last_event_id: str = "", **headers: s
         yield Events(response.iter_lines())
 
 
-@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
-def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover=takeover)
+@pytest.mark.parametrize(
+    ("kind", "hijack_sockets"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")]
+)
+def test_events_resume(kind: Kind, hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(kind, hijack_sockets=hijack_sockets)
     redis_server.publish_task("a", n=0)
     eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
     with events(relay, "task=a&task=b&general=1") as stream:
@@ -78,14 +80,18 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
         assert {"type": "general_update", "data": {"news": True}} in got, "what came after the id that was seen"
     with events(relay, f"task=a&last_event_id={seen}") as stream:
         assert stream.next()[1]["data"] == {"n": 2}
-    expected = "takeover" if (kind, takeover) == ("hypercorn", "true") else "asgi"
+    expected = "hijacked" if (kind, hijack_sockets) == ("hypercorn", "true") else "asgi"
     assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 3
     eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
 
 
-@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
-def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover=takeover, heartbeat_interval=0.5)
+@pytest.mark.parametrize(
+    ("kind", "hijack_sockets"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")]
+)
+def test_heartbeats_are_comments(
+    kind: Kind, hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(kind, hijack_sockets=hijack_sockets, heartbeat_interval=0.5)
     with events(relay, "task=a") as stream:
         eventually(lambda: relay.metric('relay_recoveries_total{outcome="new"}') == 1)
         deadline = time.monotonic() + PATIENCE
@@ -145,7 +151,7 @@ def test_what_cannot_be_resumed_is_announced(redis_server: RedisServer, start_re
 def test_shutdown_tells_when_to_come_back(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(heartbeat_interval=1)
     with events(relay, "task=a") as stream:
-        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 1)
+        eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 1)
         stream.retry = 0
         relay.child.terminate()
         with pytest.raises(EOFError):
