@@ -55,6 +55,21 @@ def position_json(position: Position) -> dict[str, Any]:
     return {"epoch": position.epoch, "offset": position.offset}
 
 
+def _subscribed(channel: str, position: Position, recovered: bool | None, *, has_state: bool) -> bytes:
+    """Return the answer to a subscribe with a position.
+
+    Args:
+        channel: The channel.
+        position: Where the channel stands.
+        recovered: Whether what came after the client's position follows; None when it gave none.
+        has_state: Whether exactly one update with the folded state follows, at the position.
+    """
+    answer = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
+    if recovered is not None:
+        answer["recovered"] = recovered
+    return _json({**answer, "state": has_state})
+
+
 @lru_cache(maxsize=65_536)
 def _prefix(channel: str) -> bytes:
     """Return the beginning of every update of a task."""
@@ -89,13 +104,8 @@ class PositionedUpdates(PlainUpdates):
         return b'%b%b"position":%b}' % (body, comma, _json(position_json(update.position)))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
-        answer = {
-            "type": "subscribed",
-            **channel_fields(channel),
-            "position": position_json(snapshot.top),
-            "recovered": False,
-        }
-        return [_json(answer), *super().reset(channel, snapshot)]
+        answer = _subscribed(channel, snapshot.top, False, has_state=snapshot.state is not None)
+        return [answer, *super().reset(channel, snapshot)]
 
 
 PLAIN = PlainUpdates()
@@ -171,8 +181,9 @@ class TasksProtocol:
 
         def positioned(welcome: Welcome | None) -> Iterable[bytes]:
             assert welcome is not None
-            recovered = {} if welcome.recovered is None else {"recovered": welcome.recovered}
-            return (_json({**answer, "position": position_json(welcome.position), **recovered}),)
+            # What a client gets that does not resume, or cannot, is the state.
+            has_state = not welcome.recovered and len(welcome.updates) > 0
+            return (_subscribed(channel, welcome.position, welcome.recovered, has_state=has_state),)
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
