@@ -30,6 +30,7 @@ demo: $(STAMP)  ## A relay with its Redis, a manager and workers, and tasks that
 test: $(VENV)/.installed-test  ## All linters, types and tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
@@ -47,7 +48,7 @@ format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff format
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .tox
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox
 
 # For operators. Redis is where REDIS_URL, REDIS_HOST, ... say; else what a relay on this machine has brought along; else
 # 127.0.0.1:6379, where docker/compose.yml has it. The relay is at RELAY_URL, ws://127.0.0.1:8000 by default.
