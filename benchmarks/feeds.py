@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import redis
-from relay_wire import keys, publications
+from relay_wire import keys, publications, scripts
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 
 from benchmarks.wire import Form, Template, resp
@@ -68,17 +68,17 @@ class Durable(Feed):
 
     def prepare(self) -> None:
         with redis.Redis(port=self.port) as client:
-            client.script_load(publications.publish_script().source)
+            client.script_load(scripts.load("publish").source)
 
     def template(self, form: Form) -> Template:
         kind, channel, fields = GENERAL_UPDATE, GENERAL, {}
         if form.task is not None:
             kind, channel = TASK_UPDATE, TASK_PREFIX + form.task
             fields = _fields(form.data)
-        names, values = publications.publish_arguments(
+        script, names, values = publications.publish_call(
             channel, kind, form.data, publications.Retention(), fields=fields
         )
-        return Template(resp("EVALSHA", publications.publish_script().sha, len(names), *names, *values))
+        return Template(resp("EVALSHA", script.sha, len(names), *names, *values))
 
 
 class Unrecorded(Feed):

@@ -26,8 +26,8 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 from relay.broker.embedded import embedded_redis
 from relay.broker.feeds import Feeds
 from relay.broker.recorder import Recorder
-from relay.broker.redis import RedisService, open_redis
-from relay.broker.tasks import Tasks
+from relay.broker.service import RedisService, open_redis
+from relay.broker.task_store import TaskStore
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import NamedChannels, read_published
 from relay.core.errors import BadMessage, BrokerUnavailable
@@ -61,7 +61,7 @@ class Relay:
         self.redis: RedisService | None = None
         self.feeds: Feeds | None = None
         self.recorder: Recorder | None = None
-        self._tasks: Tasks | None = None
+        self._tasks: TaskStore | None = None
         self.redis_url: str | None = None
         self._pending = trio.Event()
         self._oldest_heard = 0.0
@@ -71,7 +71,7 @@ class Relay:
         self.on_terminated: list[Callable[[], None]] = []
 
     @property
-    def tasks(self) -> Tasks:
+    def tasks(self) -> TaskStore:
         """The tasks in Redis. Raises BrokerUnavailable before the relay is up."""
         if self._tasks is None:
             raise BrokerUnavailable("the relay is starting")
@@ -84,8 +84,8 @@ class Relay:
             return "draining"
         if self.redis is None or not self.redis.alive:
             return "redis is not reachable"
-        if self.recorder is not None and self.recorder.is_refused:
-            return "redis does not record updates"
+        if self.redis.unready_reason is not None:
+            return "redis does not take writes"
         return None
 
     def _on_pending(self) -> None:
@@ -168,7 +168,7 @@ class Relay:
             self._tasks = self.redis.tasks(self.settings.max_tasks)
             self.recorder = self.redis.recorder(self.hub.hear, self.metrics.unrecorded.inc)
             async with trio.open_nursery() as services:
-                services.start_soon(self.redis.start_listening)
+                services.start_soon(self.redis.start_listening, self.feeds, self.recorder.start_hearing)
                 services.start_soon(self.feeds.run)
                 services.start_soon(self.recorder.run)
                 services.start_soon(supervise_tasks, self._tasks, self.settings.task_stall_seconds)

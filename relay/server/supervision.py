@@ -5,7 +5,7 @@ import secrets
 import structlog
 import trio
 
-from relay.broker.tasks import Tasks
+from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerError
 
 _log = structlog.get_logger("relay.supervision")
@@ -14,7 +14,7 @@ _log = structlog.get_logger("relay.supervision")
 _LOCK_ROUNDS = 3
 
 
-async def supervise_tasks(tasks: Tasks, stall_seconds: float) -> None:
+async def supervise_tasks(tasks: TaskStore, stall_seconds: float) -> None:
     """Mark silent tasks, and keep the list of tasks within its bounds, until cancelled.
 
     Every relay runs this; the one that holds the lock does it. Two at once, when one was frozen while it held the lock,
