@@ -128,11 +128,7 @@ class PubSubConnection:
                 self.reconnects += 1
             self.failure = _describe(error)
             retry_in = backoff(attempt)
-            _log.warning(
-                "redis subscription lost" if was_alive else "redis not reachable",
-                error=self.failure,
-                retry_in=round(retry_in, 3),
-            )
+            _log.warning("redis subscription lost", error=self.failure, retry_in=round(retry_in, 3))
             attempt += 1
             await trio.sleep(retry_in)
 
