@@ -89,7 +89,13 @@ class PositionedUpdates(PlainUpdates):
         return b'%b%b"position":%b}' % (body, comma, _json(position_json(update.position)))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
-        answer = {"type": "subscribed", **_words(channel), "position": position_json(snapshot.top), "recovered": False}
+        answer = {
+            "type": "subscribed",
+            **_words(channel),
+            "position": position_json(snapshot.top),
+            "recovered": False,
+            "state": snapshot.state is not None,
+        }
         return [_json(answer), *super().reset(channel, snapshot)]
 
 
@@ -166,7 +172,9 @@ class TasksProtocol:
         def positioned(welcome: Welcome | None) -> Iterable[bytes]:
             assert welcome is not None
             recovered = {} if welcome.recovered is None else {"recovered": welcome.recovered}
-            return (_json({**answer, "position": position_json(welcome.position), **recovered}),)
+            state_follows = welcome.recovered is not True and len(welcome.updates) > 0
+            said = {**answer, "position": position_json(welcome.position), **recovered, "state": state_follows}
+            return (_json(said),)
 
         return Subscribe(channel, POSITIONED, positioned, since, strict=True)
 

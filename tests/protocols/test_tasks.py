@@ -205,11 +205,12 @@ def test_who_gives_a_position_is_told_where_the_channel_stands(
     assert (command.channel, command.since, command.encoding) == (channel, since, POSITIONED)
     assert command.past
     assert command.strict
-    (payload,) = command.answer(Welcome(TOP, recovered, ()))
     expected = {"type": "subscribed", "position": {"epoch": "e", "offset": 9}, **msgspec.json.decode(f"{{{words}}}")}
     if recovered is not None:
         expected["recovered"] = recovered
-    assert msgspec.json.decode(payload) == expected
+    for updates, state_follows in (((), False), ((UPDATE,), recovered is not True)):
+        (payload,) = command.answer(Welcome(TOP, recovered, updates))
+        assert msgspec.json.decode(payload) == {**expected, "state": state_follows}
 
 
 def test_updates_carry_their_position_for_those_who_asked() -> None:
@@ -235,6 +236,8 @@ def test_a_broken_line_is_told_with_the_state_that_there_is() -> None:
         "task_id": "t",
         "position": {"epoch": "e", "offset": 9},
         "recovered": False,
+        "state": True,
     }
     assert state == POSITIONED.encode(UPDATE)
-    assert len(list(POSITIONED.reset("general", Snapshot(TOP, None, None)))) == 1
+    (told,) = POSITIONED.reset("general", Snapshot(TOP, None, None))
+    assert msgspec.json.decode(told)["state"] is False
