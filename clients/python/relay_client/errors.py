@@ -1,4 +1,8 @@
-"""What publishing raises, one small tree:
+"""What this package raises, one small tree:
+
+RelayClientError
++-- SubscriptionError           see `relay_client.subscriber.errors`
++-- NotDelivered
 
     NotDelivered            Redis has not acknowledged an update
     +-- BufferFull          too many wait already
@@ -13,7 +17,11 @@ An update that cannot be published at all (no JSON, too long, a bad task id) is 
 from collections.abc import Sequence
 
 
-class NotDelivered(Exception):
+class RelayClientError(Exception):
+    """The root of everything that this package raises for what is not wrong with the arguments."""
+
+
+class NotDelivered(RelayClientError):
     """Redis has not acknowledged an update.
 
     channel:          what it was for: ``task:<id>``, ``general``, ...
