@@ -1,7 +1,7 @@
 """Publish and follow the progress of background tasks through Relay.
 
-From threads: `Publisher`, `TaskReporter`, `TaskManager`. The same for asyncio in `relay_client.aio`, for Trio in
-`relay_client.trio`. `Worker` runs tasks, `relay_client.subscribe` follows them.
+From threads: `Publisher`, `TaskReporter`, `TaskManager`, `subscribe`. The same for asyncio in `relay_client.aio`, for Trio in
+`relay_client.trio`. `Worker` runs tasks.
 """
 
 from importlib import import_module
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from relay_client.errors import NotDelivered as NotDelivered
     from relay_client.errors import PostsNotDelivered as PostsNotDelivered
     from relay_client.errors import PublisherClosed as PublisherClosed
+    from relay_client.errors import RelayClientError as RelayClientError
     from relay_client.publisher import Publisher as Publisher
     from relay_client.reporter import TaskReporter as TaskReporter
     from relay_client.reporting.task import Task as Task
     from relay_client.reporting.task import TaskCancelled as TaskCancelled
+    from relay_client.subscriber.threads import subscribe as subscribe
     from relay_client.working.errors import BacklogFull as BacklogFull
     from relay_client.working.errors import TaskExists as TaskExists
     from relay_client.working.errors import TaskFailed as TaskFailed
@@ -40,6 +42,7 @@ _LAZY_EXPORTS = {
     "PostsNotDelivered": "relay_client.errors",
     "Publisher": "relay_client.publisher",
     "PublisherClosed": "relay_client.errors",
+    "RelayClientError": "relay_client.errors",
     "Task": "relay_client.reporting.task",
     "TaskCancelled": "relay_client.reporting.task",
     "TaskExists": "relay_client.working.errors",
@@ -48,6 +51,7 @@ _LAZY_EXPORTS = {
     "TaskReporter": "relay_client.reporter",
     "TaskState": "relay_client.working.plans",
     "Worker": "relay_client.working.worker",
+    "subscribe": "relay_client.subscriber.threads",
 }
 
 __all__ = ["__version__", *_LAZY_EXPORTS]

@@ -1,4 +1,4 @@
-"""Relay's clients for asyncio: `Publisher`, `TaskReporter`, `TaskManager`."""
+"""Relay's clients for asyncio: `Publisher`, `TaskReporter`, `TaskManager`, `subscribe`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from relay_client.aio.publisher import Publisher as Publisher
     from relay_client.aio.reporter import TaskReporter as TaskReporter
+    from relay_client.subscriber.aio import subscribe as subscribe
     from relay_client.working.aio_manager import TaskManager as TaskManager
 
 _PLACES = {
     "Publisher": "aio.publisher",
     "TaskManager": "working.aio_manager",
     "TaskReporter": "aio.reporter",
+    "subscribe": "subscriber.aio",
 }
 
 __all__ = [*_PLACES]
