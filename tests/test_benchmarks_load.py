@@ -16,9 +16,9 @@ from websockets.sync.server import ServerConnection, serve
 
 from benchmarks.compare import compared
 from benchmarks.generator.client import Client
-from benchmarks.generator.counting import Counting, Tally
+from benchmarks.generator.counting import Counting
 from benchmarks.latency import Latencies
-from benchmarks.load import Load, LoadFailed
+from benchmarks.load import Load, LoadFailed, Received
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 from benchmarks.peers.relay import DURABLE, PLAIN
@@ -47,19 +47,18 @@ class Counted:
     """A client whose bytes come from the test."""
 
     def __init__(self, way: str) -> None:
-        self.tally = Tally()
         self.messages: list[bytes] = []
         self.controls: list[int] = []
         self.client = Client("t")
         self.client.is_closed = False
         self.client.is_sampled = True
+        self.tally = Received(UPDATES, readers=1)
         counting = Counting(
-            self.tally,
             lambda _, message: self.messages.append(message),
             lambda _, first, __: self.controls.append(first),
         )
         self._count = getattr(counting, WAYS[way])
-        self.tally.arm(UPDATES, readers=1, keep_last=False)
+        counting.arm(self.tally, keep_last=False)
 
     def receive(self, data: bytes) -> None:
         buffer = bytearray(self.client.rest + data)
@@ -92,7 +91,7 @@ def test_every_update_is_counted_however_reads_cut_it(way: str, piece: int) -> N
     for i in range(0, len(data), piece):
         counted.receive(data[i : i + piece])
     assert counted.tally.updates == UPDATES
-    assert counted.tally.is_complete
+    assert counted.tally.done == 1
     assert counted.tally.disordered == 0
     assert counted.tally.latency.total == UPDATES
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
-from benchmarks.generator.counting import next_frame
+from benchmarks.generator.counting import payload_span
 from benchmarks.generator.loop import READ, WRITE
 from benchmarks.protocol import Endpoint
 from benchmarks.wire import PING, PONG, TEXT, masked, opening_request
@@ -119,9 +119,9 @@ class Client:
         if not is_websocket:
             message, self.rest = self.rest, b""
             return message or None
-        while (frame := next_frame(self.rest, 0)) is not None:
-            first, payload, end = frame
-            self.rest = self.rest[end:]
+        while (span := payload_span(self.rest, 0, len(self.rest))) is not None:
+            first, payload = self.rest[0], self.rest[span[0] : span[1]]
+            self.rest = self.rest[span[1] :]
             if not first & 0x08:
                 return payload
             if first != PING:

@@ -96,6 +96,5 @@ def _with_stalled(trial: Trial, bed: Testbed, updates: list[Update]) -> _Stalled
     with _peak_memory(bed.server) as memory:
         run = bed.paced(updates, trial.p["updates"], trial.p["updates/s"])
         closings = bed.load.closings(_TIMEOUT if is_waited_for else _TIMEOUT_PEERS)
-    bed.load.forget_stalled()
     dropped = [closings.get(port) for port in ports]
     return _Stalled(run, memory[1] - memory[0], [None if at is None else at - began for at in dropped])
