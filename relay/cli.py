@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import trio
 import typer
+from relay_client.tail.command import run_tail
+from relay_client.tail.errors import TailError
 
 from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
@@ -17,7 +19,6 @@ from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 from relay.core.updates import Position
 from relay.server.serve import listen, serve, supervise
-from relay.server.tail import run_tail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Live task updates from Redis to browsers.")
 publish_app = typer.Typer(no_args_is_help=True, help="Publish an update, as a service would.")
@@ -37,7 +38,7 @@ def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_
         f"  Relay {__version__} is up.",
         f"    listens on  {bind}    (WebSocket: {bind.replace('http', 'ws', 1)}/ws/tasks)",
         f"    Redis       {logs.without_password(redis_url)}{'  (brought along)' if embedded else ''}",
-        f"    transport   {'sockets taken over after the handshake' if settings.takeover else 'plain ASGI'}",
+        f"    transport   {'sockets taken over after the handshake' if settings.hijack_sockets else 'plain ASGI'}",
         "",
         "  Watch a task in a second terminal:",
         f"    {sys.argv[0]} tail --task demo --url {bind.replace('http', 'ws', 1)}/ws/tasks",
@@ -156,7 +157,7 @@ def main() -> None:
     """Run the command; errors of ours are one line on stderr and exit status 2."""
     try:
         app()
-    except* RelayError as errors:
+    except* (RelayError, TailError) as errors:
         for error in _leaves(errors):
             typer.echo(f"relay: {error}", err=True)
         sys.exit(2)

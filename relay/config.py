@@ -12,7 +12,7 @@ from urllib.parse import quote
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from relay_client.redis_urls import parse
+from relay_wire.redis_urls import parse
 
 from relay.core.errors import ConfigError
 
@@ -83,23 +83,23 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
-    takeover: bool = Field(True, description="take sockets over from Hypercorn where that is possible")
+    hijack_sockets: bool = Field(True, description="take sockets over from Hypercorn where that is possible")
 
     redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
-    redis_channels: Annotated[tuple[str, ...], NoDecode] = Field(
+    extra_channels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="more Redis channels to serve: names or patterns, separated by commas"
     )
-    redis_replicas: int = Field(
+    wait_replicas: int = Field(
         0, ge=0, le=16, description="replicas that must have an update of `relay publish` before it counts as published"
     )
     redis_health_interval: float = Field(1.0, gt=0, le=60, description="seconds between checks of the subscription")
 
-    history_updates: int = Field(1000, ge=1, le=100_000, description="updates kept for each channel")
-    history_seconds: int = Field(3600, ge=1, description="how long they are kept")
-    position_seconds: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
-    task_seconds: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
-    ended_task_seconds: int = Field(3600, ge=1, description="the same for a task that has ended")
+    history_size: int = Field(1000, ge=1, le=100_000, description="updates kept for each channel")
+    history_ttl: int = Field(3600, ge=1, description="how long they are kept")
+    history_meta_ttl: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
+    task_state_ttl: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
+    terminal_state_ttl: int = Field(3600, ge=1, description="the same for a task that has ended")
     max_tasks: int = Field(100_000, ge=1, description="tasks listed; of more, the least recently active are left out")
     task_stall_seconds: float = Field(60.0, gt=0, description="in progress and silent for this long: stalled")
 
@@ -108,10 +108,10 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
     max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
-    fold_messages: int = Field(64, ge=1, description="messages that wait for one client before updates are folded")
+    coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are folded")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
-    queue_seconds: float = Field(10.0, gt=0, description="how long a message may wait for one client")
+    queue_max_age: float = Field(10.0, gt=0, description="how long a message may wait for one client")
     handshake_timeout: float = Field(10.0, gt=0, description="from the request to the open session")
     message_timeout: float = Field(10.0, gt=0, description="from the first to the last byte of a client's message")
     close_timeout: float = Field(2.0, gt=0, description="how long a closing handshake may take")
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("redis_channels", "allowed_origins")
+        lists = ("extra_channels", "allowed_origins")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @model_validator(mode="after")
@@ -133,12 +133,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
-        if self.position_seconds < max(self.history_seconds, self.task_seconds):
+        if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl):
             raise ValueError(
-                "position_seconds: must be at least RELAY_HISTORY_SECONDS and RELAY_TASK_SECONDS, which it numbers"
+                "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, which it numbers"
             )
-        if self.fold_messages >= self.queue_messages:
-            raise ValueError("fold_messages: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")
+        if self.coalesce_after >= self.queue_messages:
+            raise ValueError("coalesce_after: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")
         if self.close_timeout >= self.graceful_timeout:
             raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
         return self

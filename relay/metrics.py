@@ -47,7 +47,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.queued_longest = Gauge(
-            "relay_queue_depth_longest_messages",
+            "relay_queue_depth_max_messages",
             "Messages that wait for the client with the most",
             registry=registry,
             multiprocess_mode="livemax",
@@ -61,34 +61,36 @@ class Metrics:
         self.redis_reconnects = Counter(
             "relay_redis_reconnects", "Times the Redis subscription was lost", registry=registry
         )
-        self.accepted = Counter("relay_accepted", "Clients accepted", ["transport"], registry=registry)
-        self.refused = Counter("relay_refused", "Handshakes refused", ["reason"], registry=registry)
-        self.closed = Counter("relay_closed", "Sessions ended, by reason", ["reason"], registry=registry)
+        self.accepted = Counter("relay_connections_accepted", "Clients accepted", ["transport"], registry=registry)
+        self.refused = Counter("relay_connections_refused", "Handshakes refused", ["reason"], registry=registry)
+        self.closed = Counter("relay_connections_closed", "Sessions ended, by reason", ["reason"], registry=registry)
         self.dropped = Counter(
-            "relay_dropped",
+            "relay_connections_dropped",
             "Sessions that Relay ended for what the client did, by reason",
             ["reason"],
             registry=registry,
         )
-        self.received = Counter("relay_received", "Updates heard from Redis", registry=registry)
-        self.delivered = Counter("relay_delivered", "Messages handed to clients' sockets", registry=registry)
+        self.received = Counter("relay_updates_received", "Updates heard from Redis", registry=registry)
+        self.delivered = Counter("relay_messages_sent", "Messages handed to clients' sockets", registry=registry)
         self.folded = Counter(
-            "relay_folded", "Messages for slow clients that were folded into others", registry=registry
+            "relay_updates_coalesced", "Messages for slow clients that were folded into others", registry=registry
         )
         self.unrecorded = Counter(
-            "relay_unrecorded",
+            "relay_updates_unpersisted",
             "Updates delivered without a position, since Redis did not record them",
             registry=registry,
         )
         self.resets = Counter(
-            "relay_resets", "Channels whose line was broken, and whose listeners were told", registry=registry
+            "relay_history_resets", "Channels whose line was broken, and whose listeners were told", registry=registry
         )
-        self.joins = Counter("relay_joins", "Subscriptions with a past, by outcome", ["outcome"], registry=registry)
+        self.joins = Counter(
+            "relay_recoveries", "Subscriptions with a past, by outcome", ["outcome"], registry=registry
+        )
         self.bad_updates = Counter(
-            "relay_bad_updates", "Published messages that could not be read", ["code"], registry=registry
+            "relay_updates_invalid", "Published messages that could not be read", ["code"], registry=registry
         )
         self.bad_messages = Counter(
-            "relay_bad_messages", "Clients' messages that were refused", ["code"], registry=registry
+            "relay_messages_invalid", "Clients' messages that were refused", ["code"], registry=registry
         )
         self.latency = Histogram(
             "relay_delivery_latency_seconds",

@@ -12,7 +12,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -20,7 +22,8 @@ import msgspec
 import redis
 from websockets.sync.client import ClientConnection, connect
 
-from relay.broker.embedded import free_port, start_server
+from relay.broker.embedded import start_server
+from relay.config import Settings
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
@@ -30,6 +33,27 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
+
+
+def _ports() -> Iterator[int]:
+    """Ports below those that the kernel gives to connecting sockets, in a row that starts anywhere."""
+    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(first, last)
+    start = Random().randrange(len(ports))  # of its own: Hypothesis seeds the shared one
+    return cycle([*ports[start:], *ports[:start]])
+
+
+_candidates = _ports()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that no server has, and that no client of a test that runs at the same time can be given."""
+    while True:
+        port = next(_candidates)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(check: Callable[[], T], within: float = PATIENCE, every: float = 0.02) -> T:
@@ -156,12 +180,16 @@ class RelayServer(Server):
         **settings: object,
     ) -> None:
         super().__init__(directory)
+        unknown = settings.keys() - Settings.model_fields.keys()
+        assert not unknown, f"no settings of the relay: {unknown}"
         self.kind = kind
         self.port = free_port()
         self._certificate = certificate
         self._arguments = arguments
         self._cpu = cpu
         self._clients: list[socket.socket] = []
+        self._earlier_log = 0
+        self._earlier_counts: dict[str, float] = {}
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         if redis_url is not None:
             self._environ["REDIS_URL"] = redis_url
@@ -228,7 +256,19 @@ class RelayServer(Server):
     def metric(self, name: str) -> float:
         """The value of a metric, given with its labels as Prometheus writes them; 0 when it is not there yet."""
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        return float(found[1]) - self._earlier_counts.get(name, 0.0) if found else 0.0
+
+    def logged(self) -> str:
+        return super().logged()[self._earlier_log :]
+
+    def begin_again(self) -> None:
+        """Wait until no client is left, and count from here: the next test finds the relay as if it had just started."""
+        self.close_clients()
+        if self.kind != "hypercorn-tls":
+            eventually(lambda: not re.search(r"^relay_connections{.*} [^0]", self.get("/metrics")[1], re.MULTILINE))
+            counts = re.findall(r"^(\w+_total(?:{.*})?) (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+            self._earlier_counts = {name: float(value) for name, value in counts}
+        self._earlier_log = len(super().logged())
 
     def worker_pids(self) -> list[int]:
         """The processes that serve: Hypercorn's command is a supervisor with one child."""
@@ -267,8 +307,12 @@ class RelayServer(Server):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for sock in self._clients:
-            sock.close()
+        self.close_clients()
+
+    def close_clients(self) -> None:
+        """Close the bare sockets that are left open."""
+        while self._clients:
+            self._clients.pop().close()
 
     def raw_client(self, *task_ids: str, receive_buffer: int | None = None) -> socket.socket:
         """A bare socket after the handshake, its subscriptions answered; it reads no further than the test does."""

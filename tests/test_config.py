@@ -33,9 +33,9 @@ WRONG = [
     ("RELAY_PORT", "65536", "less than or equal to 65535"),
     ("RELAY_WORKERS", "0", "greater than or equal to 1"),
     ("RELAY_LOG_LEVEL", "loud", "debug|info|warning|error|critical"),
-    ("RELAY_TAKEOVER", "perhaps", "valid boolean"),
-    ("RELAY_QUEUE_SECONDS", "0", "greater than 0"),
-    ("RELAY_QUEUE_SECONDS", "", "valid number"),
+    ("RELAY_HIJACK_SOCKETS", "perhaps", "valid boolean"),
+    ("RELAY_QUEUE_MAX_AGE", "0", "greater than 0"),
+    ("RELAY_QUEUE_MAX_AGE", "", "valid number"),
     ("RELAY_QUEUE_BYTES", "1024", "RELAY_MAX_UPDATE_BYTES"),
     ("RELAY_CLOSE_TIMEOUT", "20", "RELAY_GRACEFUL_TIMEOUT"),
     ("RELAY_MAX_MESSAGE_BYTES", "1e9 ", "valid integer"),
@@ -83,10 +83,10 @@ def test_bounds_that_belong_together_may_be_moved_together(monkeypatch: pytest.M
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RELAY_REDIS_CHANNELS", " community_agent:*, news ,,")
+    monkeypatch.setenv("RELAY_EXTRA_CHANNELS", " community_agent:*, news ,,")
     monkeypatch.setenv("RELAY_ALLOWED_ORIGINS", "https://a.example")
     settings, _ = load()
-    assert settings.redis_channels == ("community_agent:*", "news")
+    assert settings.extra_channels == ("community_agent:*", "news")
     assert settings.allowed_origins == ("https://a.example",)
 
 

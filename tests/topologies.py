@@ -6,11 +6,11 @@ from typing import Self
 
 import redis
 from redis.crc import key_slot
-from relay_client import keys
+from relay_wire import keys
 
-from relay.broker.embedded import free_port, server_binary
+from relay.broker.embedded import server_binary
 from relay.processes import start_child
-from tests.harness import RedisServer, Server, eventually
+from tests.harness import RedisServer, Server, eventually, free_port
 
 NAME = "mymaster"
 
@@ -169,7 +169,7 @@ class ClusterSetup:
 
     def primary_of(self, channel: str) -> RedisServer:
         """Which of the first three nodes serves a channel, as long as nothing has been moved."""
-        slot = key_slot(keys.tag_of(keys.feed(channel)).encode())
+        slot = key_slot(keys.tag_of(keys.pubsub_channel(channel)).encode())
         return self.nodes[min(slot // 5461, 2)]
 
     def hand_over(self, primary: RedisServer) -> None:
@@ -180,7 +180,7 @@ class ClusterSetup:
 
     def move_slot(self, channel: str, source: RedisServer, target: RedisServer) -> None:
         """Move the slot of a channel, with all its keys, from one primary to another."""
-        slot = key_slot(keys.tag_of(keys.feed(channel)).encode())
+        slot = key_slot(keys.tag_of(keys.pubsub_channel(channel)).encode())
         ids = {node.port: self._call(node, "CLUSTER", "MYID").decode() for node in (source, target)}
         self._call(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
         self._call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])

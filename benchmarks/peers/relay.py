@@ -2,21 +2,19 @@
 
 from dataclasses import replace
 
-from relay_client import durable, keys
-from relay_client.keys import TASK_PREFIX
+from relay_wire import channels, keys, publications
+from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
 
 from benchmarks.peers.base import Peer
 from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.wire import Update, resp
 
-TASK_UPDATES, GENERAL_UPDATES = "task_updates", "general_updates"
-
 
 def _channel(update: Update) -> tuple[str, str]:
     """Return Relay's channel and the kind of the update."""
     if update.task is None:
-        return durable.GENERAL, durable.GENERAL_UPDATE
-    return TASK_PREFIX + update.task, durable.TASK_UPDATE
+        return channels.GENERAL, channels.GENERAL_UPDATE
+    return TASK_PREFIX + update.task, channels.TASK_UPDATE
 
 
 def publish_plainly(update: Update) -> bytes:
@@ -29,18 +27,20 @@ def publish_durably(update: Update) -> bytes:
     channel, kind = _channel(update)
     pairs = (pair.partition(b":") for pair in update.data[1:-1].split(b","))  # all strings, without quotes and commas
     fields = {} if update.task is None else {name.strip(b'"').decode(): value for name, _, value in pairs}
-    names, values = durable.arguments(channel, kind, update.data, durable.Retention(), fields=fields)
-    return resp("EVALSHA", durable.SHA, len(names), *names, *values)
+    names, values = publications.publish_arguments(
+        channel, kind, update.data, publications.Retention(), fields=fields
+    )
+    return resp("EVALSHA", publications.publish_script().sha, len(names), *names, *values)
 
 
 def publish_unpersisted(update: Update) -> bytes:
     """PUBLISH as Relay's clients do when Redis has no memory to persist an update: live, and without a position."""
     channel, kind = _channel(update)
-    return resp("PUBLISH", keys.feed(channel), durable.unrecorded_message(kind, update.data))
+    return resp("PUBLISH", keys.pubsub_channel(channel), publications.unpersisted_message(kind, update.data))
 
 
 PLAIN = Publishing(publish_plainly)
-DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=durable.SCRIPT)
+DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=publications.publish_script().source)
 UNPERSISTED = Publishing(publish_unpersisted)
 
 #: Clients that only follow what is for everyone. The pong shows that the session is up.

@@ -19,14 +19,12 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from relay_client import keys
-from relay_client.redis_urls import Target, async_pool, close_pool
+from relay_wire import keys
+from relay_wire.redis_urls import RedisTarget, async_pool, close_pool
+from relay_wire.scripts import Script
 
 from relay.broker.stream import NOT_YET, replies_at_hand, write
 from relay.config import Settings
-
-#: A script's source and digest.
-Script = tuple[str, str]
 
 #: Seconds between two looks at a cluster's topology, when nothing asks for one.
 REFRESH = 10.0
@@ -213,7 +211,7 @@ class ClusterServers:
 
     is_sharded = True
 
-    def __init__(self, target: Target, options: dict[str, Any]) -> None:
+    def __init__(self, target: RedisTarget, options: dict[str, Any]) -> None:
         self._target = target
         self._options = target.options | options
         self._seeds = list(target.nodes)
@@ -320,7 +318,7 @@ def _slots_of(answer: Any, asked: tuple[str, int]) -> list[tuple[int, int, tuple
         raise RedisConnectionError(f"the node tells its cluster's slots in an unknown form: {error}") from error
 
 
-def open_servers(target: Target, settings: Settings, more: dict[str, Any]) -> Servers:
+def open_servers(target: RedisTarget, settings: Settings, more: dict[str, Any]) -> Servers:
     """The servers that a URL names. Does not connect."""
     options: dict[str, Any] = {
         "max_connections": settings.redis_max_connections,

@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 import trio
-from relay_client import keys
-from relay_client.durable import Retention
+from relay_wire import keys
+from relay_wire.publications import Retention
+from relay_wire.scripts import Script
 
 from relay.broker import store
-from relay.broker.connections import Script
 from relay.broker.listener import backoff
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
@@ -143,7 +143,7 @@ class Feeds:
     def _unconfirm(self, channels: Iterable[str]) -> None:
         for channel in channels:
             self._confirmed.discard(channel)
-            self._channels.pop(keys.feed(channel).encode(), None)
+            self._channels.pop(keys.pubsub_channel(channel).encode(), None)
 
     def on_turn(self, begins: bool) -> None:
         """The messages of a turn are about to come, or have all come."""
@@ -222,10 +222,10 @@ class Feeds:
         self._attached.difference_update(detach)
         self._unconfirm(detach)
         if attach:
-            asked = await self._subscribe([keys.feed(channel) for channel in attach])
-            self._attached.difference_update(channel for channel in attach if keys.feed(channel) not in asked)
+            asked = await self._subscribe([keys.pubsub_channel(channel) for channel in attach])
+            self._attached.difference_update(channel for channel in attach if keys.pubsub_channel(channel) not in asked)
         if detach:
-            await self._unsubscribe([keys.feed(channel) for channel in detach])
+            await self._unsubscribe([keys.pubsub_channel(channel) for channel in detach])
 
     async def _catch_up_for_ever(self) -> None:
         attempt = 0
@@ -317,7 +317,7 @@ class Feeds:
         return reads
 
     async def _read_all(self, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
-        most = self._retention.log_updates
+        most = self._retention.history_size
         calls = [
             store.read_arguments(read.channel, read.since, most, self._retention, is_ours=read.is_ours)
             for read in reads

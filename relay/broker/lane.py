@@ -12,8 +12,9 @@ import trio_asyncio
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
+from relay_wire.scripts import Script
 
-from relay.broker.connections import Script, Server
+from relay.broker.connections import Server
 from relay.broker.stream import NOT_YET, ReplyStream
 
 _READ_BYTES = 64 * 1024

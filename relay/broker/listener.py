@@ -20,7 +20,7 @@ from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from relay_client import keys
+from relay_wire import keys
 
 from relay.broker.connections import Server
 from relay.broker.ear import Ear
@@ -106,7 +106,7 @@ class Listener:
         self._is_sharded = is_sharded
         self._on_connecting = on_connecting
         self._on_lost = on_lost
-        self._canary = keys.CANARY + secrets.token_hex(8)
+        self._canary = keys.PROBE + secrets.token_hex(8)
         self._canary_name = self._canary.encode()
         self._canary_heard = trio.Event()
         self._ear: Ear | None = None

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 import trio
-from relay_client import keys
+from relay_wire import keys
 
 from relay.core.errors import BrokerRefused, BrokerUnavailable
 
@@ -80,9 +80,9 @@ class Others:
             times += 1
             others = None
             try:
-                await self._publish(keys.ORDER, b"ask %b-%d" % (question, times))
+                await self._publish(keys.BARRIER, b"ask %b-%d" % (question, times))
                 if self._heard_before:  # so it is behind all that we have missed
-                    others = await self._count(keys.ORDER) - 1
+                    others = await self._count(keys.BARRIER) - 1
             except BrokerUnavailable:
                 pass
             except BrokerRefused:
@@ -95,9 +95,9 @@ class Others:
 
     async def say_done(self, question: bytes) -> None:
         """All that we had heard before this question is recorded. Raises BrokerError."""
-        await self._publish(keys.ORDER, b"done %b %b" % (question, self._name))
+        await self._publish(keys.BARRIER, b"done %b %b" % (question, self._name))
 
     async def say_held(self, question: bytes, heard: int) -> None:
         """We hold back what we have heard on this connection, and had heard so much before this question; all of earlier
         connections is recorded. Raises BrokerError."""
-        await self._publish(keys.ORDER, b"held %b %b %d" % (question, self._name, heard))
+        await self._publish(keys.BARRIER, b"held %b %b %d" % (question, self._name, heard))

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import structlog
 import trio
-from relay_client import durable, keys
+from relay_wire import keys, publications
+from relay_wire.channels import GENERAL
 
 from relay.broker import store
 from relay.broker.feeds import RunScript
 from relay.broker.listener import backoff
 from relay.broker.others import Others
-from relay.core.channels import GENERAL
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
 from relay.core.updates import Update
 
@@ -95,7 +95,7 @@ class Recorder:
     def __init__(
         self,
         run_script: RunScript,
-        retention: durable.Retention,
+        retention: publications.Retention,
         sharded: bool,
         publish: Callable[[str, bytes], Awaitable[int]],
         count: Callable[[str], Awaitable[int]],
@@ -286,7 +286,7 @@ class Recorder:
             if waiting_or_none is None:
                 continue
             if not isinstance(answer, BrokerError):
-                self._learn(waiting_or_none, durable.recorded(answer).before)
+                self._learn(waiting_or_none, publications.publish_result(answer).previous)
                 self._waits_in_vain = False
             elif (
                 isinstance(answer, BrokerUnavailable)
@@ -309,9 +309,9 @@ class Recorder:
         if count.began and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - count.began + _SKEW) * 1000)
-        known = durable.Known("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
+        dedup = publications.DedupKey("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
         return store.publish_arguments(
-            update.channel, update.type, update.data, self._retention, sharded=self._sharded, known=known
+            update.channel, update.type, update.data, self._retention, sharded=self._sharded, dedup=dedup
         )
 
     async def _look_at_clock(self) -> BrokerError | None:

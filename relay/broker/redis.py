@@ -29,11 +29,13 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from relay_client import durable, keys
-from relay_client.redis_urls import parse
+from relay_wire import keys, publications
+from relay_wire.channels import GENERAL
+from relay_wire.redis_urls import parse
+from relay_wire.scripts import Script
 
 from relay.broker import store
-from relay.broker.connections import Script, Server, Servers, open_servers
+from relay.broker.connections import Server, Servers, open_servers
 from relay.broker.feeds import Feeds, RunScript
 from relay.broker.lane import Lane
 from relay.broker.listener import RawHandler
@@ -41,7 +43,7 @@ from relay.broker.recorder import Recorder
 from relay.broker.subscription import Subscription
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings
-from relay.core.channels import GENERAL, task_channel
+from relay.core.channels import task_channel
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
@@ -72,7 +74,7 @@ class RedisService:
         self._servers = servers
         self._loop = loop
         self._timeout = settings.redis_timeout
-        self._replicas = settings.redis_replicas
+        self._replicas = settings.wait_replicas
         self._retention = store.retention_of(settings)
         self._subscription = Subscription(servers, settings.redis_health_interval, settings.redis_timeout)
         self._callbacks: list[tuple[trio.MemoryReceiveChannel[Any], Callback]] = []
@@ -225,18 +227,18 @@ class RedisService:
         A key that was used for this channel within the last five minutes makes it the same update: the position is
         that of the first, and nothing is published again. Raises BadMessage, BrokerUnavailable or BrokerRefused.
         """
-        known = durable.idempotency(idempotency_key) if idempotency_key is not None else None
+        dedup = publications.idempotency_key(idempotency_key) if idempotency_key is not None else None
         sharded = self._servers.is_sharded
-        call = store.publish_arguments(channel, kind, data, self._retention, sharded=sharded, known=known)
+        call = store.publish_arguments(channel, kind, data, self._retention, sharded=sharded, dedup=dedup)
         (answer,) = await self.run_script(store.PUBLISH_SCRIPT, [call], self._replicas)
         if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
             _log.error("redis is out of memory, update delivered live only", channel=channel)
-            feed, message = keys.feed(channel), durable.unrecorded_message(kind, data)
+            feed, message = keys.pubsub_channel(channel), publications.unpersisted_message(kind, data)
             await self.command("SPUBLISH" if sharded else "PUBLISH", feed, message, key=feed)
             return None
         if isinstance(answer, BrokerError):
             raise answer
-        return durable.recorded(answer).position
+        return publications.publish_result(answer).position
 
     async def publish(self, channel: str, message: bytes) -> int:
         """A plain ``PUBLISH``; returns how many subscribers Redis handed it to."""
@@ -330,7 +332,7 @@ class RedisService:
             run_script, self._retention, self._servers.is_sharded, self.publish, self._count, pass_on, on_refused
         )
         self._subscription.on_connecting = recorder.start_hearing
-        self._subscription.add(keys.ORDER, recorder.others.hear)
+        self._subscription.add(keys.BARRIER, recorder.others.hear)
         return recorder
 
     async def _count(self, channel: str) -> int:

@@ -1,33 +1,26 @@
 """Durable updates in Redis: the scripts, their arguments, and their answers.
 
-The publish script is in `relay_client.durable`, for it is the clients' as well.
+The publish script is in `relay_wire.publications`, for it is the clients' as well.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 
 import msgspec
-from relay_client import durable, keys
-from relay_client.durable import Known, Retention, new_epoch
+from relay_wire import keys, publications, scripts
+from relay_wire.channels import TASK_PREFIX
+from relay_wire.position import new_epoch
+from relay_wire.publications import DedupKey, Retention
+from relay_wire.scripts import Script
 
-from relay.broker.connections import Script
 from relay.config import Settings
-from relay.core.channels import TASK_PREFIX
 from relay.core.recovery import Snapshot
 from relay.core.taskstate import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
-
-def script(source: str) -> Script:
-    """A script and its digest."""
-    return source, sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-PUBLISH_SCRIPT = durable.SCRIPT, durable.SHA
-READ_SCRIPT = script(files("relay.broker").joinpath("read.lua").read_text())
-CLOCK_SCRIPT = script("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
+PUBLISH_SCRIPT = publications.publish_script()
+READ_SCRIPT = scripts.load("read")
+CLOCK_SCRIPT = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
 
 #: What `Position(...)` does, at half of its cost: there is one for each update.
 _position = tuple.__new__
@@ -38,23 +31,23 @@ _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def retention_of(settings: Settings) -> Retention:
     """The bounds of what is kept, as configured."""
     return Retention(
-        settings.history_updates,
-        settings.history_seconds,
-        settings.position_seconds,
-        settings.task_seconds,
-        settings.ended_task_seconds,
+        settings.history_size,
+        settings.history_ttl,
+        settings.history_meta_ttl,
+        settings.task_state_ttl,
+        settings.terminal_state_ttl,
     )
 
 
 def publish_arguments(
-    channel: str, kind: str, data: bytes, retention: Retention, *, sharded: bool = False, known: Known | None = None
+    channel: str, kind: str, data: bytes, retention: Retention, *, sharded: bool = False, dedup: DedupKey | None = None
 ) -> tuple[list[str], list[Any]]:
     """KEYS and ARGV of the publish script. Raises BadMessage when a task's data is no object or has too many fields."""
     if not channel.startswith(TASK_PREFIX):
-        return durable.arguments(channel, kind, data, retention, known=known, sharded=sharded)
+        return publications.publish_arguments(channel, kind, data, retention, dedup=dedup, sharded=sharded)
     fields = fields_of(data)
-    return durable.arguments(
-        channel, kind, data, retention, fields=fields, status=status_of(fields), known=known, sharded=sharded
+    return publications.publish_arguments(
+        channel, kind, data, retention, fields=fields, status=status_of(fields), dedup=dedup, sharded=sharded
     )
 
 
@@ -80,14 +73,14 @@ def created_arguments(
         return None
     channel = f"{TASK_PREFIX}{task_id}"
     return publish_arguments(
-        channel, "task_update", object_of(task), retention, sharded=sharded, known=Known("create", "", 0)
+        channel, "task_update", object_of(task), retention, sharded=sharded, dedup=DedupKey("create", "", 0)
     )
 
 
 def beat_arguments(task_id: str, retention: Retention, *, sharded: bool = False) -> tuple[list[str], list[Any]]:
     """The arguments for a task's sign of life."""
-    known = Known("beat", "", 0)
-    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", b"{}", retention, sharded=sharded, known=known)
+    dedup = DedupKey("beat", "", 0)
+    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", b"{}", retention, sharded=sharded, dedup=dedup)
 
 
 def stall_arguments(
@@ -95,8 +88,8 @@ def stall_arguments(
 ) -> tuple[list[str], list[Any]]:
     """The arguments that mark a task as stalled, if its last activity is still the given one."""
     data = object_of({STALLED: b"true"})
-    known = Known("stall", last_activity.decode(), 0)
-    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", data, retention, sharded=sharded, known=known)
+    dedup = DedupKey("stall", last_activity.decode(), 0)
+    return publish_arguments(f"{TASK_PREFIX}{task_id}", "task_update", data, retention, sharded=sharded, dedup=dedup)
 
 
 def read_arguments(
@@ -105,7 +98,7 @@ def read_arguments(
     """KEYS and ARGV of ``read.lua``. is_ours: the position is one that this relay has passed on, not a client's word."""
     epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel), keys.state(channel)]
-    return names, [epoch, offset, most, new_epoch(), retention.log_seconds * 1000, int(is_ours)]
+    return names, [epoch, offset, most, new_epoch(), retention.history_ttl * 1000, int(is_ours)]
 
 
 def snapshot(channel: str, answer: Sequence[Any], heard: float) -> Snapshot:

@@ -1,6 +1,6 @@
 """The tasks in Redis: their states one by one and as a list, their signs of life, and who is silent.
 
-The lists of tasks are kept bucket by bucket, see `relay_client.keys`; here they are one.
+The lists of tasks are kept bucket by bucket, see `relay_wire.keys`; here they are one.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from itertools import takewhile
 from time import time
 from typing import Any, NamedTuple
 
-from relay_client import durable, keys
+from relay_wire import keys, publications
+from relay_wire.channels import TASK_PREFIX
+from relay_wire.scripts import Script
 
 from relay.broker import store
-from relay.broker.connections import Script
 from relay.broker.feeds import RunScript
-from relay.core.channels import TASK_PREFIX
 from relay.core.errors import BrokerError
 from relay.core.taskstate import status_of
 from relay.core.updates import Position
@@ -26,23 +26,23 @@ _SCAN = 1000
 _MARK_AT_ONCE = 50
 
 #: A relay that holds the lock longer than it lasts must not take it from the next one.
-_LOCK = store.script(
+_LOCK = Script.of(
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
     "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0"
 )
-_STATE = store.script(
+_STATE = Script.of(
     "local numbers = redis.call('HMGET', KEYS[1], 'epoch', 'top') "
     "return { numbers[1], numbers[2], redis.call('HGETALL', KEYS[2]) }"
 )
-_LATEST = store.script(
+_LATEST = Script.of(
     "return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES', 'LIMIT', 0, ARGV[3])"
 )
-_SILENT = store.script(
+_SILENT = Script.of(
     "local now = redis.call('TIME') "
     "local since = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1] "
     "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', since, 'WITHSCORES', 'LIMIT', 0, ARGV[2])"
 )
-_FORGET = store.script(
+_FORGET = Script.of(
     "for _, key in ipairs(KEYS) do "
     "redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[1]) redis.call('ZREMRANGEBYRANK', key, 0, ARGV[2]) end"
 )
@@ -70,7 +70,7 @@ class Page(NamedTuple):
 class Tasks:
     """What Redis knows of tasks. All calls raise BrokerUnavailable or BrokerRefused, within the deadline."""
 
-    def __init__(self, run_script: RunScript, retention: durable.Retention, sharded: bool, max_tasks: int) -> None:
+    def __init__(self, run_script: RunScript, retention: publications.Retention, sharded: bool, max_tasks: int) -> None:
         self._run_script = run_script
         self._retention = retention
         self._sharded = sharded
@@ -149,7 +149,7 @@ class Tasks:
         there is no such task."""
         call = store.beat_arguments(task_id, self._retention, sharded=self._sharded)
         (answer,) = await self._run(store.PUBLISH_SCRIPT, [call])
-        return not durable.recorded(answer).is_duplicate
+        return not publications.publish_result(answer).is_duplicate
 
     async def lock(self, token: str, seconds: float) -> bool:
         """Become, or stay, the one relay that supervises tasks, for some seconds."""
@@ -178,12 +178,13 @@ class Tasks:
             return 0
         answers = await self._run_script(store.PUBLISH_SCRIPT, calls)
         return sum(
-            not isinstance(answer, BrokerError) and not durable.recorded(answer).is_duplicate for answer in answers
+            not isinstance(answer, BrokerError) and not publications.publish_result(answer).is_duplicate
+            for answer in answers
         )
 
     async def forget_old(self) -> None:
         """Keep the lists within their bounds: tasks whose state is gone by age, and the least recently active of too many."""
-        oldest = (time() - self._retention.state_seconds) * 1000
+        oldest = (time() - self._retention.task_state_ttl) * 1000
         most = max(1, self._max_tasks // keys.BUCKETS)
         await self._run(
             _FORGET, [([keys.tasks(bucket), keys.running(bucket)], [f"{oldest:.0f}", -most - 1]) for bucket in _BUCKETS]

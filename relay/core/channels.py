@@ -9,19 +9,16 @@ from re import DOTALL, Match, escape
 from re import compile as compile_pattern
 
 import msgspec
+from relay_wire.channels import (
+    GENERAL,
+    GENERAL_UPDATES,
+    MAX_NAME_LENGTH,
+    TASK_PREFIX,
+    TASK_UPDATES,
+)
 
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
-
-GENERAL = "general"
-TASK_PREFIX = "task:"
-
-#: The Redis channels that existing services publish to, see docs/protocol.md.
-TASK_UPDATES = "task_updates"
-GENERAL_UPDATES = "general_updates"
-
-#: Longest task id and channel name, in characters: they become dictionary and Redis keys.
-MAX_NAME_LENGTH = 255
 
 
 class _Envelope(msgspec.Struct, gc=False):

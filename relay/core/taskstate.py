@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from relay_client.durable import MAX_FIELDS
-from relay_client.statuses import TERMINAL
+from relay_wire.channels import MAX_FIELDS
+from relay_wire.statuses import TERMINAL
 
 from relay.core.errors import BadMessage
 

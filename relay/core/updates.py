@@ -1,7 +1,7 @@
 """What travels through Relay: an update, and its position in its channel."""
 
 import msgspec
-from relay_client.durable import Position
+from relay_wire.position import Position
 
 __all__ = ["Position", "Update"]
 

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from relay_wire.channels import GENERAL, TASK_PREFIX
 
-from relay.core.channels import GENERAL, TASK_PREFIX, NamedChannels, task_channel
+from relay.core.channels import NamedChannels, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
 from relay.core.recovery import Snapshot, Welcome

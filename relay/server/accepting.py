@@ -67,7 +67,7 @@ class Acceptor:
         self._sessions = sessions
         self._may_enter = may_enter
         self.drain_with = drain_with
-        self.takes_over = sessions.settings.takeover
+        self.takes_over = sessions.settings.hijack_sockets
         #: Connections that may be the server's to serve. All clients may be among them, and then there is still one to be had
         #: for whoever asks how the relay does, or is to hear that it is full.
         self.most = sessions.settings.max_clients + SPARE_CONNECTIONS

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 import trio
 from quart_trio import QuartTrio
+from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
 from relay.broker.feeds import Feeds
@@ -28,7 +29,7 @@ from relay.broker.recorder import Recorder
 from relay.broker.redis import RedisService, open_redis
 from relay.broker.tasks import Tasks
 from relay.config import RedisSettings, Settings, unknown_variables
-from relay.core.channels import GENERAL_UPDATES, TASK_UPDATES, NamedChannels, read_published
+from relay.core.channels import NamedChannels, read_published
 from relay.core.errors import BadMessage, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.logs import without_password
@@ -49,7 +50,7 @@ class Relay:
         self.settings = settings
         self.redis_settings = redis_settings
         self.metrics = Metrics()
-        self.named = NamedChannels(settings.redis_channels)
+        self.named = NamedChannels(settings.extra_channels)
         self.hub = Hub(
             on_pending=self._on_pending,
             on_watched=self._on_watch_change,
@@ -206,7 +207,7 @@ class Relay:
             "relay is up",
             redis=without_password(self.redis_url or ""),
             redis_is="configured" if self.redis_settings.configured_url() else "embedded",
-            transport="takeover where possible" if self.settings.takeover else "asgi",
+            transport="takeover where possible" if self.settings.hijack_sockets else "asgi",
             pid=os.getpid(),
         )
 

@@ -63,7 +63,7 @@ async def admit(relay: Relay, door: Door, scope: Any, receive: Receive, send: Se
                     _log.info("origin refused", client=peer, origin=header(scope, b"origin"))
                 await _refuse(scope, send, reason)
                 return
-            takeover = prepare(send) if settings.takeover and not relay.sessions.is_full else None
+            takeover = prepare(send) if settings.hijack_sockets and not relay.sessions.is_full else None
             await send({"type": "websocket.accept"})
             if relay.sessions.is_full:
                 relay.metrics.refused.labels(Close.FULL.label).inc()

@@ -7,8 +7,9 @@ from urllib.parse import parse_qs
 
 import trio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from relay_wire.channels import GENERAL
 
-from relay.core.channels import GENERAL, task_channel
+from relay.core.channels import task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
 from relay.core.outbox import Batch, Framing, Outbox
@@ -168,7 +169,7 @@ async def admit_reader(relay: Relay, scope: Any, receive: Receive, send: Send) -
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
             # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
-            if settings.takeover and scope["http_version"] == "1.1":
+            if settings.hijack_sockets and scope["http_version"] == "1.1":
                 sock = await take_over_response(send)
     except trio.TooSlowError:
         relay.metrics.refused.labels("handshake_timeout").inc()

@@ -47,7 +47,7 @@ class Sessions:
         self.hub = hub
         self.settings = settings
         self.bounds = Bounds(
-            settings.fold_messages, settings.queue_messages, settings.queue_bytes, settings.queue_seconds
+            settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age
         )
         #: Reads a channel's past, for a client that joins it; the relay sets it before clients come.
         self.read_past: ReadPast | None = None

@@ -40,10 +40,10 @@ _RELAY_SETTINGS: dict[str, Any] = {
     "redis_health_interval": 0.5,
     "graceful_timeout": 3,
     "close_timeout": 0.5,
-    "queue_seconds": 1,
+    "queue_max_age": 1,
     # A folded update takes the place of several, which could not be told from a gap.
-    "fold_messages": 8000,
-    "history_updates": 20_000,
+    "coalesce_after": 8000,
+    "history_size": 20_000,
     "queue_bytes": 64 * 1024 * 1024,
     "max_client_errors": 1000,
 }
@@ -271,7 +271,7 @@ class Rig:
         self.ledger.dropped_as_slow += await self._dropped(which) - before
 
     async def _dropped(self, which: int) -> int:
-        name = 'relay_dropped_total{reason="slow_age"}'
+        name = 'relay_connections_dropped_total{reason="slow_age"}'
         return int(await trio.to_thread.run_sync(self.relays[which].metric, name))
 
     async def kill_relay(self, seconds: float, which: int) -> None:
@@ -318,8 +318,8 @@ async def running(directory: Path, seed: int, say: Callable[[str], None]) -> Asy
     home = directory / "valkey"
     home.mkdir()
     ledger = Ledger()
-    keep = _RELAY_SETTINGS["history_updates"]
-    settings = Settings(_env_file=None, redis_timeout=1.0, history_updates=keep)  # type: ignore[call-arg]
+    keep = _RELAY_SETTINGS["history_size"]
+    settings = Settings(_env_file=None, redis_timeout=1.0, history_size=keep)  # type: ignore[call-arg]
     redis_settings = RedisSettings(_env_file=None)  # type: ignore[call-arg]
     with Valkey(home, "--appendonly", "yes", "--appendfsync", "always", "--save", "") as valkey:
         rig: Rig | None = None

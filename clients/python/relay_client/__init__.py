@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relay_client.durable import Position as Position
+    from relay_wire.position import Position as Position
+
     from relay_client.errors import BufferFull as BufferFull
     from relay_client.errors import DeliveryRefused as DeliveryRefused
     from relay_client.errors import DeliveryTimedOut as DeliveryTimedOut
@@ -29,30 +30,30 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 #: Where each name is: imported when it is first used, for many a program needs only one of these, and not all of redis-py.
-_PLACES = {
-    "BacklogFull": "working.errors",
-    "BufferFull": "errors",
-    "DeliveryRefused": "errors",
-    "DeliveryTimedOut": "errors",
-    "NotDelivered": "errors",
-    "Position": "durable",
-    "PostsNotDelivered": "errors",
-    "Publisher": "publisher",
-    "PublisherClosed": "errors",
-    "Task": "reporting.task",
-    "TaskCancelled": "reporting.task",
-    "TaskExists": "working.errors",
-    "TaskFailed": "working.errors",
-    "TaskManager": "working.manager",
-    "TaskReporter": "reporter",
-    "TaskState": "working.plans",
-    "Worker": "working.worker",
+_LAZY_EXPORTS = {
+    "BacklogFull": "relay_client.working.errors",
+    "BufferFull": "relay_client.errors",
+    "DeliveryRefused": "relay_client.errors",
+    "DeliveryTimedOut": "relay_client.errors",
+    "NotDelivered": "relay_client.errors",
+    "Position": "relay_wire.position",
+    "PostsNotDelivered": "relay_client.errors",
+    "Publisher": "relay_client.publisher",
+    "PublisherClosed": "relay_client.errors",
+    "Task": "relay_client.reporting.task",
+    "TaskCancelled": "relay_client.reporting.task",
+    "TaskExists": "relay_client.working.errors",
+    "TaskFailed": "relay_client.working.errors",
+    "TaskManager": "relay_client.working.manager",
+    "TaskReporter": "relay_client.reporter",
+    "TaskState": "relay_client.working.plans",
+    "Worker": "relay_client.working.worker",
 }
 
-__all__ = ["__version__", *_PLACES]
+__all__ = ["__version__", *_LAZY_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'relay_client' has no attribute {name!r}")
-    return getattr(import_module(f"relay_client.{_PLACES[name]}"), name)
+    return getattr(import_module(_LAZY_EXPORTS[name]), name)

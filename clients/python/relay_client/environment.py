@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from relay_client.durable import Retention
-from relay_client.redis_urls import parse
+from relay_wire.publications import Retention
+from relay_wire.redis_urls import parse
 
 #: With nothing configured: where the relay's own embedded server listens.
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
@@ -45,16 +45,16 @@ def redis_url(environ: Mapping[str, str] | None = None) -> str:
 
 
 def retention(environ: Mapping[str, str] | None = None) -> Retention:
-    """What is kept how long: ``RELAY_HISTORY_UPDATES``, ``_HISTORY_SECONDS``, ``_POSITION_SECONDS``, ``_TASK_SECONDS``,
-    ``_ENDED_TASK_SECONDS``. Raises ValueError that names the variable."""
+    """What is kept how long: ``RELAY_HISTORY_SIZE``, ``_HISTORY_TTL``, ``_HISTORY_META_TTL``, ``_TASK_SECONDS``,
+    ``_TERMINAL_STATE_TTL``. Raises ValueError that names the variable."""
     environ = os.environ if environ is None else environ
     default = Retention()
     return Retention(
-        _integer(environ, "RELAY_HISTORY_UPDATES", default.log_updates, 1, 100_000),
-        _integer(environ, "RELAY_HISTORY_SECONDS", default.log_seconds, 1),
-        _integer(environ, "RELAY_POSITION_SECONDS", default.meta_seconds, 1),
-        _integer(environ, "RELAY_TASK_SECONDS", default.state_seconds, 1),
-        _integer(environ, "RELAY_ENDED_TASK_SECONDS", default.ended_seconds, 1),
+        _integer(environ, "RELAY_HISTORY_SIZE", default.history_size, 1, 100_000),
+        _integer(environ, "RELAY_HISTORY_TTL", default.history_ttl, 1),
+        _integer(environ, "RELAY_HISTORY_META_TTL", default.history_meta_ttl, 1),
+        _integer(environ, "RELAY_TASK_STATE_TTL", default.task_state_ttl, 1),
+        _integer(environ, "RELAY_TERMINAL_STATE_TTL", default.terminal_state_ttl, 1),
     )
 
 

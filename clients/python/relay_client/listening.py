@@ -14,8 +14,8 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_wire import redis_urls
 
-from relay_client import redis_urls
 from relay_client.delivery.aio import cancellations, connection_options, without_retries
 from relay_client.delivery.line import REDIS_FAILURES
 
@@ -141,7 +141,7 @@ class Listener:
         finally:
             self._noticing.discard(event)
 
-    async def run(self, target: redis_urls.Target) -> None:
+    async def run(self, target: redis_urls.RedisTarget) -> None:
         """Hear and call back until cancelled; reconnects for ever. Raises RuntimeError if it runs already."""
         if self._is_running:
             raise RuntimeError("this service listens already")
@@ -165,7 +165,7 @@ class Listener:
                 running = set(self._subscriptions)
                 await changed.wait()
 
-    async def _keep_connected(self, target: redis_urls.Target) -> None:
+    async def _keep_connected(self, target: redis_urls.RedisTarget) -> None:
         attempt = 0
         while True:
             started = monotonic()
@@ -185,7 +185,7 @@ class Listener:
             await asyncio.sleep(random.uniform(0.0, min(_MOST_SECONDS_BETWEEN_TRIES, 0.05 * 2.0 ** min(attempt, 10))))
 
     @asynccontextmanager
-    async def _client(self, target: redis_urls.Target) -> AsyncIterator[Redis]:
+    async def _client(self, target: redis_urls.RedisTarget) -> AsyncIterator[Redis]:
         options = connection_options(self._timeout, "relay-listener")
         client = redis_urls.async_client(target, **options)
         if isinstance(client, RedisCluster):

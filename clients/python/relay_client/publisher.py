@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from relay_wire.position import Position
+from relay_wire.publications import Retention
+from relay_wire.redis_urls import parse
+
 from relay_client import environment
 from relay_client.delivery.line import Bounds
 from relay_client.delivery.threads import Courier
-from relay_client.durable import Position, Retention
 from relay_client.errors import NotDelivered
-from relay_client.redis_urls import parse
 from relay_client.updates import Updates
 
 _log = logging.getLogger("relay_client")
@@ -29,7 +31,7 @@ class Publisher:
     max_waiting:       updates that may wait for Redis, of all threads
     max_waiting_bytes: and their bytes
     wait_replicas:     replicas that must have a durable update before it counts as published
-    retention:         what is kept how long; by default what ``RELAY_HISTORY_UPDATES`` and its like say
+    retention:         what is kept how long; by default what ``RELAY_HISTORY_SIZE`` and its like say
 
     Updates reach Redis in the order in which they were handed over, also when it was away meanwhile, and one that had to be
     sent twice is published once. What Redis has not acknowledged by the deadline (plus what is left of one try) raises
@@ -56,7 +58,7 @@ class Publisher:
         bounds = Bounds(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Makes the calls, and carries them out: for the other parts of this package.
         self.updates = Updates.from_environment(retention, sharded=target.is_sharded)
-        self.courier = Courier(target, bounds, self.updates.retention.meta_seconds * 1000)
+        self.courier = Courier(target, bounds, self.updates.retention.history_meta_ttl * 1000)
 
     @property
     def waiting(self) -> int:
@@ -91,7 +93,7 @@ class Publisher:
         self, channel: str, data: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
     ) -> Position | None:
         """Publish on a channel by its name: ``task:<id>``, ``general``, or one that the relay's operator named
-        (``RELAY_REDIS_CHANNELS``), whose messages reach clients as they are. Otherwise as `publish_general_update`."""
+        (``RELAY_EXTRA_CHANNELS``), whose messages reach clients as they are. Otherwise as `publish_general_update`."""
         return self._deliver(self.updates.on(channel, data, durable=durable, key=idempotency_key))
 
     def _deliver(self, calls: list[Any]) -> Position | None:

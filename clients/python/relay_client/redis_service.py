@@ -18,9 +18,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from relay_client import environment, redis_urls
+from relay_wire import redis_urls
+from relay_wire.position import Position
+
+from relay_client import environment
 from relay_client.aio.publisher import Publisher
-from relay_client.durable import Position
 from relay_client.listening import Callback, Listener, Subscription
 
 

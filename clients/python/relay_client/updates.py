@@ -7,22 +7,26 @@ from enum import Enum
 from secrets import token_hex
 from typing import Any
 
-from relay_client import durable, environment, keys
-from relay_client.delivery.call import Call, Script
-from relay_client.durable import GENERAL, GENERAL_UPDATE, MAX_FIELDS, TASK_UPDATE, Known, Position, Retention
+from relay_wire import keys, publications
+from relay_wire.channels import (
+    GENERAL,
+    GENERAL_UPDATE,
+    GENERAL_UPDATES,
+    MAX_FIELDS,
+    MAX_NAME_LENGTH,
+    MESSAGE,
+    TASK_PREFIX,
+    TASK_UPDATE,
+    TASK_UPDATES,
+)
+from relay_wire.position import Position
+from relay_wire.publications import DedupKey, Retention
+
+from relay_client import environment
+from relay_client.delivery.call import Call
 from relay_client.encoding import encode, encode_fields, object_of
 
-#: The Redis channels of plain publishing, which existing services use.
-TASK_UPDATES = "task_updates"
-GENERAL_UPDATES = "general_updates"
-
-#: An operator-named channel's updates go out as they came.
-MESSAGE = "message"
-
-#: Longest task id and channel name, in characters.
-MAX_NAME_LENGTH = 255
-
-PUBLISH = Script(durable.SCRIPT, durable.SHA)
+PUBLISH = publications.publish_script()
 
 
 def task_channel(task_id: str | int) -> str:
@@ -32,15 +36,15 @@ def task_channel(task_id: str | int) -> str:
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
-    return keys.TASK_PREFIX + name
+    return TASK_PREFIX + name
 
 
 def _position(answer: Any) -> Position:
-    return durable.recorded(answer).position
+    return publications.publish_result(answer).position
 
 
 def _was_taken(answer: Any) -> bool:
-    return not durable.recorded(answer).is_duplicate
+    return not publications.publish_result(answer).is_duplicate
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,10 @@ class Updates:
     def on(self, channel: str, data: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
         """An update of a channel by its name: ``task:<id>``, ``general``, or an operator-named one. The last call's outcome is
         its position."""
-        if not isinstance(channel, str) or not 0 < len(channel) <= len(keys.TASK_PREFIX) + MAX_NAME_LENGTH:
+        if not isinstance(channel, str) or not 0 < len(channel) <= len(TASK_PREFIX) + MAX_NAME_LENGTH:
             raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}")
-        if channel.startswith(keys.TASK_PREFIX):
-            return self.task_update(channel[len(keys.TASK_PREFIX) :], data, durable=durable, key=key)
+        if channel.startswith(TASK_PREFIX):
+            return self.task_update(channel[len(TASK_PREFIX) :], data, durable=durable, key=key)
         if channel == GENERAL:
             return self.general_update(data, durable=durable, key=key)
         if channel in (TASK_UPDATES, GENERAL_UPDATES) or channel.startswith(keys.PREFIX):
@@ -109,7 +113,7 @@ class Updates:
 
     def beat(self, task_id: str | int) -> Call:
         """A task's sign of life. Its outcome is False when Redis knows no such task."""
-        return self._script(task_channel(task_id), {}, None, Known("beat", "", 0))
+        return self._script(task_channel(task_id), {}, None, DedupKey("beat", "", 0))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
         """As a relay does it that hears a plain announcement."""
@@ -123,7 +127,7 @@ class Updates:
             return []
         if not 0 < len(fields) <= MAX_FIELDS:
             return []
-        return [self._script(channel, encode_fields(fields), _status(fields), Known("create", "", 0))]
+        return [self._script(channel, encode_fields(fields), _status(fields), DedupKey("create", "", 0))]
 
     def _durable(
         self,
@@ -134,29 +138,33 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
-        names, values = durable.arguments(
+        names, values = publications.publish_arguments(
             channel,
             kind,
             data,
             self.retention,
             fields=fields,
             status=status,
-            known=durable.idempotency(key or token_hex(12)),
+            dedup=publications.idempotency_key(key or token_hex(12)),
             sharded=self.sharded,
         )
-        live = ("SPUBLISH" if self.sharded else "PUBLISH", keys.feed(channel), durable.unrecorded_message(kind, data))
+        live = (
+            "SPUBLISH" if self.sharded else "PUBLISH",
+            keys.pubsub_channel(channel),
+            publications.unpersisted_message(kind, data),
+        )
         return Call(channel, names, PUBLISH, values, fallback=live, waits=True, read=_position)
 
-    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: Known) -> Call:
+    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: DedupKey) -> Call:
         """Something about a task that is no update. Redis may have no memory for it: then so be it."""
-        names, values = durable.arguments(
+        names, values = publications.publish_arguments(
             channel,
             TASK_UPDATE,
             object_of(fields),
             self.retention,
             fields=fields,
             status=status,
-            known=known,
+            dedup=known,
             sharded=self.sharded,
         )
         return Call(channel, names, PUBLISH, values, fallback=("EXISTS", names[0]), read=_was_taken)

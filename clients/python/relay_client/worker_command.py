@@ -20,7 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relay_client import __version__, environment, redis_urls
+from relay_wire import redis_urls
+
+from relay_client import __version__, environment
 from relay_client.errors import NotDelivered
 from relay_client.working.settings import WorkerSettings
 from relay_client.working.worker import Worker

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from relay_wire.position import Position
+from relay_wire.publications import Retention
+from relay_wire.redis_urls import parse
+
 from relay_client import environment
 from relay_client.delivery.aio import Courier
 from relay_client.delivery.line import Bounds
-from relay_client.durable import Position, Retention
 from relay_client.errors import NotDelivered
-from relay_client.redis_urls import parse
 from relay_client.updates import Updates
 
 _log = logging.getLogger("relay_client")
@@ -47,7 +49,7 @@ class Publisher:
         bounds = Bounds(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Makes the calls, and carries them out: for the other parts of this package.
         self.updates = Updates.from_environment(retention, sharded=target.is_sharded)
-        self.courier = Courier(target, bounds, self.updates.retention.meta_seconds * 1000)
+        self.courier = Courier(target, bounds, self.updates.retention.history_meta_ttl * 1000)
         self._group: asyncio.TaskGroup | None = None
         self._sender: asyncio.Task[None] | None = None
 

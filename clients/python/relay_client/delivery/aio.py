@@ -13,8 +13,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_wire import redis_urls
 
-from relay_client import redis_urls
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange, sentinel_options
 from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line, once
@@ -35,7 +35,7 @@ def connection_options(timeout: float, client_name: str) -> dict[str, Any]:
     }
 
 
-def without_retries(target: redis_urls.Target, timeout: float = 2.0) -> redis_urls.Target:
+def without_retries(target: redis_urls.RedisTarget, timeout: float = 2.0) -> redis_urls.RedisTarget:
     """The same target, whose Sentinels are asked once each; timeout: of all of them together, so that one that hangs leaves
     time for the others."""
     return replace(
@@ -69,7 +69,7 @@ async def finish(coroutine: Coroutine[Any, Any, None], within: float) -> None:
 class Connection:
     """The one connection to Redis (on a cluster: one to each node that is needed). For one task at a time, on one loop."""
 
-    def __init__(self, target: redis_urls.Target, timeout: float, client_name: str) -> None:
+    def __init__(self, target: redis_urls.RedisTarget, timeout: float, client_name: str) -> None:
         self._target = without_retries(target, timeout)
         self._timeout = timeout
         self._options = connection_options(timeout, client_name)
@@ -152,7 +152,7 @@ async def _answer(connection: Any) -> Any:
 class Courier:
     """Gets calls to Redis, for any number of tasks of one loop."""
 
-    def __init__(self, target: redis_urls.Target, bounds: Bounds, meta_ms: int) -> None:
+    def __init__(self, target: redis_urls.RedisTarget, bounds: Bounds, meta_ms: int) -> None:
         self._line = Line(bounds, *((1,) if target.is_sharded else ()))
         self._connection = Connection(target, bounds.timeout, "relay-client")
         self._meta_ms = meta_ms

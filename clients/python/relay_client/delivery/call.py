@@ -1,18 +1,13 @@
 """One call of Redis that is on its way, and what became of it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from relay_wire.scripts import Script
 
 from relay_client.errors import NotDelivered
 
 Command = tuple[Any, ...]
-
-
-class Script(NamedTuple):
-    """A Lua script and its SHA-1."""
-
-    source: str
-    sha: str
 
 
 class Call:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
+from relay_wire.redis_urls import RedisTarget
 
 from relay_client.delivery.call import Call, Command
 from relay_client.delivery.line import Line, NotEnoughReplicas
-from relay_client.redis_urls import Target
 
 
-def sentinel_options(target: Target, retry: object, timeout: float) -> dict[str, Any]:
+def sentinel_options(target: RedisTarget, retry: object, timeout: float) -> dict[str, Any]:
     """For the connections to Sentinels, of which each is asked in its turn: redis-py gives each as much time as the server."""
     share = timeout / (len(target.nodes) + 1)
     return {"retry": retry, "socket_timeout": share, "socket_connect_timeout": share}

@@ -35,9 +35,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_wire.publications import IDEMPOTENCY_TTL_MS
 
 from relay_client.delivery.call import Call, Command
-from relay_client.durable import IDEMPOTENCY_MS
 from relay_client.errors import BufferFull, DeliveryRefused, DeliveryTimedOut, NotDelivered, PublisherClosed
 
 _log = logging.getLogger("relay_client")
@@ -74,7 +74,7 @@ _MOST_BYTES = 1 << 20
 _MOST_FAILURES = 100
 
 #: A deadline must end well before Redis forgets the keys by which it recognises an update that comes again.
-MOST_SECONDS = IDEMPOTENCY_MS / 1000 / 2
+MOST_SECONDS = IDEMPOTENCY_TTL_MS / 1000 / 2
 
 
 class NotEnoughReplicas(RedisTimeoutError):

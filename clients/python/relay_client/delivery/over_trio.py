@@ -6,8 +6,8 @@ from time import monotonic
 
 import trio
 import trio_asyncio
+from relay_wire import redis_urls
 
-from relay_client import redis_urls
 from relay_client.delivery.aio import Connection
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange
@@ -19,7 +19,7 @@ class Courier:
     """Gets calls to Redis, for any number of tasks of one run. loop: that of the block that owns it."""
 
     def __init__(
-        self, target: redis_urls.Target, bounds: Bounds, meta_ms: int, loop: trio_asyncio.TrioEventLoop
+        self, target: redis_urls.RedisTarget, bounds: Bounds, meta_ms: int, loop: trio_asyncio.TrioEventLoop
     ) -> None:
         self._line = Line(bounds, *((1,) if target.is_sharded else ()))
         self._connection = Connection(target, bounds.timeout, "relay-client")

@@ -17,8 +17,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
+from relay_wire import redis_urls
 
-from relay_client import redis_urls
 from relay_client.delivery.call import Call
 from relay_client.delivery.exchange import Exchange, sentinel_options
 from relay_client.delivery.line import REDIS_FAILURES, Bounds, Line, once
@@ -36,7 +36,7 @@ _ASIDE = 0.001
 class Connection:
     """The one connection to Redis (on a cluster: one to each node that is needed). For one thread at a time."""
 
-    def __init__(self, target: redis_urls.Target, timeout: float, client_name: str) -> None:
+    def __init__(self, target: redis_urls.RedisTarget, timeout: float, client_name: str) -> None:
         # redis-py's own retries would multiply the deadline.
         retry = Retry(NoBackoff(), 0)
         asking = sentinel_options(target, retry, timeout)
@@ -118,7 +118,7 @@ class Courier:
     A forked child begins with an empty line and a connection of its own; what its parent had in line stays the parent's.
     """
 
-    def __init__(self, target: redis_urls.Target, bounds: Bounds, meta_ms: int) -> None:
+    def __init__(self, target: redis_urls.RedisTarget, bounds: Bounds, meta_ms: int) -> None:
         self._target = target
         self._bounds = bounds
         self._meta_ms = meta_ms

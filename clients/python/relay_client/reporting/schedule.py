@@ -6,8 +6,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
+from relay_wire.position import Position
+
 from relay_client.delivery.call import Call
-from relay_client.durable import Position
 from relay_client.errors import NotDelivered
 from relay_client.reporting.task import Task
 from relay_client.updates import Updates

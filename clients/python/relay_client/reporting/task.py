@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakSet
 
+from relay_wire.channels import MAX_FIELDS
+from relay_wire.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING
+
 from relay_client.delivery.call import Call
-from relay_client.durable import MAX_FIELDS
 from relay_client.encoding import encode
 from relay_client.errors import NotDelivered
-from relay_client.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING
 from relay_client.updates import Updates, task_channel
 
 _T = TypeVar("_T")

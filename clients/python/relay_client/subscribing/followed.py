@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from relay_client.durable import GENERAL, Position
-from relay_client.keys import TASK_PREFIX
+from relay_wire.channels import GENERAL, TASK_PREFIX
+from relay_wire.position import Position
 
 #: What a relay takes: longest task id and epoch, largest offset.
 _MAX_TASK_ID, _MAX_EPOCH, _MAX_OFFSET = 255, 64, 2**53

@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from relay_client.durable import GENERAL, GENERAL_UPDATE, TASK_UPDATE, Position
-from relay_client.keys import TASK_PREFIX
+from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
+from relay_wire.position import Position
+
 from relay_client.subscribing.followed import (
     Followed,
     checked_name,

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from relay_client.durable import Position
-from relay_client.statuses import TERMINAL
+from relay_wire.position import Position
+from relay_wire.statuses import TERMINAL
 
 __all__ = [
     "Position",

@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from relay_client.durable import Position
+from relay_wire.position import Position
+
 from relay_client.subscribing.followed import Followed
 from relay_client.subscribing.updates import Update
 

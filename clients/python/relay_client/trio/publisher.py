@@ -13,13 +13,14 @@ from typing import Any, Self
 
 import trio
 import trio_asyncio
+from relay_wire.position import Position
+from relay_wire.publications import Retention
+from relay_wire.redis_urls import parse
 
 from relay_client import environment
 from relay_client.delivery.line import Bounds
 from relay_client.delivery.over_trio import Courier
-from relay_client.durable import Position, Retention
 from relay_client.errors import NotDelivered
-from relay_client.redis_urls import parse
 from relay_client.updates import Updates
 
 _log = logging.getLogger("relay_client")
@@ -130,7 +131,7 @@ class Publisher:
     async def _open(self) -> AsyncIterator[None]:
         raised: Exception | None = None
         async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
-            self._courier = Courier(self._target, self._bounds, self.updates.retention.meta_seconds * 1000, loop)
+            self._courier = Courier(self._target, self._bounds, self.updates.retention.history_meta_ttl * 1000, loop)
             nursery.start_soon(self._courier.carry_out_posted)
             try:
                 yield

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from relay_wire.statuses import FAILED, PENDING
+
 from relay_client.encoding import encode_fields
 from relay_client.reporting.task import Task, TaskCancelled, end_of, error_text, now_text, told
-from relay_client.statuses import FAILED, PENDING
 from relay_client.working.errors import TaskFailed
 from relay_client.working.handlers import Handler, Params, Result
 from relay_client.working.queue import Entry

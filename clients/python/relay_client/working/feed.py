@@ -7,11 +7,11 @@ from time import monotonic
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
+from relay_wire import redis_urls
+from relay_wire.publications import to_text
 
-from relay_client import redis_urls
 from relay_client.delivery.aio import Courier, connection_options, without_retries
 from relay_client.delivery.line import REDIS_FAILURES, backoff
-from relay_client.durable import text
 from relay_client.errors import NotDelivered
 from relay_client.working import queue
 from relay_client.working.queue import GROUP, Entry
@@ -114,7 +114,7 @@ class Feed:
         for name, raw in answer.items() if isinstance(answer, Mapping) else answer or ():
             # RESP3 has a list of lists where RESP2 has a list.
             nested = raw and isinstance(raw[0], list) and raw[0] and not isinstance(raw[0][0], bytes | str)
-            found += queue.entries(queue.kind_of(text(name)), raw[0] if nested else raw)
+            found += queue.entries(queue.kind_of(to_text(name)), raw[0] if nested else raw)
         if found[most:]:  # one of each kind, and so many were not asked for
             await self._deliver([queue.release(entry, self._consumer) for entry in found[most:]])
         return found[:most]

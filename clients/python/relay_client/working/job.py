@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay_wire.statuses import PENDING
+
 from relay_client.encoding import encode
 from relay_client.reporting.task import now_text
-from relay_client.statuses import PENDING
 
 _KIND = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 

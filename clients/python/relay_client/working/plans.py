@@ -8,12 +8,13 @@ from time import monotonic
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from relay_client import keys
+from relay_wire import keys
+from relay_wire.publications import to_text
+from relay_wire.statuses import CANCELLED, TERMINAL
+
 from relay_client.delivery.call import Call
-from relay_client.durable import text
 from relay_client.encoding import decode_fields
 from relay_client.reporting.task import now_text
-from relay_client.statuses import CANCELLED, TERMINAL
 from relay_client.updates import Updates, task_channel
 from relay_client.working import queue
 from relay_client.working.errors import BacklogFull, TaskExists
@@ -185,7 +186,7 @@ def _index(bucket: int, most: int) -> Call:
     def read(answer: Any) -> list[tuple[float, str]]:
         flat = not answer or isinstance(answer[0], bytes | str)
         pairs = zip(*[iter(answer)] * 2, strict=True) if flat else answer
-        return [(float(score), text(task_id)) for task_id, score in pairs]
+        return [(float(score), to_text(task_id)) for task_id, score in pairs]
 
     return Call("tasks", [key], command=("ZREVRANGE", key, 0, most - 1, "WITHSCORES"), read=read)
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from relay_client.delivery.call import Call, Script
-from relay_client.durable import text
+from relay_wire.publications import to_text
+from relay_wire.scripts import Script
+
+from relay_client.delivery.call import Call
 from relay_client.working import scripts
 
 GROUP = "workers"
@@ -73,7 +75,7 @@ def ready(task_id: str, kind: str, *, if_due: bool = False) -> Call:
 
 def due(kind: str, most: int) -> Call:
     """The ids of tasks whose time has come."""
-    return _call(kind, [later_key(kind)], scripts.DUE, most, read=lambda answer: [text(name) for name in answer])
+    return _call(kind, [later_key(kind)], scripts.DUE, most, read=lambda answer: [to_text(name) for name in answer])
 
 
 def open_queues(kinds: Iterable[str]) -> Call:
@@ -94,7 +96,7 @@ def take_over(kind: str, consumer: str, idle_ms: int, start: str, most: int) -> 
     """Claim what another has left: where to go on, and entries."""
 
     def read(answer: Any) -> tuple[str, list[Entry]]:
-        return text(answer[0]), entries(kind, answer[1])
+        return to_text(answer[0]), entries(kind, answer[1])
 
     command = ("XAUTOCLAIM", queue_key(kind), GROUP, consumer, idle_ms, start, "COUNT", most)
     return Call(f"work:{kind}", [queue_key(kind)], command=command, read=read)
@@ -105,14 +107,14 @@ def begin(entry: Entry, consumer: str, owner: str) -> Call:
 
     def read(answer: Any) -> Begun:
         verdict, job, attempt = answer
-        return Begun(text(verdict), job.encode() if isinstance(job, str) else job, int(attempt))
+        return Begun(to_text(verdict), job.encode() if isinstance(job, str) else job, int(attempt))
 
     return _call(entry.task_id or "", _held(entry), scripts.BEGIN, GROUP, consumer, entry.entry_id, owner, read=read)
 
 
 def keep(entry: Entry, consumer: str, owner: str) -> Call:
     """Keep the claim: ``kept``, ``cancelled``, ``lost`` or ``missing``."""
-    return _call(entry.task_id or "", _held(entry), scripts.KEEP, GROUP, consumer, entry.entry_id, owner, read=text)
+    return _call(entry.task_id or "", _held(entry), scripts.KEEP, GROUP, consumer, entry.entry_id, owner, read=to_text)
 
 
 def finish(entry: Entry, owner: str = "") -> Call:
@@ -138,7 +140,7 @@ def cancel(task_id: str) -> Call:
 
     def read(answer: Any) -> tuple[str, bytes]:
         where, job = answer
-        return text(where), job.encode() if isinstance(job, str) else job
+        return to_text(where), job.encode() if isinstance(job, str) else job
 
     return _call(task_id, [task_key(task_id)], scripts.CANCEL, read=read)
 
@@ -155,7 +157,7 @@ def forget(kind: str, consumer: str = "") -> Call:
 
 def kind_of(queue: bytes | str) -> str:
     """The kind of a queue's key."""
-    return text(queue).removeprefix(f"{_PREFIX}queue:")
+    return to_text(queue).removeprefix(f"{_PREFIX}queue:")
 
 
 def entries(kind: str, raw: Iterable[Any]) -> list[Entry]:
@@ -167,7 +169,7 @@ def entries(kind: str, raw: Iterable[Any]) -> list[Entry]:
         fields = item[1]
         pairs = fields.items() if isinstance(fields, Mapping) else zip(*[iter(fields)] * 2, strict=False)
         named = {_text(name): _text(value) for name, value in pairs}
-        found.append(Entry(kind, text(item[0]), named.get("task_id") or None))
+        found.append(Entry(kind, to_text(item[0]), named.get("task_id") or None))
     return found
 
 

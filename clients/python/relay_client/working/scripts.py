@@ -11,13 +11,11 @@ A task is in exactly one of queue and later until it has ended. What needs memor
 refuses for want of it has then changed nothing.
 """
 
-from hashlib import sha1
-
-from relay_client.delivery.call import Script
+from relay_wire.scripts import Script
 
 
 def _script(source: str) -> Script:
-    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+    return Script.of(source)
 
 
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n"

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from secrets import token_hex
 from typing import Any
 
+from relay_wire.channels import MAX_NAME_LENGTH
+from relay_wire.statuses import PENDING, TERMINAL
+
 from relay_client.aio.publisher import Publisher
 from relay_client.aio.reporter import TaskReporter
 from relay_client.delivery.call import Call
 from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
 from relay_client.reporting.task import TaskCancelled, end_of, error_text
-from relay_client.statuses import PENDING, TERMINAL
-from relay_client.updates import MAX_NAME_LENGTH
 from relay_client.working import plans, queue
 from relay_client.working.attempt import HANDED_OVER, Attempt, Stop, Verdict, failure
 from relay_client.working.feed import Feed

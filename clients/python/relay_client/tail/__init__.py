@@ -1,0 +1,1 @@
+"""`relay tail`: follow tasks from a terminal. Needs the extra ``tail``."""

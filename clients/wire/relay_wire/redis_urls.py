@@ -1,0 +1,166 @@
+"""Where Redis is: one server, one that Sentinels watch over, or a cluster, as a URL.
+
+    redis://[user:password@]host:6379/0                              rediss:// with TLS, unix:///path for a socket
+    redis+sentinel://[user:password@]host:26379,host2:26379/name/0   name: the master's, as the Sentinels know it
+    redis+cluster://[user:password@]host:7000,host2:7001             any of its nodes; rediss+cluster:// with TLS
+
+Further options of redis-py may follow as a query, ``sentinel_username`` and ``sentinel_password`` among them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+import redis
+import redis.sentinel
+from redis.asyncio import ConnectionPool as AsyncConnectionPool
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import RedisCluster as AsyncRedisCluster
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+
+SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+_SENTINEL_PORT = 26379
+_REDIS_PORT = 6379
+
+
+@dataclass(frozen=True, slots=True)
+class RedisTarget:
+    """A parsed URL.
+
+    nodes:            (host, port) of the Sentinels or cluster nodes
+    name:             the master's name, with Sentinels
+    options:          arguments of redis-py's connections
+    sentinel_options: the same for connections to Sentinels
+    """
+
+    kind: Literal["single", "sentinel", "cluster"]
+    url: str = field(repr=False)
+    nodes: tuple[tuple[str, int], ...] = ()
+    name: str = ""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_sharded(self) -> bool:
+        """It is a cluster: updates travel on sharded channels."""
+        return self.kind == "cluster"
+
+
+def parse(url: str) -> RedisTarget:
+    """Read a URL. Raises ValueError that says what is wrong with it; the message has no password in it."""
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"a Redis URL must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+    base, _, kind = parts.scheme.partition("+")
+    if not kind:
+        parse_url(url)
+        return RedisTarget("single", url)
+    login, _, places = parts.netloc.rpartition("@")
+    default_port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
+    nodes = tuple(_node(place, default_port) for place in places.split(",") if place)
+    if not nodes:
+        raise ValueError(f"a {parts.scheme}:// URL needs at least one host:port")
+    # What is left is as in an ordinary URL: let redis-py read it.
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    name = ""
+    if kind == "sentinel":
+        if not path:
+            raise ValueError("a redis+sentinel:// URL needs the master's name: redis+sentinel://host:26379/mymaster/0")
+        name = path.pop(0)
+    elif path and path != ["0"]:
+        raise ValueError("a cluster has only database 0")
+    query = parse_qs(parts.query)
+    sentinel_options: dict[str, Any] = {
+        option: values[0] for option in ("username", "password") if (values := query.pop(f"sentinel_{option}", None))
+    }
+    rest = urlencode(query, doseq=True)
+    options: dict[str, Any] = {**parse_url(f"{base}://{f'{login}@' if login else ''}host/{'/'.join(path)}?{rest}")}
+    options.pop("host", None)
+    options.pop("port", None)
+    if kind == "cluster":
+        options.pop("db", None)
+        return RedisTarget("cluster", url, nodes, "", _without_class(options, base), {})
+    if base == "rediss":
+        sentinel_options["ssl"] = True
+    return RedisTarget("sentinel", url, nodes, name, _without_class(options, base), sentinel_options)
+
+
+def _without_class(options: dict[str, Any], base: str) -> dict[str, Any]:
+    """Connection classes differ between pools; with Sentinel and Cluster TLS is an option."""
+    options = {name: value for name, value in options.items() if name != "connection_class"}
+    return options | ({"ssl": True} if base == "rediss" else {})
+
+
+def _node(place: str, default_port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{place}")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{place!r} is not of the form host:port") from None
+    if not parts.hostname:
+        raise ValueError(f"{place!r} is not of the form host:port")
+    return parts.hostname, port or default_port
+
+
+def async_pool(target: RedisTarget, **options: Any) -> AsyncConnectionPool:
+    """A pool of asyncio connections to the one server, or to the master that the Sentinels name. Does not connect."""
+    if target.kind == "single":
+        return AsyncConnectionPool.from_url(target.url, **options)
+    assert target.kind == "sentinel"
+    waits = _share_of_each_sentinel(target, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
+    sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=waits | target.sentinel_options)  # type: ignore[no-untyped-call]
+    return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]
+
+
+def _share_of_each_sentinel(target: RedisTarget, options: dict[str, Any]) -> dict[str, Any]:
+    """Time-outs of connections to Sentinels: one that hangs must leave time to ask the others."""
+    names = ("socket_timeout", "socket_connect_timeout")
+    return {name: options[name] / (len(target.nodes) + 1) for name in names if options.get(name) is not None}
+
+
+async def close_pool(pool: AsyncConnectionPool) -> None:
+    """Close a pool's connections, those to Sentinels among them."""
+    await pool.disconnect()
+    if isinstance(pool, AsyncSentinelPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def async_cluster(target: RedisTarget, **options: Any) -> AsyncRedisCluster:
+    """An asyncio client of the cluster. Does not connect."""
+    nodes = [AsyncClusterNode(host, port) for host, port in target.nodes]
+    return AsyncRedisCluster(startup_nodes=nodes, **(target.options | options))
+
+
+def async_client(target: RedisTarget, **options: Any) -> AsyncRedis | AsyncRedisCluster:
+    """An asyncio client. Does not connect."""
+    if target.kind == "cluster":
+        return async_cluster(target, **options)
+    return AsyncRedis(connection_pool=async_pool(target, **options))
+
+
+def sync_client(target: RedisTarget, **options: Any) -> "redis.Redis | redis.RedisCluster":
+    """A client for threads. Connects only with a cluster, whose topology it reads."""
+    if target.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in target.nodes]  # type: ignore[no-untyped-call]
+        return redis.RedisCluster(startup_nodes=nodes, **(target.options | options))
+    if target.kind == "sentinel":
+        waits = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout") if name in options}
+        sentinel = redis.sentinel.Sentinel(target.nodes, sentinel_kwargs=waits | target.sentinel_options)  # type: ignore[no-untyped-call]
+        return sentinel.master_for(target.name, **(target.options | options))  # type: ignore[no-any-return, no-untyped-call]
+    return redis.Redis.from_url(target.url, **options)

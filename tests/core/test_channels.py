@@ -1,0 +1,178 @@
+"""Reading what services publish: where it goes, and every way in which it can be wrong."""
+
+import tracemalloc
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from relay_wire.channels import GENERAL, GENERAL_UPDATES, MAX_NAME_LENGTH, TASK_UPDATES
+
+from relay.core.channels import NamedChannels, read_published, task_channel
+from relay.core.errors import BadMessage
+from relay.core.updates import Update
+
+#: JSON that any decoder but a lazy one would change: spaces, order, escapes, number forms, a repeated key.
+ODD_DATA = '{ "b":1.0,"a" : 1e2,\n"a":100000000000000000001,"é":"\\u00e9\\/","e":[ ],"x":{}}'.encode()
+
+
+def task_message(task_id: bytes = b'"t"', data: bytes = b"{}") -> bytes:
+    return b'{"type":"task_update","task_id":%b,"data":%b,"timestamp":"2025-01-01T00:00:00Z"}' % (task_id, data)
+
+
+@pytest.mark.parametrize("channel", [TASK_UPDATES, GENERAL_UPDATES])
+def test_the_message_says_where_it_goes_and_its_data_stays_the_very_bytes(channel: str) -> None:
+    assert read_published(channel, task_message(data=ODD_DATA), 7.0) == Update("task:t", "task_update", ODD_DATA, 7.0)
+    general = b'{"data":%b,"type":"general_update"}' % ODD_DATA
+    assert read_published(channel, general, 7.0) == Update(GENERAL, "general_update", ODD_DATA, 7.0)
+
+
+def test_a_named_channel_carries_any_object_as_it_came() -> None:
+    message = b' {"type": "community_agent_action", "data": %b, "task_id": [] }\r\n' % ODD_DATA
+    assert read_published("community_agent:x", message, 7.0) == Update(
+        "community_agent:x", "message", message.strip(), 7.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("task_id", "channel"),
+    [
+        (b"7", "task:7"),
+        (b'"7"', "task:7"),
+        (b"-1", "task:-1"),
+        (b"123456789012345678901234567890", "task:123456789012345678901234567890"),
+        (b'"\\u00e9 \xf0\x9f\x8e\x89"', "task:é 🎉"),
+        (b'"%b"' % (b"x" * MAX_NAME_LENGTH), "task:" + "x" * MAX_NAME_LENGTH),
+    ],
+)
+def test_task_ids_are_compared_as_strings(task_id: bytes, channel: str) -> None:
+    assert read_published(TASK_UPDATES, task_message(task_id), 0.0).channel == channel
+
+
+DEEP = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+
+BAD_EVERYWHERE = {
+    "empty": (b"", "not_json"),
+    "text": (b"hello", "not_json"),
+    "cut off": (task_message()[:-1], "not_json"),
+    "something behind it": (task_message() + b" x", "not_json"),
+    "byte order mark": (b"\xef\xbb\xbf" + task_message(), "not_json"),
+    "NaN": (task_message(data=b'{"a":NaN}'), "not_json"),
+    "control character in a string": (task_message(data=b'{"a":"\x01"}'), "not_json"),
+    "half a surrogate pair": (task_message(data=b'{"a":"\\ud800"}'), "not_json"),
+    "1 MiB of text": (b"x" * 2**20, "not_json"),
+    "1 MiB string": (b'"%b"' % (b"x" * 2**20), "wrong_type"),
+    "null": (b"null", "wrong_type"),
+    "array": (b"[%b]" % task_message(), "wrong_type"),
+    "invalid UTF-8": (task_message(data=b'{"a":"\xff"}'), "invalid_utf8"),
+    "invalid UTF-8 where no field is looked at": (b'{"type":"general_update","data":{},"z":"\xc0"}', "invalid_utf8"),
+    "surrogate in UTF-8": (task_message(data=b'{"a":"\xed\xa0\x80"}'), "invalid_utf8"),
+    "nested 10,000 deep": (task_message(data=DEEP), "too_deep"),
+}
+BAD_FROM_SERVICES = {
+    "no type": (b'{"data":{}}', "wrong_type"),
+    "type no text": (b'{"type":1,"data":{}}', "wrong_type"),
+    "unknown type": (b'{"type":"task_create","data":{}}', "unknown_type"),
+    "no data": (b'{"type":"general_update"}', "wrong_type"),
+    "data null": (b'{"type":"general_update","data":null}', "wrong_type"),
+    "data a list": (task_message(data=b"[1]"), "wrong_type"),
+    "data a text that looks like an object": (task_message(data=b'"{}"'), "wrong_type"),
+    "no task_id": (b'{"type":"task_update","data":{}}', "wrong_type"),
+    "task_id null": (task_message(b"null"), "wrong_type"),
+    "task_id a float": (task_message(b"1.5"), "wrong_type"),
+    "task_id a boolean": (task_message(b"true"), "wrong_type"),
+    "task_id an object": (task_message(b"{}"), "wrong_type"),
+    "task_id with more digits than Python turns into text": (task_message(b"1" * 5000), "wrong_type"),
+    "task_id empty": (task_message(b'""'), "bad_task_id"),
+    "task_id too long": (task_message(b'"%b"' % (b"x" * (MAX_NAME_LENGTH + 1))), "bad_task_id"),
+    "task_id too many digits": (task_message(b"1" * (MAX_NAME_LENGTH + 1)), "bad_task_id"),
+}
+
+
+@pytest.mark.parametrize(("message", "code"), BAD_EVERYWHERE.values(), ids=BAD_EVERYWHERE)
+@pytest.mark.parametrize("channel", [TASK_UPDATES, "named"])
+def test_what_is_no_json_object_is_refused_on_every_channel(channel: str, message: bytes, code: str) -> None:
+    with pytest.raises(BadMessage) as caught:
+        read_published(channel, message, 0.0)
+    assert caught.value.code == code
+    assert len(caught.value.message) < 200  # it goes into a log line
+
+
+@pytest.mark.parametrize(("message", "code"), BAD_FROM_SERVICES.values(), ids=BAD_FROM_SERVICES)
+def test_what_has_the_wrong_form_is_refused_with_a_code(message: bytes, code: str) -> None:
+    with pytest.raises(BadMessage) as caught:
+        read_published(TASK_UPDATES, message, 0.0)
+    assert caught.value.code == code
+    assert len(caught.value.message) < 200
+    assert read_published("named", message, 0.0).data == message  # an object like any other
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_bytes_raise_anything_but_badmessage(message: bytes) -> None:
+    for channel in (TASK_UPDATES, "named"):
+        try:
+            update = read_published(channel, message, 0.0)
+        except BadMessage:
+            continue
+        assert isinstance(msgspec.json.decode(update.data), dict)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=20), st.dictionaries(st.text(), st.integers() | st.text() | st.none()))
+def test_what_a_service_encodes_arrives(task_id: str, data: dict[str, object]) -> None:
+    message = msgspec.json.encode({"type": "task_update", "task_id": task_id, "data": data})
+    update = read_published(TASK_UPDATES, message, 0.0)
+    assert update.channel == task_channel(task_id)
+    assert update.data == msgspec.json.encode(data)
+
+
+def test_an_update_does_not_hold_on_to_the_message_it_came_in() -> None:
+    tracemalloc.start()
+    try:
+        padding = b'{"pad":"%b",' % (b"x" * 2**20)
+        update = read_published(TASK_UPDATES, padding + task_message()[1:], 0.0)
+        del padding
+        assert tracemalloc.get_traced_memory()[0] < 2**19
+    finally:
+        tracemalloc.stop()
+    assert update.data == b"{}"
+
+
+#: Beside real Valkey's `KEYS`, with which these were compared: in fnmatch several are different.
+GLOBS = [
+    ("agent:*", "agent:", True),
+    ("agent:*", "agent:a:b\n", True),
+    ("agent:*", "xagent:a", False),
+    ("agent", "agent:a", False),
+    ("a?", "ab", True),
+    ("a?", "a", False),
+    ("[ab]", "b", True),
+    ("[a-c]", "b", True),
+    ("[c-a]", "b", True),
+    ("[^a]", "b", True),
+    ("[^a]", "a", False),
+    ("[!a]", "a", True),
+    ("[!a]", "b", False),
+    ("[", "[", False),
+    (r"\*", "*", True),
+    (r"\*", "a", False),
+    (r"[\]]", "]", True),
+    ("a.c", "abc", False),
+    ("[a", "a", True),
+    ("(", "(", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "name", "expected"), GLOBS)
+def test_patterns_mean_what_they_mean_to_redis(pattern: str, name: str, expected: bool) -> None:
+    assert (name in NamedChannels([pattern])) is expected
+
+
+def test_named_channels_are_those_that_one_pattern_matches() -> None:
+    named = NamedChannels(["agent:*", "news"])
+    assert "news" in named
+    assert "agent:x" in named
+    assert "other" not in named
+    assert "agent:" + "x" * MAX_NAME_LENGTH not in named
+    assert "news" not in NamedChannels()

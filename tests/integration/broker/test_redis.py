@@ -1,0 +1,369 @@
+"""RedisService on a real Valkey: publishing, callbacks, deadlines, refusals."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from relay.broker import store
+from relay.broker.connections import ClusterServers
+from relay.broker.feeds import Feeds
+from relay.broker.redis import CALLBACK_QUEUE, RedisService, open_redis
+from relay.config import RedisSettings, Settings
+from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.hub import Hub
+from tests.core.test_hub import CountingFormat, Ear
+from tests.harness import PATIENCE, RedisServer
+
+SECRET = "s3cret!@/:"
+
+
+@asynccontextmanager
+async def service(url: str, **settings: Any) -> AsyncIterator[RedisService]:
+    """A service that does not listen yet."""
+    read: Any = Settings
+    redis_settings: Any = RedisSettings
+    async with open_redis(url, read(_env_file=None, **settings), redis_settings(_env_file=None)) as redis:
+        yield redis
+
+
+async def until(check: Callable[[], object]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not check():  # noqa: ASYNC110 - what is waited for is another process's doing
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def listening(redis: RedisService) -> AsyncIterator[None]:
+    """The service hears what it was subscribed to before."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(redis.start_listening)
+        await until(lambda: redis.alive)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_plain_publish_goes_to_whoever_listens_there(redis_server: RedisServer) -> None:
+    heard: list[tuple[str, bytes]] = []
+    async with service(redis_server.url) as redis:
+        assert await redis.publish("nobody", b"x") == 0
+        redis.subscribe_raw("a", lambda name, message: heard.append((name, message)))
+        redis.subscribe_raw("[ab]", lambda name, message: heard.append((f"by pattern: {name}", message)))
+        async with listening(redis):
+            assert await redis.publish("a", b"\xff\x00") == 2
+            assert await redis.publish("b", b"") == 1
+            await until(lambda: len(heard) == 3)
+        assert 0 <= await redis.ping() < PATIENCE
+    assert heard == [("a", b"\xff\x00"), ("by pattern: a", b"\xff\x00"), ("by pattern: b", b"")]
+
+
+async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
+    ear, format = Ear(), CountingFormat()
+    async with service(redis_server.url) as redis:
+        feeds: Feeds
+        hub = Hub(
+            on_pending=lambda: None,
+            on_watched=lambda channel: feeds.on_change(channel),
+            on_unwatched=lambda channel: feeds.on_change(channel),
+            on_behind=lambda channel: feeds.on_behind(channel),
+        )
+        feeds = redis.follow(hub)
+        async with listening(redis), trio.open_nursery() as nursery:
+            nursery.start_soon(feeds.run)
+            for channel in ("task:42", "general"):
+                hub.subscribe(ear, channel, format)
+            await until(lambda: None not in {hub.position("task:42"), hub.position("general")})
+            first = await redis.publish_task_update(42, {"progress": 40, "message": "é"})
+            news = await redis.publish_general_update({"news": [1]})
+            second = await redis.publish_task_update("42", {"progress": 41})
+            await until(lambda: hub.position("task:42") == second and hub.position("general") == news)
+            hub.flush()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(BadMessage):
+            await redis.publish_task_update("", {})
+    assert first is not None
+    assert second == (first.epoch, first.offset + 1)
+    heard = [msgspec.json.decode(message) for message in ear.heard]
+    assert [message for message in heard if "news" not in message] == [
+        {"progress": 40, "message": "é"},
+        {"progress": 41},
+    ]
+    assert {"news": [1]} in heard
+
+
+async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(redis_server: RedisServer) -> None:
+    """Whatever moment it is cut at: nothing is written to a connection that has gone, and none is made in its place."""
+    ear, format = Ear(), CountingFormat()
+    cuts = 0
+    async with service(redis_server.url) as redis:
+        feeds: Feeds
+        hub = Hub(
+            on_pending=lambda: None,
+            on_watched=lambda channel: feeds.on_change(channel),
+            on_unwatched=lambda channel: feeds.on_change(channel),
+            on_behind=lambda channel: feeds.on_behind(channel),
+        )
+        feeds = redis.follow(hub)
+
+        async def come_and_go() -> None:
+            number = 0
+            while cuts < 40:
+                channel = f"task:{number % 5}"  # some are joined again before they were left for good
+                number += 1
+                hub.subscribe(ear, channel, format)
+                for _ in range(number % 7):  # the first steps of attaching it
+                    await trio.lowlevel.checkpoint()
+                hub.unsubscribe(ear, channel, format)
+
+        def cut() -> int:
+            with redis_server.client() as admin:
+                return int(admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB"))
+
+        with capture_logs():
+            async with listening(redis), trio.open_nursery() as nursery:
+                nursery.start_soon(feeds.run)
+                async with trio.open_nursery() as guests:
+                    guests.start_soon(come_and_go)
+                    while cuts < 40:
+                        cuts += await trio.to_thread.run_sync(cut)
+                        await until(lambda: redis.alive)
+                for number in range(5):
+                    channel = f"task:{number}"
+                    hub.subscribe(ear, channel, format)
+                    await until(lambda channel=channel: hub.position(channel) is not None)  # type: ignore[misc]
+                    last = await redis.publish_task_update(number, {})
+                    await until(lambda channel=channel, last=last: hub.position(channel) == last)  # type: ignore[misc]
+                    hub.unsubscribe(ear, channel, format)
+                listener = redis._subscription._plain
+                assert listener is not None
+                await until(lambda: not (listener._wanted or listener._leaving or feeds._attached or feeds._channels))
+                with redis_server.client() as admin:
+                    names = [client["name"] for client in admin.client_list(_type="pubsub")]
+                assert names == ["relay"]
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_leaves_the_cluster_is_not_closed_under_its_users(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path, "--save", "") as other:
+        async with service(redis_server.url.replace("redis:", "redis+cluster:").removesuffix("/0")) as redis:
+            servers, answers = redis._servers, 0
+            assert isinstance(servers, ClusterServers)
+            redis._is_stale = False  # a cluster of one that changes places, of which the servers know nothing
+
+            async def ask(number: int) -> None:
+                nonlocal answers
+                while answers < 2000:
+                    assert await redis.run_script(store.CLOCK_SCRIPT, [([f"relay:{{{number}}}:k"], [])])
+                    answers += 1
+
+            async with trio.open_nursery() as nursery:
+                for turn in itertools.count():
+                    place = ("127.0.0.1", (redis_server, other)[turn % 2].port)
+                    await redis._loop.run_aio_coroutine(servers._take([(0, 16383, place)]))
+                    if not turn:
+                        for number in range(12):
+                            nursery.start_soon(ask, number)
+                    if answers >= 2000:
+                        break
+                    await trio.sleep(0.01)
+        assert turn > 10
+        for server in (redis_server, other):
+            with server.client() as admin:
+                await until(lambda admin=admin: len(admin.client_list()) == 1)  # type: ignore[misc]
+
+
+async def test_callbacks_sync_and_async_get_every_message_decoded_and_in_order(redis_server: RedisServer) -> None:
+    plain: list[Any] = []
+    asynchronous: list[Any] = []
+    at_work = 0
+
+    async def slow(message: Any) -> None:
+        nonlocal at_work
+        at_work += 1
+        assert at_work == 1  # one at a time
+        await trio.lowlevel.checkpoint()
+        asynchronous.append(message)
+        at_work -= 1
+
+    async with service(redis_server.url) as redis:
+        end = redis.subscribe_to_channel("news", plain.append)
+        redis.subscribe_to_channel("new*", slow)
+        async with listening(redis):
+            for number in range(20):
+                redis_server.publish("news", f'{{"n":{number}}}')
+            redis_server.publish("newer", "not json")
+            redis_server.publish("newer", "[]")
+            await until(lambda: len(plain) == 20 and len(asynchronous) == 21)
+            end()
+            redis_server.publish("news", "1")
+            await until(lambda: len(asynchronous) == 22)
+    numbers: list[Any] = [{"n": number} for number in range(20)]
+    assert plain == numbers
+    assert asynchronous == [*numbers, [], 1]
+
+
+async def test_a_callback_that_raises_is_logged_and_called_again(redis_server: RedisServer) -> None:
+    calls: list[Any] = []
+
+    def faulty(message: Any) -> None:
+        calls.append(message)
+        raise ZeroDivisionError
+
+    async def faulty_later(message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        faulty(message)
+
+    async with service(redis_server.url) as redis:
+        redis.subscribe_to_channel("a", faulty)
+        redis.subscribe_to_channel("a", faulty_later)
+        with capture_logs() as logs:
+            async with listening(redis):
+                redis_server.publish("a", "1")
+                redis_server.publish("a", "2")
+                await until(lambda: len(calls) == 4)
+                assert redis.alive
+    failures = [entry for entry in logs if entry["event"] == "callback failed"]
+    assert [entry["callback"].rpartition(".")[2] for entry in failures].count("faulty_later") == 2
+    assert len(failures) == 4
+
+
+async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_server: RedisServer) -> None:
+    stuck: list[int] = []
+    others: list[int] = []
+    go_on = trio.Event()
+
+    async def slow(message: int) -> None:
+        await go_on.wait()
+        stuck.append(message)
+
+    total = CALLBACK_QUEUE + 50
+    async with service(redis_server.url) as redis:
+        redis.subscribe_to_channel("a", slow)
+        redis.subscribe_raw("a", lambda _, message: others.append(int(message)))
+        with capture_logs():
+            async with listening(redis):
+                redis_server.publish("a", "0")
+                await until(lambda: others == [0])
+                with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
+                    for number in range(1, total + 1):
+                        pipeline.publish("a", str(number))
+                    await trio.to_thread.run_sync(pipeline.execute)
+                await until(lambda: len(others) == total + 1)
+                assert redis.callback_overflows == 50
+                go_on.set()
+                await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
+    assert others == list(range(total + 1))
+    assert stuck == list(range(CALLBACK_QUEUE + 1))
+
+
+async def test_a_handler_that_takes_itself_away_does_not_cost_the_next_its_message(redis_server: RedisServer) -> None:
+    heard: list[str] = []
+    async with service(redis_server.url) as redis:
+
+        def once(_: str, message: bytes) -> None:
+            heard.append(f"once {message.decode()}")
+            end()
+
+        end = redis.subscribe_raw("a", once)
+        redis.subscribe_raw("a", lambda _, message: heard.append(f"always {message.decode()}"))
+        async with listening(redis):
+            redis_server.publish("a", "1")
+            redis_server.publish("a", "2")
+            await until(lambda: "always 2" in heard)
+    assert heard == ["once 1", "always 1", "always 2"]
+
+
+async def test_a_server_that_does_not_answer_is_unavailable_within_the_deadline(redis_server: RedisServer) -> None:
+    async with service(redis_server.url, redis_timeout=0.3) as redis:
+        await redis.ping()
+        redis_server.freeze()
+        try:
+            for call in (redis.ping, partial(redis.publish, "a", b"x"), partial(redis.publish_task_update, "t", {})):
+                started = monotonic()
+                with pytest.raises(BrokerUnavailable, match=r"0\.3|[Tt]ime"):
+                    await call()
+                assert 0.2 < monotonic() - started < 1.5
+        finally:
+            redis_server.thaw()
+        await redis.ping()
+
+
+async def test_a_server_that_is_not_there_is_unavailable_at_once(redis_server: RedisServer) -> None:
+    redis_server.kill()
+    async with service(redis_server.url) as redis:  # opening it does not connect
+        started = monotonic()
+        with pytest.raises(BrokerUnavailable, match=f"cannot be reached.*{redis_server.port}"):
+            await redis.ping()
+        assert monotonic() - started < 1.5
+        redis_server.start()
+        await redis.ping()
+
+
+async def test_a_wrong_password_is_named_and_not_shown(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.config_set("requirepass", SECRET)
+    host = redis_server.url.removeprefix("redis://")
+    for url in (f"redis://:wr0ng-one@{host}", redis_server.url):
+        async with service(url) as redis:
+            with pytest.raises(BrokerError, match=r"(?i)WRONGPASS|password|auth") as caught:
+                await redis.ping()
+            assert "wr0ng-one" not in str(caught.value)
+    settings: Any = RedisSettings
+    right = settings(_env_file=None, host="127.0.0.1", port=redis_server.port, password=SECRET).configured_url()
+    async with service(right) as redis:
+        await redis.ping()
+
+
+async def test_what_the_server_forbids_is_refused_with_its_reason(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "+@all", "-publish", "allchannels", "allkeys")
+    host = redis_server.url.removeprefix("redis://")
+    async with service(f"redis://reader:pw@{host}") as redis:
+        await redis.ping()
+        with pytest.raises(BrokerRefused, match=r"(?i)permission.*publish"):
+            await redis.publish("a", b"x")
+        with pytest.raises(BrokerRefused, match=r"(?i)unknown.*command"):
+            await redis.command("NONSENSE")
+
+
+async def test_a_call_is_cancelled_at_once_and_the_next_gets_its_own_answer(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.mset({"a": "of a", "b": "of b"})
+    async with service(redis_server.url, redis_timeout=10.0) as redis:
+        assert await redis.command("GET", "a") == b"of a"
+        redis_server.freeze()
+        try:
+            started = monotonic()
+            with trio.move_on_after(0.1) as scope:
+                await redis.command("GET", "a")
+            assert scope.cancelled_caught
+            assert monotonic() - started < 1.5
+        finally:
+            redis_server.thaw()
+        for _ in range(3):
+            assert await redis.command("GET", "b") == b"of b"
+
+
+async def test_calls_run_side_by_side(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.mset({f"k{number}": number for number in range(30)})
+    answers: dict[int, Any] = {}
+
+    async with service(redis_server.url) as redis, trio.open_nursery() as nursery:
+
+        async def ask(number: int) -> None:
+            answers[number] = await redis.command("GET", f"k{number}")
+
+        for number in range(30):
+            nursery.start_soon(ask, number)
+    assert answers == {number: str(number).encode() for number in range(30)}

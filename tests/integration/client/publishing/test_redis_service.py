@@ -1,0 +1,298 @@
+"""`relay_client.redis_service`: a service with one changed import, on a real relay; and listening that never gives up."""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from difflib import ndiff
+from pathlib import Path
+from typing import Any
+
+import pytest
+from relay_client import NotDelivered
+from relay_client.listening import CALLBACK_QUEUE
+from relay_client.redis_service import RedisService, redis_service
+
+from relay.processes import start_child
+from tests.conftest import StartRelay
+from tests.harness import ROOT, RedisServer, RelayServer, eventually
+from tests.integration.client.reading import log_of, state_of
+
+SERVICES = Path(__file__).parent / "services"
+
+
+async def until(check: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not check():  # noqa: ASYNC110 - other processes set no events
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def listening(service: RedisService) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(service.start_listening())
+        await until(lambda: service.alive)
+        yield
+        task.cancel()
+    await service.close()
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(main())  # type: ignore[arg-type]
+
+
+def test_the_services_differ_in_one_import() -> None:
+    before, after = ((SERVICES / f"service_{name}.py").read_text().splitlines() for name in ("before", "after"))
+    changes = [line for line in ndiff(before, after) if line[0] in "+-"]
+    assert changes == [
+        "- from tests.integration.client.publishing.services.former_redis_service import redis_service",
+        "+ from relay_client.redis_service import redis_service",
+    ]
+
+
+def what_a_frontend_sees(service: str, redis_server: RedisServer, relay: RelayServer) -> list[Any]:
+    """Run the service, ask it for a task, and watch that as frontends always did: no positions, nothing new."""
+    environ = os.environ | {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_server.port)}
+    environ.pop("REDIS_URL", None)
+    command = [sys.executable, "-m", f"tests.integration.client.publishing.services.{service}"]
+    child = start_child(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    try:
+        with redis_server.client() as client:
+            eventually(lambda: dict(client.pubsub_numsub("work_requests")).get(b"work_requests"))
+        with relay.client() as frontend:
+            frontend.send({"type": "ping"})
+            assert frontend.receive()["type"] == "pong"
+            frontend.subscribe(service)
+            redis_server.publish("work_requests", json.dumps({"task_id": service, "tier": "gold"}))
+            frames = [frontend.receive() for _ in range(6)]
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stderr.read() == b""
+        child.stderr.close()
+    return frames
+
+
+def test_a_service_with_one_changed_import_shows_an_old_frontend_the_same(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay()
+    shown = {}
+    for service in ("service_before", "service_after"):
+        frames = what_a_frontend_sees(service, redis_server, relay)
+        general = [frame for frame in frames if frame["type"] == "general_update"]
+        assert general == [
+            {
+                "type": "general_update",
+                "data": {
+                    "type": "task_created",
+                    "task_info": {"task_id": service, "status": "pending", "tier": "gold"},
+                },
+            }
+        ]
+        shown[service] = [frame["data"] for frame in frames if frame["type"] == "task_update"]
+        assert all(set(frame) == {"type", "task_id", "data"} for frame in frames if frame["type"] == "task_update")
+        expected = {"status": "completed", "stage": "started", "progress": 100, "message": "at 75 %", "tier": "gold"}
+        eventually(lambda service=service, expected=expected: state_of(redis_server, service) == expected)  # type: ignore[misc]
+    assert shown["service_before"] == shown["service_after"]
+    assert len(shown["service_after"]) == 5
+
+
+def test_other_services_hear_what_it_publishes(redis_server: RedisServer) -> None:
+    heard: list[Any] = []
+
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+        service.subscribe_to_channel("task_updates", heard.append)
+        service.subscribe_to_channel("general_*", heard.append)
+        async with listening(service):
+            assert await service.publish_task_update("t", {"progress": 40}) is None
+            assert await service.publish_general_update({"a": 1}) is None
+            await until(lambda: len(heard) == 2)
+
+    run(main)
+    by_type = {message["type"]: message for message in heard}
+    assert by_type["task_update"]["task_id"] == "t"
+    assert by_type["task_update"]["data"] == {"progress": 40}
+    assert by_type["general_update"]["data"] == {"a": 1}
+    assert log_of(redis_server, "task:t") == []  # that is for a relay to do
+
+
+def test_what_nobody_hears_is_published_durably(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+        position = await service.publish_task_update("t", {"progress": 40})
+        assert position is not None
+        assert position.offset == 1
+        await service.close()
+        durable = RedisService(redis_server.url, durable=True)
+        assert await durable.publish_task_update("t", {"progress": 50}) == (position.epoch, 2)
+        await durable.close()
+
+    run(main)
+    assert [data for _, _, data in log_of(redis_server, "task:t")] == [{"progress": 40}, {"progress": 50}]
+
+
+def test_through_a_restart_of_redis_clients_see_what_was_acknowledged(
+    lasting_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(redis_url=lasting_server.url, redis_health_interval=0.3)
+
+    async def main() -> None:
+        service = RedisService(lasting_server.url, timeout=1.0)
+        for number in range(60):
+            if number == 20:
+                lasting_server.kill()
+                lasting_server.start()
+            await service.publish_task_update("t", {"n": number})
+        await service.close()
+
+    with relay.client() as client:
+        client.send({"type": "subscribe", "task_id": "t", "position": None})
+        assert client.receive()["type"] == "subscribed"
+        run(main)
+        seen: list[int] = []
+        while 59 not in seen:
+            seen.append(client.receive()["data"]["n"])
+    # Redis acknowledges a plain publish before its listeners have it: the last one may die with it. Which is why durable ones
+    # are better.
+    assert set(range(60)) - set(seen) <= {19}
+
+
+def test_callbacks_of_all_kinds_at_any_time(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    plain: list[Any] = []
+    later: list[Any] = []
+    failing: list[Any] = []
+
+    async def keep(message: Any) -> None:
+        await asyncio.sleep(0)
+        later.append(message)
+
+    async def fail(message: Any) -> None:
+        failing.append(message)
+        if message == 2:
+            raise asyncio.CancelledError
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+        await service.subscribe_to_channel("news", plain.append)  # awaited, as some services do
+        service.subscribe_to_channel("news", fail)
+        async with listening(service):
+            redis_server.publish("news", "1")
+            await until(lambda: plain == [1])
+            end = service.subscribe_to_channel("n?w*", keep)
+            await until(lambda: redis_server.publish("news", "0") == 2)
+            await until(lambda: later == [0])
+            redis_server.publish("news", "not json")
+            redis_server.publish("news", "2")
+            redis_server.publish("news", '{"a": [3]}')
+            await until(lambda: len(failing) == len(plain) == 4 + plain.count(0) - 1)
+            end()
+            await until(lambda: redis_server.publish("news", "4") == 1)
+            await until(lambda: plain[-1] == 4 and failing[-1] == 4)
+            with pytest.raises(RuntimeError, match="already"):
+                await service.start_listening()
+
+    with caplog.at_level(logging.WARNING, "relay_client"):
+        run(main)
+    assert [message for message in plain if message not in (0, 4)] == [1, 2, {"a": [3]}]
+    assert later == [0, 2, {"a": [3]}]
+    assert "no JSON" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "was cancelled" in caplog.text
+
+
+def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_server: RedisServer) -> None:
+    stuck: list[int] = []
+    others: list[int] = []
+    total = CALLBACK_QUEUE + 50
+
+    async def main() -> None:
+        go_on = asyncio.Event()
+
+        async def slow(message: int) -> None:
+            await go_on.wait()
+            stuck.append(message)
+
+        service = RedisService(redis_server.url)
+        service.subscribe_to_channel("a", slow)
+        service.subscribe_to_channel("a", others.append)
+        async with listening(service):
+            redis_server.publish("a", "0")
+            await until(lambda: others == [0])
+            with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
+                for number in range(1, total + 1):
+                    pipeline.publish("a", str(number))
+                await asyncio.to_thread(pipeline.execute)
+            await until(lambda: len(others) == total + 1)
+            assert service.callback_overflows == 50
+            go_on.set()
+            await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
+
+    run(main)
+    assert others == list(range(total + 1))
+    assert stuck == list(range(CALLBACK_QUEUE + 1))
+
+
+@pytest.mark.parametrize("trouble", ["kill", "freeze"])
+def test_listening_goes_on_after_redis_was_away(redis_server: RedisServer, trouble: str) -> None:
+    heard: list[int] = []
+
+    async def main() -> None:
+        service = RedisService(redis_server.url, timeout=0.3)
+        service.subscribe_to_channel("a", heard.append)
+        async with listening(service):
+            if trouble == "kill":
+                redis_server.kill()
+            else:
+                redis_server.freeze()
+            await until(lambda: not service.alive)
+            if trouble == "kill":
+                await asyncio.to_thread(redis_server.start)
+            else:
+                redis_server.thaw()
+            await until(lambda: redis_server.publish("a", "1"))
+            await until(lambda: heard)
+            assert service.alive
+            assert service.reconnects >= 1
+
+    run(main)
+
+
+def test_publishing_without_redis_is_an_error_by_the_deadline(redis_server: RedisServer) -> None:
+    redis_server.kill()
+
+    async def main() -> None:
+        service = RedisService(redis_server.url, deadline=0.3, timeout=0.2)
+        with pytest.raises(NotDelivered):
+            await service.publish_task_update("t", {"progress": 40})
+        with pytest.raises(ValueError, match="task id"):
+            await service.publish_task_update("", {"progress": 40})
+        await service.close()
+
+    run(main)
+
+
+def test_one_instance_for_the_process_serves_several_loops(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    heard: list[Any] = []
+    end = redis_service.subscribe_to_channel("task_updates", heard.append)
+
+    async def main() -> None:
+        async with listening(redis_service):
+            await redis_service.publish_task_update("t", {"progress": 40})
+            await until(lambda: heard)
+            heard.clear()
+
+    for _ in range(2):
+        run(main)
+    end()

@@ -1,0 +1,615 @@
+"""`relay_client.subscribe`: on real relays that are cut off and killed, and on servers that misbehave on purpose."""
+
+import gc
+import json
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from relay_client.subscribe import (
+    ConnectionChange,
+    Limits,
+    RelayRefused,
+    RelayUnreachable,
+    SubscriptionRefused,
+    Update,
+    Updates,
+    subscribe,
+)
+from relay_client.subscribing import connection as connection_module
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
+
+from relay.broker.redis import RedisService, open_redis
+from relay.config import RedisSettings, Settings
+from relay.core.closecodes import Close
+from tests.conftest import StartRelay
+from tests.faults.proxy import Proxy
+from tests.harness import PATIENCE, RedisServer, RelayServer
+
+QUICK = Limits(connect_timeout=5, heartbeat=5, heartbeat_timeout=5, retry_base=0.1, retry_cap=0.3)
+
+
+@contextmanager
+def within_patience() -> Any:
+    with trio.fail_after(PATIENCE):
+        yield
+
+
+@asynccontextmanager
+async def publishing(redis_server: RedisServer) -> AsyncIterator[RedisService]:
+    """Durable publishing, straight to Redis: no relay needs to be there."""
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    async with open_redis(redis_server.url, settings, RedisSettings(_env_file=None)) as redis:  # type: ignore[call-arg]
+        yield redis
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Shared"]:
+    """A Valkey and a relay for all tests that leave them as they were. Slow clients are dropped early."""
+    redis_home, relay_home = tmp_path_factory.mktemp("redis"), tmp_path_factory.mktemp("relay")
+    bounds: dict[str, Any] = {"queue_max_age": 0.5, "queue_bytes": 64 << 20, "max_subscriptions": 8}
+    with (
+        RedisServer(redis_home, "--save", "") as redis_server,
+        RelayServer(relay_home, redis_server.url, "serve", **bounds) as relay,
+    ):
+        yield redis_server, relay
+
+
+Shared = tuple[RedisServer, RelayServer]
+
+
+async def take(updates: Updates, count: int) -> list[Update]:
+    with trio.fail_after(PATIENCE):
+        return [await anext(updates) for _ in range(count)]
+
+
+# Real relays.
+
+
+async def test_cut_off_and_through_a_restart(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    """Each update once and in order: the subscriber is cut off for a while, and then its relay is killed and started again,
+    while updates of two tasks and general ones are published all the time."""
+    relay = start_relay("serve")
+    seen: dict[str, list[int]] = {"task:t": [], "task:u": [], "general": []}
+    changes: list[ConnectionChange] = []
+    enough = trio.Event()
+
+    async def publish(redis: RedisService) -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            await redis.publish_task_update("t", {"n": number, f"f{number % 10}": number})
+            await redis.publish_task_update("u", {"n": number})
+            await redis.publish_general_update({"n": number})
+            await trio.sleep(0.01)
+        for task_id in ("t", "u"):
+            await redis.publish_task_update(task_id, {"last": number})
+        await redis.publish_general_update({"last": number})
+
+    async def break_things(proxy: Proxy) -> None:
+        await trio.sleep(0.3)
+        await proxy.cut(5.0)
+        await trio.sleep(0.3)
+        await trio.to_thread.run_sync(relay.kill)
+        await trio.to_thread.run_sync(relay.start)
+        await trio.sleep(0.3)
+        enough.set()
+
+    with within_patience():
+        async with publishing(redis_server) as redis, trio.open_nursery() as nursery:
+            proxy = Proxy(relay.port)
+            await nursery.start(proxy.run)
+            url = f"ws://127.0.0.1:{proxy.port}/ws/tasks"
+            async with subscribe(url, ["t", "u"], limits=QUICK, on_connection=changes.append) as updates:
+                await updates.established()
+                nursery.start_soon(publish, redis)
+                nursery.start_soon(break_things, proxy)
+                last: dict[str, int] = {}
+                while len(last) < 3:
+                    update = await anext(updates)
+                    assert not update.is_reset
+                    assert not update.is_state
+                    if "last" in update.data:
+                        last[update.channel] = update.data["last"]
+                        continue
+                    number = update.data["n"]
+                    seen[update.channel].append(number)
+                    if update.task_id == "t":
+                        fields = {f"f{n % 10}": n for n in range(max(1, number - 9), number + 1)}
+                        assert update.state == {"n": number} | fields
+            nursery.cancel_scope.cancel()
+    for name, numbers in seen.items():
+        assert numbers == list(range(1, last[name] + 1))
+    assert last["general"] > 100
+    assert [change.is_up for change in changes].count(True) >= 3, changes
+
+
+async def test_slow_consumer_is_bounded_here_and_there(shared: Shared) -> None:
+    """A consumer that takes nothing: a few updates wait here, the rest stays with the relay, which drops us; and then all
+    comes. The updates of the task were folded, though not its end; general updates never are."""
+    redis_server, relay = shared
+    count, text = 900, "x" * 10_000
+    dropped: list[str] = []
+
+    def on_connection(change: ConnectionChange) -> None:
+        if not change.is_up:
+            dropped.append(change.detail)
+
+    async with publishing(redis_server) as redis:
+        small = Limits(max_waiting=20, retry_base=0.1, retry_cap=0.2)
+        async with subscribe(relay.url, ["slow"], limits=small, on_connection=on_connection) as updates:
+            with within_patience():
+                await updates.established()
+                for number in range(1, count + 1):
+                    await redis.publish_task_update("slow", {"n": number, "text": text})
+                    await redis.publish_general_update({"n": number, "text": text})
+                await redis.publish_task_update("slow", {"status": "completed"})
+                while not _dropped_as_slow(relay):  # noqa: ASYNC110 - nobody tells us
+                    await trio.sleep(0.05)
+                assert 20 <= updates.waiting <= 40
+                general: list[int] = []
+                task: list[int] = []
+                ended: list[Update] = []
+                while len(general) < count or not ended:
+                    update = await anext(updates)
+                    assert not update.is_reset
+                    if update.task_id is None:
+                        general.append(update.data["n"])
+                    else:
+                        assert update.position is not None
+                        task.append(update.position.offset)
+                        if update.is_terminal:
+                            ended.append(update)
+    assert general == list(range(1, count + 1))
+    assert task == sorted(set(task))
+    assert [update.state for update in ended] == [{"n": count, "text": text, "status": "completed"}]
+    assert dropped[0].startswith("closed: 4008") or dropped[0] == "the connection broke"
+
+
+def _dropped_as_slow(relay: RelayServer) -> float:
+    return sum(
+        relay.metric(f'relay_connections_dropped_total{{reason="{close.label}"}}') for close in Close if close.is_slow
+    )
+
+
+async def test_tasks_come_and_go(shared: Shared) -> None:
+    redis_server, relay = shared
+    async with (
+        publishing(redis_server) as redis,
+        subscribe(relay.url, general=False, limits=QUICK) as updates,
+    ):
+        await redis.publish_task_update("t", {"progress": 1})
+        await redis.publish_general_update({"not": "wanted"})
+        await updates.subscribe("t")
+        [state] = await take(updates, 1)
+        assert (state.task_id, state.data, state.is_state) == ("t", {"progress": 1}, True)
+        await updates.subscribe("u")
+        with within_patience():
+            await updates.established()
+        await redis.publish_task_update("t", {"progress": 2})
+        await redis.publish_task_update("u", {"progress": 3})
+        assert [update.state for update in await take(updates, 2)] == [{"progress": 2}, {"progress": 3}]
+        await updates.unsubscribe("t")
+        await redis.publish_task_update("t", {"progress": 4})
+        await redis.publish_task_update("u", {"status": "completed"})
+        [last] = await take(updates, 1)
+        assert (last.task_id, last.is_terminal, last.state) == ("u", True, {"progress": 3, "status": "completed"})
+        assert updates.tasks == ["u"]
+        with pytest.raises(ValueError, match="1 to 255"):
+            await updates.subscribe("")
+
+
+async def test_goes_on_from_stored_positions(shared: Shared) -> None:
+    redis_server, relay = shared
+    async with publishing(redis_server) as redis:
+        async with subscribe(relay.url, ["stored"], limits=QUICK) as updates:
+            with within_patience():
+                await updates.established()
+            await redis.publish_task_update("stored", {"a": 1, "b": 1})
+            await redis.publish_general_update({"n": 1})
+            await take(updates, 2)
+            stored = json.dumps([updates.positions, updates.states])
+        with pytest.raises(trio.ClosedResourceError):
+            await anext(updates)
+        await redis.publish_task_update("stored", {"b": 2})
+        await redis.publish_task_update("stored", {"b": 3})
+        await redis.publish_general_update({"n": 2})
+        positions, states = json.loads(stored)
+        async with subscribe(relay.url, ["stored"], positions=positions, states=states, limits=QUICK) as updates:
+            got = await take(updates, 3)
+    assert [(update.data, update.state) for update in got if update.task_id] == [
+        ({"b": 2}, {"a": 1, "b": 2}),
+        ({"b": 3}, {"a": 1, "b": 3}),
+    ]
+    assert [update.data for update in got if update.task_id is None] == [{"n": 2}]
+    assert not any(update.is_reset or update.is_state for update in got)
+
+
+async def test_lost_history_is_told(shared: Shared) -> None:
+    """While the subscriber is away (its position is too old), and while it is there (Redis forgets everything)."""
+    redis_server, relay = shared
+    async with publishing(redis_server) as redis:
+        await redis.publish_task_update("lost", {"a": 1, "b": 1})
+        positions = {"task:lost": ("another", 3)}
+        async with subscribe(relay.url, ["lost"], general=False, positions=positions, limits=QUICK) as updates:
+            reset, state = await take(updates, 2)
+            assert (reset.is_reset, reset.state) == (True, {})
+            assert (state.is_state, state.state) == (True, {"a": 1, "b": 1})
+            with redis_server.client() as client:
+                client.flushall()
+            await redis.publish_task_update("lost", {"b": 2})
+            reset, state = await take(updates, 2)
+            assert (reset.is_reset, state.state) == (True, {"b": 2})
+
+
+async def test_over_tls(
+    redis_server: RedisServer, start_relay: StartRelay, certificate: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = start_relay("hypercorn-tls")
+    async with publishing(redis_server) as redis:
+        await redis.publish_task_update("t", {"a": 1})
+        context: ssl.SSLContext = relay.tls_options()["ssl"]
+        async with subscribe(relay.url, ["t"], ssl_context=context, limits=QUICK) as updates:
+            assert (await take(updates, 1))[0].state == {"a": 1}
+        async with subscribe(relay.url, ["t"], limits=QUICK) as updates:
+            with pytest.raises(RelayRefused, match="certificate"):
+                await take(updates, 1)
+    assert "certificate" in caplog.text, "it is logged when nobody asked to be told"
+
+
+async def test_too_many_tasks_are_refused(shared: Shared) -> None:
+    _, relay = shared
+    async with subscribe(relay.url, list("abcdefgh"), limits=QUICK) as updates:
+        with pytest.raises(SubscriptionRefused) as refused, within_patience():
+            await updates.established()
+        assert refused.value.code == "too_many_subscriptions"
+        with pytest.raises(SubscriptionRefused):
+            await take(updates, 1)
+
+
+async def test_redis_away_at_first(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    """More tasks than the relay forgives errors."""
+    relay = start_relay("serve", redis_timeout=0.2, max_client_errors=2)
+    redis_server.kill()
+    tasks = [f"t{number}" for number in range(6)]
+    changes: list[ConnectionChange] = []
+    async with subscribe(relay.url, tasks, limits=QUICK, on_connection=changes.append) as updates:
+        with within_patience():
+            while not any(change.is_up for change in changes):  # noqa: ASYNC110 - as above
+                await trio.sleep(0.05)
+            await trio.sleep(1.0)  # five answers that Redis is away, to each of the tasks
+            await trio.to_thread.run_sync(redis_server.start)
+            await updates.established()
+    # That Redis is away is no mistake of the client's, for which it would be closed with 1008.
+    assert not any("1008" in change.detail for change in changes)
+
+
+async def test_wrong_path_is_told(shared: Shared) -> None:
+    _, relay = shared
+    async with subscribe(relay.url.replace("tasks", "task"), limits=QUICK) as updates:
+        with pytest.raises(RelayRefused, match="ws/tasks") as refused:
+            await take(updates, 1)
+    assert refused.value.code == 404
+
+
+# Servers that misbehave.
+
+Handler = Callable[[WebSocketConnection, int], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(handler: Handler) -> AsyncIterator[str]:
+    """A WebSocket server; the handler gets each connection and its number."""
+    count = 0
+
+    async def serve(request: WebSocketRequest) -> None:
+        nonlocal count
+        count += 1
+        with suppress(ConnectionClosed):  # the subscriber has left
+            await handler(await request.accept(), count)
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, serve, "127.0.0.1", 0, None)
+        yield f"ws://127.0.0.1:{server.port}/ws/tasks"
+        nursery.cancel_scope.cancel()
+
+
+async def serve_general(connection: WebSocketConnection) -> dict[str, Any]:
+    """Answer the first subscription, which is that to general updates; returns it."""
+    request: dict[str, Any] = json.loads(await connection.get_message())
+    answer: dict[str, Any] = {"type": "subscribed", "channel": "general", "position": {"epoch": "e", "offset": 0}}
+    if request["position"] is not None:
+        answer["recovered"] = True
+    await connection.send_message(json.dumps(answer))
+    return request
+
+
+async def send_general(connection: WebSocketConnection, number: int) -> None:
+    position = {"epoch": "e", "offset": number}
+    await connection.send_message(json.dumps({"type": "general_update", "data": {"n": number}, "position": position}))
+
+
+async def test_a_relay_that_falls_silent_is_left() -> None:
+    """It is asked, does not answer, and another connection goes on from there."""
+    asked: list[list[str]] = []
+
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        request = await serve_general(connection)
+        assert request["position"] == (None if number == 1 else {"epoch": "e", "offset": 1})
+        await send_general(connection, number)
+        types: list[str] = []
+        asked.append(types)
+        while True:
+            types.append(json.loads(await connection.get_message())["type"])
+
+    limits = Limits(heartbeat=0.2, heartbeat_timeout=0.2, retry_base=0.05)
+    changes: list[str] = []
+    async with (
+        scripted(handler) as url,
+        subscribe(url, limits=limits, on_connection=lambda change: changes.append(change.detail)) as updates,
+    ):
+        assert [update.data["n"] for update in await take(updates, 2)] == [1, 2]
+    assert asked[0] == ["ping", "ping"], "the first belongs to the subscription"
+    assert "the relay fell silent" in changes
+
+
+async def test_a_relay_that_only_answers_is_not_left() -> None:
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        assert number == 1
+        await serve_general(connection)
+        for _ in range(5):
+            assert json.loads(await connection.get_message()) == {"type": "ping"}
+            await connection.send_message('{"type":"pong","timestamp":"now"}')
+        await send_general(connection, 1)
+        await connection.get_message()
+
+    limits = Limits(heartbeat=0.05, heartbeat_timeout=5)
+    async with scripted(handler) as url, subscribe(url, limits=limits) as updates:
+        assert [update.data["n"] for update in await take(updates, 1)] == [1]
+
+
+async def test_close_codes_are_honoured() -> None:
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        await serve_general(connection)
+        await send_general(connection, number)
+        await connection.aclose([1001, 4008, 1011, 1008][number - 1], "because")
+
+    async with scripted(handler) as url, subscribe(url, limits=QUICK) as updates:
+        assert [update.data["n"] for update in await take(updates, 4)] == [1, 2, 3, 4]
+        with pytest.raises(RelayRefused, match="1008 because") as refused:
+            await take(updates, 1)
+        assert refused.value.code == 1008
+
+
+async def test_too_long_a_message_is_told() -> None:
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        await serve_general(connection)
+        await connection.send_message("x" * 2000)
+        await connection.get_message()
+
+    async with scripted(handler) as url, subscribe(url, limits=Limits(max_message=1000)) as updates:
+        with pytest.raises(RelayRefused, match=r"1009.*1000 bytes"):
+            await take(updates, 1)
+
+
+Accept = Callable[[trio.SocketStream, int], Awaitable[None]]
+
+
+@asynccontextmanager
+async def bare(accept: Accept) -> AsyncIterator[str]:
+    """A TCP server."""
+    count = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal count
+        count += 1
+        await accept(stream, count)
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def _hangs_up(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+
+
+async def _resets(stream: trio.SocketStream) -> None:
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+async def _is_no_web_server(stream: trio.SocketStream) -> None:
+    await stream.send_all(b"220 mail.example ESMTP\r\n\r\n")
+    await trio.sleep_forever()
+
+
+async def _is_another_web_server(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    await trio.sleep_forever()
+
+
+async def _does_not_answer(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def _is_starting(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (_hangs_up, "closed in the handshake"),
+        (_resets, "closed in the handshake"),
+        (_is_no_web_server, "cannot connect"),
+        (_is_another_web_server, "200"),
+        (_does_not_answer, "too long"),
+        (_is_starting, "503"),
+    ],
+)
+async def test_handshakes_that_fail_are_tried_again(
+    wrong: Callable[[trio.SocketStream], Awaitable[None]], told: str
+) -> None:
+    """And nothing is left open."""
+    changes: list[ConnectionChange] = []
+    tried_twice = trio.Event()
+
+    async def accept(stream: trio.SocketStream, number: int) -> None:
+        if number == 3:
+            tried_twice.set()
+        await wrong(stream)
+
+    limits = Limits(connect_timeout=0.3, retry_base=0.01)
+    async with bare(accept) as url, subscribe(url, limits=limits, on_connection=changes.append):
+        with within_patience():
+            await tried_twice.wait()
+    assert all(told in str(change) and "trying again in" in str(change) for change in changes), changes
+    gc.collect()  # a socket left open would be warned about now, and warnings are errors
+
+
+async def test_gives_up_when_told_to() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"ws://127.0.0.1:{taken.getsockname()[1]}"
+        limits = Limits(give_up_after=0.3, retry_base=0.01)
+        async with subscribe(url, limits=limits) as updates:
+            with pytest.raises(RelayUnreachable, match=r"0\.3 s.*cannot connect"):
+                await take(updates, 1)
+            with pytest.raises(RelayUnreachable):
+                await updates.established()
+
+
+async def test_leaving_says_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And waits for the answer, but for no more."""
+    monkeypatch.setattr(connection_module, "_CLOSE_TIMEOUT", 10 * PATIENCE)
+    codes: list[int] = []
+
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        await serve_general(connection)
+        try:
+            while True:
+                await connection.get_message()
+        except ConnectionClosed as closed:
+            codes.append(closed.reason.code if closed.reason else 0)
+
+    async with scripted(handler) as url:
+        with within_patience():
+            for _ in range(20):
+                async with subscribe(url, limits=QUICK) as updates:
+                    await updates.established()
+    assert codes == [1000] * 20
+
+
+async def test_cancelling_closes_the_socket_at_once() -> None:
+    """Even that of a relay which reads nothing, so that no goodbye could be said."""
+    open_now = trio.Event()
+    closed = trio.Event()
+
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        await serve_general(connection)
+        await send_general(connection, 1)
+        open_now.set()
+        try:
+            while True:
+                await connection.get_message()
+        finally:
+            closed.set()
+
+    with within_patience():
+        async with scripted(handler) as url:
+            with trio.CancelScope() as scope:
+                async with subscribe(url, limits=QUICK) as updates, trio.open_nursery() as nursery:
+
+                    async def cancel() -> None:
+                        await open_now.wait()
+                        scope.cancel()
+
+                    nursery.start_soon(cancel)
+                    await take(updates, 2)
+            assert scope.cancelled_caught
+            await closed.wait()
+
+
+async def test_taking_an_update_can_be_cancelled_without_losing_one(shared: Shared) -> None:
+    redis_server, relay = shared
+    async with publishing(redis_server) as redis, subscribe(relay.url, ["cancelled"], limits=QUICK) as updates:
+        with within_patience():
+            await updates.established()
+        for number in range(50):
+            await redis.publish_task_update("cancelled", {"n": number})
+        numbers: list[int] = []
+        while len(numbers) < 50:
+            with trio.CancelScope() as scope:
+                if len(numbers) % 2 == 0:
+                    scope.cancel()
+                numbers.append((await anext(updates)).data["n"])
+            if scope.cancelled_caught:
+                numbers.append((await take(updates, 1))[0].data["n"])
+    assert numbers == list(range(50))
+
+
+async def test_what_the_block_raises_comes_out_as_it_is() -> None:
+    async def handler(connection: WebSocketConnection, number: int) -> None:
+        await serve_general(connection)
+        await connection.get_message()
+
+    async with scripted(handler) as url:
+        with pytest.raises(LookupError, match="mine"):
+            async with subscribe(url, limits=QUICK):
+                raise LookupError("mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"url": "http://relay/ws/tasks"}, "ws://host"),
+        ({"url": "ws:///ws/tasks"}, "ws://host"),
+        ({"url": "ws://me:secret@relay/"}, "header"),
+        ({"url": "ws://relay", "ssl_context": ssl.create_default_context()}, "wss://"),
+        ({"url": "ws://relay", "headers": {"X": "a\r\nY: b"}}, "one line"),
+    ],
+)
+async def test_bad_arguments_are_refused(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        async with subscribe(**arguments):
+            pytest.fail("entered")
+    with pytest.raises(ValueError, match="heartbeat must be positive"):
+        Limits(heartbeat=0)
+
+
+def test_needs_no_more_than_it_says() -> None:
+    """Neither what the server needs, nor what publishers need; and it says what is missing."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys({names}, None)); import relay_client.subscribe"
+    names = ["relay", "msgspec", "redis", "trio_asyncio", "hiredis"]
+    subprocess.run([sys.executable, "-c", blocked.format(names=names)], check=True, timeout=PATIENCE)
+    without = [sys.executable, "-c", blocked.format(names=["trio_websocket"])]
+    missing = subprocess.run(without, check=False, timeout=PATIENCE, capture_output=True, text=True)
+    assert "pip install 'trio-relay-client[websocket]'" in missing.stderr
+
+
+async def test_headers_reach_the_other_side() -> None:
+    heads: list[bytes] = []
+    arrived = trio.Event()
+
+    async def accept(stream: trio.SocketStream, number: int) -> None:
+        heads.append(bytes(await stream.receive_some()))
+        arrived.set()
+        await trio.sleep_forever()
+
+    async with bare(accept) as url, subscribe(f"{url}/?a=b", headers={"Authorization": "Bearer x"}, limits=QUICK):
+        with within_patience():
+            await arrived.wait()
+    assert heads[0].startswith(b"GET /ws/tasks?a=b HTTP/1.1\r\n")
+    assert b"authorization: Bearer x" in heads[0] or b"Authorization: Bearer x" in heads[0]

@@ -1,0 +1,103 @@
+"""Every example of the client's README runs, and does what is said there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartRelay
+from tests.harness import ROOT, RedisServer
+from tests.integration.client.reading import log_of, state_of
+
+README = (ROOT / "clients" / "python" / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run(example: str, directory: Path, redis_server: RedisServer) -> str:
+    script = directory / "example.py"
+    script.write_text(example)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env=environ | {"REDIS_URL": redis_server.url},
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def example_of(text: str) -> str:
+    (found,) = [str(example) for example in EXAMPLES if text in example]
+    return found
+
+
+def test_every_example_is_run_here() -> None:
+    named = (
+        "Worker()",
+        "TaskManager()",
+        "task-123",
+        "task-124",
+        "task-125",
+        "task-126",
+        "task-127",
+        "task-128",
+        "ws://",
+    )
+    assert all(any(name in example for name in named) for example in EXAMPLES)
+
+
+def test_reporting(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of('"task-123", title'), tmp_path, redis_server)
+    run(example_of("task-124"), tmp_path, redis_server)
+    picture, asynchronous = state_of(redis_server, "task-123"), state_of(redis_server, "task-124")
+    assert (picture["status"], picture["done"], picture["image_url"][:5]) == ("completed", 480, "https")
+    assert (asynchronous["status"], asynchronous["done"], asynchronous["line"]) == ("completed", 3, 2)
+    announced = [data["task_info"]["task_id"] for _, _, data in log_of(redis_server, "general")]
+    assert announced == ["task-123", "task-124"]
+
+
+@pytest.mark.parametrize("task_id", ["task-125", "task-126", "task-127"])
+def test_publishing(task_id: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of(task_id), tmp_path, redis_server)
+    assert state_of(redis_server, task_id) == {"status": "in_progress", "progress": 60}
+
+
+def test_workers(tmp_path: Path, redis_server: RedisServer) -> None:
+    (tmp_path / "picture_worker.py").write_text(example_of("# picture_worker.py"))
+    (command,) = re.findall(r"^\$ relay-worker (.*)$", README, re.MULTILINE)
+    program = [sys.executable, "-m", "relay_client.worker_command", *command.split()]
+    environ = os.environ | {"REDIS_URL": redis_server.url}
+    with subprocess.Popen(program, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL) as worker:
+        try:
+            told = run(example_of("TaskManager()"), tmp_path, redis_server)
+        finally:
+            worker.terminate()
+        assert worker.wait(20) == 0
+    first, second = told.splitlines()
+    task_id = second.strip("[]'")
+    assert first == f"completed https://example.org/{task_id}.png"
+
+
+def test_redis_service(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("redis_service"), tmp_path, redis_server)
+
+
+def test_following(tmp_path: Path, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    run(example_of('"task-123", title'), tmp_path, redis_server)
+    example = example_of("ws://127.0.0.1:8000/ws/tasks").replace("ws://127.0.0.1:8000/ws/tasks", relay.url)
+    assert "task-123 {" in run(example, tmp_path, redis_server)
+
+
+def test_the_errors_of_the_table_are_those_there_are() -> None:
+    from relay_client import errors
+
+    table = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    kinds = {kind.__name__ for kind in errors.NotDelivered.__subclasses__()}
+    assert table == kinds

@@ -1,0 +1,195 @@
+"""clients/js: its own tests, and Node and a browser that follow a real relay through a cut."""
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import pytest
+import trio
+
+from relay.core.closecodes import Close
+from relay.processes import start_child
+from tests.faults.proxy import Proxy
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
+from tests.integration.interop.test_websocket_clients import chromium
+
+CLIENT = ROOT / "clients" / "js"
+NODE = ROOT / "tests" / "integration" / "interop" / "node"
+PAGE = ROOT / "tests" / "integration" / "interop" / "browser" / "client.html"
+
+Report = dict[str, Any]
+
+
+def test_its_own_tests() -> None:
+    """With a relay that is played."""
+    # Without `node --test`, which runs each file in a process of its own: nothing would end that after a time-out.
+    command = ["node", "--test-reporter=tap", str(CLIENT / "relay-client.test.js")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 16  # type: ignore[index]
+
+
+def test_final_close_codes_are_those_of_the_registry() -> None:
+    [codes] = re.findall(r"FINAL_CLOSE_CODES = new Set\(\[(.*?)\]\)", (CLIENT / "relay-client.js").read_text())
+    assert {int(code) for code in codes.split(",")} == {close.code for close in Close if not close.reconnect}
+
+
+def test_the_package_has_all_files() -> None:
+    """What is imported is published."""
+    package = json.loads((CLIENT / "package.json").read_text())
+    assert set(package["files"]) >= {package["main"].removeprefix("./"), package["types"].removeprefix("./")}
+    for name in package["files"]:
+        imported = re.findall(r'from "\./(.*?)"', (CLIENT / name).read_text())
+        assert set(imported) <= set(package["files"])
+    assert "dependencies" not in package
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, RelayServer]]:
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis"), "--save", "") as redis_server,
+        RelayServer(tmp_path_factory.mktemp("relay"), redis_server.url, "serve") as relay,
+    ):
+        yield redis_server, relay
+
+
+@asynccontextmanager
+async def node(directory: Path, url: str, kind: str) -> AsyncIterator[Callable[[], list[Report]]]:
+    """A Node that follows a relay: what it has reported so far. When the block ends its client is closed, and then nothing
+    keeps Node alive."""
+    flags = ["--experimental-websocket", "--no-warnings"] if kind == "built-in" else []
+    log = directory / "node.log"
+    with log.open("wb") as output:
+        command = ["node", *flags, str(NODE / "client.js"), url, kind]
+        child = start_child(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+
+    def reports() -> list[Report]:
+        assert child.poll() is None, log.read_text()
+        lines = log.read_bytes().rpartition(b"\n")[0]
+        return [msgspec.json.decode(line) for line in lines.splitlines()]
+
+    try:
+        yield reports
+        assert child.stdin is not None
+        child.stdin.close()
+        assert await trio.to_thread.run_sync(child.wait, PATIENCE) == 0
+        assert msgspec.json.decode(log.read_bytes().splitlines()[-1])["event"] == "positions"
+    finally:
+        child.kill()
+        child.wait()
+
+
+@asynccontextmanager
+async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[Report]]]:
+    """Chromium with a page that follows a relay: what it has reported so far."""
+    told: list[Report] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.partition("?")[0].removeprefix("/")
+            if name == "":
+                self._answer("text/html", PAGE.read_bytes())
+            elif name in ("relay-client.js", "subscriptions.js"):
+                self._answer("text/javascript", (CLIENT / name).read_bytes())
+            else:
+                self._answer("image/x-icon", b"")
+
+        def do_POST(self) -> None:
+            told.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer("text/plain", b"")
+
+        def _answer(self, kind: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            with chromium(directory, f"http://127.0.0.1:{server.server_port}/?relay={quote(url)}"):
+                yield lambda: told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def ws_package() -> None:
+    """The `ws` package, as package-lock.json has it."""
+    if not (NODE / "node_modules" / "ws").exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("ws_package")
+@pytest.mark.parametrize("peer", ["ws", "built-in", "chromium"])
+async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServer], tmp_path: Path) -> None:
+    """Each update once and in order, and the state with it, though the connection is cut in the middle."""
+    redis_server, relay = servers
+    with redis_server.client() as client:
+        client.flushall()
+    redis_server.publish_task("t", first="field", n=0)
+    async with trio.open_nursery() as nursery:
+        proxy = Proxy(relay.port)
+        await nursery.start(proxy.run)
+        url = f"ws://127.0.0.1:{proxy.port}/ws/tasks"
+        async with browser(tmp_path, url) if peer == "chromium" else node(tmp_path, url, peer) as reports:
+
+            async def until(check: Callable[[list[Report]], bool]) -> None:
+                with trio.fail_after(3 * PATIENCE):  # a browser's first start, on a busy machine, takes its time
+                    while not check(reports()):  # noqa: ASYNC110 - it is another process
+                        await trio.sleep(0.02)
+
+            def of(channel: str, all_reports: list[Report]) -> list[Report]:
+                return [report for report in all_reports if report.get("channel") == channel]
+
+            # It is asked for last, so that all are followed once its state is there.
+            await until(lambda told: len(of("task:t", told)) == 1)
+            count = 60
+            for number in range(1, count + 1):
+                redis_server.publish_task("t", n=number)
+                redis_server.publish_task("u", n=number)
+                redis_server.publish_general(n=number)
+                if number == count // 3:
+                    nursery.start_soon(proxy.cut, 0.5)
+                await trio.sleep(0.01)
+            channels = ("task:t", "task:u", "general")
+            await until(
+                lambda told: all(of(name, told) and of(name, told)[-1]["data"]["n"] == count for name in channels)
+            )
+            told = reports()
+        nursery.cancel_scope.cancel()
+    for name in channels:
+        updates = of(name, told)
+        if name == "task:t":
+            assert updates.pop(0) | {"event": "", "position": {}} == {
+                "event": "",
+                "type": "task_update",
+                "channel": "task:t",
+                "taskId": "t",
+                "data": {"first": "field", "n": 0},
+                "state": {"first": "field", "n": 0},
+                "position": {},
+                "isState": True,
+            }
+        assert [update["data"]["n"] for update in updates] == list(range(1, count + 1)), name
+        assert not any(update["isState"] for update in updates)
+        assert {update["type"] for update in updates} == {"general_update" if name == "general" else "task_update"}
+        first = updates[0]["position"]["offset"]
+        assert [update["position"]["offset"] for update in updates] == list(range(first, first + count))
+    assert of("task:t", told)[-1]["state"] == {"first": "field", "n": count}
+    changes = [report for report in told if report["event"] == "connection"]
+    assert [change["isUp"] for change in changes].count(True) == 2
+    assert not [report for report in told if report["event"] == "error"]

@@ -1,0 +1,86 @@
+"""Worker processes for the tests."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from relay_client.working.manager import TaskManager
+from relay_client.working.plans import TaskState
+
+from relay.processes import start_child
+from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server, eventually
+
+HANDLERS = "tests.integration.jobs.handlers:worker"
+
+
+class WorkerProcess(Server):
+    """A `relay-worker`; options are its command's, without dashes."""
+
+    name = "worker"
+
+    def __init__(self, directory: Path, redis_url: str, place: str, environ: dict[str, str], **options: Any) -> None:
+        super().__init__(directory)
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+        with self.log.open("ab") as log:
+            self._child = start_child(
+                [sys.executable, "-m", "relay_client.worker_command", place, *arguments],
+                env=inherited | {"REDIS_URL": redis_url} | environ,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def is_up(self) -> bool:
+        assert self.child.poll() is None, f"the worker ended with {self.child.returncode}:\n{self.logged()}"
+        return "takes tasks" in self.logged()
+
+
+class StartWorker(Protocol):
+    """Starts a worker on the test's Redis and waits until it takes tasks."""
+
+    def __call__(
+        self, place: str = HANDLERS, *, environ: dict[str, str] | None = None, **options: Any
+    ) -> WorkerProcess: ...
+
+
+def state_when(manager: TaskManager, task_id: str, check: Callable[[TaskState], object]) -> TaskState:
+    """The task's state, once it is as the check wants it."""
+
+    def look() -> TaskState | None:
+        state = manager.get(task_id)
+        return state if state is not None and check(state) else None
+
+    state = eventually(look)
+    assert state is not None
+    return state
+
+
+def has_begun(state: TaskState) -> bool:
+    """Its handler has reported something."""
+    return bool(state.fields.get("progress", 0) > 0)
+
+
+def updates_until(client: Client, task_id: str, check: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """A task's updates, up to one that the check wants."""
+    updates: list[dict[str, Any]] = []
+    while not updates or not check(updates[-1]):
+        message = client.receive(PATIENCE)
+        if message["type"] == "task_update" and message["task_id"] == task_id:
+            updates.append(message["data"])
+    return updates
+
+
+def left_in_redis(redis_server: RedisServer) -> dict[str, int]:
+    """What the queue still holds, without empty streams: nothing, when all has ended."""
+    with redis_server.client() as client:
+        held = {}
+        for raw in client.keys("relay:{work}:*"):
+            name = raw.decode()
+            length = client.xlen(name) if ":queue:" in name else client.zcard(name) if ":later:" in name else 1
+            if length:
+                held[name] = int(length)
+        return held

@@ -1,0 +1,130 @@
+"""Task states over HTTP, signs of life, and supervision, on real relays."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from tests.conftest import StartRelay
+from tests.harness import RedisServer, RelayServer, eventually
+
+
+def call(
+    relay: RelayServer, path: str, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
+    request = urllib.request.Request(f"http://127.0.0.1:{relay.port}{path}", method=method, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            body = response.read()
+            return response.status, json.loads(body) if body else None, dict(response.headers)
+    except urllib.error.HTTPError as error:
+        body = error.read()
+        return error.code, json.loads(body) if body else None, dict(error.headers)
+
+
+def test_states_are_served(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    assert call(relay, "/api/tasks")[:2] == (200, {"tasks": [], "next": None})
+    assert call(relay, "/api/tasks/a")[0] == 404
+    shared_redis.publish_task("a", status="in_progress", progress=10, tags=[], big=2**60)
+    shared_redis.publish_task("a", progress=20)
+    shared_redis.publish_task("b/c ü", status="completed")
+    eventually(lambda: len(call(relay, "/api/tasks")[1]["tasks"]) == 2)
+    status, task, headers = call(relay, "/api/tasks/a")
+    assert (status, task["task_id"]) == (200, "a")
+    assert task["data"] == {"status": "in_progress", "progress": 20, "tags": [], "big": 2**60}
+    assert task["position"]["offset"] == 2
+    tag = headers["ETag"] if "ETag" in headers else headers["etag"]
+    assert call(relay, "/api/tasks/a", headers={"If-None-Match": tag})[0] == 304
+    shared_redis.publish_task("a", progress=30)
+    eventually(lambda: call(relay, "/api/tasks/a", headers={"If-None-Match": tag})[0] == 200)
+    listed = call(relay, "/api/tasks?status=completed,failed")[1]["tasks"]
+    assert [task["task_id"] for task in listed] == ["b/c ü"]
+    assert call(relay, "/api/tasks?max_age=0")[1]["tasks"] == []
+    for bad in ("limit=0", "limit=x", "limit=9999", "max_age=-1", "max_age=nan", "after=junk"):
+        assert call(relay, f"/api/tasks?{bad}")[0] == 400, bad
+
+
+def test_pages_have_every_task_once(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    for number in range(57):
+        shared_redis.publish_task(f"t{number}", status="in_progress" if number % 3 else "completed")
+    eventually(lambda: len(call(relay, "/api/tasks?limit=500")[1]["tasks"]) == 57)
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = call(relay, f"/api/tasks?limit=10&status=in_progress{after}")[1]
+        seen += [task["task_id"] for task in page["tasks"]]
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert len(seen) == len(set(seen))
+    assert set(seen) == {f"t{number}" for number in range(57) if number % 3}
+
+
+def test_announced_task_has_a_state(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    shared_redis.publish_general(type="task_created", task_info={"task_id": 5, "status": "pending", "tier": "gold"})
+    eventually(lambda: call(relay, "/api/tasks/5")[0] == 200)
+    assert call(relay, "/api/tasks/5")[1]["data"] == {"status": "pending", "tier": "gold"}
+    with relay.client("5") as client:
+        assert client.receive()["data"] == {"status": "pending", "tier": "gold"}
+
+
+def test_silent_task_is_marked_once_and_unmarked_by_life(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relays = [start_relay(task_stall_seconds=1), start_relay(task_stall_seconds=1)]
+    redis_server.publish_task("waiting", status="pending")
+    with relays[0].client() as one, relays[1].client() as two:
+        for client in (one, two):
+            client.send({"type": "subscribe", "task_id": "t", "position": None})
+            assert client.receive()["type"] == "subscribed"
+        redis_server.publish_task("t", status="in_progress")
+        for client in (one, two):
+            assert client.receive()["data"] == {"status": "in_progress"}
+        marked = [client.receive() for client in (one, two)]
+        assert marked[0] == marked[1]
+        assert marked[0]["data"] == {"stalled": True}
+        offset = marked[0]["position"]["offset"]
+        assert call(relays[1], "/api/tasks/t/heartbeat", "POST")[0] == 204
+        for client in (one, two):
+            unmarked = client.receive()
+            assert (unmarked["data"], unmarked["position"]["offset"]) == ({"stalled": False}, offset + 1)
+            again = client.receive()
+            assert (again["data"], again["position"]["offset"]) == ({"stalled": True}, offset + 2)
+        redis_server.publish_task("t", progress=50)
+        for client in (one, two):
+            assert client.receive()["data"] == {"progress": 50}
+            assert client.receive()["data"] == {"stalled": False}
+    assert call(relays[0], "/api/tasks/t")[1]["data"] == {"status": "in_progress", "stalled": False, "progress": 50}
+    assert "stalled" not in call(relays[0], "/api/tasks/waiting")[1]["data"]
+    assert call(relays[0], "/api/tasks/unknown/heartbeat", "POST")[0] == 404
+    logs = [relay.logged() for relay in relays]
+    assert sum("supervising tasks" in log for log in logs) == 1
+
+
+def test_supervision_is_taken_over(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    first, second = start_relay(task_stall_seconds=1), start_relay(task_stall_seconds=1)
+    eventually(lambda: any("supervising tasks" in relay.logged() for relay in (first, second)))
+    if "supervising tasks" in second.logged():
+        first, second = second, first
+    first.kill()
+    redis_server.publish_task("t", status="in_progress")
+    eventually(lambda: call(second, "/api/tasks/t")[0] == 200)
+    eventually(lambda: call(second, "/api/tasks/t")[1]["data"].get("stalled") is True)
+
+
+def test_api_says_that_redis_is_away(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    redis_server.kill()
+    status, body, _ = call(relay, "/api/tasks/t")
+    assert (status, body["code"]) == (503, "unavailable")
+
+
+def test_a_task_whose_id_has_a_slash(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    shared_redis.publish_task("a/b", n=1)
+    for path in ("/api/tasks/a/b", "/api/tasks/a%2Fb"):
+        eventually(lambda path=path: '"n":1' in relay.get(path)[1])  # type: ignore[misc]
+    request = urllib.request.Request(f"http://127.0.0.1:{relay.port}/api/tasks/a/b/heartbeat", method="POST")
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.status == 204

@@ -1,0 +1,159 @@
+"""Handshakes on the fresh connection, beside those that go Hypercorn's ordinary way: clients see no difference."""
+
+import socket
+from contextlib import suppress
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Opcode
+
+from tests.conftest import StartRelay
+from tests.harness import PATIENCE, RedisServer, RelayServer, eventually, masked_frame, masked_text
+
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+UPGRADE = b"Host: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+#: RFC 6455 section 1.3 has this key and its answer.
+ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def request(path: bytes = b"/ws/tasks", headers: bytes = UPGRADE + KEY, version: bytes = b"1.1") -> bytes:
+    return b"GET %b HTTP/%b\r\n%b\r\n" % (path, version, headers)
+
+
+def connected(relay: RelayServer) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", relay.port), PATIENCE)
+    sock.settimeout(PATIENCE)
+    return sock
+
+
+def answer(sock: socket.socket) -> bytes:
+    """The head of the answer; what follows it stays unread."""
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        some = sock.recv(1)
+        if not some:
+            break
+        received += some
+    return received
+
+
+def ways(relay: RelayServer) -> float:
+    return relay.metric('relay_connections_accepted_total{transport="takeover"}')
+
+
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
+def test_both_ways_answer_and_refuse_alike(share_relay: StartRelay, arguments: tuple[str, ...]) -> None:
+    relay = share_relay(arguments=arguments, allowed_origins="https://good.example")
+    good = b"Origin: https://good.example\r\n"
+    cases = {
+        request(): b" 101 ",
+        request(headers=UPGRADE + KEY + good): b" 101 ",
+        request(path=b"/ws/tasks?x=1"): b" 101 ",
+        request(headers=UPGRADE + KEY + b"Origin: https://bad.example\r\n"): b" 403 ",
+        request(path=b"/nothing"): b" 404 ",
+        request(headers=UPGRADE): b" 400 ",
+        request(headers=KEY + UPGRADE.replace(b": 13", b": 8")): b" 4",
+        request(
+            headers=UPGRADE + KEY + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=x\r\n"
+        ): b" 101 ",
+        request(path=b"/healthz", headers=b"Host: relay\r\n"): b" 200 ",
+        b"POST /ws/tasks HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n": b" 404 ",
+        b"NONSENSE\r\n\r\n": b" 400 ",
+    }
+    for sent, expected in cases.items():
+        with connected(relay) as sock:
+            sock.sendall(sent)
+            head = answer(sock)
+            assert expected in head.partition(b"\r\n")[0] + b" ", (sent, head)
+            assert (ACCEPT.lower() in head.lower()) == (expected == b" 101 ")
+    assert relay.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
+def test_headers_that_hypercorn_fails_at_end_only_their_connection(
+    share_relay: StartRelay, shared_redis: RedisServer, arguments: tuple[str, ...]
+) -> None:
+    relay = share_relay(arguments=arguments)
+    with relay.client("t") as client:
+        for headers in (b"Sec-WebSocket-Extensions: \xff\r\n", b"Sec-WebSocket-Protocol: \xff\r\n"):
+            with connected(relay) as sock, suppress(ConnectionResetError):
+                sock.sendall(request(headers=UPGRADE + KEY + headers))
+                answer(sock)
+        assert relay.get("/healthz")[0] == 200
+        shared_redis.publish_task("t", progress=1)
+        assert client.receive()["data"] == {"progress": 1}
+
+
+def test_deflate_is_agreed_on(share_relay: StartRelay) -> None:
+    relay = share_relay()
+    with connected(relay) as sock:
+        sock.sendall(request(headers=UPGRADE + KEY + b"Sec-WebSocket-Extensions: permessage-deflate\r\n"))
+        assert b"sec-websocket-extensions: permessage-deflate" in answer(sock).lower()
+
+
+def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(share_relay: StartRelay) -> None:
+    relay = share_relay()
+    subscribe = masked_text(b'{"type":"subscribe","task_id":"t"}')
+    expected = b'{"type":"subscribed","task_id":"t"}'
+    stream = request() + subscribe
+    for cut in (len(stream), 1, 30, len(request()) - 2, len(request()), len(request()) + 3):
+        with connected(relay) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            before = ways(relay)
+            sock.sendall(stream[:cut])
+            if 0 < cut < len(request()):
+                # The first piece goes on alone: nothing has been accepted yet.
+                assert relay.get("/healthz")[0] == 200
+                assert ways(relay) == before
+            sock.sendall(stream[cut:])
+            assert b" 101 " in answer(sock)
+            received = b""
+            while len(received) < len(expected) + 2:
+                received += sock.recv(4096)
+            assert received[2:] == expected
+
+
+@pytest.mark.parametrize("hijack_sockets", [True, False], scope="module")
+@pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
+def test_who_closes_gets_back_what_it_said(share_relay: StartRelay, hijack_sockets: bool, said: bytes) -> None:
+    """A browser's ``CloseEvent`` shows what the server's close frame says."""
+    relay = share_relay(hijack_sockets=hijack_sockets)
+    with connected(relay) as sock:
+        sock.sendall(request())
+        answer(sock)
+        sock.sendall(masked_frame(0x80 | Opcode.CLOSE, said))
+        received = b""
+        while some := sock.recv(65536):
+            received += some
+    assert received.endswith(bytes([0x80 | Opcode.CLOSE, len(said)]) + said)
+
+
+def test_an_early_body_is_no_handshake(share_relay: StartRelay) -> None:
+    relay = share_relay()
+    with connected(relay) as sock:
+        sock.sendall(request(headers=UPGRADE + KEY + b"Content-Length: 5\r\n") + b"hello")
+        assert answer(sock)
+    assert relay.get("/readyz")[0] == 200
+
+
+def test_silent_connections_do_not_hold_up_the_shutdown(start_relay: StartRelay, redis_server: RedisServer) -> None:
+    relay = start_relay("serve", graceful_timeout=40)
+    silent = [connected(relay) for _ in range(5)]
+    with relay.client("t") as client:
+        relay.child.terminate()
+        with pytest.raises(ConnectionClosed, match="1001"):
+            client.receive()
+    assert all(sock.recv(1) == b"" for sock in silent)
+    assert relay.wait() == 0
+    for sock in silent:
+        sock.close()
+
+
+def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) -> None:
+    relay = share_relay()
+    for data in (b"", request(), request()[:20]):
+        for _ in range(20):
+            with connected(relay) as sock:
+                sock.sendall(data)
+    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    assert relay.get("/readyz")[0] == 200
