@@ -29,7 +29,7 @@ ResultFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 
 @app.callback()
 def main() -> None:
-    """Relay's fan-out benchmarks; docs/benchmarks.md says what they mean."""
+    """Relay's fan-out benchmarks; docs/benchmarks.md explains the figures."""
 
 
 def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:

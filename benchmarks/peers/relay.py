@@ -27,9 +27,7 @@ def publish_durably(update: Update) -> bytes:
     channel, kind = _channel(update)
     pairs = (pair.partition(b":") for pair in update.data[1:-1].split(b","))  # all strings, without quotes and commas
     fields = {} if update.task is None else {name.strip(b'"').decode(): value for name, _, value in pairs}
-    names, values = publications.publish_arguments(
-        channel, kind, update.data, publications.Retention(), fields=fields
-    )
+    names, values = publications.publish_arguments(channel, kind, update.data, publications.Retention(), fields=fields)
     return resp("EVALSHA", publications.publish_script().sha, len(names), *names, *values)
 
 

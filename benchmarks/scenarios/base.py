@@ -24,7 +24,7 @@ from benchmarks.wire import Update, make_update
 Size = Literal["full", "quick", "tiny"]
 
 #: These may happen to one server without ending the run.
-FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, PublishFailed)
+FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, PublishFailed, ConnectionError)
 
 T = TypeVar("T")
 

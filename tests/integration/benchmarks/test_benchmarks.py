@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import METRICS, Results
+from benchmarks.scenarios import SCENARIOS
 from tests.harness import ROOT
 
 PEERS = ("picows", "websockets")
@@ -124,6 +125,12 @@ def test_relay_alone_is_complete(tmp_path: Path) -> None:
     recovered = Results.read(path).report("reconnect")
     assert recovered is not None
     assert recovered.rows[0].figures["recovered"] == 1.0
+
+
+def test_the_scenarios_are_listed_with_their_questions() -> None:
+    lines = benchmarks("scenarios").splitlines()
+    assert [line.split()[0] for line in lines] == list(SCENARIOS)
+    assert all(line.endswith("?") for line in lines)
 
 
 def test_what_it_cannot_read_it_says(tmp_path: Path) -> None:

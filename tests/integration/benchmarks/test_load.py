@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import redis
@@ -21,7 +22,7 @@ from benchmarks.latency import Latencies
 from benchmarks.load import Load, LoadFailed, Received
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
-from benchmarks.peers.relay import DURABLE, PLAIN
+from benchmarks.peers.relay import DURABLE, PLAIN, RELAY, TLS_VARIANTS
 from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.publisher import AckCounter, Publisher, PublishFailed
 from benchmarks.results import Check, Report, Results, Row
@@ -353,6 +354,20 @@ def test_peers_that_cannot_run_say_what_they_need() -> None:
     )  # fmt: skip
     assert absent.missing() == "not installed: no-such-package, no-such-program (install it)"
     assert len({peer.name for peer in PEERS}) == len(PEERS) == 13
+
+
+@pytest.mark.parametrize("peer", [*PEERS, RELAY, *TLS_VARIANTS], ids=lambda peer: peer.name)
+def test_a_peers_command_and_configuration_can_be_filled_in(peer: Peer, tmp_path: Path) -> None:
+    command, environ = peer.prepare(
+        tmp_path, port=1, publish_port=2, redis_url="redis://127.0.0.1:3/0", key="key.pem", chain="chain.pem"
+    )
+    written = [path.read_text().replace("$arg_id", "") for path in tmp_path.iterdir()]
+    assert not [text for text in (*command, *environ.values(), *written) if "$" in text]
+    update = make_update("t", 160)
+    published = Template(peer.publishing.command(update)).fill(1, 2)
+    assert b"00000001" in published
+    assert b"@@" not in published
+    assert b"##" not in published
 
 
 def report(**figures: float) -> Report:
