@@ -72,11 +72,11 @@ class Publisher:
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.setblocking(False)
-        if publishing.greeting:
-            self._write(publishing.greeting, 0)
-            self._flush()
 
     def __enter__(self) -> Self:
+        if self._publishing.greeting:
+            self._write(self._publishing.greeting, 0)
+            self._flush()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -179,6 +179,24 @@ def test_a_server_that_loses_updates_is_found_out(sequences: list[int], wrong: b
     assert received.updates == 2 * len(sequences)
 
 
+def test_several_generators_are_one_load() -> None:
+    go = threading.Event()
+
+    def send(connection: ServerConnection) -> None:
+        assert go.wait(20)
+        connection.send(update(0).decode())
+
+    with fan_out(send) as port, Load(20_000) as load:
+        connected = load.connect(TASKS, port, ["t"] * 3, notes=['"subscribed"'])
+        assert (connected.clients, connected.failed, connected.noted['"subscribed"']) == (3, 0, 3)
+        assert connected.ready.total == 3
+        assert load.arm(1) == 3
+        go.set()
+        received = load.collect(10, quiet=0.5)
+    assert received.is_complete
+    assert (received.expected, received.readers, received.updates, received.latency.total) == (1, 3, 3, 3)
+
+
 def test_a_server_that_hangs_up_is_found_out() -> None:
     go = threading.Event()
 
