@@ -1,7 +1,7 @@
 """What publishers send: updates checked, encoded, and made into calls of Redis."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from secrets import token_hex
@@ -23,8 +23,8 @@ from relay_wire.position import Position
 from relay_wire.publications import DedupKey, Retention
 
 from relay_client import environment
-from relay_client.delivery.call import Call
 from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.publishing.call import Call
 
 PUBLISH = publications.publish_script()
 
@@ -37,6 +37,12 @@ def task_channel(task_id: str | int) -> str:
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
     return TASK_PREFIX + name
+
+
+def position_of(calls: Sequence[Call]) -> Position | None:
+    """Return the position of the update that calls have delivered; None where it has none. Raises NotDelivered."""
+    outcome = calls[-1].outcome()
+    return outcome if isinstance(outcome, Position) else None
 
 
 def _position(answer: Any) -> Position:
@@ -111,8 +117,8 @@ class Updates:
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
 
-    def beat(self, task_id: str | int) -> Call:
-        """A task's sign of life. Its outcome is False when Redis knows no such task."""
+    def heartbeat(self, task_id: str | int) -> Call:
+        """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
         return self._script(task_channel(task_id), {}, None, DedupKey("beat", "", 0))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
@@ -153,7 +159,7 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
-        return Call(channel, names, PUBLISH, values, fallback=live, waits=True, read=_position)
+        return Call(channel, names, PUBLISH, values, fallback=live, needs_replicas=True, read=_position)
 
     def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: DedupKey) -> Call:
         """Something about a task that is no update. Redis may have no memory for it: then so be it."""
