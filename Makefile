@@ -5,25 +5,41 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast faults bench format docs clean \
+.PHONY: help run demo test test-fast test-compat faults bench format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml clients/jobs/pyproject.toml
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[embedded]'
-	@touch $@
+# The packages of this repository that Relay needs, and the files that say what they need.
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
+MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
+COMMA := ,
 
-$(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[test,bench]'
-	@touch $@
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
+
+# $(call install,EXTRAS): install Relay with these extras into the virtual environment.
+define install
+@echo "Installing into $(VENV) ..."
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGES) -e '.[$(1)]'
+@touch $@
+endef
+
+$(STAMP): $(MANIFESTS) | $(BIN)/python
+	$(call install,embedded)
+
+# These contain the extra `embedded`, too.
+$(VENV)/.installed-test: $(MANIFESTS) | $(BIN)/python
+	$(call install,test$(COMMA)bench)
+	@touch $(STAMP)
+
+$(VENV)/.installed-compat: $(MANIFESTS) | $(BIN)/python
+	$(call install,compat)
+	@touch $(STAMP)
 
 $(VENV)/.installed-docs: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[docs]'
-	@touch $@
+	$(call install,docs)
 
 run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
@@ -31,14 +47,27 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
+# Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
+# The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
+	$(PYTEST) -n $$((2 * $$(nproc))); tests=$$?; \
+	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
-	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/integration
+	$(PYTEST) -n auto --ignore tests/integration
+
+# The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
+COMPAT := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py) \
+	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
+	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe.py jobs/test_worker.py tail)
+
+test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults

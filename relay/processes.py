@@ -5,6 +5,7 @@ would take for the parent's and kill the child.
 """
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
@@ -32,6 +33,9 @@ def die_with_parent() -> None:
     would otherwise leave it behind when it is killed. Linux only; does nothing elsewhere."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it ended before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 #: More files than this a process of ours has no use for: a client is one, and there are `RELAY_MAX_CLIENTS` at most.

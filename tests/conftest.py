@@ -13,6 +13,7 @@ from tests.harness import ROOT, Kind, RedisServer, RelayServer
 
 #: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
 SLOWEST = (
+    "benchmarks/test_relay_alone.py",
     "benchmarks/test_benchmarks.py",
     "test_faults.py",
     "broker/test_high_availability.py",

@@ -44,7 +44,7 @@ def test_a_commission_is_watched(
     progress = [update["progress"] for update in updates if "progress" in update]
     assert progress == sorted(progress)
     assert updates[-1]["image_url"].startswith("https://")
-    assert left_in_redis(redis_server) == {}
+    eventually(lambda: left_in_redis(redis_server) == {})
 
 
 def test_a_pipeline_runs_in_a_thread(manager: TaskManager, start_worker: StartWorker) -> None:
