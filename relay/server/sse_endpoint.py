@@ -1,4 +1,4 @@
-"""The door of ``/events``: how an HTTP response becomes a session, over the socket or over ASGI."""
+"""The endpoint of ``/events``: how an HTTP response becomes a session, on a hijacked socket or over ASGI."""
 
 import json
 import socket
@@ -6,44 +6,43 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import trio
-from quart_trio.asgi import TrioASGIHTTPConnection
 from relay_wire.channels import GENERAL
 
-from relay.core.channels import task_channel
+from relay.core.channels import NamedChannels, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
 from relay.core.outbox import Batch, Framing, Outbox
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.app import Relay, RelayApp
-from relay.server.doors import header, peer_of, refusal
+from relay.server.admission import Admission, header, peer_of
+from relay.server.hijack import abort_hook, hijack_response
+from relay.server.hypercorn_compat import Receive, Send, inspect
 from relay.server.session import Session
-from relay.server.takeover import Receive, Send, find, grip, take_over_response
 from relay.server.transports import AsgiTransport, SocketTransport
 
 PATH = "/events"
 
-#: Milliseconds after which a client comes back: usually, and when this relay is draining and all come at once.
+#: Milliseconds after which a client reconnects: usually, and from a relay that drains, when all do at once.
 RETRY = (1000, 3000)
 RETRY_DRAINING = (1000, 10_000)
 
 
 def chunk(payload: bytes) -> bytes:
-    """A payload in HTTP/1.1's chunked framing (RFC 9112 section 7.1)."""
+    """Frame a payload as a chunk of HTTP/1.1 (RFC 9112 section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
 class _HangUpReader:
-    """All that a client of an event stream can do is hang up."""
+    """Reads a client of an event stream, which can do nothing but hang up."""
 
-    is_midway = False
+    in_message = False
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
 
 
 class EventSocketTransport(SocketTransport):
-    """An event stream on a taken-over socket."""
+    """An event stream on a hijacked socket."""
 
     __slots__ = ()
 
@@ -55,12 +54,12 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _queue_last_words(self, outbox: Outbox, close: Close) -> None:
+    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
         if close.is_slow:
-            # There is no way to tell it why; that the stream breaks off tells it to come back.
+            # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
-        last_words = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
-        outbox.push(Batch(last_words, 0, len(last_words)), 0)
+        ending = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
+        outbox.push(Batch(ending, 0, len(ending)), 0)
 
 
 class EventAsgiTransport(AsgiTransport):
@@ -94,33 +93,24 @@ class EventAsgiTransport(AsgiTransport):
         if close in (Close.GONE, Close.NORMAL) or close.is_slow:
             return
         await self.drain(outbox)
-        last_words = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
-        await self._send({"type": "http.response.body", "body": last_words, "more_body": False})
+        ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
+        await self._send({"type": "http.response.body", "body": ending, "more_body": False})
         self._abort_via = None
 
 
-class EventsConnection(TrioASGIHTTPConnection):
-    """Quart's HTTP connection, for all paths but ``/events``."""
+def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) -> list[str]:
+    """Return the channels that a query names.
 
-    async def __call__(self, receive: Receive, send: Send) -> None:
-        app: Any = self.app
-        assert isinstance(app, RelayApp)
-        path = self.scope["path"].removeprefix(self.scope.get("root_path", ""))
-        if path == PATH and self.scope["method"] == "GET":
-            await admit_reader(app.relay, self.scope, receive, send)
-        else:
-            await super().__call__(receive, send)
-
-
-def _wanted(relay: Relay, query: dict[str, list[str]]) -> list[str]:
+    Raises:
+        BadMessage: None, an unknown one, or more than the limit.
+    """
     channels = [task_channel(task_id) for task_id in query.get("task", [])]
     if query.get("general", ["0"])[-1] not in ("0", "false", ""):
         channels.append(GENERAL)
     for name in query.get("channel", []):
-        if name not in relay.named:
+        if name not in named:
             raise BadMessage("unknown_channel", f"no such channel: {name[:64]}")
         channels.append(name)
-    limit = relay.settings.max_subscriptions
     if not channels:
         raise BadMessage("nothing_wanted", "say what to follow: ?task=ID (repeatable) or ?general=1")
     if len(set(channels)) > limit:
@@ -135,53 +125,60 @@ async def _answer(send: Send, status: int, body: dict[str, str]) -> None:
     await send({"type": "http.response.body", "body": content, "more_body": False})
 
 
-async def admit_reader(relay: Relay, scope: Any, receive: Receive, send: Send) -> None:
-    """Begin the response, take it over where that can be, and serve it as a session."""
-    settings = relay.settings
-    links = find(send)
-    if links.asgi_stream is not None:
-        relay.drain_with(links.asgi_stream.context.terminated)
-    reason = refusal(relay, scope) or (Close.FULL.label if relay.sessions.is_full else None)
+async def refuse_starting(send: Send) -> None:
+    """Refuse a client while the relay is starting."""
+    await _answer(send, 503, {"code": "starting", "message": "the relay is starting"})
+
+
+async def accept_reader(admission: Admission, named: NamedChannels, scope: Any, receive: Receive, send: Send) -> None:
+    """Begin the response, hijack it where that is possible, and serve it as a session."""
+    settings = admission.settings
+    chain = inspect(send)
+    if chain.terminated is not None:
+        admission.drain_when(chain.terminated)
+    reason = admission.rejection_reason(scope["headers"]) or (Close.FULL.label if admission.is_full else None)
     if reason is not None:
-        relay.metrics.refused.labels(reason).inc()
+        admission.count_rejection(reason)
         await _answer(
             send, 403 if reason == "origin" else 503, {"code": reason, "message": "not now, or not from here"}
         )
         return
     query = parse_qs(scope["query_string"].decode("latin1"))
     try:
-        channels = _wanted(relay, query)
+        channels = _channels_of(query, named, settings.max_subscriptions)
     except BadMessage as error:
         await _answer(send, 400, {"code": error.code, "message": error.message})
         return
-    last_event_id = header(scope, b"last-event-id") or query.get("last_event_id", [None])[-1]
+    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
+    sock = None
+    try:
+        with trio.fail_after(settings.handshake_timeout):
+            await send({"type": "http.response.start", "status": 200, "headers": _headers(scope)})
+            await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
+            # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
+            if settings.hijack_sockets and scope["http_version"] == "1.1":
+                sock = await hijack_response(send)
+    except trio.TooSlowError:
+        admission.count_rejection("handshake_timeout")
+        return
+    protocol = SseProtocol(channels, last_event_id)
+    if sock is None:
+        abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
+        asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
+        await Session(admission.context, asgi, protocol, peer_of(scope)).run()
+        return
+    transport = EventSocketTransport(sock, settings.dead_peer_timeout)
+    session = Session(admission.context, transport, protocol, peer_of(scope))
+    admission.start(session.run, session.abort)
+
+
+def _headers(scope: Any) -> list[tuple[bytes, bytes]]:
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
     ]
-    origin = header(scope, b"origin")
+    origin = header(scope["headers"], b"origin")
     if origin is not None:
         headers += [(b"access-control-allow-origin", origin.encode("latin1")), (b"vary", b"origin")]
-    sock = None
-    try:
-        with trio.fail_after(settings.handshake_timeout):
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
-            # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
-            if settings.hijack_sockets and scope["http_version"] == "1.1":
-                sock = await take_over_response(send)
-    except trio.TooSlowError:
-        relay.metrics.refused.labels("handshake_timeout").inc()
-        return
-    protocol = SseProtocol(channels, last_event_id)
-    if sock is None:
-        abort_via = grip(links, send, settings.dead_peer_timeout)
-        asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(relay.sessions, asgi, protocol, peer_of(scope)).run()
-        return
-    session = Session(relay.sessions, EventSocketTransport(sock, settings.dead_peer_timeout), protocol, peer_of(scope))
-    try:
-        relay.sessions.start(session.run)
-    except trio.RunFinishedError:
-        session.abort()
+    return headers

@@ -1,7 +1,7 @@
 """The WebSocket opening handshake of RFC 6455 section 4.2, as a server reads and answers it.
 
-The head of the request is read by httptools, and only one that is plainly right is taken: whoever gets None sends the client
-the long way, through the ASGI server, which knows how to refuse.
+httptools reads the head of the request, and only a plainly valid one is accepted here. Every other connection is left to the
+ASGI server, which knows how to refuse.
 """
 
 from base64 import b64encode
@@ -26,9 +26,16 @@ _ONCE = (b"host", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"
 _BODY = (b"content-length", b"transfer-encoding", b"expect")
 
 
-class Opening(NamedTuple):
-    """A valid opening handshake. Header names are in lower case; ``offers`` are the client's extensions; ``early`` are the
-    bytes that came behind it."""
+class Handshake(NamedTuple):
+    """A valid opening handshake.
+
+    Attributes:
+        path: The request's path, without its query.
+        headers: The request's headers; names are in lower case.
+        key: The value of Sec-WebSocket-Key.
+        offers: The extensions that the client offers.
+        early: Bytes that the client sent right behind the handshake.
+    """
 
     path: bytes
     headers: list[tuple[bytes, bytes]]
@@ -37,7 +44,7 @@ class Opening(NamedTuple):
     early: bytes
 
     def accept(self) -> bytes:
-        """The answer that lets the client in."""
+        """Return the response that accepts the client."""
         agreed = _agreed(self.offers)
         more = b"Sec-WebSocket-Extensions: %b\r\n" % agreed if agreed else b""
         digest = b64encode(sha1(self.key + _GUID, usedforsecurity=False).digest())
@@ -48,7 +55,7 @@ class Opening(NamedTuple):
 
 
 class _Head:
-    """What httptools calls back."""
+    """Collects what httptools reports of a request's head."""
 
     __slots__ = ("headers", "target")
 
@@ -63,8 +70,8 @@ class _Head:
         self.headers.append((name.lower(), value))
 
 
-def read_opening(data: bytes) -> Opening | None:
-    """Read the first bytes of a connection. None when they are anything but a whole and valid opening handshake."""
+def read_handshake(data: bytes) -> Handshake | None:
+    """Read the first bytes of a connection; None unless they hold a whole and valid opening handshake."""
     head = _Head()
     parser = httptools.HttpRequestParser(head)
     try:
@@ -92,13 +99,16 @@ def read_opening(data: bytes) -> Opening | None:
         and not any(name in headers for name in _BODY)
     )
     path = head.target.partition(b"?")[0]
-    return Opening(path, head.headers, key, offers.decode(), data[end:]) if is_valid else None
+    return Handshake(path, head.headers, key, offers.decode(), data[end:]) if is_valid else None
 
 
 def deflate_of(offers: str) -> tuple[PerMessageDeflate, bytes] | None:
-    """permessage-deflate as in the first offer that can be taken, and the answer to it; None when there is no such offer.
+    """Accept the first offer of permessage-deflate that is valid.
 
-    One that makes no sense is declined, as RFC 7692 section 5 has it; wsproto raises ValueError.
+    An offer that makes no sense is declined, as RFC 7692 section 5 wants it.
+
+    Returns:
+        The extension and the header that answers the offer, or None.
     """
     for offer in offers.split(","):
         extension = PerMessageDeflate()
@@ -118,6 +128,6 @@ def _agreed(offers: str) -> bytes:
 
 
 def connection_of(offers: str) -> Connection:
-    """wsproto's connection after an opening handshake with these offers, which were answered."""
+    """Return wsproto's connection after a handshake in which these offers were answered."""
     deflate = deflate_of(offers)
     return Connection(ConnectionType.SERVER, [] if deflate is None else [deflate[0]])
