@@ -12,11 +12,12 @@ from secrets import token_hex
 
 import trio
 from redis_place import Place, find_redis
-from relay_client.subscribe import ConnectionChange, SubscriptionError, Updates, subscribe
+from relay_client.subscriber import ConnectionChange, SubscriptionError
+from relay_client.subscriber.trio import Updates, subscribe
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 
