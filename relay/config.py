@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
+    cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
 
     redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")

@@ -18,11 +18,12 @@ import structlog
 import trio
 
 from relay.protocols.base import ClientProtocol
+from relay.protocols.connection import connection_of
 from relay.protocols.frames import FrameReader
-from relay.protocols.handshake import MAX_HEAD, Handshake, connection_of, read_handshake
+from relay.protocols.handshake import MAX_HEAD, Handshake, read_handshake
 from relay.server.admission import Admission
 from relay.server.http_connections import Handler, HttpConnections
-from relay.server.hypercorn_compat import WorkerListeners
+from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
 from relay.server.transports import SocketTransport, reset, set_tcp_options
 
@@ -162,7 +163,8 @@ class Acceptor:
         answer = handshake.accept()
         if fresh.send(answer) != len(answer):
             raise BlockingIOError("a fresh connection does not take 200 bytes")
-        reader = FrameReader(self._settings.max_message_bytes, partial(connection_of, handshake.offers))
+        limit = self._settings.max_message_bytes
+        reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
         peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
         return Session(self._context, transport, protocol, peer), transport.feed(handshake.early)

@@ -28,7 +28,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.history import HistoryLoader
-from relay.server.hypercorn_compat import serving_listeners_of
+from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.running_relay import RunningRelay
 from relay.server.session_context import SessionContext, bounds_of
@@ -116,7 +116,8 @@ async def run_relay(
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(_report_redis, redis, hub, metrics)
-        stack.enter_context(serving_listeners_of(app, acceptor.serve_listeners))
+        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        stack.enter_context(serving_listeners_of(app, server))
         memory.start()
         yield RunningRelay(admission, redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)

@@ -16,7 +16,7 @@ from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.server.admission import Admission, header, peer_of
 from relay.server.hijack import abort_hook, hijack_response
-from relay.server.hypercorn_compat import Receive, Send, inspect
+from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
 from relay.server.transports import AsgiTransport, SocketTransport
 
