@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     task_stall_seconds: float = Field(60.0, gt=0, description="silence after which a task in progress is stalled")
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
+    max_clients_per_address: int = Field(
+        0, ge=0, description="clients of one IP address; 0 is no limit, as behind a proxy, whose address all have"
+    )
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
@@ -121,11 +124,14 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="names in the Host header, without port, separated by commas; * is any"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins")
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ import trio
 from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
-from relay.server.admission import Admission, header, peer_of
+from relay.server.admission import Admission, address_of, peer_of
+from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
@@ -32,7 +33,8 @@ class _Limits(TypedDict):
 async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
     """Accept a client: handshake, hijack, session. Returns when the server's part in the connection is over."""
     settings = admission.settings
-    peer = peer_of(scope)
+    peer = peer_of(scope.get("client"))
+    address = address_of(peer)
     limits: _Limits = {
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
@@ -51,13 +53,14 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
             reason = admission.rejection_reason(scope["headers"])
             if reason is not None:
                 admission.count_rejection(reason)
-                if reason == "origin":
-                    _log.info("origin refused", client=peer, origin=header(scope["headers"], b"origin"))
-                await _refuse(scope, send, 403 if reason == "origin" else 503, reason)
+                is_final = reason in ("origin", "host")
+                if is_final:
+                    _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
+                await _refuse(scope, send, 403 if is_final else 503, reason)
                 return
-            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
+            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
             await send({"type": "websocket.accept", "subprotocol": agreed_subprotocol(scope.get("subprotocols", ()))})
-            if admission.is_full:
+            if admission.is_full_for(address):
                 admission.count_full()
                 await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
                 return

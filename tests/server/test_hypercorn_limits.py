@@ -102,7 +102,7 @@ async def answered(client: trio.SocketStream, connection: Connection) -> list[Ev
     with trio.fail_after(60):
         try:
             async for data in client:
-                connection.receive_data(data)
+                connection.receive_data(bytes(data))
                 events += connection.events()
         except trio.BrokenResourceError:
             pass

@@ -132,7 +132,12 @@ class World:
         self.statistics = Statistics(self.metrics, self.hub)
         self.memory = MemoryTuner()
         self.sessions = SessionRegistry(
-            nursery, self.settings.max_clients, self.settings.close_timeout, self.statistics, self.memory
+            nursery,
+            self.settings.max_clients,
+            self.settings.max_clients_per_address,
+            self.settings.close_timeout,
+            self.statistics,
+            self.memory,
         )
         bounds = bounds_of(self.settings)
         #: Reads a channel's history; without one Redis is away.

@@ -111,6 +111,11 @@ class RelayWSStream(WSStream):
         if self.app_put is not None:
             await self.app_put({"type": "websocket.disconnect", "code": event.code, "reason": event.reason})
 
+    async def _send_error_response(self, status_code: int) -> None:
+        await super()._send_error_response(status_code)
+        # It says "connection: close", and stock Hypercorn waits for the client to do so.
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
     async def _end(self, code: int, reason: str) -> None:
         await self.send(Data(stream_id=self.stream_id, data=close_frame(code, reason)))
         await self.send(EndData(stream_id=self.stream_id))
