@@ -1,7 +1,7 @@
 """What a task reports, merged without Redis: nothing is lost, however it is cut up, delivered late, or not at all."""
 
-import json
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
