@@ -12,7 +12,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The packages of this repository that Relay needs, and the files that say what they need.
-PACKAGES := -e clients/wire -e 'clients/python[trio,tail]'
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
 
@@ -45,7 +45,7 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
 demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
-	@exec $(BIN)/python -m relay_client.examples.demo
+	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 # Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
@@ -54,6 +54,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
 	$(PYTEST) -n $$((2 * $$(nproc))); tests=$$?; \
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
@@ -84,7 +85,7 @@ docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API ref
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
 clean:  ## Delete everything that was installed, built or cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .tox site
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site
 
 # For operators. They use the Redis of REDIS_URL, REDIS_HOST, ...; else the embedded Redis of a relay on this machine; else
 # 127.0.0.1:6379, the address in docker/compose.yml. The relay is at RELAY_URL, by default ws://127.0.0.1:8000.

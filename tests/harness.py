@@ -195,6 +195,8 @@ class RelayServer(Server):
             self._environ["REDIS_URL"] = redis_url
         # Pings at unexpected moments are no help to tests that look at single bytes.
         self._environ["RELAY_HEARTBEAT_INTERVAL"] = "300"
+        unknown = set(settings) - Settings.model_fields.keys()
+        assert not unknown, f"no settings, and so without effect: {unknown}"
         self._environ.update({f"RELAY_{name.upper()}": str(value) for name, value in settings.items()})
         self.start(wait)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from relay_wire import channels, keys, publications
+from relay_wire import channels, keys, publications, scripts
 from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
 
 from benchmarks.peers.base import Peer
@@ -27,8 +27,8 @@ def publish_durably(update: Update) -> bytes:
     channel, kind = _channel(update)
     pairs = (pair.partition(b":") for pair in update.data[1:-1].split(b","))  # all strings, without quotes and commas
     fields = {} if update.task is None else {name.strip(b'"').decode(): value for name, _, value in pairs}
-    names, values = publications.publish_arguments(channel, kind, update.data, publications.Retention(), fields=fields)
-    return resp("EVALSHA", publications.publish_script().sha, len(names), *names, *values)
+    call = publications.publish_call(channel, kind, update.data, publications.Retention(), fields=fields)
+    return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
 
 
 def publish_unpersisted(update: Update) -> bytes:
@@ -38,7 +38,7 @@ def publish_unpersisted(update: Update) -> bytes:
 
 
 PLAIN = Publishing(publish_plainly)
-DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=publications.publish_script().source)
+DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=scripts.load("publish").source)
 UNPERSISTED = Publishing(publish_unpersisted)
 
 #: Clients that only follow what is for everyone. The pong shows that the session is up.

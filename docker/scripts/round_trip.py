@@ -16,7 +16,7 @@ from relay_client.subscribe import ConnectionChange, SubscriptionError, Updates,
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 

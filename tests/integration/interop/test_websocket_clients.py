@@ -60,7 +60,7 @@ class Way(NamedTuple):
             assert relay.metric(f'relay_connections_accepted_total{{transport="{self.transport}"}}') == clients
 
 
-TAKEN_OVER = Way("hypercorn", "takeover")
+HIJACKED = Way("hypercorn", "hijacked")
 PLAIN_ASGI = Way("hypercorn", "asgi", hijack_sockets=False)
 UVICORN = Way("uvicorn", "asgi")
 TLS = Way("hypercorn-tls", "asgi")
@@ -71,9 +71,9 @@ def ways(*ways: Way) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("way", ways, ids=[f"{way.kind}-{way.transport}" for way in ways], scope="module")
 
 
-each_way = ways(TAKEN_OVER, UVICORN, PLAIN_ASGI, TLS)
-two_ways = ways(TAKEN_OVER, UVICORN)
-plain_tcp = ways(TAKEN_OVER, UVICORN, PLAIN_ASGI)
+each_way = ways(HIJACKED, UVICORN, PLAIN_ASGI, TLS)
+two_ways = ways(HIJACKED, UVICORN)
+plain_tcp = ways(HIJACKED, UVICORN, PLAIN_ASGI)
 
 
 def publish_all(redis_server: RedisServer) -> None:
@@ -450,10 +450,10 @@ async def _says_too_much(client: BareClient) -> None:
 @pytest.mark.parametrize(
     "first_words", [_leaves, _pings, _sends_half, _breaks_the_protocol, _breaks_utf8, _says_too_much]
 )
-async def test_first_words_meet_the_takeover(first_words: Callable[[BareClient], Any], share_relay: StartRelay) -> None:
+async def test_first_words_meet_the_hijack(first_words: Callable[[BareClient], Any], share_relay: StartRelay) -> None:
     """Many clients at once: the loop is busy, and what they say reaches the relay just before, during and just after
-    the takeover of their sockets. It must make no difference."""
-    relay = TAKEN_OVER.start(share_relay)
+    the hijack of their sockets. It must make no difference."""
+    relay = HIJACKED.start(share_relay)
     count = 100
 
     async def one() -> None:
@@ -466,5 +466,5 @@ async def test_first_words_meet_the_takeover(first_words: Callable[[BareClient],
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(one)
-    TAKEN_OVER.check(relay, count)
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    HIJACKED.check(relay, count)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)

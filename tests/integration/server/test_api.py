@@ -1,4 +1,4 @@
-"""Task states over HTTP, signs of life, and supervision, on real relays."""
+"""Task states over HTTP, heartbeats, and stall detection, on real relays."""
 
 import json
 import urllib.error
@@ -99,13 +99,13 @@ def test_silent_task_is_marked_once_and_unmarked_by_life(redis_server: RedisServ
     assert "stalled" not in call(relays[0], "/api/tasks/waiting")[1]["data"]
     assert call(relays[0], "/api/tasks/unknown/heartbeat", "POST")[0] == 404
     logs = [relay.logged() for relay in relays]
-    assert sum("supervising tasks" in log for log in logs) == 1
+    assert sum('"detecting stalled tasks"' in log for log in logs) == 1
 
 
-def test_supervision_is_taken_over(redis_server: RedisServer, start_relay: StartRelay) -> None:
+def test_another_relay_continues_stall_detection(redis_server: RedisServer, start_relay: StartRelay) -> None:
     first, second = start_relay(task_stall_seconds=1), start_relay(task_stall_seconds=1)
-    eventually(lambda: any("supervising tasks" in relay.logged() for relay in (first, second)))
-    if "supervising tasks" in second.logged():
+    eventually(lambda: any("detecting stalled tasks" in relay.logged() for relay in (first, second)))
+    if "detecting stalled tasks" in second.logged():
         first, second = second, first
     first.kill()
     redis_server.publish_task("t", status="in_progress")

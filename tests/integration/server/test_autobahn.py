@@ -1,4 +1,4 @@
-"""The Autobahn test suite against Relay's sessions on sockets taken over from stock Hypercorn.
+"""The Autobahn test suite against Relay's sessions on sockets hijacked from stock Hypercorn.
 
 docs/websocket.md has the verdicts that are not OK, with their reasons; any other fails the test.
 """
@@ -88,7 +88,7 @@ def exceptions(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
 
 
 def taken_over(server: EchoServer) -> int:
-    return int(server.metric('relay_connections_accepted_total{transport="takeover"}'))
+    return int(server.metric('relay_connections_accepted_total{transport="hijacked"}'))
 
 
 def test_all_but_compression(echo_server: EchoServer) -> None:

@@ -38,7 +38,7 @@ def answer(sock: socket.socket) -> bytes:
 
 
 def ways(relay: RelayServer) -> float:
-    return relay.metric('relay_connections_accepted_total{transport="takeover"}')
+    return relay.metric('relay_connections_accepted_total{transport="hijacked"}')
 
 
 @pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
@@ -155,5 +155,5 @@ def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) 
         for _ in range(20):
             with connected(relay) as sock:
                 sock.sendall(data)
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     assert relay.get("/readyz")[0] == 200

@@ -132,7 +132,7 @@ def test_violations_end_the_connection_with_their_code(redis_server: RedisServer
         "message_timeout": 3,
     }.items():
         assert relay.metric(f'relay_connections_dropped_total{{reason="{reason}"}}') == count, reason
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
 
 
 SKIPPED = {
@@ -173,7 +173,7 @@ def test_too_many_clients(redis_server: RedisServer, start_relay: StartRelay) ->
             assert closed_with(third) == (1013, "too many clients")
         redis_server.publish_task("t", fine=True)
         assert second.receive()["data"] == {"fine": True}
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     with relay.client("t"):
         pass
 

@@ -104,7 +104,7 @@ def test_workers_share_one_port_and_redis(redis_server: RedisServer, start_relay
     with relay.client("t") as one, relay.client("t") as two:
         redis_server.publish_task("t", n=1)
         assert one.receive()["data"] == two.receive()["data"] == {"n": 1}
-        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 2)
+        eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 2)
     killed = first.pop()
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: len(set(relay.worker_pids()) - {killed}) == 2)

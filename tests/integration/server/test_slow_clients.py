@@ -121,14 +121,14 @@ def test_stalled_clients_are_dropped_and_readers_get_everything(
         print(f"disconnected {time.monotonic() - passed:.2f} s after the last was dropped")
         publish_numbered(redis_server, readers, 500, UPDATES)
         eventually(lambda: readers.slowest == UPDATES)
-        assert relay.metric('relay_connections{transport="takeover"}') == READERS
+        assert relay.metric('relay_connections{transport="hijacked"}') == READERS
         assert relay.metric("relay_queue_depth_messages") == 0
     assert dropped(relay) == STALLED
     assert len(re.findall("client dropped", relay.logged())) == STALLED, "each is logged once"
     before = relay.memory()
     for sock in sockets + stalled:
         sock.close()
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     # What waited for the five was at most 5 MiB; with the clients gone nothing of it, or of them, remains.
     assert relay.memory() <= before + 5e6
     assert relay.memory() < 120 * 1024 * 1024
@@ -145,7 +145,7 @@ def test_backlog_memory_is_freed(redis_server: RedisServer, start_relay: StartRe
     peak = relay.memory()
     assert peak - baseline > 40e6
     stalled.close()
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     eventually(lambda: relay.memory() - baseline < (peak - baseline) / 3)
 
 

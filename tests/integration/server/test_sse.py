@@ -78,7 +78,7 @@ def test_events_resume(kind: Kind, hijack_sockets: bool, shared_redis: RedisServ
         assert {"type": "general_update", "data": {"news": True}} in got, "what came after the id that was seen"
     with events(relay, f"task=a&last_event_id={seen}") as stream:
         assert stream.next()[1]["data"] == {"n": 2}
-    expected = "takeover" if (kind, hijack_sockets) == ("hypercorn", True) else "asgi"
+    expected = "hijacked" if (kind, hijack_sockets) == ("hypercorn", True) else "asgi"
     assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 3
     eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_resumed_is_announced(shared_redis: RedisServer, share_re
 def test_shutdown_tells_when_to_come_back(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(heartbeat_interval=1)
     with events(relay, "task=a") as stream:
-        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 1)
+        eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 1)
         stream.retry = 0
         relay.child.terminate()
         with pytest.raises(EOFError):

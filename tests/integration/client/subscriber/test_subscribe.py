@@ -26,7 +26,7 @@ from relay_client.subscribe import (
 from relay_client.subscribing import connection as connection_module
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.closecodes import Close
 from tests.conftest import StartRelay
