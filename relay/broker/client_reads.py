@@ -126,8 +126,10 @@ class ClientReads:
                 request.done.set()
 
     def _take(self) -> list[_Request]:
-        """Take the next requests, without those that nobody waits for any more. Nobody joins them from now on: an answer must not
-        be older than the question."""
+        """Take the next requests, without those that nobody waits for any more.
+
+        Nobody joins them from now on: an answer must not be older than the question.
+        """
         batch: list[_Request] = []
         count = 0
         while self._queue and (not batch or count + len(self._queue[0].calls) <= _CALLS_AT_ONCE):
