@@ -67,9 +67,10 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 def end_of_frame(chunk: bytes, offset: int) -> int:
-    """Where the frame that ``offset`` lies in ends, in a chunk of whole server frames.
+    """Return where the frame that contains `offset` ends, in a chunk of whole server frames.
 
-    An offset between two frames is its own answer. So a client that is given up in mid-frame can still be told why.
+    An offset between two frames is its own answer. With this a client that is dropped in the middle of a frame can still be
+    sent the reason.
     """
     position = 0
     while position < offset:
@@ -93,8 +94,8 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A frame that must go back, for instance a pong."""
+class ControlReply:
+    """A control frame that must be sent back, for instance a pong."""
 
     frame: bytes
 
@@ -114,7 +115,7 @@ class Violation:
     close: Close
 
 
-Event = Received | Answer | PeerClosed | Violation
+Event = Received | ControlReply | PeerClosed | Violation
 
 _VIOLATIONS = {
     CloseReason.INVALID_FRAME_PAYLOAD_DATA: Close.INVALID_TEXT,
@@ -122,8 +123,8 @@ _VIOLATIONS = {
 }
 
 
-class _SparingControlFrames(Extension):
-    """An extension that does not see control frames, which it has no business with (RFC 7692 section 6.1).
+class _ControlFrameBypass(Extension):
+    """Keeps control frames away from an extension, which must not transform them (RFC 7692 section 6.1).
 
     wsproto's deflate (1.3.2) takes a ping between the fragments of a compressed message for the message's end.
     """
@@ -159,12 +160,13 @@ def _is_control(decoder: FrameDecoder | FrameProtocol) -> bool:
 class FrameReader:
     """Reads one client's frames: bytes in, events out.
 
-    A short text that comes whole and uncompressed, which is nearly all that clients say, is read here; everything else by
-    wsproto, whose state begins when it is needed.
+    A short text that is whole and uncompressed, as nearly all messages of clients are, is read here. Everything else is read by
+    wsproto, whose connection is made when it is first needed.
 
-    max_message: longest message in bytes, after inflating
-    connection:  wsproto's, possibly with state from before (what was negotiated, half a frame), or what makes it; by default
-                 one without extensions
+    Args:
+        max_message: Longest message in bytes, after inflating.
+        connection: wsproto's connection, possibly with state from before (negotiated extensions, half a frame), or a callable
+            that makes it. By default it has no extensions.
     """
 
     __slots__ = ("_connection", "_make_connection", "_max_message", "_over", "_parts", "_size")
@@ -185,12 +187,12 @@ class FrameReader:
 
     def _open(self, connection: Connection) -> Connection:
         decoder = connection._proto._frame_decoder
-        decoder.extensions = [_SparingControlFrames(extension) for extension in decoder.extensions]
+        decoder.extensions = [_ControlFrameBypass(extension) for extension in decoder.extensions]
         self._connection = connection
         return connection
 
     @property
-    def is_midway(self) -> bool:
+    def in_message(self) -> bool:
         """A message or a frame has begun and is not complete."""
         if self._connection is None:
             return False
@@ -198,14 +200,18 @@ class FrameReader:
         return bool(self._parts) or decoder.header is not None or len(decoder.buffer) > 0
 
     def receive(self, data: bytes) -> Iterator[Event]:
-        """Feed bytes from the socket; b"" means that the client hung up. Nothing comes after PeerClosed or Violation."""
+        """Feed bytes from the socket; b"" means that the client hung up.
+
+        Yields:
+            The events in these bytes. Nothing follows a PeerClosed or a Violation.
+        """
         if self._over:
             return
         if not data:
             self._over = True
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
-        while data and not self.is_midway:
+        while data and not self.in_message:
             text, end = _short_text(data)
             if text is None or end > self._max_message:
                 break
@@ -232,7 +238,7 @@ class FrameReader:
                     parts, self._parts, self._size = self._parts, [], 0
                     yield Received(_joined(event, parts))
             elif isinstance(event, Ping):
-                yield Answer(pong_frame(bytes(event.payload)))
+                yield ControlReply(pong_frame(bytes(event.payload)))
             elif isinstance(event, CloseConnection):
                 self._over = True
                 # wsproto reports a violation in the guise of a close by the peer, in the state of an open connection.
@@ -246,8 +252,13 @@ class FrameReader:
 
 
 def _short_text(data: bytes) -> tuple[str | None, int]:
-    """The text of the frame that data begins with, and where it ends, if it is a whole message in the shortest form: final,
-    uncompressed, masked, valid, and of less than 126 bytes. Else None."""
+    """Read the text frame at the beginning of `data`, if it is a whole message in the shortest form.
+
+    That is: final, uncompressed, masked, valid UTF-8, and shorter than 126 bytes.
+
+    Returns:
+        The text and where its frame ends, or None and 0.
+    """
     if len(data) < 6 or data[0] != _TEXT:
         return None, 0
     length = data[1] ^ 0x80

@@ -15,7 +15,7 @@ from wsproto.extensions import PerMessageDeflate
 from relay.core.closecodes import Close
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
-    Answer,
+    ControlReply,
     Event,
     FrameReader,
     PeerClosed,
@@ -148,7 +148,7 @@ def test_messages_arrive_whole_however_they_are_cut(
             if pinging and not final:
                 stream += sender.send(Ping(b"p%d" % number))
                 stream += sender.send(Pong(b""))
-                expected.append(Answer(pong_frame(b"p%d" % number)))
+                expected.append(ControlReply(pong_frame(b"p%d" % number)))
         whole = "".join(parts)
         expected.append(Received(whole if is_text else whole.encode()))
     if closed:
@@ -283,12 +283,12 @@ def midway(data: bytes, deflated: bool = False) -> list[bool]:
     answers = []
     for start in range(len(data)):
         fed(target, data[start : start + 1])
-        answers.append(target.is_midway)
+        answers.append(target.in_message)
     return answers
 
 
 def test_midway_is_from_the_first_byte_of_a_message_to_its_last() -> None:
-    assert reader().is_midway is False
+    assert reader().in_message is False
     for data in (
         masked_text(b"hello"),
         masked_text(b""),
@@ -303,7 +303,7 @@ def test_midway_is_from_the_first_byte_of_a_message_to_its_last() -> None:
 
 def test_control_frames_do_not_count_and_are_answered_in_between() -> None:
     stream = frame(TEXT, b"a" * 8) + frame(FIN | PING, b"12345") + frame(FIN | CONTINUATION, b"b" * 2)
-    assert fed(reader(max_message=10), stream) == [Answer(pong_frame(b"12345")), Received("a" * 8 + "b" * 2)]
+    assert fed(reader(max_message=10), stream) == [ControlReply(pong_frame(b"12345")), Received("a" * 8 + "b" * 2)]
 
 
 def _kinds(events: Iterable[Event]) -> list[str]:

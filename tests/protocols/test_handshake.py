@@ -11,8 +11,8 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.handshake import client_extensions_handshake
 
 from relay.protocols.frames import Event, FrameReader, Received
-from relay.protocols.opening import connection_of, read_opening
-from relay.server.transports import NOTSENT_LOWAT, tune, tune_for_updates
+from relay.protocols.handshake import connection_of, read_handshake
+from relay.server.transports import NOTSENT_LOWAT, set_tcp_options, tune
 
 HEADERS = {
     b"Host": b"relay",
@@ -30,7 +30,7 @@ def request(changed: dict[bytes, bytes | None] | None = None, line: bytes = b"GE
 
 
 def test_a_valid_opening_is_read_and_answered() -> None:
-    opening = read_opening(request({b"Origin": b"https://app.example"}) + b"\x81early")
+    opening = read_handshake(request({b"Origin": b"https://app.example"}) + b"\x81early")
     assert opening is not None
     assert opening.path == b"/ws/tasks"
     assert (b"origin", b"https://app.example") in opening.headers
@@ -65,13 +65,13 @@ def test_a_valid_opening_is_read_and_answered() -> None:
     ],
 )  # fmt: skip
 def test_everything_else_is_left_to_the_server(data: bytes) -> None:
-    assert read_opening(data) is None
+    assert read_handshake(data) is None
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_no_bytes_are_too_odd_to_be_looked_at(noise: bytes, at: int) -> None:
     whole = request()
-    read_opening(whole[:at] + noise + whole[at:])
+    read_handshake(whole[:at] + noise + whole[at:])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_no_bytes_are_too_odd_to_be_looked_at(noise: bytes, at: int) -> None:
     ],
 )
 def test_deflate_is_agreed_on_and_done(offers: bytes, answer: bytes) -> None:
-    opening = read_opening(request({b"Sec-WebSocket-Extensions": offers}))
+    opening = read_handshake(request({b"Sec-WebSocket-Extensions": offers}))
     assert opening is not None
     assert (b"Sec-WebSocket-Extensions: %b\r\n" % answer in opening.accept()) == bool(answer)
     extension = PerMessageDeflate()
@@ -108,7 +108,7 @@ def events(reader: FrameReader, data: bytes) -> list[Event]:
 
 def test_what_is_accepted_has_the_options_of_its_listening_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        tune_for_updates(listening, 7.0)
+        set_tcp_options(listening, 7.0)
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
             options = {
                 (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT): NOTSENT_LOWAT,

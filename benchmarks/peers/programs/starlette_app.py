@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from benchmarks.peers.programs.rooms import Rooms, asked_for, published
+from benchmarks.peers.programs.rooms import Rooms, published, requested
 
 rooms: Rooms[WebSocket] = Rooms()
 
@@ -19,7 +19,7 @@ async def serve_client(websocket: WebSocket) -> None:
     await websocket.accept()
     try:
         while True:
-            wanted = asked_for(await websocket.receive_text())
+            wanted = requested(await websocket.receive_text())
             if wanted is not None:
                 rooms[wanted[0]].add(websocket)
                 await websocket.send_text(wanted[1])

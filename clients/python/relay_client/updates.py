@@ -1,7 +1,7 @@
 """What publishers send: updates checked, encoded, and made into calls of Redis."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from secrets import token_hex
@@ -23,8 +23,8 @@ from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.delivery.call import Call
 from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.publishing.call import Call
 
 
 def task_channel(task_id: str | int) -> str:
@@ -35,6 +35,12 @@ def task_channel(task_id: str | int) -> str:
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
     return TASK_PREFIX + name
+
+
+def position_of(calls: Sequence[Call]) -> Position | None:
+    """Return the position of the update that calls have delivered; None where it has none. Raises NotDelivered."""
+    outcome = calls[-1].outcome()
+    return outcome if isinstance(outcome, Position) else None
 
 
 def _position(answer: Any) -> Position:
@@ -109,8 +115,8 @@ class Updates:
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
 
-    def beat(self, task_id: str | int) -> Call:
-        """A task's sign of life. Its outcome is False when Redis knows no such task."""
+    def heartbeat(self, task_id: str | int) -> Call:
+        """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
         channel = task_channel(task_id)
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
@@ -161,7 +167,7 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
-        return Call(channel, names, script, values, fallback=live, waits=True, read=_position)
+        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
 
     def _checked(self, data: bytes) -> bytes:
         if len(data) > self.max_bytes:

@@ -13,7 +13,8 @@ from tests.harness import ROOT, RedisServer
 from tests.integration.client.reading import log_of, state_of
 
 README = (ROOT / "clients" / "python" / "README.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+JOBS = (ROOT / "clients" / "jobs" / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README + JOBS, re.MULTILINE | re.DOTALL)
 
 
 def run(example: str, directory: Path, redis_server: RedisServer) -> str:
@@ -70,16 +71,16 @@ def test_publishing(task_id: str, tmp_path: Path, redis_server: RedisServer) -> 
 
 def test_workers(tmp_path: Path, redis_server: RedisServer) -> None:
     (tmp_path / "picture_worker.py").write_text(example_of("# picture_worker.py"))
-    (command,) = re.findall(r"^\$ relay-worker (.*)$", README, re.MULTILINE)
-    program = [sys.executable, "-m", "relay_client.worker_command", *command.split()]
+    (command,) = re.findall(r"^\$ relay-worker (.*)$", JOBS, re.MULTILINE)
+    program = [sys.executable, "-m", "relay_jobs.command", *command.split()]
     environ = os.environ | {"REDIS_URL": redis_server.url}
     with subprocess.Popen(program, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL) as worker:
         try:
-            told = run(example_of("TaskManager()"), tmp_path, redis_server)
+            printed = run(example_of("TaskManager()"), tmp_path, redis_server)
         finally:
             worker.terminate()
         assert worker.wait(20) == 0
-    first, second = told.splitlines()
+    first, second = printed.splitlines()
     task_id = second.strip("[]'")
     assert first == f"completed https://example.org/{task_id}.png"
 
