@@ -14,7 +14,7 @@ from relay_client.tail.errors import TailError
 
 from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 from relay.core.updates import Position

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     history_meta_ttl: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
     task_state_ttl: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
     terminal_state_ttl: int = Field(3600, ge=1, description="how long the state of a task that has ended is kept")
+    max_state_bytes: int = Field(
+        512 * _KIB, ge=128, description="largest state of a task; an update that would make it larger is refused"
+    )
     max_tasks: int = Field(100_000, ge=1, description="tasks in the list; the least recently active are left out")
     task_stall_seconds: float = Field(60.0, gt=0, description="silence after which a task in progress is stalled")
 
@@ -140,6 +143,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
+        if self.queue_bytes < self.max_state_bytes:
+            raise ValueError("queue_bytes: must be at least RELAY_MAX_STATE_BYTES, or no client could get such a state")
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl):
             raise ValueError(
                 "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, or positions would be lost"

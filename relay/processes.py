@@ -5,6 +5,7 @@ would take for the parent's and kill the child.
 """
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
@@ -34,6 +35,9 @@ def die_with_parent() -> None:
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it ended before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 #: A process of ours has no use for more files: each client is one, and `RELAY_MAX_CLIENTS` limits them.

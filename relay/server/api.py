@@ -7,7 +7,7 @@ import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relay.broker.tasks import Task
+from relay.broker.task_store import Task
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage, BrokerError
 from relay.core.taskstate import object_of
@@ -89,6 +89,6 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
     async def heartbeat(task_id: str) -> Response:
         """Record that the task lives."""
         task_channel(task_id)
-        if not await relay.running.tasks.beat(task_id):
+        if not await relay.running.tasks.heartbeat(task_id):
             return _error(404, "unknown_task", "no such task; publish an update first")
         return _answer(204, b"")

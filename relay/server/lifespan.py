@@ -15,7 +15,7 @@ import trio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import NamedChannels
 from relay.core.hub import Hub
@@ -122,7 +122,8 @@ async def run_relay(
         admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
         heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
         acceptor = Acceptor(endpoints, admission)
-        for service in (redis.start_listening, feeds.run, ingester.run, flusher.run, heartbeat.run):
+        services.start_soon(redis.start_listening, feeds, ingester.start_hearing)
+        for service in (feeds.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(_report_redis, redis, hub, metrics)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from relay.broker.recorder import Recorder
-from relay.broker.redis import RedisService
-from relay.broker.tasks import Tasks
+from relay.broker.service import RedisService
+from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerUnavailable
 from relay.server.admission import Admission
 from relay.server.heartbeat import Heartbeat
@@ -26,7 +26,7 @@ class RunningRelay:
     admission: Admission
     redis: RedisService
     redis_url: str
-    tasks: Tasks
+    tasks: TaskStore
     ingester: Recorder
     heartbeat: Heartbeat
 
@@ -37,8 +37,8 @@ class RunningRelay:
             return "draining"
         if not self.redis.alive:
             return "redis is not reachable"
-        if self.ingester.is_refused:
-            return "redis does not record updates"
+        if self.redis.unready_reason is not None:
+            return "redis does not take writes"
         return None
 
 

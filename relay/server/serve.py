@@ -16,8 +16,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 
+from relay.broker.backoff import backoff
 from relay.broker.embedded import embedded_redis
-from relay.broker.listener import backoff
 from relay.config import RedisSettings, Settings
 from relay.core.errors import ConfigError
 from relay.processes import start_child, stop_child, wait_for_exit

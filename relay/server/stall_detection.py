@@ -5,7 +5,7 @@ import secrets
 import structlog
 import trio
 
-from relay.broker.tasks import Tasks
+from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerError
 
 _log = structlog.get_logger("relay.stall_detection")
@@ -14,7 +14,7 @@ _log = structlog.get_logger("relay.stall_detection")
 _LOCK_ROUNDS = 3
 
 
-async def detect_stalls(tasks: Tasks, stall_seconds: float) -> None:
+async def detect_stalls(tasks: TaskStore, stall_seconds: float) -> None:
     """Mark stalled tasks, and keep the list of tasks within its limits, until cancelled.
 
     Every relay runs this, and the one that holds the lock does the work. Two at once, when one was frozen while it held the

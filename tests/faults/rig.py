@@ -14,7 +14,7 @@ import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from relay.broker.embedded import start_server, wait_until_ready
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError
 from tests.faults.ledger import Follower, Ledger

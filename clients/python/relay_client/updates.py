@@ -1,7 +1,7 @@
 """What publishers send: updates checked, encoded, and made into calls of Redis."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from secrets import token_hex
@@ -20,13 +20,11 @@ from relay_wire.channels import (
     TASK_UPDATES,
 )
 from relay_wire.position import Position
-from relay_wire.publications import DedupKey, Retention
+from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.delivery.call import Call
 from relay_client.encoding import encode, encode_fields, object_of
-
-PUBLISH = publications.publish_script()
+from relay_client.publishing.call import Call
 
 
 def task_channel(task_id: str | int) -> str:
@@ -37,6 +35,12 @@ def task_channel(task_id: str | int) -> str:
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
     return TASK_PREFIX + name
+
+
+def position_of(calls: Sequence[Call]) -> Position | None:
+    """Return the position of the update that calls have delivered; None where it has none. Raises NotDelivered."""
+    outcome = calls[-1].outcome()
+    return outcome if isinstance(outcome, Position) else None
 
 
 def _position(answer: Any) -> Position:
@@ -111,9 +115,10 @@ class Updates:
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
 
-    def beat(self, task_id: str | int) -> Call:
-        """A task's sign of life. Its outcome is False when Redis knows no such task."""
-        return self._script(task_channel(task_id), {}, None, DedupKey("beat", "", 0))
+    def heartbeat(self, task_id: str | int) -> Call:
+        """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
+        channel = task_channel(task_id)
+        return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
         """As a relay does it that hears a plain announcement."""
@@ -127,7 +132,16 @@ class Updates:
             return []
         if not 0 < len(fields) <= MAX_FIELDS:
             return []
-        return [self._script(channel, encode_fields(fields), _status(fields), DedupKey("create", "", 0))]
+        encoded = encode_fields(fields)
+        create = publications.create_call(
+            channel[len(TASK_PREFIX) :],
+            encoded,
+            object_of(encoded),
+            self.retention,
+            status=_status(fields),
+            sharded=self.sharded,
+        )
+        return [_task_call(channel, create)]
 
     def _durable(
         self,
@@ -138,14 +152,14 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
-        names, values = publications.publish_arguments(
+        script, names, values = publications.publish_call(
             channel,
             kind,
             data,
             self.retention,
             fields=fields,
             status=status,
-            dedup=publications.idempotency_key(key or token_hex(12)),
+            idempotency_key=key or token_hex(12),
             sharded=self.sharded,
         )
         live = (
@@ -153,21 +167,7 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
-        return Call(channel, names, PUBLISH, values, fallback=live, waits=True, read=_position)
-
-    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: DedupKey) -> Call:
-        """Something about a task that is no update. Redis may have no memory for it: then so be it."""
-        names, values = publications.publish_arguments(
-            channel,
-            TASK_UPDATE,
-            object_of(fields),
-            self.retention,
-            fields=fields,
-            status=status,
-            dedup=known,
-            sharded=self.sharded,
-        )
-        return Call(channel, names, PUBLISH, values, fallback=("EXISTS", names[0]), read=_was_taken)
+        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
 
     def _checked(self, data: bytes) -> bytes:
         if len(data) > self.max_bytes:
@@ -186,6 +186,11 @@ def _status(update: Mapping[str, Any]) -> str | None:
     status = update.get("status")
     status = status.value if isinstance(status, Enum) else status
     return status if isinstance(status, str) else None
+
+
+def _task_call(channel: str, call: ScriptCall) -> Call:
+    """Something about a task that is no update. Redis may have no memory for it: then so be it."""
+    return Call(channel, call.keys, call.script, call.values, fallback=("EXISTS", call.keys[0]), read=_was_taken)
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:

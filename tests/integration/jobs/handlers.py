@@ -5,10 +5,10 @@ import os
 import time
 from typing import Any
 
-from relay_client.reporting.task import Task
-from relay_client.working.errors import TaskFailed
-from relay_client.working.handlers import Params
-from relay_client.working.worker import Worker
+from relay_client.progress.task import Task
+from relay_jobs.errors import TaskFailed
+from relay_jobs.handlers import Params
+from relay_jobs.worker import Worker
 
 worker = Worker()
 empty = Worker()

@@ -127,3 +127,12 @@ def test_worker_of_stock_hypercorn_does_not_outlive_it(redis_server: RedisServer
     assert worker != relay.pid
     os.kill(relay.pid, signal.SIGKILL)
     eventually(lambda: process_is_gone(worker))
+
+
+def test_worker_that_is_still_starting_does_not_outlive_it_either(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay("hypercorn", wait=False)
+    (worker,) = eventually(lambda: [pid for pid in relay.worker_pids() if pid != relay.pid])
+    os.kill(relay.pid, signal.SIGKILL)
+    eventually(lambda: process_is_gone(worker))
