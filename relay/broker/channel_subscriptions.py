@@ -9,16 +9,15 @@ that are asked for in one turn of the event loop go to Redis together, and equal
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic
-from typing import Any
 
 import structlog
 import trio
 from relay_wire import keys
 from relay_wire.publications import Retention
-from relay_wire.scripts import Script
 
-from relay.broker import store
-from relay.broker.listener import backoff
+from relay.broker import script_calls
+from relay.broker.backoff import backoff
+from relay.broker.contract import RunCalls
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
@@ -43,8 +42,8 @@ _LOG_INTERVAL = 60.0
 #: What `Position(...)` does, at half of its cost: there is one for each update.
 _position = tuple.__new__
 
-#: Runs several calls of a script at once: KEYS and ARGV of each in, answers out, an exception in place of a failed one's.
-RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
+#: Bytes of one read of a history, give or take one update. What is longer is read in parts.
+MAX_READ_BYTES = 256 * 1024
 
 
 class _Read:
@@ -77,30 +76,29 @@ class ChannelSubscriptions:
     def __init__(
         self,
         hub: Hub,
-        run_script: RunScript,
+        run_calls: RunCalls,
+        run_client_calls: RunCalls,
         subscribe: Callable[[list[str]], Awaitable[set[str]]],
         unsubscribe: Callable[[list[str]], Awaitable[None]],
         retention: Retention,
         timeout: float,
-        *,
         on_flushed: Callable[[], None] = lambda: None,
-        run_client_script: RunScript | None = None,
     ) -> None:
         """Make the channels of a hub; run `run` beside the subscription.
 
         Args:
             hub: Whose channels they are.
-            run_script: Runs scripts for the relay itself.
+            run_calls: Runs scripts for the relay itself.
+            run_client_calls: Runs scripts for clients, on connections of their own, so that these never delay the relay's.
             subscribe: Subscribes to Redis channels and returns those that Redis was asked for: those whose connection is up.
             unsubscribe: Unsubscribes from Redis channels.
             retention: The limits of what Redis keeps.
             timeout: Seconds within which Redis has to answer.
             on_flushed: Called when the updates of a turn were handed out.
-            run_client_script: Runs scripts for clients, so that these never delay the relay's own; `run_script` if not given.
         """
         self._hub = hub
-        self._run_script = run_script
-        self._run_client_script = run_client_script or run_script
+        self._run_calls = run_calls
+        self._run_client_calls = run_client_calls
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._retention = retention
@@ -301,11 +299,15 @@ class ChannelSubscriptions:
             self._apply(ChannelEvent.READ_SENT, channel)
             since = self._hub.position(channel)
             waiting = self._lifecycles.waiting_reads(channel) if since is None else []
-            # A channel without a position needs no read of its own: its first client's says where it stands.
-            reads.append(waiting[0] if waiting else _Read(channel, since, is_own=True))
+            # A channel without a position needs no read of its own, unless for a state: its first client's says where it
+            # stands.
+            if waiting and (waiting[0].since is None or not self._hub.needs_snapshot(channel)):
+                reads.append(waiting[0])
+            else:
+                reads.append(_Read(channel, since, is_own=True))
             self._withdraw(reads[-1])
         try:
-            results = await self._read_all(self._run_script, reads)
+            results = await self._read_all(self._run_calls, reads)
         except BrokerError:
             for channel in channels:
                 self._apply(ChannelEvent.READ_FAILED, channel)
@@ -358,7 +360,7 @@ class ChannelSubscriptions:
                 continue
             results: Sequence[Snapshot | BrokerError]
             try:
-                results = await self._read_all(self._run_client_script, reads)
+                results = await self._read_all(self._run_client_calls, reads)
             except BrokerError as error:
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
@@ -377,15 +379,18 @@ class ChannelSubscriptions:
                 histories += read.since is not None
         return reads
 
-    async def _read_all(self, run_script: RunScript, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
-        limit = self._retention.history_size
+    async def _read_all(self, run_calls: RunCalls, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
+        retention = self._retention
         calls = [
-            store.read_arguments(read.channel, read.since, limit, self._retention, is_ours=read.is_own)
+            script_calls.read_call(read.channel, read.since, retention, MAX_READ_BYTES, is_ours=read.is_own)
             for read in reads
         ]
-        answers = await run_script(store.READ_SCRIPT, calls)
+        answers = await run_calls(calls)
         self._answered_at = now = monotonic()
-        return [_snapshot(read.channel, answer, now) for read, answer in zip(reads, answers, strict=True)]
+        return [
+            answer if isinstance(answer, BrokerError) else script_calls.read_snapshot(read.channel, answer, now)
+            for read, answer in zip(reads, answers, strict=True)
+        ]
 
     async def _run_timeouts(self) -> None:
         """Give up reads that have waited too long. One look at all of them: a deadline for each would cost as much as the
@@ -409,13 +414,3 @@ class ChannelSubscriptions:
                         self._queue(read)
             if not self._queued and not self._lifecycles.channels_with_reads():
                 self._read_asked = trio.Event()
-
-
-def _snapshot(channel: str, answer: Any, now: float) -> Snapshot | BrokerError:
-    """Read an answer of the read script. One that makes no sense concerns its channel alone."""
-    if isinstance(answer, BrokerError):
-        return answer
-    try:
-        return store.snapshot(channel, answer, now)
-    except (ValueError, TypeError, AttributeError) as error:
-        return BrokerRefused(f"what Redis has under its keys makes no sense: {error}")

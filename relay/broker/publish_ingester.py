@@ -12,16 +12,15 @@ from typing import Any
 
 import structlog
 import trio
-from relay_wire import keys, publications
-from relay_wire.channels import GENERAL
-from relay_wire.scripts import Script
+from relay_wire import keys
+from relay_wire.publications import Occurrence, Retention, ScriptCall
 
-from relay.broker import store
-from relay.broker.channel_subscriptions import RunScript
-from relay.broker.listener import backoff
+from relay.broker import script_calls
+from relay.broker.backoff import backoff
+from relay.broker.contract import RunCalls
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
-from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder, Probe
+from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder
 from relay.core.updates import Update
 
 _log = structlog.get_logger("relay.publish_ingester")
@@ -29,9 +28,6 @@ _log = structlog.get_logger("relay.publish_ingester")
 #: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
 _CLOCK_TTL = 60.0
 _CLOCK_SKEW = 0.05
-
-#: Writes a key that expires at once.
-_PROBE_SCRIPT = Script.of("return redis.call('SET', KEYS[1], '1', 'PX', 1000)")
 
 #: Seconds between two log lines about updates that cannot be persisted.
 _LOG_INTERVAL = 60.0
@@ -46,8 +42,8 @@ class PublishIngester:
 
     def __init__(
         self,
-        run_script: RunScript,
-        retention: publications.Retention,
+        run_calls: RunCalls,
+        retention: Retention,
         sharded: bool,
         publish: Callable[[str, bytes], Awaitable[int]],
         count: Callable[[str], Awaitable[int]],
@@ -57,7 +53,7 @@ class PublishIngester:
         """Make an ingester; run `run` beside the subscription.
 
         Args:
-            run_script: Runs scripts; may raise BrokerError.
+            run_calls: Runs scripts; may raise BrokerError.
             retention: The limits of what Redis keeps.
             sharded: Redis is a cluster.
             publish: Publishes a message on a channel; may raise BrokerError.
@@ -65,7 +61,7 @@ class PublishIngester:
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
         """
-        self._run_script = run_script
+        self._run_calls = run_calls
         self._retention = retention
         self._sharded = sharded
         self._publish = publish
@@ -78,11 +74,6 @@ class PublishIngester:
         self._changed = trio.Event()
         self._attempt = 0
         self._logged: dict[str, float] = {}  # when what was logged last
-
-    @property
-    def writes_failing(self) -> bool:
-        """Redis does not take writes now."""
-        return self._order.writes_failing
 
     # Called by the subscription; nothing here waits.
 
@@ -172,8 +163,6 @@ class PublishIngester:
                 await trio.lowlevel.checkpoint()  # what this turn brings goes along
             elif isinstance(effect, Announce):
                 await self._announce(effect.message)
-            elif isinstance(effect, Probe):
-                await self._probe()
             else:
                 await self._wait(effect.until)
                 await trio.lowlevel.checkpoint()  # as above
@@ -189,12 +178,12 @@ class PublishIngester:
     async def _outcomes(self, effect: Persist) -> list[tuple[Pending, Outcome]]:
         """Persist a batch in one round trip."""
         away = await self._read_clock()
-        calls: list[tuple[list[str], list[Any]]] = []
+        calls: list[ScriptCall] = []
         places: list[int | None] = []  # which call says what became of each update
         for pending in effect.batch:
             try:
-                created = store.created_arguments(pending.update.data, self._retention, sharded=self._sharded)
-                call = self._arguments(pending)
+                created = script_calls.create_call(pending.update.data, self._retention, sharded=self._sharded)
+                call = self._ingest_call(pending)
             except BadMessage as error:
                 self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
                 places.append(None)
@@ -206,7 +195,7 @@ class PublishIngester:
         answers: list[Any] = [away] * len(calls)
         if away is None and calls:
             try:
-                answers = await self._run_script(store.PUBLISH_SCRIPT, calls)
+                answers = await self._run_calls(calls)
             except BrokerError as error:
                 answers = [error] * len(calls)
         return [
@@ -215,19 +204,15 @@ class PublishIngester:
         ]
 
     def _outcome(self, pending: Pending, answer: Any) -> Outcome:
-        if isinstance(answer, BrokerUnavailable):
+        result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
+        if isinstance(result, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        if not isinstance(answer, BrokerError):
-            try:
-                previous = publications.publish_result(answer).previous
-            except (ValueError, TypeError, AttributeError) as error:
-                answer = BrokerRefused(f"the answer makes no sense: {error}")
-            else:
-                self._occurrences.on_persisted(pending.occurrence, previous)
-                return Outcome.PERSISTED
-        concerns_all = isinstance(answer, BrokerRefused) and answer.is_out_of_memory
-        self._log_unpersisted(None if concerns_all else pending.update, str(answer))
-        return Outcome.WRITES_REFUSED if concerns_all else Outcome.REFUSED
+        if isinstance(result, BrokerError):
+            concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
+            self._log_unpersisted(None if concerns_all else pending.update, str(result))
+            return Outcome.REFUSED
+        self._occurrences.on_persisted(pending.counted, result.previous)
+        return Outcome.PERSISTED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:
         """Log why an update is delivered live only: once a minute for each channel, and for what concerns all."""
@@ -243,32 +228,22 @@ class PublishIngester:
         else:
             _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
 
-    def _arguments(self, pending: Pending) -> tuple[list[str], list[Any]]:
-        update, occurrence = pending
+    def _ingest_call(self, pending: Pending) -> ScriptCall:
+        update, counted = pending
         since = 0
-        if occurrence.since and self._clock is not None:
+        if counted.since and self._clock is not None:
             ours, redis_ms = self._clock
-            since = redis_ms - int((ours - occurrence.since + _CLOCK_SKEW) * 1000)
-        dedup = publications.DedupKey("heard", occurrence.digest, int(DEDUP_TTL * 1000), occurrence.number, since)
-        return store.publish_arguments(
-            update.channel, update.type, update.data, self._retention, sharded=self._sharded, dedup=dedup
-        )
+            since = redis_ms - int((ours - counted.since + _CLOCK_SKEW) * 1000)
+        occurrence = Occurrence(counted.digest, counted.number, since, int(DEDUP_TTL * 1000))
+        return script_calls.ingest_call(update, occurrence, self._retention, sharded=self._sharded)
 
     async def _read_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:
             try:
-                (answer,) = await self._run_script(store.CLOCK_SCRIPT, [([keys.meta(GENERAL)], [])])
+                (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:
                 return error
             if isinstance(answer, BrokerError):
                 return answer
             self._clock = monotonic(), int(answer)
         return None
-
-    async def _probe(self) -> None:
-        """Find out whether Redis takes writes again, with a key that expires at once."""
-        try:
-            (answer,) = await self._run_script(_PROBE_SCRIPT, [([f"{keys.pubsub_channel(GENERAL)}:probe"], [])])
-        except BrokerError as error:
-            answer = error
-        self._order.on_probed(not isinstance(answer, BrokerError), monotonic())

@@ -128,6 +128,11 @@ class Hub:
         channel = self._channels.get(name)
         return channel.sequence.last if channel is not None else None
 
+    def needs_snapshot(self, name: str) -> bool:
+        """Whether a listener of a channel still needs its state."""
+        channel = self._channels.get(name)
+        return channel is not None and any(group.needs_snapshot for group in channel.groups.values())
+
     # Subscribers.
 
     def _channel(self, name: str) -> _Channel:
@@ -232,7 +237,7 @@ class Hub:
                 self._reset(name, channel, item.snapshot)
             else:
                 self._send_missing_states(name, channel, item.snapshot)
-        if not channel.sequence.is_live or any(group.needs_snapshot for group in channel.groups.values()):
+        if not channel.sequence.is_live or self.needs_snapshot(name):
             self._on_gap(name)
 
     # What goes out.

@@ -21,8 +21,8 @@ MAX_LAG = 5.0
 MAX_DIGESTS = 200_000
 
 
-class Occurrence(NamedTuple):
-    """The how-manieth time that this relay received the same bytes.
+class CountedMessage(NamedTuple):
+    """A plain message, and the how-manieth time that this relay received its bytes.
 
     Attributes:
         digest: Names the bytes.
@@ -43,7 +43,7 @@ class OccurrenceCounter:
     def __init__(self, now: float) -> None:
         """Begin to count at the monotonic time `now`."""
         # In the order of their last occurrence. A dict would take longer and longer to find its oldest one.
-        self._counts: OrderedDict[str, Occurrence] = OrderedDict()
+        self._counts: OrderedDict[str, CountedMessage] = OrderedDict()
         self._listening_since = now
 
     def restart(self, now: float) -> None:
@@ -51,16 +51,16 @@ class OccurrenceCounter:
         self._counts.clear()
         self._listening_since = now
 
-    def count(self, message: bytes, now: float) -> Occurrence:
+    def count(self, message: bytes, now: float) -> CountedMessage:
         """Count a message that was received at the monotonic time `now`."""
         digest = blake2b(message, digest_size=12).hexdigest()
         counts = self._counts
         known = counts.get(digest)
         if known is None or now - known.last > DEDUP_COUNTED:
             # Other relays may have persisted it a little before us, but nothing of before we listened was this one.
-            counts[digest] = Occurrence(digest, 1, max(self._listening_since, now - MAX_LAG), now)
+            counts[digest] = CountedMessage(digest, 1, max(self._listening_since, now - MAX_LAG), now)
         else:
-            counts[digest] = Occurrence(digest, known.number + 1, known.since, now)
+            counts[digest] = CountedMessage(digest, known.number + 1, known.since, now)
         counts.move_to_end(digest)
         # As one comes, up to two of the oldest go.
         for _ in range(2):
@@ -68,8 +68,8 @@ class OccurrenceCounter:
                 counts.popitem(last=False)
         return counts[digest]
 
-    def on_persisted(self, occurrence: Occurrence, previous: int) -> None:
+    def on_persisted(self, counted: CountedMessage, previous: int) -> None:
         """Redis said how often a message had been persisted before we began to count: from now on we count those as well."""
-        known = self._counts.get(occurrence.digest)
-        if known is not None and known.since and known.since == occurrence.since:
-            self._counts[occurrence.digest] = known._replace(number=known.number + previous, since=0.0)
+        known = self._counts.get(counted.digest)
+        if known is not None and known.since and known.since == counted.since:
+            self._counts[counted.digest] = known._replace(number=known.number + previous, since=0.0)

@@ -22,7 +22,7 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
-from relay.core.occurrences import Occurrence
+from relay.core.occurrences import CountedMessage
 from relay.core.updates import Update
 
 #: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
@@ -46,9 +46,6 @@ MAX_WAIT = 15.0
 BATCH_UPDATES = 256
 BATCH_BYTES = 1024 * 1024
 
-#: Seconds between two probes while Redis refuses writes.
-PROBE_INTERVAL = 1.0
-
 
 class OrderState(Enum):
     """Where a relay stands; the table is in `PlainOrder`."""
@@ -65,9 +62,7 @@ class Outcome(Enum):
     PERSISTED = auto()
     #: Redis is away, or cannot write now.
     UNAVAILABLE = auto()
-    #: Redis takes no writes at all: it is out of memory, for one.
-    WRITES_REFUSED = auto()
-    #: It cannot be persisted, whatever becomes of others.
+    #: Redis refuses it.
     REFUSED = auto()
 
 
@@ -75,7 +70,7 @@ class Pending(NamedTuple):
     """An update that waits to be persisted."""
 
     update: Update
-    occurrence: Occurrence
+    counted: CountedMessage
 
 
 class _BarrierRequest(NamedTuple):
@@ -99,10 +94,6 @@ class Announce(NamedTuple):
 
 class CountPeers(NamedTuple):
     """Effect: count the relays that listen, this one included, and call `PlainOrder.on_peer_count`."""
-
-
-class Probe(NamedTuple):
-    """Effect: try to write something, and call `PlainOrder.on_probed`."""
 
 
 class Wait(NamedTuple):
@@ -135,7 +126,6 @@ class PlainOrder:
 
     Attributes:
         state: See above.
-        writes_failing: Redis does not take writes: the newest update could not be persisted for a reason that concerns all.
     """
 
     def __init__(self, name: bytes, new_request: Callable[[], bytes]) -> None:
@@ -153,7 +143,6 @@ class PlainOrder:
         self._connections = 0
         self._received_count = 0  # on this connection
         self._retry_at = -inf
-        self._probe_at = inf
         self._gave_up = False  # an update waited too long, and nothing was persisted since
         # Our own request.
         self._request = b""
@@ -163,7 +152,6 @@ class PlainOrder:
         self._ask_at = inf
         self._count_is_due = False
         self.state = OrderState.FLOWING
-        self.writes_failing = False
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -183,13 +171,13 @@ class PlainOrder:
         self._count_is_due = False
         self.state = OrderState.ASKING
 
-    def on_received(self, update: Update, occurrence: Occurrence) -> bool:
+    def on_received(self, update: Update, counted: CountedMessage) -> bool:
         """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
         self._received_count += 1
         size = len(update.data)
         if len(self._queue) >= MAX_QUEUED or self._queued_bytes + size > MAX_QUEUED_BYTES:
             return False
-        self._queue.append(Pending(update, occurrence))
+        self._queue.append(Pending(update, counted))
         self._queued_bytes += size
         return True
 
@@ -253,39 +241,26 @@ class PlainOrder:
         """
         again: list[Pending] = []
         live_only: list[Update] = []
-        failing = False
         for pending, outcome in outcomes:
+            waited = now - pending.update.received_at
             if outcome is Outcome.PERSISTED:
                 self._gave_up = False
-                failing = False
-                continue
-            waited = now - pending.update.received_at
-            if outcome is Outcome.UNAVAILABLE and not self._gave_up and waited < MAX_WAIT:
+            elif outcome is Outcome.REFUSED:
+                live_only.append(pending.update)
+            elif self._gave_up or waited >= MAX_WAIT:
+                self._gave_up = True
+                live_only.append(pending.update)
+            else:
                 again.append(pending)
-                continue
-            if outcome is not Outcome.REFUSED:
-                failing = True
-                self._gave_up = outcome is Outcome.UNAVAILABLE
-            live_only.append(pending.update)
         self._queue.extendleft(reversed(again))
         self._queued_bytes += sum(len(pending.update.data) for pending in again)
         # Less than others hold back for: they may have missed what waits here.
         self._retry_at = now + min(retry_delay, REORDER_WINDOW / 4) if again else -inf
-        if failing or any(outcome is Outcome.PERSISTED for _, outcome in outcomes):
-            self._set_failing(failing, now)
         return live_only
-
-    def on_probed(self, succeeded: bool, now: float) -> None:
-        """Something was written, or could not be, while writes were failing."""
-        self._set_failing(not succeeded, now)
-
-    def _set_failing(self, failing: bool, now: float) -> None:
-        self.writes_failing = failing
-        self._probe_at = now + PROBE_INTERVAL if failing else inf
 
     # Effects.
 
-    def next_persist(self, now: float) -> Persist | Announce | Probe | Wait:
+    def next_persist(self, now: float) -> Persist | Announce | Wait:
         """Return what is to be done with the head of the queue. Call it again after each effect."""
         self._advance(now)
         if now < self._retry_at:
@@ -298,10 +273,7 @@ class PlainOrder:
             if head.held_count is None:
                 return Announce(b"done %b %b" % (head.request, self._name))
             return Announce(b"held %b %b %d" % (head.request, self._name, head.held_count))
-        if now >= self._probe_at:
-            self._probe_at = now + PROBE_INTERVAL
-            return Probe()
-        return Wait(min(self._probe_at, self._flows_at if self._queue else inf))
+        return Wait(self._flows_at if self._queue else inf)
 
     def next_barrier(self, now: float) -> Announce | CountPeers | Wait:
         """Return what is to be done for our own request. Call it again after each effect."""

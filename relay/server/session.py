@@ -12,7 +12,7 @@ client read. Only live updates, which cannot be held back, count against the lim
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 import trio
@@ -25,12 +25,10 @@ from relay.core.send_queue import SendQueue
 from relay.core.subscription import ReadHistory, Refuse, Request, Send, Subscription, SubscriptionSet
 from relay.core.updates import Position
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
-from relay.protocols.frames import Answer, Event, PeerClosed, Received, Violation
+from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
+from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
-
-if TYPE_CHECKING:
-    from relay.server.sessions import Sessions
 
 _log = structlog.get_logger("relay.session")
 
@@ -53,35 +51,33 @@ class Session:
     Attributes:
         peer: The client's address, for logs.
         closing: How the session ends; None while it is open.
-        overdue_at: When the connection is to be aborted, whatever it waits for, in seconds of the monotonic clock.
     """
 
     __slots__ = (
         "_budget",
+        "_context",
         "_errors",
         "_nursery",
         "_opening",
         "_protocol",
         "_queue",
         "_sending",
-        "_sessions",
         "_subscriptions",
         "_transport",
         "_write",
         "closing",
-        "overdue_at",
         "peer",
     )
 
-    def __init__(self, sessions: "Sessions", transport: Transport, protocol: ClientProtocol, peer: str) -> None:
-        self._sessions = sessions
+    def __init__(self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str) -> None:
+        self._context = context
         self._transport = transport
         self._protocol = protocol
         #: What writes at once; None before the session runs, while something waits in the queue, and when it is closing.
         self._write: Callable[[Any], int] | None = None
-        self._queue = SendQueue(sessions.bounds)
-        self._subscriptions = SubscriptionSet(sessions.hub, self)
-        self._budget = ClientBudget(sessions.settings.max_subscriptions)
+        self._queue = SendQueue(context.limits)
+        self._subscriptions = SubscriptionSet(context.hub, self)
+        self._budget = ClientBudget(context.settings.max_subscriptions)
         self._nursery: trio.Nursery | None = None
         #: What remains to be done before the client's own messages; None before `register`.
         self._opening: list[Command] | None = None
@@ -89,7 +85,6 @@ class Session:
         self._errors = 0
         self.peer = peer
         self.closing: Close | None = None
-        self.overdue_at = float("inf")
 
     # What others do to a session: nothing here waits.
 
@@ -98,7 +93,7 @@ class Session:
 
         What is published from here on reaches it; it is written when the session runs. Call `unregister` if it never will.
         """
-        self._sessions.add(self)
+        self._context.registry.add(self)
         self._opening = []
         try:
             for command in self._protocol.open():
@@ -114,7 +109,7 @@ class Session:
         """Undo `register`, for a handshake that failed."""
         self._subscriptions.close()
         self._queue.clear()
-        self._sessions.remove(self)
+        self._context.registry.remove(self)
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
@@ -134,7 +129,7 @@ class Session:
                 self.close(Close.ABNORMAL_CLOSURE)
                 return
             if written == batch.size:
-                self._sessions.delivered += batch.count
+                self._context.statistics.messages_sent += batch.count
                 return
         self._enqueue(batch, written, paced)
 
@@ -159,7 +154,7 @@ class Session:
         self.closing = close
         self._write = None
         self._subscriptions.close()
-        self._sessions.on_closing(self, close)
+        self._context.registry.on_closing(self, close)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -219,7 +214,7 @@ class Session:
             finally:
                 self._transport.abort()
                 self._queue.clear()
-                self._sessions.remove(self)
+                self._context.registry.remove(self)
 
     async def _serve(self, events: Sequence[Event]) -> None:
         try:
@@ -235,7 +230,7 @@ class Session:
             self.close(Close.SHUTDOWN)
 
     async def _receive_loop(self) -> None:
-        timeout = self._sessions.settings.message_timeout
+        timeout = self._context.settings.message_timeout
         transport = self._transport
         size, frames = transport.bytes_received, transport.frames_received
         while self.closing is None:
@@ -265,9 +260,11 @@ class Session:
             if isinstance(event, Received):
                 for command in self._protocol.receive(event.message):
                     await self._execute(command)
-            elif isinstance(event, Answer):
+            elif isinstance(event, ControlReply):
                 following = events[index + 1] if index + 1 < len(events) else None
-                if not isinstance(following, Answer):  # the last of several pings is answered (RFC 6455 section 5.5.3)
+                if not isinstance(
+                    following, ControlReply
+                ):  # the last of several pings is answered (RFC 6455 section 5.5.3)
                     self.offer(Batch(event.frame, 0, len(event.frame)), paced=True)
             elif isinstance(event, Violation):
                 self.close(event.close)
@@ -299,7 +296,7 @@ class Session:
     async def _subscribe(self, command: Subscribe) -> None:
         channel = command.channel
         subscriptions = self._subscriptions
-        limit = self._sessions.settings.max_subscriptions
+        limit = self._context.settings.max_subscriptions
         format = self._format(command.encoding)
         if channel not in subscriptions and len(subscriptions) >= limit:
             reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
@@ -347,7 +344,7 @@ class Session:
                     await self._read_history(subscription, since)
                 case Send(batch, result):
                     if result is not None:
-                        self._sessions.count_join(result.recovered)
+                        self._context.statistics.on_recovery(result.recovered)
                     if batch.count:
                         self.offer(batch, paced=True)
                 case Refuse(reason):
@@ -359,17 +356,17 @@ class Session:
 
     async def _read_history(self, subscription: Subscription, since: Position | None) -> None:
         try:
-            snapshot = await self._sessions.load_history(subscription.channel, since)
+            snapshot = await self._context.load_history(subscription.channel, since)
         except BrokerError as error:
             subscription.on_unavailable(str(error))
         else:
             subscription.on_history(snapshot)
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._sessions.count_bad_message(refusal.code)
+        self._context.statistics.on_invalid_message(refusal.code)
         self._send([refusal.payload])
         self._errors += 1
-        if self._errors >= self._sessions.settings.max_client_errors:
+        if self._errors >= self._context.settings.max_client_errors:
             self.close(Close.TOO_MANY_ERRORS)
 
     def _send(self, payloads: Iterable[bytes]) -> None:
@@ -388,7 +385,7 @@ class Session:
         """Start the send loop. Before the nursery is open it starts with the nursery; after it has closed nothing is taken."""
         if not self._sending and self._nursery is not None:
             self._sending = True
-            self._sessions.backlogged[self] = None
+            self._context.registry.backlogged[self] = None
             self._nursery.start_soon(self._send_loop)
 
     async def _send_loop(self) -> None:
@@ -404,14 +401,14 @@ class Session:
             self._sending = False
             if not queue and self.closing is None:
                 self._write = self._transport.write
-            self._sessions.delivered += queue.delivered
-            self._sessions.folded += queue.coalesced
+            self._context.statistics.messages_sent += queue.delivered
+            self._context.statistics.updates_coalesced += queue.coalesced
             queue.delivered = queue.coalesced = 0
-            self._sessions.backlogged.pop(self, None)
+            self._context.registry.backlogged.pop(self, None)
 
     async def _close_handshake(self) -> None:
         assert self.closing is not None
-        deadline = trio.current_time() + self._sessions.settings.close_timeout
+        deadline = trio.current_time() + self._context.settings.close_timeout
         with trio.CancelScope(shield=True, deadline=deadline):
             try:
                 await self._transport.close(self._queue, self.closing)

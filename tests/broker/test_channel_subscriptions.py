@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import trio
 from relay_wire import keys
-from relay_wire.publications import Retention
-from relay_wire.scripts import Script
+from relay_wire.publications import Retention, ScriptCall
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
@@ -43,12 +42,12 @@ class SlowRedis:
         self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_gap)
         self.channels = ChannelSubscriptions(
             self.hub,
-            self.run_script,
+            self.run_calls,
+            self.run_client_calls,
             self.subscribe,
             self.unsubscribe,
             RETENTION,
             timeout=5.0,
-            run_client_script=self.run_client_script,
         )
 
     def on_change(self, channel: str) -> None:
@@ -66,21 +65,25 @@ class SlowRedis:
     async def unsubscribe(self, names: list[str]) -> None:
         await trio.sleep(0.01)
 
-    async def run_client_script(self, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-        self.calls.append([(keys.channel_of(names[0].removesuffix(":meta")), int(args[1])) for names, args in calls])
+    async def run_client_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        self.calls.append([(channel_of(call), int(call.values[1])) for call in calls])
         await trio.sleep(self.delay)
-        return await self.run_script(script, calls)
+        return await self.run_calls(calls)
 
-    async def run_script(self, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
         self.top += 1
         answers: list[Any] = []
-        for names, arguments in calls:
-            channel = keys.channel_of(names[0].removesuffix(":meta"))
-            since = int(arguments[1])
+        for call in calls:
+            since = int(call.values[1])
             flat = [item for offset in range(since + 1, self.top + 1) for item in (b"%d" % offset, b"x", b"{}")]
-            answers.append(self.answer_of.get(channel, [b"e", self.top, flat if arguments[0] else None, []]))
+            answer = [b"e", self.top, flat if call.values[0] else None, []]
+            answers.append(self.answer_of.get(channel_of(call), answer))
         await trio.sleep(0.01)
         return answers
+
+
+def channel_of(call: ScriptCall) -> str:
+    return keys.channel_of(call.keys[0].removesuffix(":meta"))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from relay_client import worker_command
-from relay_client.working.settings import WorkerSettings
+from relay_jobs import command as worker_command
+from relay_jobs.settings import WorkerSettings
 
 from relay.config import Settings
 from tests.deployment.containers import DOCKERFILE

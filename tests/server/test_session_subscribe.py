@@ -15,7 +15,7 @@ from relay.core.updates import Position, Update
 from relay.protocols.base import Command, Subscribe
 from relay.protocols.tasks import PLAIN, TasksProtocol
 from relay.server.session import Session
-from relay.server.sessions import LoadHistory
+from relay.server.session_context import LoadHistory
 from relay.server.transports import AsgiTransport
 from tests.server.test_session import MakeWorld, World, make_world, settled, small_pair
 
@@ -33,7 +33,7 @@ async def test_who_joins_again_and_again_has_to_wait(autojump_clock: MockClock, 
         world.hub.catch_up(channel, Snapshot(Position("e", 0), [], None))
         return Snapshot(Position("e", 0), None, None)
 
-    world.sessions.load_history = load_history
+    world.load_history = load_history
     peer = await world.connect()
     started = trio.current_time()
     for number in range(4 + 2 * round(SUBSCRIBE_RATE)):
@@ -68,8 +68,8 @@ async def test_more_than_may_wait_comes_at_the_pace_of_the_client(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
     world = make_world(max_update_bytes=32_768, queue_bytes=200_000, queue_max_age=5.0)
-    world.start_beat()
-    world.sessions.load_history = busy(world)
+    world.start_heartbeat()
+    world.load_history = busy(world)
     session, peer, _ = world.session(small_pair())
     world.nursery.start_soon(session.run)
     peer.subscribe("t")
@@ -87,7 +87,7 @@ async def test_who_hangs_up_while_history_waits_for_it_leaves_nothing_behind(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
     world = make_world(max_update_bytes=32_768, queue_bytes=65_536)
-    world.sessions.load_history = busy(world)
+    world.load_history = busy(world)
     session, peer, _ = world.session(small_pair())
     world.nursery.start_soon(session.run)
     peer.subscribe("t")
@@ -118,7 +118,7 @@ async def test_who_hangs_up_while_it_is_answered_subscribes_to_nothing_any_more(
         await trio.lowlevel.checkpoint()
         return Snapshot(Position("e", 0), None, None)
 
-    world.sessions.load_history = load_history
+    world.load_history = load_history
     session, peer, _ = world.session(protocol=Following(ChannelPatterns()))
     peer.hang_up()
     await session.run()
@@ -151,7 +151,7 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
             raise ZeroDivisionError
 
     protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(ChannelPatterns())
-    session = Session(world.sessions, AsgiTransport(receive, send, 128, None, None), protocol, "test")
+    session = Session(world.context, AsgiTransport(receive, send, 128, None, None), protocol, "test")
 
     async def run() -> None:
         with scope:

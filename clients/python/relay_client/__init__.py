@@ -1,7 +1,7 @@
 """Publish and follow the progress of background tasks through Relay.
 
-From threads: `Publisher`, `TaskReporter`, `TaskManager`. The same for asyncio in `relay_client.aio`, for Trio in
-`relay_client.trio`. `Worker` runs tasks, `relay_client.subscribe` follows them.
+For threads: `Publisher`, `TaskReporter`, `subscribe`. The same names for asyncio are in `relay_client.aio`, for Trio in
+`relay_client.trio`.
 """
 
 from importlib import import_module
@@ -10,44 +10,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from relay_wire.position import Position as Position
 
+    from relay_client.errors import BackgroundDeliveryError as BackgroundDeliveryError
     from relay_client.errors import BufferFull as BufferFull
     from relay_client.errors import DeliveryRefused as DeliveryRefused
     from relay_client.errors import DeliveryTimedOut as DeliveryTimedOut
     from relay_client.errors import NotDelivered as NotDelivered
-    from relay_client.errors import PostsNotDelivered as PostsNotDelivered
     from relay_client.errors import PublisherClosed as PublisherClosed
+    from relay_client.errors import RelayClientError as RelayClientError
+    from relay_client.progress.task import Task as Task
+    from relay_client.progress.task import TaskCancelled as TaskCancelled
     from relay_client.publisher import Publisher as Publisher
     from relay_client.reporter import TaskReporter as TaskReporter
-    from relay_client.reporting.task import Task as Task
-    from relay_client.reporting.task import TaskCancelled as TaskCancelled
-    from relay_client.working.errors import BacklogFull as BacklogFull
-    from relay_client.working.errors import TaskExists as TaskExists
-    from relay_client.working.errors import TaskFailed as TaskFailed
-    from relay_client.working.manager import TaskManager as TaskManager
-    from relay_client.working.plans import TaskState as TaskState
-    from relay_client.working.worker import Worker as Worker
+    from relay_client.subscriber.threads import subscribe as subscribe
 
 __version__ = "0.1.0"
 
-#: Where each name is: imported when it is first used, for many a program needs only one of these, and not all of redis-py.
+#: The module of each name. It is imported when the name is first used: most programs need one of them, and not all of redis-py.
 _LAZY_EXPORTS = {
-    "BacklogFull": "relay_client.working.errors",
+    "BackgroundDeliveryError": "relay_client.errors",
     "BufferFull": "relay_client.errors",
     "DeliveryRefused": "relay_client.errors",
     "DeliveryTimedOut": "relay_client.errors",
     "NotDelivered": "relay_client.errors",
     "Position": "relay_wire.position",
-    "PostsNotDelivered": "relay_client.errors",
     "Publisher": "relay_client.publisher",
     "PublisherClosed": "relay_client.errors",
-    "Task": "relay_client.reporting.task",
-    "TaskCancelled": "relay_client.reporting.task",
-    "TaskExists": "relay_client.working.errors",
-    "TaskFailed": "relay_client.working.errors",
-    "TaskManager": "relay_client.working.manager",
+    "RelayClientError": "relay_client.errors",
+    "Task": "relay_client.progress.task",
+    "TaskCancelled": "relay_client.progress.task",
     "TaskReporter": "relay_client.reporter",
-    "TaskState": "relay_client.working.plans",
-    "Worker": "relay_client.working.worker",
+    "subscribe": "relay_client.subscriber.threads",
 }
 
 __all__ = ["__version__", *_LAZY_EXPORTS]

@@ -1,23 +1,31 @@
-"""What publishing raises, one small tree:
+"""The errors of Relay's clients, one tree:
 
-    NotDelivered            Redis has not acknowledged an update
-    +-- BufferFull          too many wait already
-    +-- DeliveryTimedOut    not within the deadline
-    +-- DeliveryRefused     Redis answered with an error that would come again
-    +-- PublisherClosed     it was closed before
-    +-- PostsNotDelivered   some of the posted ones; raised by ``flush()`` and ``close()``
+    RelayClientError                root of all errors of relay_client and relay_jobs
+    +-- SubscriptionError           a subscription has ended, see `relay_client.subscriber.errors`
+    +-- NotDelivered                Redis has not acknowledged an update
+        +-- BufferFull              too many updates wait for Redis
+        +-- DeliveryTimedOut        not acknowledged within the deadline
+        +-- DeliveryRefused         Redis answered with an error that another try would meet again
+        +-- PublisherClosed         the publisher was closed before
+        +-- BackgroundDeliveryError  some posted updates were lost; raised by ``flush()`` and ``close()``
 
-An update that cannot be published at all (no JSON, too long, a bad task id) is a ValueError or TypeError, at once.
+An update that cannot be published at all (not JSON, too long, an invalid task id) is a ValueError or TypeError, raised where it
+is given.
 """
 
 from collections.abc import Sequence
 
 
-class NotDelivered(Exception):
+class RelayClientError(Exception):
+    """Root of the errors that Relay's clients define."""
+
+
+class NotDelivered(RelayClientError):
     """Redis has not acknowledged an update.
 
-    channel:          what it was for: ``task:<id>``, ``general``, ...
-    may_have_arrived: it was sent, and only the answer is missing: it may have been published, or still be
+    Attributes:
+        channel: Channel of the update: ``task:<id>``, ``general``, ...
+        may_have_arrived: Whether it was sent and only the answer is missing: it may have been published, or still be.
     """
 
     def __init__(self, message: str, channel: str = "", *, may_have_arrived: bool = False) -> None:
@@ -27,26 +35,27 @@ class NotDelivered(Exception):
 
 
 class BufferFull(NotDelivered):
-    """More waits than ``max_waiting`` or ``max_waiting_bytes`` allow: Redis is away, or slower than the publishers."""
+    """More updates wait than ``max_waiting`` or ``max_waiting_bytes`` allow: Redis is away, or slower than the publishers."""
 
 
 class DeliveryTimedOut(NotDelivered):
-    """The deadline has passed. The cause is the error that Redis or the network gave last."""
+    """The deadline has passed. Its cause is the last error of Redis or the network."""
 
 
 class DeliveryRefused(NotDelivered):
-    """Redis answered with an error that the same call would meet again, for instance for want of a permission."""
+    """Redis answered with an error that the same call would meet again, for instance a missing permission."""
 
 
 class PublisherClosed(NotDelivered):
     """The publisher was closed, or its block was left."""
 
 
-class PostsNotDelivered(NotDelivered):
+class BackgroundDeliveryError(NotDelivered):
     """Posted updates were lost since the last ``flush()``.
 
-    failures: the first of them, 100 at most
-    count:    how many there are
+    Attributes:
+        failures: The first of them, at most 100.
+        count: How many there are.
     """
 
     def __init__(self, failures: Sequence[NotDelivered], count: int) -> None:

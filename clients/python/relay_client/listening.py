@@ -16,8 +16,9 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import redis_urls
 
-from relay_client.delivery.aio import cancellations, connection_options, without_retries
-from relay_client.delivery.line import REDIS_FAILURES
+from relay_client.publishing.asyncio_runtime import cancellation_count
+from relay_client.publishing.connection import connection_options, without_retries
+from relay_client.redis_errors import REDIS_FAILURES
 
 _log = logging.getLogger("relay_client")
 
@@ -177,7 +178,7 @@ class Listener:
                     await self._hear(pubsub)
             except* REDIS_FAILURES as errors:
                 _log.warning("redis subscription lost: %s", errors.exceptions[0])
-            if cancellations():
+            if cancellation_count():
                 raise asyncio.CancelledError
             self.alive = False
             self.reconnects += 1
@@ -214,7 +215,7 @@ class Listener:
                         await (pubsub.psubscribe(channel) if is_pattern else pubsub.subscribe(channel))
                     for channel, is_pattern in have - want:
                         await (pubsub.punsubscribe(channel) if is_pattern else pubsub.unsubscribe(channel))
-                if cancellations():
+                if cancellation_count():
                     raise asyncio.CancelledError
                 have = want
                 if have:

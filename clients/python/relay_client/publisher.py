@@ -5,7 +5,7 @@ with Publisher() as publisher:
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,10 +14,11 @@ from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
 
 from relay_client import environment
-from relay_client.delivery.line import Bounds
-from relay_client.delivery.threads import Courier
 from relay_client.errors import NotDelivered
-from relay_client.updates import Updates
+from relay_client.publishing.call import Call
+from relay_client.publishing.queue import DeliveryLimits
+from relay_client.publishing.threads import ThreadSender
+from relay_client.updates import Updates, position_of
 
 _log = logging.getLogger("relay_client")
 
@@ -25,20 +26,17 @@ _log = logging.getLogger("relay_client")
 class Publisher:
     """Publishes updates, from any number of threads, over one connection. Making one does not connect.
 
-    url:               of Redis, its Sentinels or its cluster; by default ``REDIS_URL``, ``REDIS_HOST``, ...
-    deadline:          seconds for which an update is tried when Redis is away; 150 at most
-    timeout:           seconds for one try
-    max_waiting:       updates that may wait for Redis, of all threads
-    max_waiting_bytes: and their bytes
-    wait_replicas:     replicas that must have a durable update before it counts as published
-    retention:         what is kept how long; by default what ``RELAY_HISTORY_SIZE`` and its like say
-
-    Updates reach Redis in the order in which they were handed over, also when it was away meanwhile, and one that had to be
+    Updates reach Redis in the order in which they were handed over, also when Redis was away meanwhile, and one that had to be
     sent twice is published once. What Redis has not acknowledged by the deadline (plus what is left of one try) raises
     `relay_client.NotDelivered`. What cannot be published at all raises ValueError or TypeError.
 
-    ``publish_...`` waits for Redis; ``post_...`` does not: a thread sends it, and `flush` or `close` raises what was lost. At
-    the interpreter's exit what was posted is flushed, and what is lost then is logged.
+    ``publish_...`` waits for Redis. ``post_...`` only hands the update over; `flush` and `close` raise what was lost.
+    At the exit of the interpreter, and of a child process of ``multiprocessing``, what was posted is flushed, and what is lost
+    then is logged. A process that ends by ``os._exit`` must call `flush` before.
+
+    One thread of the publisher's own sends everything. Callers hold no lock: an exception of a signal handler (Ctrl-C, a time
+    limit) may interrupt a call at any place, and takes the update back unless it is being sent just then; a signal handler or a
+    finalizer may publish. A finalizer that happens to run in the publisher's own thread posts instead of waiting.
 
     A forked child may go on using it: it has an empty buffer and a connection of its own there.
     """
@@ -54,16 +52,31 @@ class Publisher:
         wait_replicas: int = 0,
         retention: Retention | None = None,
     ) -> None:
+        """Make a publisher.
+
+        Args:
+            url: URL of Redis, its Sentinels or its cluster; by default ``REDIS_URL``, or ``REDIS_HOST``, ``REDIS_PORT``, ...
+            deadline: Seconds for which an update is tried when Redis is away; at most 150.
+            timeout: Seconds for one try, from connecting to the answer.
+            max_waiting: Number of updates that may wait for Redis, of all threads together. Threads that hand over at the same
+                instant may exceed it by one update each.
+            max_waiting_bytes: Bytes of the updates that may wait.
+            wait_replicas: Number of replicas that must have a durable update before it counts as published.
+            retention: How much Redis keeps, and for how long; by default what ``RELAY_HISTORY_SIZE`` and its like say.
+
+        Raises:
+            ValueError: An argument, or the environment, cannot be right.
+        """
         target = parse(url or environment.redis_url())
-        bounds = Bounds(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
-        #: Makes the calls, and carries them out: for the other parts of this package.
+        limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
+        #: Make the calls, and send them: for the other parts of this package.
         self.updates = Updates.from_environment(retention, sharded=target.is_sharded)
-        self.courier = Courier(target, bounds, self.updates.retention.history_meta_ttl * 1000)
+        self.sender = ThreadSender(target, limits, self.updates.retention.history_meta_ttl * 1000)
 
     @property
     def waiting(self) -> int:
-        """Updates that wait for Redis."""
-        return self.courier.waiting
+        """Number of updates that wait for Redis."""
+        return self.sender.waiting
 
     def publish_task_update(
         self,
@@ -73,54 +86,80 @@ class Publisher:
         durable: bool = True,
         idempotency_key: str | None = None,
     ) -> Position | None:
-        """Publish the fields of a task that changed; returns the update's position in the task's channel.
+        """Publish the fields of a task that changed.
 
-        durable:         False sends a plain ``PUBLISH`` on ``task_updates``, which a relay records if it hears it: no position
-        idempotency_key: two updates of a task with the same key within five minutes are one
+        Args:
+            task_id: Id of the task, 1 to 255 characters.
+            update: Fields that changed, by name; values that JSON has a form for.
+            durable: False sends a plain ``PUBLISH`` on ``task_updates``, which a relay records if it receives it.
+            idempotency_key: Two updates of a task with the same key within five minutes are published once.
 
-        None is also what a Redis without memory for it gives: the update was then delivered live only.
+        Returns:
+            The update's position in the task's channel. None for a plain one, and where Redis has no memory for it: it was
+            then delivered live only.
+
+        Raises:
+            NotDelivered: Redis has not acknowledged it by the deadline, has refused it, or too many wait.
+            ValueError, TypeError: It cannot be published.
         """
         return self._deliver(self.updates.task_update(task_id, update, durable=durable, key=idempotency_key))
 
     def publish_general_update(
         self, update: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
     ) -> Position | None:
-        """Publish something for every client; see `publish_task_update`. A plain one of which only the answer is missing is not
-        sent again, and raises."""
+        """Publish an update for every client.
+
+        As `publish_task_update`. A plain one (``durable=False``) is not sent again when only its answer is missing: it raises.
+        """
         return self._deliver(self.updates.general_update(update, durable=durable, key=idempotency_key))
 
     def publish(
         self, channel: str, data: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
     ) -> Position | None:
-        """Publish on a channel by its name: ``task:<id>``, ``general``, or one that the relay's operator named
-        (``RELAY_EXTRA_CHANNELS``), whose messages reach clients as they are. Otherwise as `publish_general_update`."""
+        """Publish on a channel by its name.
+
+        Args:
+            channel: ``task:<id>``, ``general``, or a channel that the relay's operator has named (``RELAY_EXTRA_CHANNELS``),
+                whose messages reach clients as they are.
+            data: Fields, by name.
+            durable: As for `publish_general_update`.
+            idempotency_key: As for `publish_task_update`.
+        """
         return self._deliver(self.updates.on(channel, data, durable=durable, key=idempotency_key))
 
-    def _deliver(self, calls: list[Any]) -> Position | None:
-        self.courier.deliver(calls)
-        outcome = calls[-1].outcome()
-        return outcome if isinstance(outcome, Position) else None
+    def _deliver(self, calls: Sequence[Call]) -> Position | None:
+        self.sender.deliver(calls)
+        return position_of(calls)
 
     def post_task_update(self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True) -> None:
-        """The same without waiting. Raises BufferFull at once."""
-        self.courier.post(self.updates.task_update(task_id, update, durable=durable))
+        """Hand over a task's update without waiting for Redis.
+
+        Raises:
+            BufferFull: Too many updates wait.
+            PublisherClosed: The publisher was closed.
+            ValueError, TypeError: It cannot be published.
+        """
+        self.sender.post(self.updates.task_update(task_id, update, durable=durable))
 
     def post_general_update(self, update: Mapping[str, Any], *, durable: bool = True) -> None:
-        """The same without waiting. Raises BufferFull at once."""
-        self.courier.post(self.updates.general_update(update, durable=durable))
+        """Hand over an update for every client without waiting for Redis; raises as `post_task_update`."""
+        self.sender.post(self.updates.general_update(update, durable=durable))
 
     def post(self, channel: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
-        """The same without waiting. Raises BufferFull at once."""
-        self.courier.post(self.updates.on(channel, data, durable=durable))
+        """Hand over a message on a channel without waiting for Redis; raises as `post_task_update`."""
+        self.sender.post(self.updates.on(channel, data, durable=durable))
 
     def flush(self) -> None:
-        """Wait until all that was handed over is delivered or lost, at the latest at its deadline. Raises PostsNotDelivered
-        when posted updates were lost since the last time."""
-        self.courier.flush()
+        """Wait until all that was handed over is delivered or lost, at the latest at its deadline.
+
+        Raises:
+            BackgroundDeliveryError: Posted updates were lost since the last time.
+        """
+        self.sender.flush()
 
     def close(self) -> None:
-        """`flush`, and close the connection. Raises what `flush` does. Publishing then raises PublisherClosed."""
-        self.courier.close()
+        """Flush, and close the connection. Raises what `flush` does. Publishing raises PublisherClosed from then on."""
+        self.sender.close()
 
     def __enter__(self) -> Self:
         return self

@@ -81,7 +81,7 @@ class RedisService:
 
     @staticmethod
     async def _deliver(publisher: Publisher, calls: list[Any]) -> Any:
-        await publisher.courier.deliver(calls)
+        await publisher.sender.deliver(calls)
         return calls[-1].outcome()
 
     def _open_publisher(self) -> Publisher:

@@ -9,35 +9,28 @@ with reporter("task-123", title="A picture") as task:
 
 import logging
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from relay_client import environment
-from relay_client.delivery.call import Call
 from relay_client.errors import NotDelivered
+from relay_client.progress.schedule import Schedule
+from relay_client.progress.task import Task, terminal_fields
 from relay_client.publisher import Publisher
-from relay_client.reporting.schedule import Schedule
-from relay_client.reporting.task import Task, end_of
+from relay_client.publishing.call import Call
+from relay_client.publishing.sender import Put
 
 _log = logging.getLogger("relay_client")
 
 
 class TaskReporter:
-    """Tells a relay's clients how tasks go on, from any number of threads. Making one does not connect.
+    """Reports on tasks to a relay's clients, from any number of threads. Making one does not connect.
 
-    publisher:        by which it reports, or the URL of a Redis; by default as `Publisher` finds it
-    rate:             updates of each task in a second, at most; what is reported more often is merged
-    heartbeat:        seconds without an update after which a sign of life is sent; by default a third of
-                      ``RELAY_TASK_STALL_SECONDS``, after which a relay takes a task for stalled
-    cancelled_within: seconds for telling that a task was cancelled, or interrupted
-
-    One background thread for all its tasks sends what they report. Updates that Redis did not take by the publisher's deadline
-    are merged with what comes later and tried again; what cannot be told when a task begins or ends is raised, as
-    `relay_client.NotDelivered`.
+    The publisher's thread sends what all tasks report. Updates that Redis did not take by the publisher's deadline are merged
+    with what comes later, and tried again.
 
     A forked child may use it for tasks of its own; those that its parent has begun stay the parent's.
     """
@@ -48,36 +41,47 @@ class TaskReporter:
         *,
         rate: float = 10.0,
         heartbeat: float | None = None,
-        cancelled_within: float = 2.0,
+        cancel_timeout: float = 2.0,
     ) -> None:
+        """Make a reporter.
+
+        Args:
+            publisher: By which it reports, or the URL of a Redis; by default as `Publisher` finds it.
+            rate: Updates of each task per second, at most 1000; what is reported more often is merged.
+            heartbeat: Seconds without an update after which a heartbeat is sent; by default a third of
+                ``RELAY_TASK_STALL_SECONDS``, after which a relay shows a task as stalled.
+            cancel_timeout: Seconds for sending that a task was cancelled, or interrupted.
+
+        Raises:
+            ValueError: A number is out of range, or the environment cannot be right.
+        """
         self.publisher = publisher if isinstance(publisher, Publisher) else Publisher(publisher)
         self._owns_publisher = not isinstance(publisher, Publisher)
         self._rate = rate
         self._heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
-        self._cancelled_within = cancelled_within
-        self._begin()
+        self._cancel_timeout = cancel_timeout
+        self.reset()
+        _reporters.add(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def reset(self) -> None:
+        """Begin without tasks: at first, and in a forked child."""
         self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
-        self._mutex = threading.Lock()  # of the schedule; held for moments
-        self._work = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()
 
     @contextmanager
     def __call__(self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any) -> Iterator[Task]:
-        """A task for the time of the block: created and started when it begins, completed when it ends.
+        """Open a block that is a task: created and started when it begins, completed when it ends.
 
-        task_id:  by default a new one
-        announce: tell every client that there is a new task, as a general update ``task_created``
-        info:     its first fields, for instance ``title``
+        An error makes the task ``failed``, with the error's text; KeyboardInterrupt, SystemExit and `TaskCancelled` make it
+        ``cancelled``. Either is raised on.
 
-        An error makes it ``failed``, with the error's text; KeyboardInterrupt, SystemExit and `TaskCancelled` make it
-        ``cancelled``. Either is raised on. Raises NotDelivered when Redis does not take that it begins, or ends.
+        Args:
+            task_id: Its id; by default a new one.
+            announce: Notify every client that there is a new task, by a general update ``task_created``.
+            info: Its first fields, for instance ``title``.
+
+        Raises:
+            NotDelivered: Redis did not take that it begins, or ends.
+            ValueError, TypeError: The id or a field cannot be published.
         """
         task = Task(task_id, info, self._note)
         try:
@@ -85,7 +89,7 @@ class TaskReporter:
         except Exception:
             raise
         except BaseException as error:
-            task.put_all_back()  # it may have begun, or not
+            task.requeue_all()  # it may have begun, or not
             self._end_with(task, error)
             raise
         try:
@@ -93,82 +97,81 @@ class TaskReporter:
         except BaseException as error:
             self._end_with(task, error)
             raise
-        self.end(task, *end_of(None))
+        self.end(task, *terminal_fields(None))
         if task.failure is not None:
             raise task.failure
 
     def _end_with(self, task: Task, error: BaseException) -> None:
-        within = None if isinstance(error, Exception) else self._cancelled_within
+        timeout = None if isinstance(error, Exception) else self._cancel_timeout
         try:
-            self.end(task, *end_of(error), within=within)
+            self.end(task, *terminal_fields(error), timeout=timeout)
         except NotDelivered as lost:
-            _log.error("task %s: its end was not told: %s", task.id, lost)
-            error.add_note(f"Relay was not told of it: {lost}")
+            _log.error("task %s: its end was not delivered: %s", task.id, lost)
+            error.add_note(f"Relay was not notified of the task's end: {lost}")
 
     def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
-        """Begin a task that `end` is to end: for programs in which a block does not fit. Otherwise as calling the reporter."""
+        """Begin a task that `end` is to end, for programs in which a block does not fit; otherwise as calling the reporter."""
         task = Task(task_id, info, self._note)
         self._start(task, announce=announce)
         return task
 
     def _start(self, task: Task, *, announce: bool) -> None:
-        self._check_process()
         calls = task.begin(self.publisher.updates, announce=announce)
-        self.publisher.courier.deliver(calls)
+        sender, schedule = self.publisher.sender, self._schedule
+        sender.deliver(calls)
         for call in calls:
             call.outcome()
-        with self._mutex:
-            self._schedule.add(task)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._send, name="relay-reporter", daemon=True)
-                self._thread.start()
-        self._work.set()
 
-    def end(self, task: Task, status: str, fields: Mapping[str, Any], *, within: float | None = None) -> None:
-        """End a task, or hand it back (a status that is not terminal), with last fields. within: seconds, where these are not
-        the publisher's. Raises NotDelivered; and RuntimeError when it has ended already."""
-        self._check_process()
-        with self._mutex:
-            self._schedule.remove(task)
-        courier = self.publisher.courier
-        calls = task.end(self.publisher.updates, lambda calls: courier.put(calls, within), status, fields)
-        courier.carry_out(calls)
-        calls[-1].outcome()
+        def add() -> None:
+            sender.add_source(schedule)
+            schedule.add(task)
+
+        sender.run_soon(add)
+
+    def end(self, task: Task, status: str, fields: Mapping[str, Any], *, timeout: float | None = None) -> None:
+        """End a task, or hand it back with a status that is not terminal.
+
+        Args:
+            task: The task.
+            status: Its last status.
+            fields: Its last fields.
+            timeout: Seconds until the deadline, where it is not the publisher's.
+
+        Raises:
+            NotDelivered: Redis did not take it.
+            RuntimeError: The task has ended before.
+        """
+        schedule, updates = self._schedule, self.publisher.updates
+
+        def make(put: Put) -> Sequence[Call]:
+            self._remove(schedule, task)
+            return task.end(updates, put, status, fields)
+
+        calls = self.publisher.sender.deliver_made(make, timeout)
+        if calls:
+            calls[-1].outcome()
 
     def abandon(self, task: Task) -> None:
-        """Send nothing more of a task: it is another's now."""
-        with self._mutex:
-            self._schedule.remove(task)
-        task.abandon()
+        """Send nothing more of a task: it belongs to another worker now."""
+        schedule = self._schedule
+
+        def abandon() -> None:
+            self._remove(schedule, task)
+            task.abandon()
+
+        self.publisher.sender.run_soon(abandon)
+
+    def _remove(self, schedule: Schedule, task: Task) -> None:
+        schedule.remove(task)
+        if schedule.is_empty:
+            self.publisher.sender.remove_source(schedule)
 
     def _note(self, task: Task) -> None:
         self._schedule.note(task)
-        self._work.set()
-
-    def _send(self) -> None:
-        """The thread: send what is due, as long as there are tasks."""
-        courier = self.publisher.courier
-        while (wait := self._wait()) is not None:
-            self._work.wait(wait)
-            self._work.clear()
-            with self._mutex:
-                sending = self._schedule.put_due(monotonic(), courier.put)
-            calls: list[Call] = [call for each in sending for call in each.calls]
-            if calls:
-                courier.carry_out(calls)
-                with self._mutex:
-                    self._schedule.settle(sending)
-
-    def _wait(self) -> float | None:
-        """How long the thread may sleep; None: it is to end."""
-        with self._mutex:
-            wait = self._schedule.wait(monotonic())
-            if wait is None:
-                self._thread = None
-            return wait
+        self.publisher.sender.wake()
 
     def close(self) -> None:
-        """Close the publisher, where it is the reporter's own. Tasks that have not ended can be told of no more."""
+        """Close the publisher, where it is the reporter's own. Tasks that have not ended cannot be reported on any more."""
         if self._owns_publisher:
             self.publisher.close()
 
@@ -179,3 +182,14 @@ class TaskReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_reporters: "WeakSet[TaskReporter]" = WeakSet()
+
+
+def _reset_in_child() -> None:
+    for reporter in tuple(_reporters):
+        reporter.reset()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

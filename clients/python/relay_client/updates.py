@@ -1,7 +1,7 @@
-"""What publishers send: updates checked, encoded, and made into calls of Redis."""
+"""The updates of publishers: checked, encoded, and made into calls of Redis."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from secrets import token_hex
@@ -20,23 +20,27 @@ from relay_wire.channels import (
     TASK_UPDATES,
 )
 from relay_wire.position import Position
-from relay_wire.publications import DedupKey, Retention
+from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.delivery.call import Call
 from relay_client.encoding import encode, encode_fields, object_of
-
-PUBLISH = publications.publish_script()
+from relay_client.publishing.call import Call
 
 
 def task_channel(task_id: str | int) -> str:
-    """The channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
+    """Return the channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
     if isinstance(task_id, bool) or not isinstance(task_id, str | int):
         raise TypeError(f"a task id is a str or an int, not {type(task_id).__name__}")
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
     return TASK_PREFIX + name
+
+
+def position_of(calls: Sequence[Call]) -> Position | None:
+    """Return the position of the update that calls have delivered; None where it has none. Raises NotDelivered."""
+    outcome = calls[-1].outcome()
+    return outcome if isinstance(outcome, Position) else None
 
 
 def _position(answer: Any) -> Position:
@@ -49,12 +53,12 @@ def _was_taken(answer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """Makes calls of updates.
+    """Makes calls of updates. All methods raise TypeError or ValueError for what cannot be published.
 
-    sharded:   the server is a cluster
-    max_bytes: longest update; a relay does not take longer ones
-
-    All methods raise TypeError or ValueError for what cannot be published.
+    Attributes:
+        retention: How much Redis keeps, and for how long.
+        sharded: Whether the server is a cluster.
+        max_bytes: Length of the longest update, in bytes; a relay does not take longer ones.
     """
 
     retention: Retention
@@ -63,12 +67,11 @@ class Updates:
 
     @classmethod
     def from_environment(cls, retention: Retention | None, *, sharded: bool) -> "Updates":
-        """With the bounds that the environment gives."""
+        """Make one with the limits that the environment gives. Raises ValueError that names the variable."""
         return cls(retention or environment.retention(), sharded, environment.max_update_bytes())
 
     def on(self, channel: str, data: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """An update of a channel by its name: ``task:<id>``, ``general``, or an operator-named one. The last call's outcome is
-        its position."""
+        """Return the calls of an update on a channel by its name; the last call's outcome is the update's position."""
         if not isinstance(channel, str) or not 0 < len(channel) <= len(TASK_PREFIX) + MAX_NAME_LENGTH:
             raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}")
         if channel.startswith(TASK_PREFIX):
@@ -87,7 +90,7 @@ class Updates:
     def task_update(
         self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None
     ) -> list[Call]:
-        """Fields of a task."""
+        """Return the calls of a task's update; the last call's outcome is its position."""
         channel = task_channel(task_id)
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
@@ -99,24 +102,25 @@ class Updates:
         return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update))]
 
     def general_update(self, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """Something for every client. The announcement of a task gives it its first state, where it has none."""
+        """Return the calls of an update for every client. A task's announcement gives it its first state."""
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
         return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
     def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
-        """The announcement of a new task."""
+        """Return the calls that announce a new task."""
         task_channel(task_id)
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
 
-    def beat(self, task_id: str | int) -> Call:
-        """A task's sign of life. Its outcome is False when Redis knows no such task."""
-        return self._script(task_channel(task_id), {}, None, DedupKey("beat", "", 0))
+    def heartbeat(self, task_id: str | int) -> Call:
+        """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
+        channel = task_channel(task_id)
+        return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
-        """As a relay does it that hears a plain announcement."""
+        """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
             return []
@@ -127,7 +131,16 @@ class Updates:
             return []
         if not 0 < len(fields) <= MAX_FIELDS:
             return []
-        return [self._script(channel, encode_fields(fields), _status(fields), DedupKey("create", "", 0))]
+        encoded = encode_fields(fields)
+        create = publications.create_call(
+            channel[len(TASK_PREFIX) :],
+            encoded,
+            object_of(encoded),
+            self.retention,
+            status=_status(fields),
+            sharded=self.sharded,
+        )
+        return [_task_call(channel, create)]
 
     def _durable(
         self,
@@ -138,14 +151,14 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
-        names, values = publications.publish_arguments(
+        script, names, values = publications.publish_call(
             channel,
             kind,
             data,
             self.retention,
             fields=fields,
             status=status,
-            dedup=publications.idempotency_key(key or token_hex(12)),
+            idempotency_key=key or token_hex(12),
             sharded=self.sharded,
         )
         live = (
@@ -153,21 +166,7 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
-        return Call(channel, names, PUBLISH, values, fallback=live, waits=True, read=_position)
-
-    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, known: DedupKey) -> Call:
-        """Something about a task that is no update. Redis may have no memory for it: then so be it."""
-        names, values = publications.publish_arguments(
-            channel,
-            TASK_UPDATE,
-            object_of(fields),
-            self.retention,
-            fields=fields,
-            status=status,
-            dedup=known,
-            sharded=self.sharded,
-        )
-        return Call(channel, names, PUBLISH, values, fallback=("EXISTS", names[0]), read=_was_taken)
+        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
 
     def _checked(self, data: bytes) -> bytes:
         if len(data) > self.max_bytes:
@@ -175,7 +174,7 @@ class Updates:
         return data
 
     def _envelope(self, kind: str, data: bytes, task_id: str | None = None) -> bytes:
-        """As existing services write it."""
+        """Return a message as existing services write it."""
         task = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
         return self._checked(
             b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), task, data, encode(time.time()))
@@ -188,7 +187,12 @@ def _status(update: Mapping[str, Any]) -> str | None:
     return status if isinstance(status, str) else None
 
 
+def _task_call(channel: str, call: ScriptCall) -> Call:
+    """Something about a task that is no update. Redis may have no memory for it: then so be it."""
+    return Call(channel, call.keys, call.script, call.values, fallback=("EXISTS", call.keys[0]), read=_was_taken)
+
+
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:
-    """Its outcome is the number of those who heard it; on a cluster, at one node."""
+    """Return a plain PUBLISH. Its outcome is the number of subscribers; on a cluster, of one node."""
     command = ("PUBLISH", redis_channel, message)
     return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int)

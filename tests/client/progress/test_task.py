@@ -1,6 +1,7 @@
 """What a task reports, merged without Redis: nothing is lost, however it is cut up, delivered late, or not at all."""
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_client import BufferFull, TaskCancelled
-from relay_client.delivery.call import Call
-from relay_client.encoding import decode_fields
-from relay_client.reporting.schedule import Schedule
-from relay_client.reporting.task import Task, end_of, error_text
+from relay_client.progress.schedule import Schedule
+from relay_client.progress.task import Task, error_text, terminal_fields
+from relay_client.publishing.call import Call
 from relay_client.updates import Updates
 from relay_wire.publications import Retention
 
@@ -19,8 +19,9 @@ UPDATES = Updates(Retention(), sharded=False, max_bytes=100_000)
 
 
 def fields_of(call: Call) -> dict[str, Any]:
-    """What a call of the publish script puts into the task's state."""
-    return decode_fields(call.values[17:])
+    """The fields that a call adds to the task's state: the update's data."""
+    fields: dict[str, Any] = json.loads(call.values[14])
+    return fields
 
 
 class Reported:
@@ -90,7 +91,7 @@ def test_the_end_carries_what_is_not_acknowledged() -> None:
         {"progress": 98},
         {"progress": 100, "eta": 1, "status": "completed"},
     ]
-    reported.task.put_back()  # too late
+    reported.task.requeue()  # too late
     assert reported.take() == []
     with pytest.raises(RuntimeError, match="has ended"):
         reported.task.progress(1)
@@ -104,7 +105,7 @@ def test_redis_forgot_all_is_told_again() -> None:
     reported.take()
     reported.task.acknowledged(0.0)
     reported.task.progress(60)
-    reported.task.put_all_back()
+    reported.task.requeue_all()
     (told,) = reported.take()
     assert told.pop("created_at")
     assert told.pop("started_at")
@@ -149,7 +150,7 @@ def test_what_is_too_long_together_is_told_one_by_one() -> None:
 def test_cancelling_is_raised_where_it_next_reports() -> None:
     reported = Reported()
     before = reported.task.is_cancelled
-    reported.task.ask_to_cancel("by its owner")
+    reported.task.request_cancel("by its owner")
     assert (before, reported.task.is_cancelled) == (False, True)
     with pytest.raises(TaskCancelled, match="by its owner"):
         reported.task.progress(1)
@@ -190,14 +191,14 @@ async def test_tracking_what_comes_later() -> None:
 
 
 def test_how_errors_end_a_task() -> None:
-    assert end_of(None)[0] == "completed"
-    assert end_of(ValueError("bad"))[1]["error"] == "ValueError: bad"
+    assert terminal_fields(None)[0] == "completed"
+    assert terminal_fields(ValueError("bad"))[1]["error"] == "ValueError: bad"
     assert error_text(ValueError()) == "ValueError"
     assert len(error_text(ValueError("x" * 10_000))) == 2000
     for cancelled in (KeyboardInterrupt(), TaskCancelled(), BaseExceptionGroup("", [KeyboardInterrupt()])):
-        assert end_of(cancelled)[0] == "cancelled"
+        assert terminal_fields(cancelled)[0] == "cancelled"
     mixed = BaseExceptionGroup("", [KeyboardInterrupt(), ExceptionGroup("", [ValueError("bad")])])
-    assert end_of(mixed)[0] == "failed"
+    assert terminal_fields(mixed)[0] == "failed"
 
 
 def test_schedule_sends_at_its_rate_and_beats_when_there_is_nothing() -> None:
@@ -226,7 +227,7 @@ def test_schedule_sends_at_its_rate_and_beats_when_there_is_nothing() -> None:
     assert fields_of(last.calls[0]) == {"progress": 99.9}
     task.acknowledged(now + 0.2)
     (beat,) = schedule.put_due(now + 20.3, lambda calls: None)
-    assert beat.is_beat
+    assert beat.is_heartbeat
     schedule.remove(task)
     assert schedule.wait(now) is None
 
@@ -282,9 +283,9 @@ def test_the_last_value_of_every_field_arrives(steps: Sequence[tuple[str, Any]])
                 reported.task.acknowledged(0.0)
             case "lose":
                 taken = []
-                reported.task.put_back()
+                reported.task.requeue()
             case "forget" if not taken:
                 redis = {}
-                reported.task.put_all_back()
+                reported.task.requeue_all()
     redis.update(reported.end()[-1] if not taken else {})
     assert {name: redis.get(name) for name in expected} == expected

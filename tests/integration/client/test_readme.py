@@ -13,7 +13,8 @@ from tests.harness import ROOT, RedisServer
 from tests.integration.client.reading import log_of, state_of
 
 README = (ROOT / "clients" / "python" / "README.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+JOBS = (ROOT / "clients" / "jobs" / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README + JOBS, re.MULTILINE | re.DOTALL)
 
 
 def run(example: str, directory: Path, redis_server: RedisServer) -> str:
@@ -70,16 +71,16 @@ def test_publishing(task_id: str, tmp_path: Path, redis_server: RedisServer) -> 
 
 def test_workers(tmp_path: Path, redis_server: RedisServer) -> None:
     (tmp_path / "picture_worker.py").write_text(example_of("# picture_worker.py"))
-    (command,) = re.findall(r"^\$ relay-worker (.*)$", README, re.MULTILINE)
-    program = [sys.executable, "-m", "relay_client.worker_command", *command.split()]
+    (command,) = re.findall(r"^\$ relay-worker (.*)$", JOBS, re.MULTILINE)
+    program = [sys.executable, "-m", "relay_jobs.command", *command.split()]
     environ = os.environ | {"REDIS_URL": redis_server.url}
     with subprocess.Popen(program, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL) as worker:
         try:
-            told = run(example_of("TaskManager()"), tmp_path, redis_server)
+            printed = run(example_of("TaskManager()"), tmp_path, redis_server)
         finally:
             worker.terminate()
         assert worker.wait(20) == 0
-    first, second = told.splitlines()
+    first, second = printed.splitlines()
     task_id = second.strip("[]'")
     assert first == f"completed https://example.org/{task_id}.png"
 
@@ -91,13 +92,20 @@ def test_redis_service(tmp_path: Path, redis_server: RedisServer) -> None:
 def test_following(tmp_path: Path, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay()
     run(example_of('"task-123", title'), tmp_path, redis_server)
-    example = example_of("ws://127.0.0.1:8000/ws/tasks").replace("ws://127.0.0.1:8000/ws/tasks", relay.url)
-    assert "task-123 {" in run(example, tmp_path, redis_server)
+    threads, asynchronous = [
+        example.replace("ws://127.0.0.1:8000/ws/tasks", relay.url) for example in EXAMPLES if "ws://" in example
+    ]
+    on_trio = asynchronous.replace("relay_client.aio", "relay_client.trio").replace(
+        "asyncio.run(main())", "trio.run(main)"
+    )
+    for example in (threads, asynchronous, on_trio.replace("import asyncio", "import trio")):
+        assert "task-123 {" in run(example, tmp_path, redis_server)
 
 
 def test_the_errors_of_the_table_are_those_there_are() -> None:
     from relay_client import errors
+    from relay_client.subscriber import SubscriptionError
 
     table = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    kinds = {kind.__name__ for kind in errors.NotDelivered.__subclasses__()}
+    kinds = {kind.__name__ for root in (errors.NotDelivered, SubscriptionError) for kind in root.__subclasses__()}
     assert table == kinds

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from relay_client.working.manager import TaskManager
+from relay_jobs.manager import TaskManager
 from websockets.exceptions import ConnectionClosed
 
 from tests.deployment.containers import Container, Image, has_namespaces

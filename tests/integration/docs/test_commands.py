@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from relay_client.working.manager import TaskManager
+from relay_jobs.manager import TaskManager
 from relay_wire.redis_urls import parse
 
 from tests.deployment.manifests import compose, resource
@@ -298,7 +298,7 @@ def test_redis_user_of_the_docs_may_do_all_that_is_needed(tmp_path: Path, redis_
     subprocess.run(["bash", "-c", command], env=environ, check=True, capture_output=True, timeout=60)
     url = f"redis://relay:secret@127.0.0.1:{redis_server.port}/0"
     (tmp_path / "relay").mkdir()
-    worker = [sys.executable, "-m", "relay_client.worker_command", "relay_client.examples.pipeline:worker"]
+    worker = [sys.executable, "-m", "relay_jobs.command", "relay_jobs.examples.pipeline:worker"]
     with RelayServer(tmp_path / "relay", url, "serve") as relay, TaskManager(url) as manager, relay.client() as client:
         with subprocess.Popen([*worker, "--redis-url", url], stderr=subprocess.DEVNULL) as process:
             manager.create("pipeline", {"records": 2, "seconds": 0.1}, task_id="p")

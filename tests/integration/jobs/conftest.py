@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_client.working.manager import TaskManager
+from relay_jobs.manager import TaskManager
 
 from tests.harness import RedisServer, eventually
 from tests.integration.jobs.rig import HANDLERS, StartWorker, WorkerProcess

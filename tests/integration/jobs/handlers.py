@@ -5,10 +5,10 @@ import os
 import time
 from typing import Any
 
-from relay_client.reporting.task import Task
-from relay_client.working.errors import TaskFailed
-from relay_client.working.handlers import Params
-from relay_client.working.worker import Worker
+from relay_client.progress.task import Task
+from relay_jobs.errors import TaskFailed
+from relay_jobs.handlers import Params
+from relay_jobs.worker import Worker
 
 worker = Worker()
 empty = Worker()
@@ -122,6 +122,35 @@ async def hopeless(_task: Task, _params: Params) -> None:
 def exits(_task: Task, _params: Params) -> None:
     """Must not end the worker."""
     raise SystemExit(3)
+
+
+class Abort(BaseException):
+    """Like the time limits and exits of some libraries."""
+
+    def __init__(self) -> None:
+        super().__init__("no text")
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+@worker.task("aborts", attempts=1)
+async def aborts(_task: Task, _params: Params) -> None:
+    """Raises what is no Exception."""
+    await asyncio.sleep(0)
+    raise Abort
+
+
+@worker.task("aborts_in_thread", attempts=1)
+def aborts_in_thread(_task: Task, _params: Params) -> None:
+    """Raises what is no Exception, in a thread."""
+    raise Abort
+
+
+@worker.task("exits_async", attempts=1)
+async def exits_async(_task: Task, _params: Params) -> None:
+    """Must not end the worker."""
+    raise SystemExit(4)
 
 
 @worker.task("odd")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from relay_client.working.manager import TaskManager
-from relay_client.working.plans import TaskState
+from relay_jobs.manager import TaskManager
+from relay_jobs.operations import TaskState
 
 from relay.processes import start_child
 from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server, eventually
@@ -27,7 +27,7 @@ class WorkerProcess(Server):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         with self.log.open("ab") as log:
             self._child = start_child(
-                [sys.executable, "-m", "relay_client.worker_command", place, *arguments],
+                [sys.executable, "-m", "relay_jobs.command", place, *arguments],
                 env=inherited | {"REDIS_URL": redis_url} | environ,
                 cwd=ROOT,
                 stdout=log,
@@ -78,9 +78,9 @@ def left_in_redis(redis_server: RedisServer) -> dict[str, int]:
     """What the queue still holds, without empty streams: nothing, when all has ended."""
     with redis_server.client() as client:
         held = {}
-        for raw in client.keys("relay:{work}:*"):
+        for raw in client.keys("relay:{jobs}:*"):
             name = raw.decode()
-            length = client.xlen(name) if ":queue:" in name else client.zcard(name) if ":later:" in name else 1
+            length = client.xlen(name) if ":queue:" in name else client.zcard(name) if ":delayed:" in name else 1
             if length:
                 held[name] = int(length)
         return held

@@ -1,7 +1,7 @@
 """Tasks that cannot be carried out: they fail, and nothing else does."""
 
 import pytest
-from relay_client.working.manager import TaskManager
+from relay_jobs.manager import TaskManager
 
 from tests.harness import RedisServer, eventually
 from tests.integration.jobs.rig import StartWorker, left_in_redis, state_when
@@ -11,7 +11,7 @@ BAD = {
     "many fields": "cannot be published",
     "nested": "cannot be published",
     "surrogate": "caf\\udce9.txt",
-    "mute": "its text cannot be had: IndexError",
+    "mute": "its text cannot be read: IndexError",
     "long": "xxxx",
 }
 

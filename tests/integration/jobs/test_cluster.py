@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from redis.crc import key_slot
-from relay_client.working.manager import TaskManager
+from relay_jobs.manager import TaskManager
 
 from tests.harness import eventually
 from tests.integration.jobs.rig import HANDLERS, WorkerProcess, has_begun, state_when
@@ -27,7 +27,7 @@ def test_tasks_on_a_cluster(tmp_path: Path) -> None:
         assert {task.task_id for task in manager.list()} == {done, tried, stopped}
         moved = manager.create("slow", {"seconds": 1.5})
         state_when(manager, moved, has_begun)
-        cluster.hand_over(cluster.nodes[min(key_slot(b"work") // 5461, 2)])
+        cluster.hand_over(cluster.nodes[min(key_slot(b"jobs") // 5461, 2)])
         after = manager.create("slow", {"seconds": 0.1})
         assert [manager.wait(task_id, 15).status for task_id in (moved, after)] == ["completed"] * 2
         worker.child.terminate()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_client.examples import demo
+from relay_jobs.examples import demo
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
@@ -26,7 +26,7 @@ class Demo(Server):
         self.lines = directory / "lines"
         with self.log.open("ab") as log, self.lines.open("wb") as lines:
             self._child = start_child(
-                [sys.executable, "-m", "relay_client.examples.demo", "--plain", *arguments],
+                [sys.executable, "-m", "relay_jobs.examples.demo", "--plain", *arguments],
                 env=inherited | {"RELAY_PORT": str(free_port()), "TMPDIR": str(directory)} | environ,
                 cwd=directory,
                 stdout=lines,

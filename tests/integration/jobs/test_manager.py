@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from relay_client.errors import DeliveryTimedOut
 from relay_client.publisher import Publisher
-from relay_client.working import aio_manager, plans
-from relay_client.working.errors import BacklogFull, TaskExists
-from relay_client.working.manager import TaskManager
+from relay_jobs import aio, operations
+from relay_jobs.errors import BacklogFull, TaskExists
+from relay_jobs.manager import TaskManager
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually, free_port
@@ -138,21 +138,21 @@ def test_what_cannot_be_a_task(
 
 def test_creating_twice_by_a_retry_is_once(redis_server: RedisServer, manager: TaskManager) -> None:
     """The calls of one `create` may be sent again, when only their answers were lost."""
-    plan = plans.created(manager.publisher.updates, 10, "commission", {}, None, None, {})
+    plan = operations.created(manager.publisher.updates, 10, "commission", {}, None, None, {})
     step = next(plan)
     while True:
         assert isinstance(step, list)
         for call in step:
             again = type(call)(call.channel, call.keys, call.script, call.values, command=call.command)
-            manager.publisher.courier.deliver([again])
-        manager.publisher.courier.deliver(step)
+            manager.publisher.sender.deliver([again])
+        manager.publisher.sender.deliver(step)
         try:
             step = next(plan)
         except StopIteration:
             break
     with redis_server.client() as client:
-        assert client.xlen("relay:{work}:queue:commission") == 1
-        assert client.zcard("relay:{work}:later:commission") == 0
+        assert client.xlen("relay:{jobs}:queue:commission") == 1
+        assert client.zcard("relay:{jobs}:delayed:commission") == 0
 
 
 def test_without_redis(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_without_redis(tmp_path: Path) -> None:
 
 def test_from_asyncio(redis_server: RedisServer) -> None:
     async def run() -> None:
-        async with aio_manager.TaskManager(redis_server.url, max_backlog=2) as manager:
+        async with aio.TaskManager(redis_server.url, max_backlog=2) as manager:
             task_id = await manager.create("commission", {"a": 1}, title="one")
             state = await manager.get(task_id)
             assert state is not None

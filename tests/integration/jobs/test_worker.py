@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from relay_client import worker_command
-from relay_client.working import plans
-from relay_client.working.manager import TaskManager
+from relay_jobs import command, operations
+from relay_jobs.manager import TaskManager
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
@@ -36,7 +35,7 @@ def test_a_commission_is_watched(
 ) -> None:
     """From its announcement to its end, every stage in order."""
     relay = start_relay()
-    start_worker("relay_client.examples.commission:worker")
+    start_worker("relay_jobs.examples.commission:worker")
     with relay.client("c1") as client:
         manager.create("commission", {"subreddit": "golf", "seconds": 0.5}, title="A picture", task_id="c1")
         updates = updates_until(client, "c1", lambda update: update.get("status") == "completed")
@@ -45,11 +44,11 @@ def test_a_commission_is_watched(
     progress = [update["progress"] for update in updates if "progress" in update]
     assert progress == sorted(progress)
     assert updates[-1]["image_url"].startswith("https://")
-    assert left_in_redis(redis_server) == {}
+    eventually(lambda: left_in_redis(redis_server) == {})
 
 
 def test_a_pipeline_runs_in_a_thread(manager: TaskManager, start_worker: StartWorker) -> None:
-    start_worker("relay_client.examples.pipeline:worker")
+    start_worker("relay_jobs.examples.pipeline:worker")
     task_id = manager.create("pipeline", {"records": 10, "seconds": 0.4})
     state = manager.wait(task_id, 10)
     assert state.status == "completed", state
@@ -78,9 +77,9 @@ def test_a_cancelled_one_never_starts(
     whole = manager.create("slow", {"seconds": 30})
     half = manager.create("slow", {"seconds": 30})
     assert manager.cancel(whole)
-    asked = next(plans.cancelled(manager.publisher.updates, half))
+    asked = next(operations.cancelled(manager.publisher.updates, half))
     assert isinstance(asked, list)
-    manager.publisher.courier.deliver(asked)
+    manager.publisher.sender.deliver(asked)
     start_worker()
     for task_id in (whole, half):
         state = manager.wait(task_id, 5)
@@ -106,7 +105,7 @@ def test_failed_in_the_end(
     cases = [
         ("flaky", 3, "OSError: trouble 3"),
         ("hopeless", 1, "out of paint"),
-        ("exits", 2, "SystemExit(3)"),
+        ("exits", 2, "SystemExit: 3"),
         ("odd", 1, "object is not JSON"),
         ("hanging", 2, "TimeoutError: not done within 0.3 s"),
     ]
@@ -119,9 +118,29 @@ def test_failed_in_the_end(
     assert worker.child.poll() is None
 
 
+def test_a_base_exception_ends_its_own_task_alone(
+    redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
+) -> None:
+    """On the event loop and in a thread, also where not even its repr can be had; a neighbour goes on."""
+    worker = start_worker()
+    neighbour = manager.create("slow", {"seconds": 1.5})
+    state_when(manager, neighbour, has_begun)
+    for kind, error in (
+        ("aborts", "Abort: no text"),
+        ("exits_async", "SystemExit: 4"),
+        ("aborts_in_thread", "Abort: no text"),
+    ):
+        state = manager.wait(manager.create(kind), 10)
+        assert (state.status, error in state.fields["error"]) == ("failed", True), state
+    state = manager.wait(neighbour, 10)
+    assert (state.status, state.fields["attempt"]) == ("completed", 1)
+    assert worker.child.poll() is None
+    eventually(lambda: left_in_redis(redis_server) == {})
+
+
 def test_poison(redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker) -> None:
     """What is no task is removed, said of the tasks that it names, and does no harm to the next."""
-    queue = "relay:{work}:queue:slow"
+    queue = "relay:{jobs}:queue:slow"
     good = {"kind": "slow", "params": {}, "info": {"status": "pending"}}
     jobs = {
         "no-json": "{",
@@ -135,7 +154,7 @@ def test_poison(redis_server: RedisServer, manager: TaskManager, start_worker: S
         client.xadd(queue, {b"task_id": b"\xff"})
         client.xadd(queue, {"task_id": "unknown"})
         for task_id, job in jobs.items():
-            client.hset(f"relay:{{work}}:task:{task_id}", mapping={"job": job, "token": "t"})
+            client.hset(f"relay:{{jobs}}:task:{task_id}", mapping={"job": job, "token": "t"})
             client.xadd(queue, {"task_id": task_id})
     worker = start_worker()
     task_id = manager.create("slow", {"seconds": 0.1})
@@ -172,14 +191,14 @@ def test_one_that_has_ended_is_not_run_again(
 def test_one_whose_creator_died_is_announced_and_run(
     redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker, start_relay: StartRelay
 ) -> None:
-    plan = plans.created(manager.publisher.updates, 10, "slow", {"seconds": 0.1}, "Half", None, {})
+    plan = operations.created(manager.publisher.updates, 10, "slow", {"seconds": 0.1}, "Half", None, {})
     taken = next(plan)
     assert isinstance(taken, list)
-    manager.publisher.courier.deliver(taken)
+    manager.publisher.sender.deliver(taken)
     relay = start_relay()
     with redis_server.client() as client, relay.client() as watcher:
-        ((member, _),) = client.zrange("relay:{work}:later:slow", 0, -1, withscores=True)
-        client.zadd("relay:{work}:later:slow", {member: 1})  # half a minute later
+        ((member, _),) = client.zrange("relay:{jobs}:delayed:slow", 0, -1, withscores=True)
+        client.zadd("relay:{jobs}:delayed:slow", {member: 1})  # half a minute later
         start_worker()
         info = watcher.receive()["data"]["task_info"]
         assert (info["task_id"], info["title"]) == (member.decode(), "Half")
@@ -205,7 +224,7 @@ def test_commands_that_cannot_work(
 ) -> None:
     """One line that says what to do."""
     with pytest.raises(SystemExit) as ended:
-        worker_command.main(arguments)
+        command.main(arguments)
     said = capsys.readouterr().err
     assert (ended.value.code, message in said, said.count("\n")) == (2, True, 1), said
 

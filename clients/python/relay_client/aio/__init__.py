@@ -1,4 +1,4 @@
-"""Relay's clients for asyncio: `Publisher`, `TaskReporter`, `TaskManager`."""
+"""Relay's clients for asyncio: `Publisher`, `TaskReporter`, `subscribe`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from relay_client.aio.publisher import Publisher as Publisher
     from relay_client.aio.reporter import TaskReporter as TaskReporter
-    from relay_client.working.aio_manager import TaskManager as TaskManager
+    from relay_client.subscriber.aio import subscribe as subscribe
 
-_PLACES = {
-    "Publisher": "aio.publisher",
-    "TaskManager": "working.aio_manager",
-    "TaskReporter": "aio.reporter",
+#: The module of each name, which is imported when the name is first used.
+_LAZY_EXPORTS = {
+    "Publisher": "relay_client.aio.publisher",
+    "TaskReporter": "relay_client.aio.reporter",
+    "subscribe": "relay_client.subscriber.aio",
 }
 
-__all__ = [*_PLACES]
+__all__ = [*_LAZY_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'relay_client.aio' has no attribute {name!r}")
-    return getattr(import_module(f"relay_client.{_PLACES[name]}"), name)
+    return getattr(import_module(_LAZY_EXPORTS[name]), name)

@@ -135,7 +135,7 @@ def test_an_end_that_cannot_be_told_is_raised(flavour: Flavour, redis_server: Re
         redis_server.start()
         with pytest.raises(ZeroDivisionError) as caught:
             run(report, ZeroDivisionError())
-        assert any("was not told" in note for note in caught.value.__notes__)
+        assert any("was not notified" in note for note in caught.value.__notes__)
 
 
 def test_signs_of_life_keep_a_silent_task_from_being_stalled(
@@ -208,7 +208,7 @@ def test_an_interrupt_makes_it_cancelled(redis_server: RedisServer) -> None:
 def test_asyncio_cancelled_is_told_within_its_time(redis_server: RedisServer, frozen: bool) -> None:
     async def main() -> float:
         async def work() -> None:
-            report = relay_client.aio.TaskReporter(redis_server.url, cancelled_within=0.4)
+            report = relay_client.aio.TaskReporter(redis_server.url, cancel_timeout=0.4)
             async with report, report("t") as task:
                 task.progress(40)
                 running.set()
@@ -241,7 +241,7 @@ async def test_trio_cancelled_is_told_within_its_time(redis_server: RedisServer,
     started = 0.0
     try:
         with trio.CancelScope() as scope:
-            report = relay_client.trio.TaskReporter(redis_server.url, cancelled_within=0.4)
+            report = relay_client.trio.TaskReporter(redis_server.url, cancel_timeout=0.4)
             async with report, report("t") as task:
                 task.progress(40)
                 if frozen:

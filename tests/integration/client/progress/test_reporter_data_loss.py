@@ -2,7 +2,8 @@
 
 import time
 
-from relay_client import TaskManager, TaskReporter
+from relay_client import TaskReporter
+from relay_jobs import TaskManager
 
 from tests.harness import RedisServer, eventually
 

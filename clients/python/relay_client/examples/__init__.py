@@ -1,1 +1,0 @@
-"""Workers to start from, and a demonstration of all the parts together: `python -m relay_client.examples.demo`."""

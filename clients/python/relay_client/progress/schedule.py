@@ -1,0 +1,166 @@
+"""Which tasks have something to send when: progress at a limited rate, and heartbeats while there is none."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from relay_wire.position import Position
+
+from relay_client.errors import NotDelivered
+from relay_client.progress.task import Task
+from relay_client.publishing.call import Call
+from relay_client.updates import Updates
+
+_log = logging.getLogger("relay_client")
+
+#: Seconds between two rounds: many tasks are sent together.
+_ROUND = 0.01
+
+#: Seconds before a task is tried again whose updates were not delivered by their deadline.
+_PAUSE = 1.0
+
+
+class Sending(NamedTuple):
+    """Calls of a task that are on their way; is_heartbeat: they carry no fields."""
+
+    task: Task
+    calls: list[Call]
+    is_heartbeat: bool
+
+
+class Schedule:
+    """The tasks of a reporter: a source of its publisher's sender. For the sender's thread, but for `note`."""
+
+    def __init__(self, updates: Updates, rate: float, heartbeat: float) -> None:
+        """Make a schedule without tasks.
+
+        Args:
+            updates: Makes the calls.
+            rate: Updates of each task per second, at most.
+            heartbeat: Seconds without an update after which a heartbeat is sent.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        if not 0 < rate <= 1000:
+            raise ValueError(f"rate must be over 0 and at most 1000 a second, not {rate!r}")
+        if not 0 < heartbeat < float("inf"):
+            raise ValueError(f"heartbeat must be over 0 s, not {heartbeat!r}")
+        self._updates = updates
+        self._interval = 1.0 / rate
+        self._heartbeat = heartbeat
+        self._tasks: set[Task] = set()
+        self._noted: deque[Task] = deque()
+        self._waiting: set[Task] = set()  # have something to send that is not due yet
+        self._next_round = 0.0
+        self._is_failing = False
+        self._on_the_way: list[Sending] = []
+
+    def add(self, task: Task) -> None:
+        """Take in a task that has begun."""
+        self._tasks.add(task)
+
+    def remove(self, task: Task) -> None:
+        """Send nothing more of a task."""
+        self._tasks.discard(task)
+        self._waiting.discard(task)
+
+    @property
+    def is_empty(self) -> bool:
+        """There are no tasks."""
+        return not self._tasks
+
+    def note(self, task: Task) -> None:
+        """Note that a task has something to send. From any thread."""
+        self._noted.append(task)
+
+    def collect(self, now: float, put: Callable[[list[Call]], None]) -> float | None:
+        """See `relay_client.publishing.sender.Source`."""
+        if self._on_the_way:
+            if not all(call.is_settled for sending in self._on_the_way for call in sending.calls):
+                return None
+            self.settle(self._on_the_way, now)
+        self._on_the_way = self.put_due(now, put)
+        return None if self._on_the_way else self.wait(now)
+
+    def calls_on_the_way(self) -> list[Call]:
+        """Return the calls that were queued and are not settled."""
+        return [call for sending in self._on_the_way for call in sending.calls if not call.is_settled]
+
+    def wait(self, now: float) -> float | None:
+        """Return the seconds until something is due, unless something is noted before; None when there are no tasks."""
+        if not self._tasks:
+            return None
+        times = [max(task.not_before, self._next_round) for task in self._waiting]
+        times += [max(task.last_sent + self._heartbeat, task.not_before) for task in self._tasks]
+        if self._noted:
+            times.append(self._next_round)
+        return max(0.0, min(times) - now)
+
+    def put_due(self, now: float, put: Callable[[list[Call]], None]) -> list[Sending]:
+        """Queue what is due."""
+        if now < self._next_round:
+            return []
+        while self._noted:
+            task = self._noted.popleft()
+            if task in self._tasks:
+                self._waiting.add(task)
+        sending: list[Sending] = []
+        try:
+            for task in [task for task in self._waiting if task.not_before <= now]:
+                self._waiting.discard(task)
+                task.not_before = now + self._interval
+                calls = task.take(self._updates, put)
+                if calls:
+                    sending.append(Sending(task, calls, False))
+            for task in [each for each in self._tasks if now >= max(each.last_sent + self._heartbeat, each.not_before)]:
+                task.not_before = now + min(self._interval, self._heartbeat)
+                heartbeat = [self._updates.heartbeat(task.id)]
+                put(heartbeat)
+                sending.append(Sending(task, heartbeat, True))
+        except NotDelivered as error:  # the queue is full, or closed
+            self._note_failure(error)
+            self._next_round = now + _PAUSE
+            self._waiting.update(task for task in self._tasks if task.has_pending())
+        else:
+            self._next_round = now + _ROUND
+        return sending
+
+    def settle(self, sending: list[Sending], now: float) -> None:
+        """Note the outcome of calls that are settled."""
+        for task, calls, is_heartbeat in sending:
+            errors = [call.error for call in calls if call.error is not None]
+            if errors:
+                self._note_failure(errors[0])
+                task.not_before = now + _PAUSE
+                if not is_heartbeat:
+                    task.requeue()
+            elif is_heartbeat and calls[0].outcome() is False:
+                _log.warning("Redis does not know task %s any more; it is sent again", task.id)
+                task.requeue_all()
+                task.last_sent = now
+            else:
+                self._is_failing = False
+                if is_heartbeat:
+                    task.last_sent = now
+                else:
+                    task.acknowledged(now)
+                    self._note_epoch(task, calls)
+            if task.has_pending() and task in self._tasks:
+                self._waiting.add(task)
+
+    @staticmethod
+    def _note_epoch(task: Task, calls: list[Call]) -> None:
+        """Notice that Redis has lost the task: an update alone creates it again, without any heartbeat to show it."""
+        position = calls[-1].outcome()
+        epoch = position.epoch if isinstance(position, Position) else task.epoch
+        if task.epoch not in (None, epoch):
+            _log.warning("Redis has lost task %s; it is sent again", task.id)
+            task.requeue_all()
+        task.epoch = epoch
+
+    def _note_failure(self, error: NotDelivered) -> None:
+        if not self._is_failing:
+            _log.warning("progress of tasks is not delivered, and tried again: %s", error)
+        self._is_failing = True

@@ -1,0 +1,417 @@
+"""One task as its worker sees it: what it reports is merged here until a reporter sends it.
+
+    progress() ... progress() -> fields -> taken, queued -> acknowledged
+                                    ^             |
+                                    +-------------+  not delivered: to be taken again
+
+Reporting only writes the last values, and takes no lock. What is sent are those that differ from what was taken last; what was
+taken and not delivered counts as not taken; and the update that ends the task carries all that is not acknowledged. So the last
+value is never lost, however much is merged.
+
+Any thread, signal handler or finalizer may report. Taking, acknowledging and ending is left to the sender: its thread, or its
+event loop.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from operator import length_hint
+from time import monotonic
+from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakSet
+
+from relay_wire.channels import MAX_FIELDS
+from relay_wire.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING
+
+from relay_client.encoding import encode
+from relay_client.errors import NotDelivered
+from relay_client.publishing.call import Call
+from relay_client.updates import Updates, task_channel
+
+_T = TypeVar("_T")
+
+#: Changes of stage that are kept apart while they wait; of more, the oldest are merged.
+_MAX_STAGES = 16
+
+#: Longest text of an error that is published, in characters.
+_MAX_ERROR_LENGTH = 2000
+
+#: How often the sender looks again for a stage that ended while it looked.
+_MAX_LOOKS = 10
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+#: Tasks that have begun: what a forked child has of them is not its own.
+_open_tasks: "WeakSet[Task]" = WeakSet()
+
+
+class TaskCancelled(Exception):
+    """Raise it to end a task as cancelled. A task whose cancellation was requested raises it where it next reports."""
+
+
+def utc_now_iso() -> str:
+    """Return the time as tasks have it: ISO 8601, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error as a task's field ``error``."""
+    text = safe_str(error)
+    return f"{type(error).__name__}: {text}"[:_MAX_ERROR_LENGTH] if text else type(error).__name__
+
+
+def safe_str(error: BaseException) -> str:
+    """Return the text of an error, cut where it is long: always text that can be published."""
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - other people's code
+        text = f"(its text cannot be read: {type(failure).__name__})"
+    return text[:_MAX_ERROR_LENGTH].encode(errors="backslashreplace").decode()
+
+
+class Task:
+    """A task, for the code that works on it. Reporters make tasks.
+
+    Its methods neither block nor wait, and may be called from any thread. What is reported is merged, and sent a few times per
+    second at most; changes of stage stay apart.
+
+    Attributes:
+        id: The task's id.
+        failure: What kept a part of its fields from being published for good.
+    """
+
+    def __init__(self, task_id: str | int | None, info: Mapping[str, Any], note: Callable[["Task"], None]) -> None:
+        self.id = uuid4().hex if task_id is None else str(task_id)
+        task_channel(self.id)
+        self._info = _copied({name: value for name, value in info.items() if value is not None})
+        self._note = note
+        self._fields: dict[str, Any] = {}  # the last values of all that was ever reported
+        self._ended_stages: deque[dict[str, Any]] = deque(maxlen=_MAX_STAGES)  # the fields when each of them ended
+        self._stage: str | None = None
+        self._is_noted = False
+        #: Why nothing can be reported any more.
+        self._stopped: Exception | None = None
+        # The sender's alone:
+        self._taken: dict[str, Any] = {}  # what was taken of the fields
+        self._unacknowledged: set[str] = set()  # the names of those that have not arrived
+        self._has_ended = False
+        #: Of its channel, when an update last arrived.
+        self.epoch: str | None = None
+        #: When something of it was last sent with success, and when it may be next; monotonic seconds.
+        self.last_sent = 0.0
+        self.not_before = 0.0
+        self.failure: Exception | None = None
+
+    def progress(
+        self, progress: float | None = None, message: str | None = None, *, stage: str | None = None, **fields: Any
+    ) -> None:
+        """Report how far the task is. Costs about a microsecond: call it as often as you like.
+
+        Args:
+            progress: Percent, from 0 to 100.
+            message: What the task is about just now.
+            stage: Name of the stage. Stages stay apart when updates are merged.
+            fields: Further fields, published as they are; values that JSON has a form for.
+
+        Raises:
+            ValueError, TypeError: Something cannot be published.
+            TaskCancelled: The task's cancellation was requested.
+            RuntimeError: The task has ended.
+        """
+        if self._stopped is not None:
+            raise type(self._stopped)(*self._stopped.args)
+        if progress is not None:
+            if not 0 <= progress <= 100:
+                raise ValueError(f"progress is from 0 to 100, not {progress!r}")
+            if type(progress) is not int and type(progress) is not float:
+                progress = float(progress)
+        if message is not None and type(message) is not str:
+            message = str(message)
+        if fields:
+            fields = self._checked(fields)
+        if stage is not None and stage != self._stage:
+            if self._stage is not None:
+                self._ended_stages.append(self._fields.copy())  # before anything of the next one is written
+            self._fields["stage"] = self._stage = str(stage)
+        # Each of these is atomic, and is before the look at `_is_noted`, which the sender resets before it looks at these.
+        if progress is not None:
+            self._fields["progress"] = progress
+        if message is not None:
+            self._fields["message"] = message
+        if fields:
+            self._fields.update(fields)
+        if not self._is_noted:
+            self._is_noted = True
+            self._note(self)
+
+    def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
+        # With some room for those of this module's own.
+        if len(self._fields.keys() | fields.keys()) > MAX_FIELDS - 16:
+            raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
+        return _copied(fields)
+
+    def update(self, **fields: Any) -> None:
+        """Report fields; raises as `progress`."""
+        self.progress(None, None, **fields)
+
+    def track(
+        self,
+        items: Iterable[_T],
+        *,
+        total: int | None = None,
+        start: float = 0.0,
+        end: float = 100.0,
+        message: str | None = None,
+        stage: str | None = None,
+    ) -> Iterator[_T]:
+        """Iterate over items, and report after each one how many are done: ``done``, ``total`` and the progress.
+
+        Args:
+            items: The items.
+            total: Their number; by default their length, where they have one. Without it there is no progress.
+            start: The task's progress before the first item, in percent.
+            end: The task's progress after the last item, in percent.
+            message: As for `progress`.
+            stage: As for `progress`.
+
+        Raises:
+            ValueError: start and end are out of range. Otherwise as `progress`.
+        """
+        count = _Count(self, items, total, start, end, message, stage)
+        for item in items:
+            yield item
+            count.one_more()
+
+    async def atrack(
+        self,
+        items: AsyncIterable[_T],
+        *,
+        total: int | None = None,
+        start: float = 0.0,
+        end: float = 100.0,
+        message: str | None = None,
+        stage: str | None = None,
+    ) -> AsyncIterator[_T]:
+        """Iterate with ``async for``; arguments and errors as for `track`."""
+        count = _Count(self, items, total, start, end, message, stage)
+        async for item in items:
+            yield item
+            count.one_more()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Its cancellation was requested: end soon, for instance by raising TaskCancelled."""
+        return isinstance(self._stopped, TaskCancelled)
+
+    def request_cancel(self, reason: str = "cancelled") -> None:
+        """Have it raise TaskCancelled where it next reports. From any thread."""
+        if self._stopped is None:
+            self._stopped = TaskCancelled(reason)
+
+    # What follows is for reporters.
+
+    def begin(self, updates: Updates, *, announce: bool) -> list[Call]:
+        """Return the calls that announce and start it."""
+        created = {"status": PENDING, "created_at": utc_now_iso(), **self._info}
+        # The whole of it, for those who were subscribed before there was such a task.
+        started = {**created, "status": IN_PROGRESS, "started_at": utc_now_iso()}
+        if not announce:
+            started = {**self._info, "status": IN_PROGRESS, "started_at": started["started_at"]}
+        calls = updates.created(self.id, created) if announce else []
+        calls += updates.task_update(self.id, started)
+        self._fields.update(started)
+        self._taken.update(started)
+        self.last_sent = self.not_before = monotonic()
+        _open_tasks.add(self)
+        return calls
+
+    def has_pending(self) -> bool:
+        """Return whether there is something to send."""
+        return self._is_noted and not self._has_ended
+
+    def take(self, updates: Updates, put: Callable[[list[Call]], None]) -> list[Call]:
+        """Take what is to be sent, and queue it. Raises NotDelivered when there is no room; nothing is taken then."""
+        if self._has_ended:
+            return []
+        calls = self._take(updates)
+        try:
+            if calls:
+                put(calls)
+        except NotDelivered:
+            self.requeue()
+            raise
+        return calls
+
+    def _take(self, updates: Updates) -> list[Call]:
+        self._is_noted = False
+        calls: list[Call] = []
+        for part in self._parts():
+            try:
+                calls += updates.task_update(self.id, part)
+            except (TypeError, ValueError):  # checked one by one, they are too long together
+                calls += self._take_each(updates, part)
+            else:
+                self._unacknowledged.update(part)
+        return calls
+
+    def _parts(self) -> list[dict[str, Any]]:
+        """Take what differs from what was taken before: one part for each stage."""
+        parts: list[dict[str, Any]] = []
+        fields = self._fields
+        for _ in range(_MAX_LOOKS):
+            while self._ended_stages:
+                parts.append(self._difference(self._ended_stages.popleft()))
+            fields = self._fields.copy()
+            if not self._ended_stages:
+                break  # else a stage has ended meanwhile, and comes before these
+        parts.append(self._difference(fields))
+        return [part for part in parts if part]
+
+    def _difference(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        taken = self._taken
+        part = {name: value for name, value in fields.items() if not _is_same(value, taken.get(name, self))}
+        taken.update(part)
+        return part
+
+    def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
+        calls: list[Call] = []
+        for name, value in part.items():
+            try:
+                calls += updates.task_update(self.id, {name: value})
+            except (TypeError, ValueError) as error:
+                self.failure = error
+            else:
+                self._unacknowledged.add(name)
+        return calls
+
+    def acknowledged(self, now: float) -> None:
+        """Note that what was taken has arrived."""
+        self._unacknowledged.clear()
+        self.last_sent = now
+
+    def requeue(self) -> None:
+        """Note that what was taken has not arrived: it is to be taken again."""
+        for name in self._unacknowledged:
+            self._taken.pop(name, None)
+        self._unacknowledged.clear()
+        self._is_noted = True
+
+    def requeue_all(self) -> None:
+        """Note that Redis has lost the task: all that is known of it is to be taken again."""
+        self._unacknowledged.update(self._taken)
+        self.requeue()
+
+    def end(
+        self, updates: Updates, put: Callable[[list[Call]], None], status: str, fields: Mapping[str, Any]
+    ) -> list[Call]:
+        """Queue its last updates: what is to be sent still, and then its end.
+
+        Raises:
+            NotDelivered: There is no room.
+            RuntimeError: It has ended before.
+            TypeError, ValueError: The fields cannot be published.
+        """
+        if self._has_ended:
+            raise RuntimeError(*(self._stopped.args if self._stopped else ()))
+        calls = self._take(updates)
+        uncertain = {name: self._fields[name] for name in self._unacknowledged}
+        try:
+            calls += updates.task_update(self.id, {**uncertain, **fields, "status": status})
+        except ValueError:  # together they are too long
+            calls += self._take_each(updates, uncertain)
+            calls += updates.task_update(self.id, {**fields, "status": status})
+        put(calls)
+        self.abandon()
+        return calls
+
+    def abandon(self) -> None:
+        """Send nothing more of it: it belongs to another worker from now on, or to nobody."""
+        self._has_ended = True
+        if self._stopped is None:
+            self._stopped = RuntimeError(f"task {self.id} has ended")
+
+    def detach_after_fork(self) -> None:
+        """In a forked child: it is the parent's."""
+        self._has_ended = True
+        self._stopped = RuntimeError(f"task {self.id} is its parent process's; a forked child begins its own")
+
+
+class _Count:
+    """The items that `Task.track` has seen."""
+
+    def __init__(
+        self,
+        task: Task,
+        items: object,
+        total: int | None,
+        start: float,
+        end: float,
+        message: str | None,
+        stage: str | None,
+    ) -> None:
+        if not 0 <= start <= end <= 100:
+            raise ValueError(f"start and end are from 0 to 100, not {start!r} and {end!r}")
+        self._task = task
+        self._done = 0
+        self._total = (length_hint(items, -1) if total is None else total) or 0
+        self._start, self._end = start, end
+        counted = {"done": 0, "total": self._total} if self._total > 0 else {"done": 0}
+        task.progress(start if self._total > 0 else None, message, stage=stage, **counted)
+
+    def one_more(self) -> None:
+        self._done += 1
+        if self._total > 0:
+            part = min(1.0, self._done / self._total)
+            self._task.progress(round(self._start + (self._end - self._start) * part, 2), done=self._done)
+        else:
+            self._task.progress(done=self._done)
+
+
+def _copied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields that do not change when their values do. Raises TypeError or ValueError for what has no JSON form."""
+    return {
+        name: value
+        if type(value) in _PLAIN
+        else json.loads(encode(value))
+        if type(value) is not float
+        else _finite(value)
+        for name, value in fields.items()
+    }
+
+
+def _finite(value: float) -> float:
+    if not isfinite(value):
+        raise ValueError(f"{value!r} is not JSON")
+    return value
+
+
+def _is_same(value: object, other: object) -> bool:
+    return value is other or (type(value) is type(other) and value == other)
+
+
+def terminal_fields(error: BaseException | None) -> tuple[str, dict[str, Any]]:
+    """Return the status and the last fields of a task that ended with an error, or with none."""
+    if error is None:
+        return COMPLETED, {"progress": 100, "completed_at": utc_now_iso()}
+    if _has_failed(error):
+        return FAILED, {"error": error_text(error), "completed_at": utc_now_iso()}
+    return CANCELLED, {"completed_at": utc_now_iso()}
+
+
+def _has_failed(error: BaseException) -> bool:
+    """Tell an error from a cancellation: KeyboardInterrupt and the event loops' Cancelled are no Exceptions."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_has_failed(each) for each in error.exceptions)
+    return isinstance(error, Exception) and not isinstance(error, TaskCancelled)
+
+
+def _detach_all() -> None:
+    for task in tuple(_open_tasks):
+        task.detach_after_fork()
+
+
+os.register_at_fork(after_in_child=_detach_all)

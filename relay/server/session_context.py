@@ -1,0 +1,41 @@
+"""What all sessions of a process share, made before the first of them and passed to each."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from relay.config import Settings
+from relay.core.hub import Hub
+from relay.core.recovery import Snapshot
+from relay.core.send_queue import QueueLimits
+from relay.core.updates import Position
+from relay.server.session_registry import SessionRegistry
+from relay.server.statistics import Statistics
+
+#: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
+LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContext:
+    """The surroundings of a session.
+
+    Attributes:
+        settings: The limits of a client.
+        limits: The limits of a client's send queue.
+        hub: Where a session subscribes.
+        registry: Where a session registers while it lives.
+        statistics: Counts what a session does.
+        load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
+    """
+
+    settings: Settings
+    limits: QueueLimits
+    hub: Hub
+    registry: SessionRegistry
+    statistics: Statistics
+    load_history: LoadHistory
+
+
+def limits_of(settings: Settings) -> QueueLimits:
+    """Return the limits of a client's send queue."""
+    return QueueLimits(settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age)
