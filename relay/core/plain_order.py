@@ -205,8 +205,8 @@ class PlainOrder:
         if len(self._queue) >= MAX_QUEUED:
             return  # it will be repeated
         self._advance(now)
-        # One that holds back what it received on an earlier connection as well cannot compare that by its number: then the other
-        # waits until it is done.
+        # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
+        # other one waits until it is done.
         if self.state is not OrderState.FLOWING and self._held_from == self._connected_at:
             self._queue.insert(self._old_count(), _BarrierRequest(request, self._received_count))
         self._queue.append(_BarrierRequest(request, None))

@@ -35,9 +35,6 @@ _log = structlog.get_logger("relay.session")
 #: Encodes what is sent to one client alone and carries no update.
 REPLY_ENCODING = PLAIN
 
-#: Messages of a client that are executed in one turn of the event loop.
-_MESSAGES_AT_ONCE = 16
-
 
 @cache
 def format_of(encoding: Encoding, framing: Framing) -> Format:
@@ -270,8 +267,6 @@ class Session:
                 self.close(event.close)
             elif isinstance(event, PeerClosed):
                 self.close(Close.ABNORMAL_CLOSURE if event.code == 1006 else Close.NORMAL)
-            if index % _MESSAGES_AT_ONCE == _MESSAGES_AT_ONCE - 1:
-                await trio.lowlevel.checkpoint()
 
     async def _wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
