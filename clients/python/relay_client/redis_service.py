@@ -8,8 +8,8 @@
     await redis_service.publish_task_update("task-123", {"status": "in_progress", "progress": 40})
     await redis_service.disconnect()
 
-It publishes plainly, on ``task_updates`` and ``general_updates``, as services always did. A durable publish is better, and still
-this is the default. A durable one goes out with its position on a channel of Relay's own, where other services that listen on
+It publishes plainly, on ``task_updates`` and ``general_updates``, as services always did. A durable publish is better, but
+not the default. A durable one goes out with its position on a channel of Relay's own, where other services that listen on
 ``task_updates`` do not receive it; and if both were sent, every client would get everything twice, for a relay records the
 plain one as well. So a relay that receives the plain one gives it its position. What no subscriber received, because Redis has
 just been restarted and its listeners are not back yet, is published durably instead. Where only relays listen, use
