@@ -1,87 +1,128 @@
-# `make run`, `make demo` and `make test` for everybody; then for those who work on Relay; last for those who operate it.
+# Targets for everybody (run, demo, test), then for contributors, then for operators.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast faults bench format clean \
-	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local docker-stop-local
+.PHONY: help run demo test test-fast test-compat faults bench format docs clean \
+	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
-help:  ## Show what there is
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml clients/wire/pyproject.toml clients/python/pyproject.toml clients/jobs/pyproject.toml
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[embedded]'
-	@touch $@
+# The packages of this repository that Relay needs, and the files that say what they need.
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
+MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
+COMMA := ,
 
-$(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs -e '.[test,bench]'
-	@touch $@
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
 
-run: $(STAMP)  ## Start the relay, with a Redis of its own when none is configured
+# $(call install,EXTRAS): install Relay with these extras into the virtual environment.
+define install
+@echo "Installing into $(VENV) ..."
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGES) -e '.[$(1)]'
+@touch $@
+endef
+
+$(STAMP): $(MANIFESTS) | $(BIN)/python
+	$(call install,embedded)
+
+# These contain the extra `embedded`, too.
+$(VENV)/.installed-test: $(MANIFESTS) | $(BIN)/python
+	$(call install,test$(COMMA)bench)
+	@touch $(STAMP)
+
+$(VENV)/.installed-compat: $(MANIFESTS) | $(BIN)/python
+	$(call install,compat)
+	@touch $(STAMP)
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(call install,docs)
+
+run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
-demo: $(STAMP)  ## A relay with its Redis, a manager and workers, and tasks that advance in the terminal
+demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
-test: $(VENV)/.installed-test  ## All linters, types and tests
+# Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
+# The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/lint-imports
+	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
+	$(PYTEST) -n $$((2 * $$(nproc))); tests=$$?; \
+	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
-test-fast: $(VENV)/.installed-test  ## The tests that start no server: core, protocols, sessions, clients
-	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/integration
+test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
+	$(PYTEST) -n auto --ignore tests/integration
 
-faults: $(VENV)/.installed-test  ## Break everything 200 times, and count what is lost
+# The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
+COMPAT := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py) \
+	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
+	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe.py jobs/test_worker.py tail)
+
+test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
+
+faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
 
-bench: $(VENV)/.installed-test  ## Measure Relay beside others, some eight minutes
+bench: $(VENV)/.installed-test  ## Compare Relay with its peers, about eight minutes
 	$(BIN)/python -m benchmarks run --quick
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .tox
+docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
-# For operators. Redis is where REDIS_URL, REDIS_HOST, ... say; else what a relay on this machine has brought along; else
-# 127.0.0.1:6379, where docker/compose.yml has it. The relay is at RELAY_URL, ws://127.0.0.1:8000 by default.
+clean:  ## Delete everything that was installed, built or cached
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site
 
-test-redis: $(STAMP)  ## Publish to Redis, and see it come back through a WebSocket
+# For operators. They use the Redis of REDIS_URL, REDIS_HOST, ...; else the embedded Redis of a relay on this machine; else
+# 127.0.0.1:6379, the address in docker/compose.yml. The relay is at RELAY_URL, by default ws://127.0.0.1:8000.
+
+test-redis: $(STAMP)  ## Publish to Redis, and receive the update on a WebSocket
 	@$(BIN)/python docker/scripts/round_trip.py
 
-redis-status: $(STAMP)  ## Does Redis answer, how full is it, who listens
+redis-status: $(STAMP)  ## Show whether Redis answers, its memory use and its subscribers
 	@$(BIN)/python docker/scripts/redis_status.py
 
-redis-cli: $(STAMP)  ## redis-cli on that Redis; ARGS='INFO memory' runs one command
+redis-cli: $(STAMP)  ## Open redis-cli on that Redis; ARGS='INFO memory' runs one command
 	@set -f; exec $(BIN)/python docker/scripts/redis_cli.py $(ARGS)
 
-redis-logs: $(STAMP)  ## The last LINES (100) of Redis' log; FOLLOW=1 goes on
+redis-logs: $(STAMP)  ## Show the last LINES (100) of the log of Redis; FOLLOW=1 follows it
 	@$(BIN)/python docker/scripts/redis_logs.py --lines $(LINES) $(if $(FOLLOW),--follow); \
 	status=$$?; [ $$status -eq 3 ] || exit $$status; \
 	$(call compose,logs --tail $(LINES) $(if $(FOLLOW),--follow) redis)
 
-health-check:  ## Does the relay live, is it ready, what does it count
+health-check:  ## Show whether the relay is alive and ready, and its main metrics
 	@$(PYTHON) docker/scripts/health_check.py
 
-show-logs:  ## The last LINES (100) of what docker-run-local started; FOLLOW=1 goes on
+show-logs:  ## Show the last LINES (100) of the logs of the containers; FOLLOW=1 follows them
 	@$(call compose,logs --tail $(LINES) $(if $(FOLLOW),--follow))
 
-docker-run-local:  ## Redis, two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 adds the example workers
+docker-run-local:  ## Start Redis and two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 adds workers
 	@$(call compose,$(if $(WORKERS),--profile workers) up --build --detach)
 	@RELAY_URL= $(PYTHON) docker/scripts/health_check.py --wait 120
 
-docker-stop-local:  ## Stop them; what Redis holds is kept
+check-image: $(VENV)/.installed-test  ## Build docker/Dockerfile without a container engine and run the image (Debian, root)
+	@PYTHON=$(BIN)/python docker/scripts/check_image.sh
+
+docker-stop-local:  ## Stop the containers; Redis keeps its data
 	@$(call compose,--profile workers down)
 
 LINES ?= 100
 
-# $(call compose,ARGUMENTS): run Docker Compose or Podman's, whichever is there. COMPOSE names another one.
+# $(call compose,ARGUMENTS): run Docker Compose or Podman Compose, whichever is installed. COMPOSE overrides the choice.
 define compose
 compose="$(COMPOSE)"; \
 if [ -z "$$compose" ]; then \
@@ -90,7 +131,7 @@ if [ -z "$$compose" ]; then \
 	elif podman compose version >/dev/null 2>&1; then compose="podman compose"; \
 	elif command -v podman-compose >/dev/null; then compose=podman-compose; \
 	else echo "No Docker Compose and no Podman Compose here: install one (docs/deploy.md)." \
-		"Without containers: 'make run', whose log is on its terminal; services log to 'journalctl -u relay'." >&2; exit 1; fi; \
+		"Without containers, use 'make run', which logs to its terminal, or 'journalctl -u relay' for the systemd service." >&2; exit 1; fi; \
 fi; \
 $$compose -f docker/compose.yml $(1)
 endef

@@ -1,5 +1,6 @@
 """`python -m benchmarks`: run the suite, compare two results, make a report of one."""
 
+import gc
 import sys
 import tempfile
 import time
@@ -10,27 +11,26 @@ import typer
 
 from benchmarks import machine
 from benchmarks.compare import compared
-from benchmarks.context import Context, Size
 from benchmarks.peers import PEERS
-from benchmarks.report import as_html, as_png
+from benchmarks.plots import draw_all
 from benchmarks.results import Results
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.tables import as_markdown, as_text
+from benchmarks.scenarios.base import Context, Size, Trial
+from benchmarks.tables import as_text, rendered
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-#: The fastest peers that are easily had: two in Python, one in C.
+#: The fastest peers that are easy to install: two in Python, one in C.
 _FEW = ("picows", "websockets", "nchan")
 
-_RESULTS = Path("benchmarks/results")
-_names = {peer.name: peer for peer in PEERS}
+_PEER_NAMES = [peer.name for peer in PEERS]
 
 ResultFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 
 
 @app.callback()
 def main() -> None:
-    """Relay's fan-out benchmarks; docs/benchmarks.md says what they mean."""
+    """Relay's fan-out benchmarks; docs/benchmarks.md explains the figures."""
 
 
 def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:
@@ -42,42 +42,51 @@ def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:
 
 
 @app.command()
+def scenarios() -> None:
+    """List the scenarios with the question that each answers."""
+    for scenario in SCENARIOS.values():
+        print(f"{scenario.name:10} {scenario.question}")
+
+
+@app.command()
 def run(
     scenarios: Annotated[
-        list[str] | None, typer.Argument(help=f"which, in this order; all when not given: {', '.join(SCENARIOS)}")
+        list[str] | None, typer.Argument(help=f"which, in this order; by default all: {', '.join(SCENARIOS)}")
     ] = None,
     peers: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"whom to compare with: 'all', 'none', or some of {', '.join(_names)}; not given: all, "
-            f"with --quick and --tiny {', '.join(_FEW)}"
+            help=f"'all', 'none', or some of {', '.join(_PEER_NAMES)}; by default all, with --quick and --tiny "
+            f"{', '.join(_FEW)}"
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer, shorter rounds and smaller crowds")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="see that it runs; the figures mean nothing")] = False,
-    seed: Annotated[int, typer.Option(help="of all that is chosen at random")] = 1,
+    seed: Annotated[int, typer.Option(help="of all random choices")] = 1,
     json: Annotated[Path | None, typer.Option(help="the result file", dir_okay=False)] = None,
 ) -> None:
     """Run scenarios, print their tables, write the result file. Exits with 1 when Relay lost something, whatever the speed."""
     chosen = _chosen(scenarios, list(SCENARIOS), "scenario") or list(SCENARIOS)
     size: Size = "tiny" if tiny else "quick" if quick else "full"
-    among = _chosen(peers, [*_names, "all", "none"], "peer") or (["all"] if size == "full" else list(_FEW))
+    among = _chosen(peers, [*_PEER_NAMES, "all", "none"], "peer") or (["all"] if size == "full" else list(_FEW))
+    selected = [peer for peer in PEERS if peer.name in among or "all" in among]
     facts = machine.facts()
+    facts["packages"] |= dict(pair for peer in selected for pair in peer.versions())
     print(f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, size {size}")
     if facts["cores"] < 2:
         print("note: on one core the server and the load share it; only ratios mean something")
-    compared_with = [peer for peer in PEERS if peer.name in among or "all" in among]
     results = Results(facts, size, seed, [])
-    path = json or _RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path = json or Path(f"benchmarks/results/{time.strftime('%Y%m%d-%H%M%S')}.json")
     began = time.monotonic()
+    gc.freeze()  # a collection of all that was imported would delay the publisher
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as directory, machine.pinned(machine.LOAD_CORE):
-        context = Context(Path(directory), size, seed, compared_with, chosen)
+        context = Context(Path(directory), size, seed, selected, chosen)
         for name in chosen:
-            results.reports.append(SCENARIOS[name](context))
-            print(as_text(results.reports[-1]), flush=True)
+            results.scenarios.append(Trial(SCENARIOS[name], context).run())
+            print(as_text(results.scenarios[-1]), flush=True)
             results.write(path)
     print(f"{time.monotonic() - began:.0f} s; {path}")
-    if any(report.failed for report in results.reports):
+    if any(report.failed for report in results.scenarios):
         raise typer.Exit(1)
 
 
@@ -90,7 +99,7 @@ def _read(path: Path) -> Results:
 
 @app.command()
 def compare(before: ResultFile, after: ResultFile) -> None:
-    """Show two result files as ratios, after to before: of each figure that is better higher or lower."""
+    """Show two result files as ratios, after to before, of each figure that is better higher or lower."""
     print(compared(_read(before), _read(after)))
 
 
@@ -101,17 +110,16 @@ def report(
     png: Annotated[Path | None, typer.Option(help="the plots as a picture", dir_okay=False)] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the tables for a document")] = False,
 ) -> None:
-    """Make a report of a result file; its tables as text when nothing else is asked for."""
+    """Make a report of a result file; prints its tables as text when nothing else is asked for."""
     results = _read(result)
     if html is not None:
-        html.write_text(as_html(results))
+        html.write_text(rendered(results, "report.html"))
     if png is not None:
-        png.write_bytes(as_png(results))
+        png.write_bytes(draw_all(results))
     if markdown:
-        print(as_markdown(results))
+        print(rendered(results, "report.md"))
     if html is None and png is None and not markdown:
-        for one in results.reports:
-            print(as_text(one))
+        print("\n".join(map(as_text, results.scenarios)))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,18 @@ from benchmarks.tables import aligned, parameters
 #: Within this a figure counts as the same.
 _SAME = 0.05
 
+_HEADER = ["server", "case", "figure", "before", "after", "after/before", ""]
+
 
 def compared(before: Results, after: Results) -> str:
-    """For a terminal. What only one of them has, or has under other conditions, is named and left out."""
-    lines = [_conditions(before, after)]
-    for report in after.reports:
+    """Compare two results for a terminal. What only one of them has, or has under other conditions, is named and left out."""
+    one, other = before.machine, after.machine
+    lines = [f"commit {one.get('commit')} ({before.finished}) -> {other.get('commit')} ({after.finished})"]
+    conditions: list[tuple[str, object, object]] = [("size", before.size, after.size)]
+    conditions += [(name, one.get(name), other.get(name)) for name in ("cpu", "cores", "kernel", "python")]
+    if different := [f"{name} {old} against {new}" for name, old, new in conditions if old != new]:
+        lines.append(f"not the same conditions: {', '.join(different)}")
+    for report in after.scenarios:
         earlier = before.report(report.scenario)
         if earlier is None:
             lines.append(f"== {report.scenario}: not in the first file")
@@ -21,43 +28,21 @@ def compared(before: Results, after: Results) -> str:
         else:
             lines.append(f"== {report.scenario}: {report.title} ({parameters(report)})")
             rows = list(_rows(earlier, report))
-            lines += (
-                aligned([["server", "case", "figure", "before", "after", "after/before", ""], *rows]) if rows else []
-            )
-    there = {report.scenario for report in after.reports}
-    lines += [
-        f"== {report.scenario}: not in the second file" for report in before.reports if report.scenario not in there
-    ]
-    return "\n".join(lines)
-
-
-def _conditions(before: Results, after: Results) -> str:
-    different = [
-        f"{name} {before.machine.get(name)} against {after.machine.get(name)}"
-        for name in ("cpu", "cores", "kernel", "python")
-        if before.machine.get(name) != after.machine.get(name)
-    ]
-    if before.size != after.size:
-        different.append(f"size {before.size} against {after.size}")
-    said = (
-        f"commit {before.machine.get('commit')} ({before.finished}) -> {after.machine.get('commit')} ({after.finished})"
-    )
-    return f"{said}\nnot the same conditions: {', '.join(different)}" if different else said
+            lines += aligned([_HEADER, *rows]) if rows else []
+    names = [report.scenario for report in before.scenarios if after.report(report.scenario) is None]
+    return "\n".join([*lines, *(f"== {name}: not in the second file" for name in names)])
 
 
 def _rows(before: Report, after: Report) -> Iterator[list[str]]:
     for row in after.rows:
         earlier = before.row(row.server, row.case)
-        if earlier is None:
-            continue
-        for name in after.columns:
+        for name in after.columns if earlier else ():
             metric = METRICS[name]
-            old, new = earlier.figures.get(name), row.figures.get(name)
+            old, new = earlier.figures.get(name) if earlier else None, row.figures.get(name)
             if metric.better is None or old is None or new is None:
                 continue
-            unchanged = old == new
-            ratio = new / old if old else float("inf")
+            ratio = 1.0 if old == new else new / old if old else float("inf")
             is_better = (ratio > 1) == (metric.better == "higher")
-            verdict = "" if unchanged or abs(ratio - 1) <= _SAME else "better" if is_better else "worse"
-            times = "1.00" if unchanged else f"{ratio:.2f}"
-            yield [row.server, row.case, metric.label, shown(old, metric.unit), shown(new, metric.unit), times, verdict]
+            verdict = "" if abs(ratio - 1) <= _SAME else "better" if is_better else "worse"
+            figures = (shown(old, metric.unit), shown(new, metric.unit), f"{ratio:.2f}")
+            yield [row.server, row.case, metric.label, *figures, verdict]

@@ -1,18 +1,25 @@
-"""The load: one or more generator processes behind one face, and what they have received, as one."""
+"""The load: one or more generator processes behind one interface, and what their clients received, added up.
 
+Commands and results are pickled over a pipe to each process.
+"""
+
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from multiprocessing import Pipe
+from operator import add
+from typing import Any, Self, TypeVar
 
-from benchmarks.doors import Door
-from benchmarks.histogram import Histogram
-from benchmarks.machine import LOAD_CORES
-from benchmarks.remote import Remote
+from benchmarks.latency import Latencies
+from benchmarks.machine import LOAD_CORES, pinned
+from benchmarks.protocol import Endpoint
+from relay.processes import start_child
 
 #: Clients of one generator process, far enough below the 20,000 files that a process may open.
-_MOST_CLIENTS = 15_000
+_MAX_CLIENTS = 15_000
 
 #: Above so many clients further load cores get a generator of their own, where the machine has them.
 _ENOUGH_CLIENTS = 2_000
@@ -20,184 +27,168 @@ _ENOUGH_CLIENTS = 2_000
 #: Source addresses, from 127.0.0.1 up: each has some 28,000 ports, and those of closed connections rest for a minute.
 _SOURCES = 8
 
-#: Added to a command's own time before its process counts as stuck.
+#: Seconds added to a command's own time before its process counts as stuck.
 _SLACK = 30.0
 
 
 class LoadFailed(Exception):
-    """Clients could not connect; says how many."""
+    """Clients could not connect, or a generator failed; says how."""
 
 
 @dataclass
 class Connected:
-    """What connecting took. ``failed``: attempts; ``ready``: from a client's connect to its last answer; ``noted``: answers
-    with given texts."""
+    """The result of connecting. Times are in nanoseconds of the monotonic clock, ``cpu`` in seconds.
 
-    clients: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    cpu: float = 0.0
-    started: int = 0
-    ended: int = 0
-    stalled_ports: list[int] = field(default_factory=list)
-    ready: Histogram = field(default_factory=Histogram)
-    noted: dict[str, int] = field(default_factory=dict)
+    ``failed`` counts attempts; ``ready`` has the time from connect to the last reply; ``noted`` counts texts in replies.
+    """
+
+    clients: int
+    failed: int
+    started: int = field(metadata={"combine": min})
+    ended: int = field(metadata={"combine": max})
+    cpu: float
+    stalled_ports: list[int]
+    ready: Latencies
+    noted: Counter[str]
+
+    @property
+    def seconds(self) -> float:
+        """The time that it took."""
+        return (self.ended - self.started) / 1e9
 
 
 @dataclass
 class Received:
     """What arrived. ``last`` is when the last reader had its last update, in nanoseconds of the monotonic clock.
 
-    missing:    updates that did not come
-    wrong:      readers that have more or less than they should
-    disordered: updates that were not the next one, among those looked at
-    closed:     readers whose connection the server ended
+    ``done`` readers have what is expected, ``wrong`` ones more or fewer; ``disordered`` updates did not follow the one before;
+    ``fragments`` of messages were not counted; the server ended the connections of ``closed`` readers.
     """
 
-    expected: int
-    last: int = 0
+    expected: int = field(default=0, metadata={"combine": max})
     readers: int = 0
-    frames: int = 0
+    last: int = field(default=0, metadata={"combine": max})
+    updates: int = 0
+    done: int = 0
     wrong: int = 0
     disordered: int = 0
-    strange: int = 0
+    fragments: int = 0
     closed: int = 0
     cpu: float = 0.0
-    latency: Histogram = field(default_factory=Histogram)
+    latency: Latencies = field(default_factory=Latencies)
 
     @property
     def missing(self) -> int:
-        """Updates that readers who stayed did not get."""
-        return max(0, self.expected * self.readers - self.frames)
+        """Updates that readers who stayed did not receive."""
+        return max(0, self.expected * self.readers - self.updates)
 
     @property
-    def is_whole(self) -> bool:
-        """Every reader stayed and has every update, once; in order, where order was looked at."""
-        return not (self.wrong or self.disordered or self.strange or self.closed)
+    def is_complete(self) -> bool:
+        """Every reader stayed and has every update once; in order, where order was checked."""
+        return not (self.wrong or self.disordered or self.fragments or self.closed)
+
+
+T = TypeVar("T", Connected, Received)
+
+
+def combine(results: Sequence[T]) -> T:
+    """Add up the results of several generators."""
+
+    def both(one: T, other: T) -> T:
+        pairs = ((field, getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+        return type(one)(*(field.metadata.get("combine", add)(mine, theirs) for field, mine, theirs in pairs))
+
+    return reduce(both, results)
+
+
+class _Process:
+    """One generator process; `benchmarks.generator` has the other end."""
+
+    def __init__(self, core: int) -> None:
+        self._pipe, theirs = Pipe()
+        with theirs, pinned(core):
+            command = [sys.executable, "-m", "benchmarks.generator", str(theirs.fileno())]
+            self._child = start_child(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+
+    def stop(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        self._pipe.close()
+
+    def send(self, command: str, **arguments: Any) -> None:
+        try:
+            self._pipe.send((command, arguments))
+        except OSError:
+            raise LoadFailed("a load generator has ended") from None
+
+    def receive(self, timeout: float) -> Any:
+        try:
+            if self._pipe.poll(timeout):
+                return self._pipe.recv()
+        except (EOFError, OSError):
+            raise LoadFailed("a load generator has ended") from None
+        raise LoadFailed(f"a load generator did not answer within {timeout:.0f} s")
 
 
 class Load:
-    """Generator processes for up to so many clients; a context manager that ends them. Calls wait for all answers."""
+    """Generator processes for up to so many clients; a context manager that ends them. Calls wait for all results.
+
+    Options are those of the command of the same name in `benchmarks.generator`.
+    """
 
     def __init__(self, clients: int) -> None:
-        wanted = min(len(LOAD_CORES), clients // _ENOUGH_CLIENTS)
-        count = max(1, wanted, -(-clients // _MOST_CLIENTS))
-        self._stack = ExitStack()
-        self._generators = [
-            self._stack.enter_context(Remote("benchmarks.generator", LOAD_CORES[i % len(LOAD_CORES)]))
-            for i in range(count)
-        ]
-        self._expected = 0
+        count = max(1, min(len(LOAD_CORES), clients // _ENOUGH_CLIENTS), -(-clients // _MAX_CLIENTS))
+        self._processes = [_Process(LOAD_CORES[i % len(LOAD_CORES)]) for i in range(count)]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.stop()
 
-    def _ask(self, do: str, *, within: float = 0.0, **arguments: Any) -> list[dict[str, Any]]:
-        for generator in self._generators:
-            generator.tell(do, **arguments)
-        return [generator.answer(within + _SLACK) for generator in self._generators]
+    def _call(self, command: str, within: float = 0.0, **arguments: Any) -> list[Any]:
+        for process in self._processes:
+            process.send(command, **arguments)
+        return [process.receive(within + _SLACK) for process in self._processes]
 
     def connect(
-        self, door: Door, port: int, tasks: Sequence[str], *, stalled: int = 0, in_flight: int = 64,
-        notes: Sequence[str] = (), timeout: float = 60.0, must: bool = True,
+        self, endpoint: Endpoint, port: int, tasks: Sequence[str], *, stalled: int = 0, in_flight: int = 64,
+        timeout: float = 60.0, must: bool = True, **options: Any,
     ) -> Connected:  # fmt: skip
-        """Connect one client for each task named, `in_flight` at a time; each is connected when it has all its answers.
+        """Connect one client for each task named; without tasks all that were dropped reconnect, with their positions.
 
-        stalled: so many, the last ones, never read again
-        notes:   texts to count in the answers
-        must:    raise LoadFailed when a client does not get in
+        So many of them as are ``stalled``, the last ones, never read again. Raises LoadFailed when one ``must`` get in and
+        does not.
         """
-        return self._connect(door, port, list(tasks), stalled, in_flight, notes, timeout, must)
-
-    def come_back(
-        self, door: Door, port: int, *, in_flight: int, retry: float, notes: Sequence[str] = (), timeout: float = 60.0
-    ) -> Connected:
-        """Connect again all clients that were dropped, with the positions that they have. Who is not let in tries again
-        after `retry` seconds, and that attempt counts as failed."""
-        return self._connect(door, port, [], 0, in_flight, notes, timeout, False, retry)
-
-    def _connect(
-        self, door: Door, port: int, tasks: list[str], stalled: int, in_flight: int, notes: Sequence[str],
-        timeout: float, must: bool, retry: float = 0.0,
-    ) -> Connected:  # fmt: skip
-        generators = self._generators
-        count = len(generators)
-        for i, generator in enumerate(generators):
-            part = tasks[i * len(tasks) // count : (i + 1) * len(tasks) // count]
-            if tasks and not part:
-                continue
-            first = 1 + i * _SOURCES
-            generator.tell(
-                "connect", door=door.plain(), port=port, tasks=part, in_flight=max(1, in_flight // count),
-                stalled=stalled if i == count - 1 else 0, notes=list(notes), timeout=timeout, retry=retry,
-                sources=[f"127.0.0.{first + k}" for k in range(_SOURCES)],
-            )  # fmt: skip
-        done = Connected(started=2**63)
-        for i, generator in enumerate(generators):
-            if tasks and not tasks[i * len(tasks) // count : (i + 1) * len(tasks) // count]:
-                continue
-            answer = generator.answer(timeout + _SLACK)
-            done.clients += answer["connected"]
-            done.failed += answer["failed"]
-            done.cpu += answer["cpu"]
-            done.started = min(done.started, answer["started"])
-            done.ended = max(done.ended, answer["ended"])
-            done.stalled_ports += answer["stalled_ports"]
-            done.ready.merge(Histogram.of(answer["ready"]))
-            for note, times in answer["noted"].items():
-                done.noted[note] = done.noted.get(note, 0) + times
-        done.seconds = (done.ended - done.started) / 1e9
+        count, called = len(self._processes), []
+        for i, process in enumerate(self._processes):
+            part = list(tasks[i * len(tasks) // count : (i + 1) * len(tasks) // count])
+            if part or not tasks:
+                called.append(process)
+                process.send(
+                    "connect", endpoint=endpoint, port=port, tasks=part, in_flight=max(1, in_flight // count),
+                    stalled=stalled if i == count - 1 else 0, timeout=timeout,
+                    sources=[f"127.0.0.{1 + i * _SOURCES + k}" for k in range(_SOURCES)], **options,
+                )  # fmt: skip
+        done: Connected = combine([process.receive(timeout + _SLACK) for process in called])
         if must and done.failed:
             raise LoadFailed(f"{done.failed} of {done.failed + done.clients} clients could not connect")
         return done
 
     def drop(self) -> int:
-        """End the connections of all readers at once; returns how many of them know a position."""
-        return sum(answer["positions"] for answer in self._ask("drop"))
+        """Close the connections of all readers at once; returns how many of them know a position."""
+        return sum(self._call("drop"))
 
-    def arm(
-        self, expected: int, *, look_every: int = 1, is_continued: bool = False, keep_last: bool = False,
-        all_come_back: bool = False,
-    ) -> int:  # fmt: skip
-        """Expect so many updates at each reader from now on; returns the readers.
-
-        look_every:    one client in so many looks at order and age; with 0 updates are only counted
-        is_continued:  sequence numbers go on where they were
-        keep_last:     keep the positions of the last updates
-        all_come_back: those who are gone count as readers, too
-        """
-        self._expected = expected
-        readers = 0
-        for generator in self._generators:
-            answer = generator.ask(
-                "arm", expected=expected, look_every=look_every, is_continued=is_continued, keep_last=keep_last,
-                all_come_back=all_come_back,
-            )  # fmt: skip
-            readers += answer["readers"]
-        return readers
+    def arm(self, expected: int, **options: Any) -> int:
+        """Expect so many updates at each reader from now on; returns the readers."""
+        return sum(self._call("arm", expected=expected, **options))
 
     def collect(self, timeout: float, *, quiet: float = 2.0) -> Received:
-        """Wait for what was expected: until it is there, or nothing has come for `quiet` seconds, or time is up."""
-        received = Received(self._expected)
-        for answer in self._ask("collect", within=timeout, timeout=timeout, quiet=quiet):
-            received.last = max(received.last, answer["last"])
-            for name in ("readers", "frames", "wrong", "disordered", "strange", "closed", "cpu"):
-                setattr(received, name, getattr(received, name) + answer[name])
-            received.latency.merge(Histogram.of(answer["latency"]))
+        """Wait for what is expected: until it has come, or nothing has come for `quiet` seconds, or time is up."""
+        received: Received = combine(self._call("collect", timeout, timeout=timeout, quiet=quiet))
         return received
 
-    def hang_ups(self, timeout: float) -> dict[int, float | None]:
-        """Wait until all stalled clients were hung up on; by port, when each was, and None for those that were not."""
-        gone: dict[int, float | None] = {}
-        for answer in self._ask("hang_ups", within=timeout, timeout=timeout):
-            gone |= {int(port): at for port, at in answer.items()}
-        return gone
-
-    def forget_stalled(self) -> None:
-        """Close the stalled clients that are left."""
-        self._ask("forget_stalled")
+    def closings(self, timeout: float) -> dict[int, float | None]:
+        """Wait until the server has closed all stalled clients; returns when, by port, or None. Closes what is left."""
+        return {port: at for part in self._call("closings", timeout, timeout=timeout) for port, at in part.items()}

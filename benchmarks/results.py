@@ -1,20 +1,22 @@
-"""What a run has found: rows of figures under each scenario, checks against targets, and the result file."""
+"""The results of a run: rows of figures under each scenario, checks against targets, and the result file."""
 
-import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+from msgspec import Struct, field
+
+from benchmarks.latency import Latencies
+
 #: Changes when the meaning of a field in the JSON does.
-VERSION = 2
+VERSION = 3
 
 Unit = Literal["count", "seconds", "bytes", "share", "ratio"]
 
-
-#: When the load's core was used for more than this share of a run, it may have been what was measured.
+#: When the load's core was busy for more than this share of a run, it may have been what was measured.
 SATURATED = 0.9
 
 #: A server that waited for its core for more than this share of a run was measured on a machine that was too busy.
@@ -22,7 +24,7 @@ DISTURBED = 0.1
 
 
 class Metric(NamedTuple):
-    """A figure of a row: its column's head, its unit, and which way is better (None: neither, it explains others)."""
+    """A figure of a row: the head of its column, its unit, and which way is better (None: neither, it explains others)."""
 
     label: str
     unit: Unit
@@ -56,13 +58,13 @@ METRICS: dict[str, Metric] = {
     "memory": Metric("bytes/client", "bytes", "lower"),
     "memory_growth": Metric("memory growth", "bytes", "lower"),
     "idle_cpu": Metric("idle CPU", "share", "lower"),
-    "dropped": Metric("stalled gone", "share", "higher"),
-    "gone_after": Metric("gone after", "seconds", "lower"),
+    "dropped": Metric("stalled dropped", "share", "higher"),
+    "dropped_after": Metric("dropped after", "seconds", "lower"),
     "p99_without": Metric("p99 without them", "seconds", "lower"),
     "p99_ratio": Metric("p99 with/without", "ratio", "lower"),
     "target": Metric("target/s", "count"),
     "round_trip": Metric("round trip", "seconds", "lower"),
-    "broker_per_update": Metric("Redis CPU/update", "seconds", "lower"),
+    "redis_per_update": Metric("Redis CPU/update", "seconds", "lower"),
     "server": Metric("server CPU", "share"),
     "load": Metric("load CPU", "share"),
     "load_core": Metric("load core", "share"),
@@ -70,18 +72,18 @@ METRICS: dict[str, Metric] = {
 }
 
 
-@dataclass
-class Row:
-    """One server in one case of a scenario. Its figures are in seconds, bytes, shares of one, or plain counts.
+class Row(Struct):
+    """One server in one case of a scenario; its figures are in seconds, bytes, shares of one, or plain counts.
 
-    whole: all updates came, once, in order where that was looked at
+    ``complete``: all updates came once, in order where that was checked. ``noisy``: its runs differ too much for a verdict.
     """
 
     server: str
     case: str
     figures: dict[str, float]
-    whole: bool = True
+    complete: bool = True
     remark: str = ""
+    noisy: bool = False
 
     @property
     def saturated(self) -> bool:
@@ -90,55 +92,42 @@ class Row:
 
     @property
     def disturbed(self) -> bool:
-        """Others used the server's core: it is better than shown."""
+        """Other processes used the server's core: it is better than shown."""
         return self.figures.get("waited", 0.0) > DISTURBED
 
     @property
     def clear(self) -> bool:
         """It was the server that was measured."""
-        return not (self.saturated or self.disturbed)
+        return not (self.saturated or self.disturbed or self.noisy)
 
 
-@dataclass
-class Check:
+class Check(Struct):
     """A figure of Relay's against its target.
 
-    must:  this is about correctness, and missing it fails the run
-    clear: the machine was quiet enough for a verdict
+    ``must``: it is about correctness, and missing it fails the run. ``clear``: the machine was quiet enough for a verdict.
     """
 
-    what: str
+    text: str
     measured: float
     target: float
-    at_least: bool
+    at_least: bool = True
     unit: Unit = "count"
     must: bool = False
     clear: bool = True
+    verdict: str = ""
 
-    @property
-    def met(self) -> bool:
-        """The target is reached."""
-        return self.measured >= self.target if self.at_least else self.measured <= self.target
+    def __post_init__(self) -> None:
+        met = self.measured >= self.target if self.at_least else self.measured <= self.target
+        missed = "FAILED" if self.must else "missed"
+        self.verdict = "unclear" if not (self.clear or self.must) else "met" if met else missed
 
-    @property
-    def verdict(self) -> str:
-        """In a word."""
-        if self.must:
-            return "met" if self.met else "FAILED"
-        if not self.clear:
-            return "unclear"
-        return "met" if self.met else "missed"
-
-    @property
-    def text(self) -> str:
-        """With its figures."""
+    def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        return f"{self.what}: {shown(self.measured, self.unit)} ({sign} {shown(self.target, self.unit)})"
+        return f"{self.text}: {shown(self.measured, self.unit)} ({sign} {shown(self.target, self.unit)})"
 
 
-@dataclass
-class Report:
-    """One scenario's result. ``columns`` names the figures that tables show; ``data`` has more for programs."""
+class Report(Struct):
+    """The result of one scenario. ``columns`` names the figures that tables show; ``data`` has more for programs."""
 
     scenario: str
     title: str
@@ -152,101 +141,59 @@ class Report:
     @property
     def failed(self) -> bool:
         """Something was lost, doubled, out of order, or not dropped."""
-        return any(check.must and not check.met for check in self.checks)
+        return any(check.verdict == "FAILED" for check in self.checks)
 
     def row(self, server: str, case: str | None = None) -> Row | None:
-        """The row of a server, the first one when no case is given."""
-        for row in self.rows:
-            if row.server == server and case in (None, row.case):
-                return row
-        return None
-
-    def compare(self, figure: str, ours: str = "relay") -> None:
-        """Say for each peer how many times better Relay is in the same case: 2 is twice the rate, or half the time."""
-        lower = METRICS[figure].better == "lower"
-        for row in self.rows:
-            base = self.row(ours, row.case)
-            if base is None or row.server.startswith("relay"):
-                continue
-            mine, theirs = base.figures.get(figure), row.figures.get(figure)
-            if mine and theirs:
-                row.figures["ratio"] = theirs / mine if lower else mine / theirs
-
-    def must_be_whole(self, what: str) -> None:
-        """Check that Relay lost nothing."""
-        ours = [row.whole for row in self.rows if row.server.startswith("relay")]
-        self.checks.append(Check(what, sum(ours), len(ours), at_least=True, must=True))
-
-    def to_json(self) -> dict[str, Any]:
-        """For the result file."""
-        plain = asdict(self)
-        for check, written in zip(self.checks, plain["checks"], strict=True):
-            written["verdict"] = check.verdict
-        return plain
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "Report":
-        """The opposite."""
-        checks = [Check(**{k: v for k, v in check.items() if k != "verdict"}) for check in plain["checks"]]
-        rows = [Row(**row) for row in plain["rows"]]
-        return cls(**{**plain, "rows": rows, "checks": checks})
+        """Return the row of a server, the first one when no case is given."""
+        return next((row for row in self.rows if row.server == server and case in (None, row.case)), None)
 
 
-@dataclass
-class Results:
+class Results(Struct):
     """A result file."""
 
     machine: dict[str, Any]
     size: str
     seed: int
-    reports: list[Report]
+    scenarios: list[Report]
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    version: int = VERSION
 
     def write(self, path: Path) -> None:
-        """As JSON."""
-        content = {
-            "version": VERSION,
-            "finished": self.finished,
-            "size": self.size,
-            "seed": self.seed,
-            "machine": self.machine,
-            "scenarios": [report.to_json() for report in self.reports],
-        }
+        """Write it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self, enc_hook=Latencies.encoded), indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """Raises ValueError when it is no result file of this version."""
+        """Read a file. Raises ValueError when it is no result file of this version."""
         try:
-            content = json.loads(path.read_text())
-            if content["version"] != VERSION:
-                raise ValueError(f"{path} has version {content['version']}; this is version {VERSION}: run it again")
-            reports = [Report.from_json(plain) for plain in content["scenarios"]]
-            return cls(content["machine"], content["size"], content["seed"], reports, content["finished"])
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            content = msgspec.json.decode(path.read_bytes())
+            version = content.get("version")
+            if version != VERSION:
+                raise ValueError(f"{path} has version {version}; this is version {VERSION}: run it again")
+            return msgspec.convert(content, cls)
+        except (AttributeError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a result file of `python -m benchmarks run`: {error!r}") from None
 
     def report(self, scenario: str) -> Report | None:
-        """That of a scenario."""
-        return next((report for report in self.reports if report.scenario == scenario), None)
+        """Return the report of a scenario."""
+        return next((report for report in self.scenarios if report.scenario == scenario), None)
 
 
 def shown(value: float, unit: Unit) -> str:
-    """A figure for people, with as many digits as mean something."""
+    """Format a figure for people, with as many digits as mean something."""
     if unit == "share":
         return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
     if unit == "ratio":
         return f"{value:.2f}" if value < 10 else f"{value:.0f}"
     if unit == "seconds":
-        if value >= 1:
-            return f"{value:.1f} s"
-        return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
+        milliseconds = f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
+        return f"{value:.1f} s" if value >= 1 else milliseconds
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB" if abs(value) >= 1e6 else f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; 0 when there are none."""
+    """Return the middle one; 0 when there are none."""
     return float(statistics.median(values)) if values else 0.0

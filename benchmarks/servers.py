@@ -5,201 +5,161 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import redis
+import trustme
 
-from benchmarks.doors import Door
-from benchmarks.feeds import Feed
-from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, memory_of, pinned, quick_memory_of, tree_of
+from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, descendants, memory_of, pinned
+from benchmarks.peers.base import Peer
+from benchmarks.protocol import TLS_CONTEXT
 from relay.broker.embedded import free_port, start_server
 from relay.processes import Child, start_child
 
-_PATIENCE = 30.0
+_START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 8.0
-ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parent.parent
 
 
 class ServerFailed(Exception):
-    """A server ended or did not come up; has the end of its log."""
+    """A server ended or did not become ready; has the end of its log."""
 
 
-class Process:
-    """A child that ends with the block, and all that descend from it."""
-
-    child: Child
-
-    def __init__(self, name: str, log: Path) -> None:
-        self.name = name
-        self.log = log
-
-    def wait_until(self, check: Callable[[], bool]) -> None:
-        """Wait until it is up. Raises ServerFailed when it is not in time, and ends it."""
-        deadline = time.monotonic() + _PATIENCE
-        while not check():
-            if self.child.poll() is not None or time.monotonic() > deadline:
-                self.__exit__(None, None, None)
-                tail = self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
-                raise ServerFailed(f"{self.name} did not come up; the end of its log:\n{tail}")
+@contextmanager
+def _running(name: str, child: Child, log: Path, is_ready: Callable[[], bool]) -> Iterator[int]:
+    """Wait until a process is ready; at the end stop it with all that descend from it. Its pid. Raises ServerFailed."""
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not is_ready():
+            if child.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+                raise ServerFailed(f"{name} did not become ready; the end of its log:\n{tail}")
             time.sleep(0.02)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.child.poll() is None:
-            self.child.terminate()
+        yield child.pid
+    finally:
+        if child.poll() is None:
+            child.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.child.wait(_STOP_TIMEOUT)
+                child.wait(_STOP_TIMEOUT)
         with suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)  # it leads a session of its own
-        self.child.wait()
+            os.killpg(child.pid, signal.SIGKILL)  # it leads a session of its own
+        child.wait()
 
 
-class Valkey(Process):
-    """A real Valkey, without persistence."""
+@contextmanager
+def _valkey(directory: Path) -> Iterator[tuple[int, int]]:
+    """Run a real Valkey without persistence on the load's core; its port and pid."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with pinned(LOAD_CORE):
+        child = start_server(port, directory, "--save", "", "--appendonly", "no")
 
-    def __init__(self, directory: Path, *, core: int = LOAD_CORE) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        super().__init__("valkey", directory / "server.log")
-        self.port = free_port()
-        with pinned(core):
-            self.child = start_server(self.port, directory, "--save", "", "--appendonly", "no")
-        self.wait_until(self._answers)
+    def is_ready() -> bool:
+        with suppress(redis.RedisError), redis.Redis(port=port) as client:
+            return bool(client.ping())
+        return False
 
-    @property
-    def url(self) -> str:
-        """For clients."""
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self.child.pid
-
-    def _answers(self) -> bool:
-        with redis.Redis(port=self.port) as client:
-            try:
-                return bool(client.ping())
-            except redis.RedisError:
-                return False
-
-    def has_listener(self) -> bool:
-        """Somebody follows a pattern or a channel."""
-        with redis.Redis(port=self.port, decode_responses=True) as client:
-            return bool(client.pubsub_numpat() or client.pubsub_channels())
+    with _running("valkey", child, directory / "server.log", is_ready) as pid:
+        yield port, pid
 
 
-class ServerProcess(Process):
-    """A server: any command, on the server's core, with none of our own settings in its environment."""
-
-    def __init__(
-        self, name: str, directory: Path, command: Sequence[str], *, environ: Mapping[str, str] | None = None,
-        core: int = SERVER_CORE,
-    ) -> None:  # fmt: skip
-        directory.mkdir(parents=True, exist_ok=True)
-        super().__init__(name, directory / f"{name}.log")
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("RELAY_", "REDIS_"))}
-        clean["PYTHONPATH"] = str(ROOT)
-        with self.log.open("wb") as log, pinned(core):
-            self.child = start_child(
-                command, env=clean | dict(environ or {}), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                cwd=directory,
-            )  # fmt: skip
+def _write_certificate(key: Path, chain: Path) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(key))
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
 
 
-def accepts(port: int) -> bool:
-    """Somebody listens there."""
+def _has_subscriber(redis_port: int) -> bool:
+    with redis.Redis(port=redis_port, decode_responses=True) as client:
+        return bool(client.pubsub_numpat() or client.pubsub_channels())
+
+
+def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _answers(url: str) -> bool:
+    with (
+        suppress(urllib.error.URLError, OSError),
+        urllib.request.urlopen(url, timeout=5, context=TLS_CONTEXT) as reply,
+    ):
+        return bool(reply.status == 200)
+    return False
+
+
 @dataclass
-class Running:
-    """A server under test that is up; a context manager that ends it with all that belongs to it.
+class Server:
+    """A server under test that is ready. Publish to ``publish_port``; ``redis_pid`` is that of the Redis that feeds it."""
 
-    task, everyone:  the doors of clients that follow one task, and of those that get what is for everyone
-    feed, feed_port: how updates are published to it, and where
-    brokers:         processes on the load's core that work for it, Redis as a rule
-    """
-
-    name: str
-    port: int
-    task: Door
-    everyone: Door
-    feed: type[Feed]
-    feed_port: int
-    processes: list[Process]
-    feed_options: dict[str, Any] = field(default_factory=dict)
-    brokers: list[int] = field(default_factory=list)
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stack.close()
+    ports: list[int]
+    publish_port: int
+    roots: list[int]
+    redis_pid: int | None
 
     @property
     def pids(self) -> list[int]:
         """All processes of the server."""
-        return [pid for process in self.processes for pid in tree_of(process.child.pid)]
-
-    @property
-    def log(self) -> Path:
-        """Where the first process writes."""
-        return self.processes[0].log
+        return [pid for root in self.roots for pid in descendants(root)]
 
     def cpu(self) -> Cpu:
         """CPU time of the server so far."""
-        return total_cpu(self.pids)
+        return cpu_of(self.pids)
 
-    def broker_cpu(self) -> float:
-        """CPU seconds of what feeds it so far."""
-        return total_cpu(self.brokers).ran
+    def redis_cpu(self) -> float:
+        """CPU seconds of its Redis so far, 0 where there is none."""
+        return cpu_of([self.redis_pid] if self.redis_pid else []).ran
 
     def memory(self) -> int:
         """Resident bytes of the server."""
-        return sum(memory_of(pid) for pid in self.pids)
+        return memory_of(self.pids)
 
-    def quick_memory(self) -> int:
-        """The same, cheap enough to be asked while measuring."""
-        total = 0
-        for pid in self.pids:
-            with suppress(OSError):
-                total += quick_memory_of(pid)
-        return total
-
-    def freeze(self) -> None:
-        """Stop the server where it is."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes."""
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-def total_cpu(pids: Sequence[int]) -> Cpu:
-    """CPU time of several processes so far; those that have ended do not count."""
-    ran = waited = 0.0
-    for pid in pids:
-        with suppress(OSError):
-            one = cpu_of(pid)
-            ran += one.ran
-            waited += one.waited
-    return Cpu(ran, waited)
+@contextmanager
+def started(peer: Peer, directory: Path) -> Iterator[Server]:
+    """Run a server, and the Redis that feeds it, as long as the block lasts. Raises ServerFailed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        redis_port, redis_pid = stack.enter_context(_valkey(directory / "valkey")) if peer.redis else (0, None)
+        key, chain = directory / "key.pem", directory / "chain.pem"
+        if peer.endpoint.tls:
+            _write_certificate(key, chain)
+        server = Server([], redis_port, [], redis_pid)
+        for number in range(peer.processes):
+            port, publish_port = free_port(), free_port()
+            command, environ = peer.prepare(
+                directory, port=port, publish_port=publish_port, redis_url=f"redis://127.0.0.1:{redis_port}/0",
+                key=str(key), chain=str(chain),
+            )  # fmt: skip
+            log = directory / f"{peer.name}-{number}.log"
+            clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+            with log.open("wb") as output, pinned(SERVER_CORE):
+                child = start_child(
+                    command, env={**clean, "PYTHONPATH": str(_ROOT), **environ}, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, cwd=directory,
+                )  # fmt: skip
+
+            def is_ready(port: int = port, publish_port: int = publish_port) -> bool:
+                if peer.ready_path:
+                    return _answers(f"http{'s' * peer.endpoint.tls}://127.0.0.1:{port}{peer.ready_path}")
+                if peer.subscribes_at_start and not _has_subscriber(redis_port):
+                    return False
+                return _accepts(port) and (not peer.has_publish_port or _accepts(publish_port))
+
+            server.roots.append(stack.enter_context(_running(peer.name, child, log, is_ready)))
+            server.ports.append(port)
+            if not peer.redis:
+                server.publish_port = publish_port if peer.has_publish_port else port
+        yield server

@@ -1,6 +1,6 @@
-"""The HEALTHCHECK of the image: exit status 0 when the relay of this container answers ``/healthz`` within 2 s.
+"""The image's HEALTHCHECK: exits with status 0 if the relay in this container answers ``/healthz`` within 2 s.
 
-Another path may be given: ``healthcheck.py /readyz``.
+Pass a path to request another one: ``healthcheck.py /readyz``.
 """
 
 import os
@@ -9,25 +9,25 @@ from http.client import HTTPConnection, HTTPException
 
 TIMEOUT = 2.0
 
-#: Where to reach a relay that listens on every address.
+#: The address on which to reach a relay that listens on all addresses.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def main(path: str = "/healthz") -> int:
-    """Ask once; returns the exit status, and says on stderr what is wrong."""
+    """Send one request. Return the exit status, and print errors to stderr."""
     host, port = os.environ.get("RELAY_HOST", "127.0.0.1"), int(os.environ.get("RELAY_PORT", "8000"))
     connection = HTTPConnection(LOOPBACK.get(host, host), port, timeout=TIMEOUT)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        said = response.read(1000).decode(errors="replace")
+        body = response.read(1000).decode(errors="replace")
     except (OSError, HTTPException) as error:
         print(f"no answer from {host}:{port}{path}: {error}", file=sys.stderr)
         return 1
     finally:
         connection.close()
     if response.status != 200:
-        print(f"{path} answers {response.status}: {said}", file=sys.stderr)
+        print(f"{path} answers {response.status}: {body}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,7 +9,7 @@ from relay.config import load
 from relay.core.errors import ConfigError
 from relay.processes import die_with_parent
 from relay.server.app import create_app
-from relay.server.bridge import AnyLoop
+from relay.server.bridge import AsgiDispatcher
 
 try:
     _settings, _redis_settings = load()
@@ -17,10 +17,10 @@ except ConfigError as error:
     sys.exit(f"relay: {error}")
 
 if multiprocessing.parent_process() is not None:
-    die_with_parent()  # a worker of Hypercorn's or uvicorn's, which do not see to it
+    die_with_parent()  # a worker of Hypercorn or uvicorn, which do not take care of that
 logs.configure(_settings.log_level)
 # The server that loads us has handlers of its own for its messages.
 logging.getLogger("hypercorn.error").propagate = False
 logging.getLogger("uvicorn").propagate = False
 
-app = AnyLoop(create_app(_settings, _redis_settings))
+app = AsgiDispatcher(create_app(_settings, _redis_settings))

@@ -14,7 +14,7 @@ from relay_client.tail.errors import TailError
 
 from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 from relay.core.updates import Position
@@ -37,8 +37,8 @@ def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_
         "",
         f"  Relay {__version__} is up.",
         f"    listens on  {bind}    (WebSocket: {bind.replace('http', 'ws', 1)}/ws/tasks)",
-        f"    Redis       {logs.without_password(redis_url)}{'  (brought along)' if embedded else ''}",
-        f"    transport   {'sockets taken over after the handshake' if settings.hijack_sockets else 'plain ASGI'}",
+        f"    Redis       {logs.without_password(redis_url)}{'  (embedded)' if embedded else ''}",
+        f"    transport   {'sockets hijacked after the handshake' if settings.hijack_sockets else 'plain ASGI'}",
         "",
         "  Watch a task in a second terminal:",
         f"    {sys.argv[0]} tail --task demo --url {bind.replace('http', 'ws', 1)}/ws/tasks",
@@ -57,10 +57,10 @@ def serve_command(
     redis_url: RedisUrl = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it brings its own."""
+    """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
     logs.configure(settings.log_level)
-    if fd is not None:  # a worker: the supervisor has the socket and says where it is
+    if fd is not None:  # a worker: the supervisor has the socket and passes its descriptor
         trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None)
         return
     run = serve if settings.workers == 1 else supervise

@@ -27,7 +27,7 @@ _NOT_SETTINGS = frozenset({"RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
 
 
 class RedisSettings(BaseSettings):
-    """Where Redis is. Nothing set means: bring one along."""
+    """Where Redis is. With nothing set, an embedded one is started."""
 
     model_config = SettingsConfigDict(
         env_prefix="REDIS_", env_file=_ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
-    hijack_sockets: bool = Field(True, description="take sockets over from Hypercorn where that is possible")
+    cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
+    hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
 
     redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
@@ -99,16 +100,22 @@ class Settings(BaseSettings):
     history_ttl: int = Field(3600, ge=1, description="how long they are kept")
     history_meta_ttl: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
     task_state_ttl: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
-    terminal_state_ttl: int = Field(3600, ge=1, description="the same for a task that has ended")
-    max_tasks: int = Field(100_000, ge=1, description="tasks listed; of more, the least recently active are left out")
-    task_stall_seconds: float = Field(60.0, gt=0, description="in progress and silent for this long: stalled")
+    terminal_state_ttl: int = Field(3600, ge=1, description="how long the state of a task that has ended is kept")
+    max_state_bytes: int = Field(
+        512 * _KIB, ge=128, description="largest state of a task; an update that would make it larger is refused"
+    )
+    max_tasks: int = Field(100_000, ge=1, description="tasks in the list; the least recently active are left out")
+    task_stall_seconds: float = Field(60.0, gt=0, description="silence after which a task in progress is stalled")
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
+    max_clients_per_address: int = Field(
+        0, ge=0, description="clients of one IP address; 0 is no limit, as behind a proxy, whose address all have"
+    )
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
     max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
-    coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are folded")
+    coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are coalesced")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
     queue_max_age: float = Field(10.0, gt=0, description="how long a message may wait for one client")
@@ -120,11 +127,14 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="names in the Host header, without port, separated by commas; * is any"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins")
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @model_validator(mode="after")
@@ -135,7 +145,7 @@ class Settings(BaseSettings):
             )
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl):
             raise ValueError(
-                "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, which it numbers"
+                "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, or positions would be lost"
             )
         if self.coalesce_after >= self.queue_messages:
             raise ValueError("coalesce_after: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")

@@ -19,16 +19,14 @@ def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict)
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown: user and password, before the @ or in the query, are cut down to stars."""
+    """Return a URL that may be shown: user and password, before the @ or in the query, are replaced by stars."""
     scheme, separator, rest = url.partition("://")
     _, at, host = rest.rpartition("@")
     return re.sub(r"((?:^|[?&])[^=&?]*password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
 
 
-class _Unfailing:
-    """Where logs are written. Its reader may go, or be too slow for a pipe that does not wait: then lines are lost, and
-    nothing else.
-    """
+class _BestEffortStream:
+    """Where logs are written. When its reader has gone, or is too slow for a non-blocking pipe, only lines are lost."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -44,7 +42,11 @@ class _Unfailing:
 
 
 def configure(level: str) -> None:
-    """Set logging up for this process, standard library included. Called once, by the program, not on import."""
+    """Set up logging for this process, standard library included. The program calls it once; nothing happens on import.
+
+    Args:
+        level: Name of the least level that is logged, in any case.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -52,7 +54,7 @@ def configure(level: str) -> None:
         _hide_secrets,
     ]
     on_terminal = sys.stderr.isatty()
-    file = cast(TextIO, _Unfailing(sys.stderr))
+    file = cast(TextIO, _BestEffortStream(sys.stderr))
     renderer: structlog.typing.Processor
     if on_terminal:
         renderer = structlog.dev.ConsoleRenderer()

@@ -1,7 +1,7 @@
-"""What Relay counts, for Prometheus.
+"""The metrics that Relay exposes to Prometheus.
 
-Hot paths count in plain integers; the heartbeat adds them up here once a second. With several worker processes the
-usual ``PROMETHEUS_MULTIPROC_DIR`` makes any worker's ``/metrics`` speak for all; `relay serve --workers` sets it.
+Hot paths count in plain integers; the heartbeat adds them up here. With several worker processes the
+usual ``PROMETHEUS_MULTIPROC_DIR`` makes the ``/metrics`` of any worker show the sums of all; `relay serve --workers` sets it.
 """
 
 import os
@@ -29,7 +29,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.connections = Gauge(
             "relay_connections",
-            "Clients connected, by how they are reached",
+            "Clients connected, by transport",
             ["transport"],
             registry=registry,
             multiprocess_mode="livesum",
@@ -38,17 +38,17 @@ class Metrics:
             "relay_subscriptions", "Subscriptions held", registry=registry, multiprocess_mode="livesum"
         )
         self.channels = Gauge(
-            "relay_channels", "Channels with listeners", registry=registry, multiprocess_mode="livesum"
+            "relay_channels", "Channels with subscribers", registry=registry, multiprocess_mode="livesum"
         )
-        self.queued = Gauge(
+        self.queue_depth = Gauge(
             "relay_queue_depth_messages",
-            "Messages that wait for clients, all together",
+            "Messages that wait for all clients together",
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.queued_longest = Gauge(
+        self.queue_depth_max = Gauge(
             "relay_queue_depth_max_messages",
-            "Messages that wait for the client with the most",
+            "Messages that wait for the client that has most of them",
             registry=registry,
             multiprocess_mode="livemax",
         )
@@ -61,46 +61,54 @@ class Metrics:
         self.redis_reconnects = Counter(
             "relay_redis_reconnects", "Times the Redis subscription was lost", registry=registry
         )
-        self.accepted = Counter("relay_connections_accepted", "Clients accepted", ["transport"], registry=registry)
-        self.refused = Counter("relay_connections_refused", "Handshakes refused", ["reason"], registry=registry)
-        self.closed = Counter("relay_connections_closed", "Sessions ended, by reason", ["reason"], registry=registry)
-        self.dropped = Counter(
+        self.connections_accepted = Counter(
+            "relay_connections_accepted", "Clients accepted", ["transport"], registry=registry
+        )
+        self.connections_refused = Counter(
+            "relay_connections_refused", "Handshakes refused", ["reason"], registry=registry
+        )
+        self.connections_closed = Counter(
+            "relay_connections_closed", "Sessions ended, by reason", ["reason"], registry=registry
+        )
+        self.connections_dropped = Counter(
             "relay_connections_dropped",
             "Sessions that Relay ended for what the client did, by reason",
             ["reason"],
             registry=registry,
         )
-        self.received = Counter("relay_updates_received", "Updates heard from Redis", registry=registry)
-        self.delivered = Counter("relay_messages_sent", "Messages handed to clients' sockets", registry=registry)
-        self.folded = Counter(
-            "relay_updates_coalesced", "Messages for slow clients that were folded into others", registry=registry
+        self.updates_received = Counter("relay_updates_received", "Updates received from Redis", registry=registry)
+        self.messages_sent = Counter("relay_messages_sent", "Messages written to clients", registry=registry)
+        self.updates_coalesced = Counter(
+            "relay_updates_coalesced", "Updates that were merged into later ones for slow clients", registry=registry
         )
-        self.unrecorded = Counter(
+        self.updates_unpersisted = Counter(
             "relay_updates_unpersisted",
-            "Updates delivered without a position, since Redis did not record them",
+            "Updates delivered without a position because Redis did not persist them",
             registry=registry,
         )
-        self.resets = Counter(
-            "relay_history_resets", "Channels whose line was broken, and whose listeners were told", registry=registry
+        self.history_resets = Counter(
+            "relay_history_resets",
+            "Channels whose history was lost, and whose subscribers were sent a reset",
+            registry=registry,
         )
-        self.joins = Counter(
-            "relay_recoveries", "Subscriptions with a past, by outcome", ["outcome"], registry=registry
+        self.recoveries = Counter(
+            "relay_recoveries", "Subscriptions that asked for history, by outcome", ["outcome"], registry=registry
         )
-        self.bad_updates = Counter(
+        self.updates_invalid = Counter(
             "relay_updates_invalid", "Published messages that could not be read", ["code"], registry=registry
         )
-        self.bad_messages = Counter(
-            "relay_messages_invalid", "Clients' messages that were refused", ["code"], registry=registry
+        self.messages_invalid = Counter(
+            "relay_messages_invalid", "Messages of clients that were refused", ["code"], registry=registry
         )
         self.latency = Histogram(
             "relay_delivery_latency_seconds",
-            "From hearing the oldest update of a turn to having written it to all its clients that read",
+            "From receiving the oldest update of a turn to having written it to all of its clients that read",
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
 
     def render(self) -> bytes:
-        """The text exposition; of all workers when they share a directory."""
+        """Return the text exposition, of all workers when they share a directory."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Fixtures: a Valkey for each test that wants one, and relays in front of it."""
+"""Fixtures: Valkeys and relays in front of them, for one test alone or for many, one after the other."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,7 +8,32 @@ from typing import Any, Protocol
 import pytest
 import trustme
 
-from tests.harness import Kind, RedisServer, RelayServer
+from relay.config import Settings
+from tests.harness import ROOT, Kind, RedisServer, RelayServer
+
+#: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
+SLOWEST = (
+    "benchmarks/test_relay_alone.py",
+    "benchmarks/test_benchmarks.py",
+    "test_faults.py",
+    "broker/test_high_availability.py",
+    "server/test_autobahn.py",
+    "server/test_slow_clients.py",
+    "jobs/test_handover.py",
+    "server/test_isolation.py",
+    "broker/test_durable.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files come first, then the other integration tests, then those that start nothing."""
+    integration = ROOT / "tests" / "integration"
+    ranks = {integration / name: rank for rank, name in enumerate(SLOWEST)}
+
+    def rank(item: pytest.Item) -> int:
+        return ranks.get(item.path, len(ranks) + (not item.path.is_relative_to(integration)))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture
@@ -56,3 +81,82 @@ def start_relay(redis_server: RedisServer, tmp_path: Path, certificate: tuple[Pa
             return stack.enter_context(relay)
 
         yield start
+
+
+def _default(name: str) -> str | None:
+    """What a setting is when it is not given, as text."""
+    field = Settings.model_fields.get(name)  # the arguments of a command are no settings
+    return None if field is None else str(field.default)
+
+
+class SharedServers:
+    """A Valkey, and one relay at a time in front of it, for all tests of a process that leave them as they were.
+
+    A relay starts in a second, which is more than most tests take.
+    """
+
+    def __init__(self, directory: Path, certificate: tuple[Path, Path]) -> None:
+        self._directory = directory
+        self._certificate = certificate
+        self._made_for: tuple[Kind, dict[str, str]] | None = None
+        self._relay: RelayServer | None = None
+        self._started = 0
+        (directory / "redis").mkdir()
+        self.redis = RedisServer(directory / "redis", "--save", "")
+
+    def relay(self, kind: Kind, settings: dict[str, Any]) -> RelayServer:
+        """The relay that is there, without clients; or another one, when it has other settings."""
+        made_for = kind, {name: text for name, value in settings.items() if (text := str(value)) != _default(name)}
+        if self._relay is not None and self._made_for == made_for and self._relay.child.poll() is None:
+            self._relay.begin_again()
+            return self._relay
+        self._end_relay()
+        self._started += 1
+        directory = self._directory / f"relay{self._started}"
+        directory.mkdir()
+        self._relay = RelayServer(directory, self.redis.url, kind, certificate=self._certificate, **settings)
+        self._made_for = made_for
+        return self._relay
+
+    def _end_relay(self) -> None:
+        if self._relay is not None:
+            self._relay.__exit__(None, None, None)
+            self._relay = None
+
+    def close(self) -> None:
+        self._end_relay()
+        self.redis.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def _shared_servers(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[SharedServers]:
+    servers = SharedServers(tmp_path_factory.mktemp("shared"), certificate)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def shared_redis(_shared_servers: SharedServers) -> RedisServer:
+    """A real, empty Valkey that other tests had before. No test may end it or change its configuration."""
+    with _shared_servers.redis.client() as client:
+        client.flushall()
+    return _shared_servers.redis
+
+
+@pytest.fixture
+def share_relay(_shared_servers: SharedServers, shared_redis: RedisServer) -> Iterator[StartRelay]:
+    """Gives a test one relay on the shared Valkey, which another test may have had before. It is as good as new: without
+    clients, and its counts and its log begin here. No test may end it or stop its processes."""
+    relay: RelayServer | None = None
+
+    def share(kind: Kind = "hypercorn", **settings: Any) -> RelayServer:
+        nonlocal relay
+        assert relay is None, "one for each test"
+        relay = _shared_servers.relay(kind, settings)
+        return relay
+
+    yield share
+    if relay is not None:
+        assert relay.child.poll() is None, f"the relay ended:\n{relay.logged()}"

@@ -23,6 +23,7 @@ import redis
 from websockets.sync.client import ClientConnection, connect
 
 from relay.broker.embedded import start_server
+from relay.config import Settings
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
@@ -179,17 +180,23 @@ class RelayServer(Server):
         **settings: object,
     ) -> None:
         super().__init__(directory)
+        unknown = settings.keys() - Settings.model_fields.keys()
+        assert not unknown, f"no settings of the relay: {unknown}"
         self.kind = kind
         self.port = free_port()
         self._certificate = certificate
         self._arguments = arguments
         self._cpu = cpu
         self._clients: list[socket.socket] = []
+        self._earlier_log = 0
+        self._earlier_counts: dict[str, float] = {}
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         if redis_url is not None:
             self._environ["REDIS_URL"] = redis_url
         # Pings at unexpected moments are no help to tests that look at single bytes.
         self._environ["RELAY_HEARTBEAT_INTERVAL"] = "300"
+        unknown = set(settings) - Settings.model_fields.keys()
+        assert not unknown, f"no settings, and so without effect: {unknown}"
         self._environ.update({f"RELAY_{name.upper()}": str(value) for name, value in settings.items()})
         self.start(wait)
 
@@ -251,7 +258,19 @@ class RelayServer(Server):
     def metric(self, name: str) -> float:
         """The value of a metric, given with its labels as Prometheus writes them; 0 when it is not there yet."""
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        return float(found[1]) - self._earlier_counts.get(name, 0.0) if found else 0.0
+
+    def logged(self) -> str:
+        return super().logged()[self._earlier_log :]
+
+    def begin_again(self) -> None:
+        """Wait until no client is left, and count from here: the next test finds the relay as if it had just started."""
+        self.close_clients()
+        if self.kind != "hypercorn-tls":
+            eventually(lambda: not re.search(r"^relay_connections{.*} [^0]", self.get("/metrics")[1], re.MULTILINE))
+            counts = re.findall(r"^(\w+_total(?:{.*})?) (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+            self._earlier_counts = {name: float(value) for name, value in counts}
+        self._earlier_log = len(super().logged())
 
     def worker_pids(self) -> list[int]:
         """The processes that serve: Hypercorn's command is a supervisor with one child."""
@@ -290,8 +309,12 @@ class RelayServer(Server):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for sock in self._clients:
-            sock.close()
+        self.close_clients()
+
+    def close_clients(self) -> None:
+        """Close the bare sockets that are left open."""
+        while self._clients:
+            self._clients.pop().close()
 
     def raw_client(self, *task_ids: str, receive_buffer: int | None = None) -> socket.socket:
         """A bare socket after the handshake, its subscriptions answered; it reads no further than the test does."""

@@ -1,274 +1,273 @@
-"""`python -m benchmarks.generator`: the process, and its commands."""
+"""`python -m benchmarks.generator`: the process of a load generator, and the commands that it takes from `benchmarks.load`."""
 
 import gc
 import re
 import select
 import ssl
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from multiprocessing.connection import Connection
 
-from benchmarks.generator.clients import Client, Opener
-from benchmarks.generator.counting import Counting, Tally
-from benchmarks.generator.loop import Loop, settle_garbage
+from benchmarks.generator.client import Client
+from benchmarks.generator.counting import Counting
+from benchmarks.generator.loop import READ, Loop
+from benchmarks.latency import Latencies
+from benchmarks.load import Connected, Received
+from benchmarks.protocol import Endpoint
 from benchmarks.wire import CLOSE, PING, PONG, TEXT, masked
 
-_READ = 1 << 18
+_BUFFER = 1 << 18
 
 #: A server that writes each update by itself makes a read cost what its write cost. Where only the end of a round counts, the
-#: generator waits this long between turns that brought less than _FEW updates a read; never in the last tenth of the round.
+#: generator waits this long between turns that brought fewer than _FEW updates per read; never in the last tenth of the round.
 _PAUSE = 0.01
 _FEW = 8
 
-#: What comes within this time after the last update was one too many.
+#: An update that comes within this time after the last one expected is one too many.
 _AFTERWARDS = 0.02
 
 _POSITION = re.compile(rb'"position":(\{[^{}]*\})')
 
 
 class Generator:
-    """All clients of this process, and what they are to do."""
+    """All clients of this process. The public methods are its commands."""
 
     def __init__(self) -> None:
-        self.loop = Loop()
-        self.loop.after_turn = self._after_turn
-        self._tally = Tally()
-        self._counting = Counting(self._tally, self._hear, self._control)
-        self._count = self._counting.ways["frames"]
-        self._opener = Opener(self.loop, self._is_in, self._not_in)
+        self.loop = Loop(self._after_turn)
+        self._counting = Counting(self._on_message, self._on_control)
+        self._count = self._counting.messages
         self._clients: list[Client] = []
+        self._opening: set[Client] = set()
         self._failed: list[Client] = []
+        self._ready = Latencies()
+        self._noted: Counter[str] = Counter()
         self._pongs: dict[bytes, bytes] = {}
-        self._buffer = bytearray(_READ * 2)
+        self._buffer = bytearray(_BUFFER * 2)
         self._view = memoryview(self._buffer)
         self._lazy_until = 0
         self._seen = 0
 
-    # Connections.
+    def run(self, pipe: Connection) -> None:
+        """Serve the clients, and carry out commands as they arrive."""
+        self.loop.add(pipe.fileno(), READ, lambda _: None)
+        while True:
+            while not pipe.poll():
+                self.loop.turn(None)
+            command, arguments = pipe.recv()
+            pipe.send(getattr(self, command)(**arguments))
 
-    def do_connect(
-        self, *, door: dict[str, Any], port: int, tasks: list[str], stalled: int, in_flight: int,
-        sources: list[str], notes: list[str], retry: float, timeout: float,
-    ) -> dict[str, Any]:  # fmt: skip
-        """One client for each task named, `in_flight` at a time; the last `stalled` stop reading once they are in.
+    def connect(
+        self, *, endpoint: Endpoint, port: int, tasks: list[str], stalled: int, in_flight: int, sources: list[str],
+        timeout: float, notes: tuple[str, ...] = (), retry: float = 0.0,
+    ) -> Connected:  # fmt: skip
+        """Connect one client for each task named; the last `stalled` stop reading once they are subscribed.
 
-        Without tasks, those come back that are gone. Who fails tries again after `retry` seconds, if that is not 0.
+        Args:
+            endpoint: How they subscribe.
+            port: Of the server.
+            tasks: When empty, all clients that are closed reconnect.
+            stalled: How many.
+            in_flight: How many connect at a time.
+            sources: Addresses to connect from.
+            timeout: Seconds for all of them.
+            notes: Texts to count in the replies.
+            retry: Seconds after which a client that failed tries again, and that attempt counts as failed; 0 for never.
         """
         gc.disable()
-        if tasks:
-            first = len(self._clients)
-            wanted = [Client(first + i, task, is_stalled=i >= len(tasks) - stalled) for i, task in enumerate(tasks)]
-            self._clients += wanted
-        else:
-            wanted = [client for client in self._clients if client.is_gone]
-        self._count = self._counting.ways[door["count"]]
-        self._pongs = {ping.encode(): masked(TEXT, pong.encode()) for ping, pong in door["pongs"].items()}
-        opener = self._opener
-        opener.begin(door, port, notes)
-        self._failed.clear()
-        attempts = 0
-        started, cpu = time.monotonic_ns(), time.process_time()
-        deadline = time.monotonic() + timeout
-        for i, client in enumerate(wanted):
-            if len(opener.opening) >= in_flight:
-                self.loop.until(lambda: len(opener.opening) < in_flight, max(0.0, deadline - time.monotonic()))
-            elif i % 64 == 0:
-                self.loop.turn(0)  # those that are in are served while others still set out
-            opener.open(client, sources[i % len(sources)])
-        while True:
-            self.loop.until(lambda: not opener.opening, max(0.0, deadline - time.monotonic()))
-            again = self._failed
-            if not retry or not again or time.monotonic() + retry > deadline:
-                break
-            attempts += len(again)
+        wanted = [Client(task, is_stalled=i >= len(tasks) - stalled) for i, task in enumerate(tasks)]
+        self._clients += wanted
+        wanted = wanted or [client for client in self._clients if client.is_closed]
+        counting = self._counting
+        framed = counting.messages if endpoint.framing == "message" else counting.framed_stream
+        self._count = framed if endpoint.kind == "ws" else counting.bare_stream
+        self._pongs = {ping.encode(): masked(TEXT, pong.encode()) for ping, pong in endpoint.pongs.items()}
+        self._ready, self._noted = Latencies(), Counter(dict.fromkeys(notes, 0))
+        started, cpu, deadline = time.monotonic_ns(), time.process_time(), time.monotonic() + timeout
+        again, failed = wanted, 0
+        while again:
             self._failed = []
-            self.loop.until(lambda: False, retry)
             for i, client in enumerate(again):
-                opener.open(client, sources[i % len(sources)])
+                if i % 64 == 0:
+                    self.loop.turn(0)  # clients that are connected are served while others still begin
+                self.loop.until(lambda: len(self._opening) < in_flight, deadline)
+                self._open(client, sources[i % len(sources)], endpoint, port)
+            self.loop.until(lambda: not self._opening, deadline)
+            for client in list(self._opening):
+                self._fail(client)
+            failed += len(self._failed)
+            again = self._failed if retry and time.monotonic() + retry < deadline else []
+            if again:
+                self.loop.sleep(retry)
         ended = time.monotonic_ns()
-        for client in list(opener.opening):
-            opener.give_up(client)
-        settle_garbage()
-        return {
-            "connected": len(wanted) - len(self._failed),
-            "failed": attempts + len(self._failed),
-            "started": started,
-            "ended": ended,
-            "cpu": time.process_time() - cpu,
-            "ready": opener.ready.buckets,
-            "noted": opener.noted,
-            "stalled_ports": [client.port for client in wanted if client.is_stalled],
-        }
+        # What there is now is there to stay, and a collection would take long.
+        gc.collect()
+        gc.freeze()
+        stalled_ports = [client.port for client in wanted if client.is_stalled]
+        return Connected(
+            len(wanted) - len(self._failed), failed, started, ended, time.process_time() - cpu, stalled_ports, self._ready,
+            self._noted,
+        )  # fmt: skip
 
-    def do_drop(self) -> dict[str, Any]:
-        """End all connections of readers at once, without a word, as a network that fails does."""
+    def drop(self) -> int:
+        """Close all readers' connections without a close frame, as a network failure does; returns how many know a position."""
         for client in self._clients:
-            if client.is_gone or client.is_stalled:
-                continue
-            found = _POSITION.findall(client.last)
-            if found:
-                client.position = found[-1].decode()
-            self._leave(client)
-        return {"positions": sum(client.position != "null" for client in self._clients)}
+            if not client.is_closed and not client.is_stalled:
+                found = _POSITION.findall(client.last)
+                client.position = found[-1].decode() if found else client.position
+                self._close(client)
+        return sum(client.position != "null" for client in self._clients)
 
-    def do_forget_stalled(self) -> dict[str, Any]:
-        """Close what is left of the stalled clients."""
-        for client in self._clients:
-            if client.is_stalled and not client.is_gone:
-                self._leave(client)
+    def arm(
+        self, *, expected: int, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
+        all_reconnect: bool = False,
+    ) -> int:  # fmt: skip
+        """From now on expect so many updates at each connected reader; returns the readers.
+
+        Args:
+            expected: Updates.
+            sample: One client in so many checks order and age of its updates; with 0 they are only counted.
+            is_continued: Sequence numbers go on from those seen before.
+            keep_last: Keep the ends of the last updates, for their positions.
+            all_reconnect: Readers that are closed count as well.
+        """
+        present = [client for client in self._clients if not client.is_stalled]
+        readers = sum(all_reconnect or not client.is_closed for client in present)
+        for i, client in enumerate(present):
+            client.received = 0
+            client.is_sampled = sample > 0 and i % sample == 0
+            if not is_continued:
+                client.following = 0
+        self._counting.arm(Received(expected, readers), keep_last=keep_last)
+        self._seen = 0
+        self._lazy_until = 0 if sample else expected * readers * 9 // 10
+        return readers
+
+    def collect(self, *, timeout: float, quiet: float) -> Received:
+        """Wait until every reader has what is expected, or nothing has come for `quiet` seconds, or time is up."""
+        received, began = self._counting.received, time.monotonic_ns()
+
+        def is_over() -> bool:
+            is_quiet = time.monotonic_ns() - max(began, received.last) > quiet * 1e9
+            return received.done >= received.readers or is_quiet
+
+        self.loop.until(is_over, time.monotonic() + timeout)
+        if received.done < received.readers:
+            last = received.last
+            self._counting.stop()
+            received.last = last
+        self.loop.sleep(_AFTERWARDS)
+        readers = [client for client in self._clients if not client.is_stalled and not client.is_closed]
+        received.readers, received.wrong = len(readers), sum(each.received != received.expected for each in readers)
+        return received
+
+    def closings(self, *, timeout: float) -> dict[int, float | None]:
+        """Wait until the server has closed every stalled client; returns when it closed each, by port. Close the others."""
+        stalled = [client for client in self._clients if client.is_stalled]
+        self.loop.until(lambda: all(client.is_closed for client in stalled), time.monotonic() + timeout)
+        closed_at = {client.port: client.closed_at if client.is_closed else None for client in stalled}
+        for client in stalled:
+            self._close(client)
         self._clients = [client for client in self._clients if not client.is_stalled]
-        return {}
+        return closed_at
 
-    def _is_in(self, client: Client) -> None:
-        sock = client.sock
-        if client.is_stalled:
-            # Hang-ups and errors are always reported.
-            self.loop.change(sock.fileno(), 0, partial(self._stalled_event, client))
+    def _open(self, client: Client, source: str, endpoint: Endpoint, port: int) -> None:
+        began = time.monotonic_ns()
+        client.create_socket(source)
+        self._opening.add(client)
+        self.loop.add(client.sock.fileno(), 0, lambda _: None)
+        self._advance(client, client.subscribe(endpoint, port, self._noted), began, 0)
+
+    def _advance(self, client: Client, steps: Iterator[int], began: int, _: int) -> None:
+        try:
+            mask = next(steps, None)
+        except OSError:
+            self._fail(client)
             return
-        is_tls = isinstance(sock, ssl.SSLSocket)
-        readable = self._readable_tls if is_tls else self._readable
-        self.loop.change(sock.fileno(), select.EPOLLIN, partial(readable, client))
-        rest = client.rest
-        if rest:
-            self._buffer[: len(rest)] = rest
-            self._count(client, self._buffer, len(rest))
-        if is_tls:
-            self._readable_tls(client, 0)  # the library may hold what the kernel no longer announces
+        if mask is not None:
+            self.loop.change(client.sock.fileno(), mask, partial(self._advance, client, steps, began))
+            return
+        self._opening.discard(client)
+        self._ready.add(time.monotonic_ns() - began)
+        if client.is_stalled:  # errors and hang-ups are reported even with an empty mask
+            self.loop.change(client.sock.fileno(), 0, partial(self._on_stalled_event, client))
+            return
+        self.loop.change(client.sock.fileno(), READ, partial(self._on_readable, client))
+        if client.rest:
+            self._buffer[: len(client.rest)] = client.rest
+            self._count(client, self._buffer, len(client.rest))
+        if client.is_tls:
+            self._on_readable(client, 0)  # the library may hold bytes that the kernel no longer announces
 
-    def _not_in(self, client: Client) -> None:
+    def _fail(self, client: Client) -> None:
+        self._opening.discard(client)
         self._failed.append(client)
+        self._close(client)
 
-    def _stalled_event(self, client: Client, mask: int) -> None:
-        if mask & (select.EPOLLHUP | select.EPOLLERR):
-            self._leave(client)
-
-    def _leave(self, client: Client) -> None:
-        client.is_gone = True
-        client.gone_at = time.time()
+    def _close(self, client: Client) -> None:
+        if client.is_closed:
+            return
+        client.is_closed = True
+        client.closed_at = time.time()
         self.loop.remove(client.sock.fileno())
         client.sock.close()
 
     def _lost(self, client: Client) -> None:
-        """The server ended a reader's connection."""
-        if not client.is_gone:
-            self._tally.closed += 1
-            self._leave(client)
+        """The server has closed a reader's connection."""
+        if not client.is_closed:
+            self._counting.received.closed += 1
+            self._close(client)
 
-    # What they receive.
+    def _on_stalled_event(self, client: Client, mask: int) -> None:
+        if mask & (select.EPOLLHUP | select.EPOLLERR):
+            self._close(client)
 
-    def _readable(self, client: Client, _: int) -> None:
-        kept = 0
-        try:
-            if client.rest:
-                kept = len(client.rest)
-                self._buffer[:kept] = client.rest
-                received = client.sock.recv_into(self._view[kept:], _READ)
-            else:
-                received = client.sock.recv_into(self._view, _READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = 0
-        if received:
-            self._count(client, self._buffer, kept + received)
-        else:
-            self._lost(client)
-
-    def _readable_tls(self, client: Client, _: int) -> None:
-        """Read all that there is: one call gives one record, of which a server may send one for each update."""
-        while not client.is_gone:
+    def _on_readable(self, client: Client, _: int) -> None:
+        """Read once; over TLS until nothing is left, since a read returns one record, which may be a single update."""
+        while not client.is_closed:
             kept = len(client.rest)
-            self._buffer[:kept] = client.rest
+            if kept:
+                self._buffer[:kept] = client.rest
             try:
-                received = client.sock.recv_into(self._view[kept:], _READ)
-            except ssl.SSLWantReadError:
+                received = client.sock.recv_into(self._view[kept:], _BUFFER)
+            except (BlockingIOError, ssl.SSLWantReadError):
                 return
             except OSError:
                 received = 0
-            if received:
-                self._count(client, self._buffer, kept + received)
-            else:
+            if not received:
                 self._lost(client)
+                return
+            self._count(client, self._buffer, kept + received)
+            if not client.is_tls:
+                return
 
-    def _hear(self, client: Client, message: bytes) -> None:
+    def _on_message(self, client: Client, message: bytes) -> None:
         pong = self._pongs.get(message)
         if pong is not None:
-            self._say(client, pong)
+            self._send(client, pong)
 
-    def _control(self, client: Client, first: int, payload: bytes) -> None:
+    def _on_control(self, client: Client, first: int, payload: bytes) -> None:
         if first == PING:
-            self._say(client, masked(PONG, payload))
+            self._send(client, masked(PONG, payload))
         elif first == CLOSE:
             self._lost(client)
 
-    def _say(self, client: Client, frame: bytes) -> None:
+    def _send(self, client: Client, frame: bytes) -> None:
         try:
             client.sock.send(frame)
         except OSError:
             self._lost(client)
 
     def _after_turn(self, events: int) -> None:
-        tally = self._tally
-        seen, self._seen = self._seen, tally.frames
-        if tally.frames != seen and not tally.is_complete:
-            tally.last = time.monotonic_ns()
-            if seen < tally.frames < min(self._lazy_until, seen + _FEW * events):
+        received = self._counting.received
+        seen, self._seen = self._seen, received.updates
+        if received.updates != seen and received.done < received.readers:
+            received.last = time.monotonic_ns()
+            if seen < received.updates < min(self._lazy_until, seen + _FEW * events):
                 time.sleep(_PAUSE)
-
-    def do_arm(
-        self, *, expected: int, look_every: int, is_continued: bool, keep_last: bool, all_come_back: bool
-    ) -> dict[str, Any]:
-        """From now on expect so many updates at each reader that is connected.
-
-        look_every:    one client in so many looks at order and age of its updates; with 0 they are only counted
-        is_continued:  sequence numbers go on from what was seen before
-        keep_last:     the ends of the last updates are kept, for their positions
-        all_come_back: readers that are gone are expected, too
-        """
-        present = [client for client in self._clients if not client.is_stalled]
-        readers = sum(all_come_back or not client.is_gone for client in present)
-        for i, client in enumerate(present):
-            client.frames = 0
-            client.is_looked_at = look_every > 0 and i % look_every == 0
-            if not is_continued:
-                client.following = 0
-        self._tally.arm(expected, readers=readers, keep_last=keep_last)
-        self._seen = 0
-        self._lazy_until = 0 if look_every else expected * readers * 9 // 10
-        return {"readers": readers}
-
-    def do_collect(self, *, timeout: float, quiet: float) -> dict[str, Any]:
-        """Wait until every reader has what is expected, or nothing has come for `quiet` seconds, or time is up."""
-        tally = self._tally
-        began = time.monotonic_ns()
-
-        def is_over() -> bool:
-            return tally.is_complete or time.monotonic_ns() - max(began, tally.last) > quiet * 1e9
-
-        self.loop.until(is_over, timeout)
-        self.loop.until(lambda: False, _AFTERWARDS)
-        cpu = time.process_time() - tally.cpu if tally.cpu_at_end is None else tally.cpu_at_end
-        readers = [client for client in self._clients if not client.is_stalled and not client.is_gone]
-        wrong = sum(client.frames != tally.expected for client in readers)
-        return {
-            "last": tally.last,
-            "readers": len(readers),
-            "frames": tally.frames,
-            "wrong": wrong,
-            "disordered": tally.disordered,
-            "strange": tally.strange,
-            "closed": tally.closed,
-            "cpu": cpu,
-            "latency": tally.latency.buckets,
-        }
-
-    def do_hang_ups(self, *, timeout: float) -> dict[str, Any]:
-        """Wait until every stalled client was hung up on, or time is up; answers when each was, by its port."""
-        stalled = [client for client in self._clients if client.is_stalled]
-        self.loop.until(lambda: all(client.is_gone for client in stalled), timeout)
-        return {str(client.port): client.gone_at if client.is_gone else None for client in stalled}
 
 
 if __name__ == "__main__":
-    generator = Generator()
-    generator.loop.obey(generator)
+    Generator().run(Connection(int(sys.argv[1])))

@@ -1,69 +1,107 @@
-"""What the suite must know of a server that it compares: whether it can run here, and how it is started."""
+"""A server under test as a row of data: what it needs, how it is started, how clients subscribe, how updates are published."""
 
-import importlib.util
-import shutil
+import shlex
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from string import Template
+from typing import Literal
 
-from benchmarks.doors import TASKS, Door
-from benchmarks.feeds import Channels, Feed
-from benchmarks.servers import Running, ServerProcess, Valkey
-from benchmarks.wire import EVERYONE
-from relay.broker.embedded import free_port
+from benchmarks.machine import find_program, first_line, package_version
+from benchmarks.protocol import TASKS, Endpoint, Publishing
 
-Language = Literal["python", "node", "c", "go"]
+DIRECTORY = Path(__file__).parent
+_NODE_MODULES = DIRECTORY / "node" / "node_modules"
 
 
-class Peer(ABC):
-    """A server under test. ``packages`` are modules, ``binaries`` commands that it needs."""
+@dataclass(frozen=True)
+class Peer:
+    """A server under test. In ``command``, ``config`` and ``environ`` these are replaced: $python, $directory (its own),
+    $peers (ours), $port, $publish_port, $redis_url, $config (the written file), $key and $chain (a TLS certificate).
+
+    Args:
+        name: In tables and on the command line.
+        title: For people.
+        command: How it is started.
+        language: What it is written in.
+        packages: Python packages that it needs.
+        npm: Node packages that it needs.
+        programs: Commands that print the versions of programs that it needs.
+        files: Other files that it needs.
+        install: What to do when something is missing.
+        config: A file in `peers/config` to fill in.
+        environ: Variables of its environment.
+        redis: Whether it is fed by a Redis; otherwise it is published to directly.
+        has_publish_port: Whether it takes updates on a port of its own.
+        subscribes_at_start: Whether it is ready only when it listens to Redis.
+        ready_path: Where it answers 200 when it is ready; otherwise it is ready when it accepts connections.
+        endpoint: Of clients that follow one task.
+        everyone: Of clients that receive what is for everyone; by default the task ``everyone``.
+        publishing: How to publish to it.
+        joins_writes: Whether it writes several updates at once; other servers write one frame at a time.
+        processes: How many of it run behind one Redis, with their share of the clients each.
+    """
 
     name: str
     title: str
-    language: Language = "python"
-    packages: Sequence[str] = ()
-    binaries: Sequence[str] = ()
+    command: str
+    language: Literal["python", "node", "c", "go"] = "python"
+    packages: tuple[str, ...] = ()
+    npm: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    install: str = "pip install 'trio-relay[bench,peers]'"
+    config: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    redis: bool = True
+    has_publish_port: bool = False
+    subscribes_at_start: bool = False
+    ready_path: str = ""
+    endpoint: Endpoint = TASKS
+    everyone: Endpoint | None = None
+    publishing: Publishing = field(default_factory=Publishing)
+    joins_writes: bool = False
+    processes: int = 1
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether it is Relay in one of its variants."""
+        return self.name.startswith("relay")
 
     def missing(self) -> str | None:
-        """Why it cannot run here; None when it can."""
-        modules = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if modules:
-            return f"not installed: {', '.join(modules)} (pip install 'trio-relay[bench,peers]')"
-        commands = [name for name in self.binaries if shutil.which(name) is None]
-        return f"not on the PATH: {', '.join(commands)}" if commands else None
+        """Say why it cannot run here, and what to do; None when it can."""
+        absent = [
+            *(name for name in self.packages if package_version(name) is None),
+            *(name for name in self.npm if not (_NODE_MODULES / name).is_dir()),
+            *(name for name in map(_program, self.programs) if find_program(name) is None),
+            *(name for name in self.files if not Path(name).exists()),
+        ]
+        return f"not installed: {', '.join(absent)} ({self.install})" if absent else None
 
-    @abstractmethod
-    def start(self, directory: Path) -> Running:
-        """Run it. Raises ServerFailed when it does not come up."""
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield the versions of what it needs, as far as it is installed."""
+        for name in self.packages:
+            if version := package_version(name):
+                yield name, version
+        for name in self.npm:
+            if version := first_line("node", "-p", f"require({str(_NODE_MODULES / name / 'package.json')!r}).version"):
+                yield name, version
+        for command in self.programs:
+            if version := first_line(*shlex.split(command)):
+                yield _program(command), version
 
-
-def everyone_is_a_task(door: Door) -> Door:
-    """The door of clients that follow the channel which stands for everyone."""
-    steps = tuple((say and say.replace("{task}", EVERYONE), expect) for say, expect in door.steps)
-    return Door(**{**vars(door), "path": door.path.replace("{task}", EVERYONE), "steps": steps})
-
-
-def run_with_redis(
-    peer: Peer, directory: Path, command: Callable[[int, Valkey], Sequence[str]], *,
-    ready: Callable[[int, Valkey], bool], door: Door = TASKS, everyone: Door | None = None, feed: type[Feed] = Channels,
-    feed_options: dict[str, Any] | None = None, environ: Callable[[int, Valkey], Mapping[str, str]] | None = None,
-) -> Running:  # fmt: skip
-    """Start a Redis and a server that it feeds."""
-    with ExitStack() as stack:
-        valkey = stack.enter_context(Valkey(directory / "valkey"))
-        port = free_port()
-        settings = environ(port, valkey) if environ else {}
-        server = stack.enter_context(ServerProcess(peer.name, directory, command(port, valkey), environ=settings))
-        server.wait_until(lambda: ready(port, valkey))
-        return Running(
-            peer.name, port, door, everyone or everyone_is_a_task(door), feed, valkey.port, [server],
-            feed_options or {}, [valkey.pid], stack.pop_all(),
-        )  # fmt: skip
+    def prepare(self, directory: Path, **values: str | int) -> tuple[list[str], dict[str, str]]:
+        """Write its configuration; returns its command and its environment."""
+        places = {"python": sys.executable, "directory": directory, "peers": DIRECTORY, **values}
+        if self.config:
+            places["config"] = directory / self.config
+            content = Template((DIRECTORY / "config" / self.config).read_text()).substitute(places)
+            (directory / self.config).write_text(content)
+        program, *arguments = [Template(part).substitute(places) for part in shlex.split(self.command)]
+        environ = {name: Template(value).substitute(places) for name, value in self.environ.items()}
+        return [find_program(program) or program, *arguments], environ
 
 
-def python(module: str, *arguments: str | int) -> list[str]:
-    """A command that runs one of our modules."""
-    return [sys.executable, "-m", module, *map(str, arguments)]
+def _program(command: str) -> str:
+    return command.partition(" ")[0]

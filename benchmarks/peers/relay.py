@@ -1,79 +1,87 @@
-"""Relay itself, as its users run it: the stock Hypercorn command of the README, default settings."""
+"""Relay as its users run it: the stock Hypercorn command of the README, default settings. Its ways to publish are here too."""
 
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
-from benchmarks.certificates import certificate
-from benchmarks.doors import GENERAL, TASKS, Door
-from benchmarks.feeds import Durable, Feed, Plain
-from benchmarks.machine import SERVER_CORE
-from benchmarks.peers.base import Peer, python
-from benchmarks.servers import Running, ServerProcess, Valkey
-from relay.broker.embedded import free_port
+from relay_wire import channels, keys, publications, scripts
+from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
+
+from benchmarks.peers.base import Peer
+from benchmarks.protocol import TASKS, Endpoint, Publishing
+from benchmarks.wire import Update, resp
 
 
-class Relay(Peer):
-    """One form of it.
-
-    feed:     how updates are published: plain `PUBLISH`, as peers get it, or Relay's durable script
-    door:     of the clients that follow a task
-    settings: variables of the environment
-    """
-
-    def __init__(
-        self, name: str = "relay", title: str = "Relay", *, feed: type[Feed] = Plain, door: Door = TASKS,
-        tls: bool = False, settings: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
-        self.name = name
-        self.title = title
-        self._feed = feed
-        self._door = door
-        self._tls = tls
-        self._settings = dict(settings or {})
-
-    def start(self, directory: Path) -> Running:
-        with ExitStack() as stack:
-            valkey = stack.enter_context(Valkey(directory / "valkey"))
-            port, server = self.start_one(directory, valkey, stack)
-            return self.running(port, server, valkey, stack.pop_all())
-
-    def start_one(
-        self, directory: Path, valkey: Valkey, stack: ExitStack, *, name: str | None = None, core: int = SERVER_CORE
-    ) -> tuple[int, ServerProcess]:
-        """One relay process behind a Redis; its port and itself."""
-        port = free_port()
-        command = python("hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "--backlog", 4096)
-        if self._tls:
-            key, chain = certificate(directory)
-            command += ["--keyfile", str(key), "--certfile", str(chain)]
-        environ = {"REDIS_URL": valkey.url, **self._settings}
-        server = stack.enter_context(
-            ServerProcess(name or self.name, directory, [*command, "relay.asgi:app"], environ=environ, core=core)
-        )
-        server.wait_until(lambda: self._is_ready(port, server))
-        return port, server
-
-    def running(self, port: int, server: ServerProcess, valkey: Valkey, stack: ExitStack) -> Running:
-        """What the suite must know of a relay that is up."""
-        task, everyone = (replace(door, tls=self._tls) for door in (self._door, GENERAL))
-        return Running(
-            self.name, port, task, everyone, self._feed, valkey.port, [server], brokers=[valkey.pid], stack=stack
-        )
-
-    def _is_ready(self, port: int, server: ServerProcess) -> bool:
-        if self._tls:
-            return "redis subscription up" in server.log.read_text(errors="replace")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+def _channel(update: Update) -> tuple[str, str]:
+    """Return Relay's channel and the kind of the update."""
+    if update.task is None:
+        return channels.GENERAL, channels.GENERAL_UPDATE
+    return TASK_PREFIX + update.task, channels.TASK_UPDATE
 
 
-#: What the tables compare with peers: fed as they are, and fed by its own durable script.
-RELAY = Relay()
-RELAY_DURABLE = Relay("relay-durable", "Relay, durable publish", feed=Durable)
+def publish_plainly(update: Update) -> bytes:
+    """PUBLISH on the two channels that Relay accepts from any service."""
+    return resp("PUBLISH", GENERAL_UPDATES if update.task is None else TASK_UPDATES, update.payload)
+
+
+def publish_durably(update: Update) -> bytes:
+    """Run Relay's own script, as its clients do: Redis numbers the update and keeps it before it is published."""
+    channel, kind = _channel(update)
+    pairs = (pair.partition(b":") for pair in update.data[1:-1].split(b","))  # all strings, without quotes and commas
+    fields = {} if update.task is None else {name.strip(b'"').decode(): value for name, _, value in pairs}
+    call = publications.publish_call(channel, kind, update.data, publications.Retention(), fields=fields)
+    return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
+
+
+def publish_unpersisted(update: Update) -> bytes:
+    """PUBLISH as Relay's clients do when Redis has no memory to persist an update: live, and without a position."""
+    channel, kind = _channel(update)
+    return resp("PUBLISH", keys.pubsub_channel(channel), publications.unpersisted_message(kind, update.data))
+
+
+PLAIN = Publishing(publish_plainly)
+DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=scripts.load("publish").source)
+UNPERSISTED = Publishing(publish_unpersisted)
+
+#: Clients that only follow what is for everyone. The pong shows that the session is up.
+GENERAL = Endpoint("/ws/tasks", (('{"type":"ping"}', '"pong"'),))
+
+#: Clients that send the position that they saw last, and learn whether they recovered all since.
+POSITIONS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","position":{position}}', '"subscribed"'),))
+
+EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
+
+RELAY = Peer(
+    "relay", "Relay", "$python -m hypercorn -k trio -b 127.0.0.1:$port --backlog 4096 relay.asgi:app",
+    environ={"REDIS_URL": "$redis_url"}, ready_path="/readyz", everyone=GENERAL, publishing=PLAIN,
+)  # fmt: skip
+RELAY_DURABLE = replace(RELAY, name="relay-durable", title="Relay, durable publish", publishing=DURABLE)
+RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS)
+
+#: The same updates through each of Relay's endpoints.
+ENDPOINT_VARIANTS = (
+    replace(RELAY, name="relay-tasks", title="Relay, /ws/tasks"),
+    replace(RELAY, name="relay-positions", title="Relay, /ws/tasks with positions", endpoint=POSITIONS),
+    replace(RELAY, name="relay-events", title="Relay, /events", endpoint=EVENTS),
+)
+
+#: One process with all clients, or two behind one Redis with half of them each.
+PROCESS_VARIANTS = tuple(
+    replace(base, name=f"{base.name}-x{count}", title=f"{base.title}, {count} processes", processes=count)
+    for base in (RELAY, RELAY_DURABLE)
+    for count in (1, 2)
+)
+
+#: With TLS in Relay itself sessions stay on ASGI.
+TLS_VARIANTS = (
+    replace(RELAY, name="relay-plain", title="Relay, plain"),
+    replace(
+        RELAY, name="relay-tls", title="Relay, TLS", command=f"{RELAY.command} --keyfile $key --certfile $chain",
+        endpoint=replace(TASKS, tls=True), everyone=replace(GENERAL, tls=True),
+    ),
+)  # fmt: skip
+
+#: Each way to publish.
+PUBLISH_VARIANTS = (
+    replace(RELAY, name="relay-publish", title="Relay, PUBLISH"),
+    RELAY_DURABLE,
+    replace(RELAY, name="relay-unpersisted", title="Relay, unpersisted", publishing=UNPERSISTED),
+)

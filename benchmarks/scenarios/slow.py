@@ -1,165 +1,84 @@
-"""slow: a few clients that stop reading, among many that read. Do the many notice? Are the few gone, and when?
+"""A few clients that stop reading, among many that read: do the many notice, and are the few dropped?
 
-Runs with and without the few alternate on the same server and the same readers; the ratio of the readers' p99 is taken for
-each pair of neighbours. Most peers bound nothing: what waits for their stalled clients is in their memory.
+Runs with and without the few alternate on the same server and readers; the ratio of the readers' p99 is taken for each pair
+of neighbours. Most peers bound nothing: their memory keeps what waits for their stalled clients.
 """
 
-import threading
 import time
-from functools import partial
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from benchmarks.context import Context, attempt
-from benchmarks.measure import Contender, Run, WarmUpFailed, contender, middle_shares
-from benchmarks.peers import RELAY, Peer
-from benchmarks.results import Check, Report, Row, median
-from benchmarks.servers import Running
-from benchmarks.wire import Form, form
+from benchmarks.machine import peak_memory_of, reset_peak_memory
+from benchmarks.measure import Run, Testbed, WarmUpFailed, all_complete, testbed
+from benchmarks.peers.base import Peer
+from benchmarks.results import median, shown
+from benchmarks.scenarios.base import Sizes, Trial
+from benchmarks.wire import Update
 
-SIZE = 8192
-RATE = 125
-STALLED = 5
+#: Readers' p99 with stalled clients, times that without; when Relay's own runs differ by more, there is no verdict.
+MAX_RATIO = 1.2
 
-TARGET_RATIO = 1.2
-
-#: Relay's bound in age is 10 s and its goodbye takes 2 s at most; a stalled client that is there after this is not dropped.
-_PATIENCE = 15.0
-#: Others are not waited for: the run itself was long enough.
-_PATIENCE_PEERS = 1.0
-
-
-class _Memory:
-    """Watches a server's resident memory while the block runs."""
-
-    def __init__(self, server: Running) -> None:
-        self._server = server
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self.before = self.peak = server.quick_memory()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.1):
-            self.peak = max(self.peak, self._server.quick_memory())
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
+#: Relay drops by age after 10 s, and closing takes 2 s at most; a stalled client that is there after this is not dropped.
+_TIMEOUT = 15.0
+#: Peers are not waited for: the run itself was long enough. Nor is Relay in a tiny run, where no bound is reached.
+_TIMEOUT_PEERS = 1.0
+#: Seconds behind the publisher at which a server no longer keeps up.
+_MAX_LAG = 1.0
 
 
 class _Stalled(NamedTuple):
-    """A run with clients that do not read: seconds from its start until each was gone, None for those that stayed."""
+    """A run with stalled clients: seconds from its start until each was dropped, None for those that stayed."""
 
     run: Run
     growth: int
-    gone_after: list[float | None]
+    dropped_after: list[float | None]
 
 
-def run(context: Context) -> Report:
-    """Relay, several times; each peer once."""
-    readers = context.pick(full=200, quick=200, tiny=10)
-    updates = context.pick(full=1250, quick=500, tiny=60)
-    report = Report(
-        "slow",
-        "Slow clients among fast ones",
-        {"readers": readers, "stalled": STALLED, "updates": updates, "bytes": SIZE, "updates/s": RATE},
-        (
-            "p99_without",
-            "p99",
-            "p99_ratio",
-            "dropped",
-            "gone_after",
-            "memory_growth",
-            "delivered",
-            "server",
-            "load_core",
-        ),
-    )
-    peers = [RELAY, *context.able(report)]
-    with context.progress("slow", len(peers)) as begin:
-        for peer in peers:
-            begin(peer.title)
-            pairs = context.pick(full=5, quick=2, tiny=1) if peer is RELAY else 1
-            row = attempt(report, peer, partial(_measure, context, report, peer, readers, updates, pairs))
-            if row is not None:
-                report.rows.append(row)
-    _judge(context, report)
-    return report
-
-
-def _measure(context: Context, report: Report, peer: Peer, readers: int, updates: int, pairs: int) -> Row:
-    forms = [form("bench", SIZE)]
-    # In a tiny run too little is sent to pass any bound: nobody is dropped.
-    patience = _PATIENCE if peer is RELAY and context.size != "tiny" else _PATIENCE_PEERS
+def slow(trial: Trial, peer: Peer) -> None:
+    """Relay several times, each peer once."""
+    readers, count, rate = trial.p["readers"], trial.p["updates"], trial.p["updates/s"]
+    updates = trial.updates("bench")
     without: list[Run] = []
     stalled: list[_Stalled] = []
-    with contender(peer, context.directory / "slow", readers) as one:
-        one.follow(["bench"] * readers)
-        one.warm_up(forms)
-        if not one.paced(forms, RATE, RATE, look_every=1).keeps_up:
-            raise WarmUpFailed(f"it cannot follow {RATE * readers:,} deliveries of {SIZE:,} bytes a second")
-        for _ in range(pairs):
-            without.append(one.paced(forms, updates, RATE, look_every=1))
-            stalled.append(_with_stalled(one, forms, updates, patience))
-    ratios = [
-        two.run.received.latency.quantile(0.99) / max(alone.received.latency.quantile(0.99), 1e-6)
-        for alone, two in zip(without, stalled, strict=True)
-    ]
-    gone = [after for one in stalled for after in one.gone_after]
-    known = [after for after in gone if after is not None]
-    p99s = [one.received.latency.quantile(0.99) for one in without]
+    with testbed(peer, trial.directory, readers) as bed:
+        bed.follow(["bench"] * readers)
+        bed.warm_up(updates)
+        first = bed.paced(updates, rate, rate)
+        if not first.received.is_complete or first.received.last - first.published.sent > _MAX_LAG * 1e9:
+            raise WarmUpFailed(f"it cannot follow {rate * readers:,} deliveries of {trial.p['bytes']:,} bytes a second")
+        for _ in range(trial.pick(Sizes(5, 2, 1)) if peer.is_relay else 1):
+            without.append(bed.paced(updates, count, rate))
+            stalled.append(_with_stalled(trial, bed, updates))
+    p99 = [run.received.latency.quantile(0.99) for run in without]
+    p99_stalled = [one.run.received.latency.quantile(0.99) for one in stalled]
+    noise = max(p99) / max(min(p99), 1e-6)
+    after = [seconds for one in stalled for seconds in one.dropped_after]
+    known = [seconds for seconds in after if seconds is not None]
+    runs = [one.run for one in stalled]
     figures = {
-        "p99_without": median(p99s),
-        "p99": median([one.run.received.latency.quantile(0.99) for one in stalled]),
-        "p99_ratio": median(ratios),
-        "dropped": len(known) / len(gone),
-        "memory_growth": float(max(one.growth for one in stalled)),
-        "delivered": min(one.run.delivered for one in stalled),
-        **middle_shares([one.run for one in stalled]),
-    }
-    if known:
-        figures["gone_after"] = max(known)
-    report.data[peer.name] = {
-        "without": [one.to_json() for one in without], "with": [one.run.to_json() for one in stalled],
-        "ratios": ratios, "noise": max(p99s) / max(min(p99s), 1e-6), "gone_after": gone,
+        "p99_without": median(p99), "p99": median(p99_stalled),
+        "p99_ratio": median([two / max(one, 1e-6) for one, two in zip(p99, p99_stalled, strict=True)]),
+        "dropped": len(known) / len(after), "memory_growth": float(max(one.growth for one in stalled)),
+        "delivered": min(run.figures()["delivered"] for run in runs),
     }  # fmt: skip
-    whole = all(one.received.is_whole for one in (*without, *(one.run for one in stalled)))
-    whole = whole and all(one.received.readers == readers for one in without)
-    return Row(peer.name, "", figures, whole)
+    if known:
+        figures["dropped_after"] = max(known)
+    row = trial.add(peer.name, figures, runs, without=without, noise=noise, dropped_after=after)
+    row.complete = all_complete([*without, *runs]) and all(run.received.readers == readers for run in without)
+    row.noisy = noise > MAX_RATIO
+    if peer.is_relay:
+        text = f"{peer.title}'s runs without stalled clients differ in their p99 by {shown(noise, 'ratio')} times: the noise"
+        trial.report.notes.append(text)
 
 
-def _with_stalled(one: Contender, forms: list[Form], updates: int, patience: float) -> _Stalled:
-    ports = one.follow(["bench"] * STALLED, stalled=STALLED).stalled_ports
+def _with_stalled(trial: Trial, bed: Testbed, updates: list[Update]) -> _Stalled:
+    stalled = trial.p["stalled"]
+    ports = bed.follow(["bench"] * stalled, stalled=stalled).stalled_ports
     began = time.time()
-    with _Memory(one.server) as memory:
-        done = one.paced(forms, updates, RATE, look_every=1)
-        hung_up = one.load.hang_ups(patience)
-    gone = [hung_up.get(port) for port in ports]
-    one.load.forget_stalled()
-    return _Stalled(done, memory.peak - memory.before, [None if at is None else at - began for at in gone])
-
-
-def _judge(context: Context, report: Report) -> None:
-    report.must_be_whole("readers of Relay that got every update, in order, whoever else stalled")
-    ours = report.row("relay")
-    if ours is None:
-        return
-    if context.size != "tiny":
-        what = "share of stalled clients that Relay dropped"
-        report.checks.append(Check(what, ours.figures["dropped"], 1.0, at_least=True, unit="share", must=True))
-    noise = report.data["relay"]["noise"]
-    report.notes.append(
-        f"Relay's runs without stalled clients differ in their p99 by up to {noise:.2f} times, which is the noise"
-    )
-    report.checks.append(
-        Check(
-            "p99 of Relay's readers with stalled clients, times that without", ours.figures["p99_ratio"], TARGET_RATIO,
-            at_least=False, unit="ratio", clear=noise <= TARGET_RATIO,
-        )
-    )  # fmt: skip
+    is_waited_for = bed.peer.is_relay and trial.context.size != "tiny"
+    reset_peak_memory(bed.server.pids)
+    memory = peak_memory_of(bed.server.pids)
+    run = bed.paced(updates, trial.p["updates"], trial.p["updates/s"])
+    closings = bed.load.closings(_TIMEOUT if is_waited_for else _TIMEOUT_PEERS)
+    growth = peak_memory_of(bed.server.pids) - memory
+    dropped = [closings.get(port) for port in ports]
+    return _Stalled(run, growth, [None if at is None else at - began for at in dropped])

@@ -1,6 +1,6 @@
-"""``make health-check``: does the relay live, may clients be sent to it, and what does it count.
+"""``make health-check``: show whether the relay is alive and ready, and its main metrics.
 
-Exit status 0 when /healthz and /readyz answer 200. ``--wait SECONDS`` tries again until then. Needs nothing but Python.
+Exits with status 0 if /healthz and /readyz return 200. ``--wait SECONDS`` retries until they do. Needs only Python.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from relay_place import relay_url
 
 TIMEOUT = 5.0
 
-#: Counted since the relay started, or now; shown when /metrics is to be had, which it is not through nginx.
+#: The metrics to show. They are only available when the relay is asked directly: nginx does not pass /metrics on.
 SHOWN = (
     "relay_redis_up",
     "relay_redis_reconnects_total",
@@ -30,7 +30,7 @@ SHOWN = (
 
 
 def get(url: str) -> tuple[int, str]:
-    """The status and the body; 0 and the reason when nobody answers."""
+    """Return the status and the body, or 0 and the reason if there is no answer."""
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT) as response:
             return response.status, response.read(1 << 20).decode(errors="replace")
@@ -42,7 +42,7 @@ def get(url: str) -> tuple[int, str]:
 
 
 def counts(exposition: str) -> dict[str, float]:
-    """The sums, over their labels, of the metrics that are shown."""
+    """Return the metrics to show, each summed over its labels."""
     sums = dict.fromkeys(SHOWN, 0.0)
     for name, value in re.findall(r"^(\w+)(?:\{[^}]*\})? (\S+)$", exposition, re.MULTILINE):
         if name in sums:
@@ -51,22 +51,22 @@ def counts(exposition: str) -> dict[str, float]:
 
 
 def check(base: str) -> bool:
-    """Ask once and tell."""
+    """Check once and print the result. Return whether the relay is alive and ready."""
     print(base, flush=True)
-    well = True
+    is_healthy = True
     for path in ("/healthz", "/readyz"):
         status, body = get(base + path)
-        well = well and status == 200
+        is_healthy = is_healthy and status == 200
         print(f"  {path}  {status or 'no answer'}  {body.strip()[:200]}")
     status, body = get(base + "/metrics")
     if status == 200:
         for name, value in counts(body).items():
             print(f"  {name}  {value:g}")
-    return well
+    return is_healthy
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
     wait = parser.parse_args().wait
@@ -80,7 +80,7 @@ def main() -> int:
         time.sleep(0.5)
     if check(base):
         return 0
-    print("Not well: docs/troubleshoot.md tells what to look at.", file=sys.stderr)
+    print("The relay is not healthy: see docs/troubleshoot.md.", file=sys.stderr)
     return 1
 
 

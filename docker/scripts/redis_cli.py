@@ -1,6 +1,6 @@
-"""``make redis-cli``: redis-cli or valkey-cli on Relay's Redis; where neither is installed, the same in small.
+"""``make redis-cli``: run redis-cli or valkey-cli on Relay's Redis, or a small substitute if neither is installed.
 
-``make redis-cli ARGS='INFO memory'`` runs one command. The password goes through the environment, never over the command line.
+``make redis-cli ARGS='INFO memory'`` runs one command. The password is passed in the environment, never on the command line.
 """
 
 import os
@@ -18,7 +18,11 @@ from relay.core.errors import ConfigError
 
 
 def program_arguments(place: Place, settings: RedisSettings) -> tuple[list[str], dict[str, str]]:
-    """Options for redis-cli, and what it wants in its environment. Raises redis.RedisError when no Sentinel knows a master."""
+    """Return options and environment variables for redis-cli.
+
+    Raises:
+        redis.RedisError: no Sentinel knows the master.
+    """
     client = connect(place, settings)
     target = parse(place.url)
     if isinstance(client, redis.RedisCluster):
@@ -45,7 +49,7 @@ def program_arguments(place: Place, settings: RedisSettings) -> tuple[list[str],
 
 
 def shown(answer: Any, indent: str = "") -> str:
-    """An answer as redis-cli would show it, nearly."""
+    """Format a reply, almost like redis-cli."""
     if isinstance(answer, dict):
         answer = [part for pair in answer.items() for part in pair]
     if isinstance(answer, list | tuple | set):
@@ -54,10 +58,10 @@ def shown(answer: Any, indent: str = "") -> str:
     return "(nil)" if answer is None else str(answer)
 
 
-def run(client: "redis.Redis | redis.RedisCluster", words: list[str]) -> bool:
-    """Run one command and print the answer, or on stderr the error; returns whether there was none."""
+def run(client: "redis.Redis | redis.RedisCluster", command: list[str]) -> bool:
+    """Run one command. Print the reply, or print the error to stderr. Return whether it succeeded."""
     try:
-        print(shown(client.execute_command(*words)))  # type: ignore[no-untyped-call]
+        print(shown(client.execute_command(*command)))  # type: ignore[no-untyped-call]
     except (redis.RedisError, OSError) as error:
         print(f"(error) {error}", file=sys.stderr)
         return False
@@ -65,23 +69,23 @@ def run(client: "redis.Redis | redis.RedisCluster", words: list[str]) -> bool:
 
 
 def converse(client: "redis.Redis | redis.RedisCluster", prompt: str) -> None:
-    """Read commands until the input ends."""
+    """Read and run commands until the end of the input."""
     while True:
         try:
-            words = shlex.split(input(prompt if sys.stdin.isatty() else ""))
+            command = shlex.split(input(prompt if sys.stdin.isatty() else ""))
         except (EOFError, KeyboardInterrupt):
             return
         except ValueError as error:
             print(f"(error) {error}", file=sys.stderr)
             continue
-        if words and words[0].lower() in ("exit", "quit"):
+        if command and command[0].lower() in ("exit", "quit"):
             return
-        if words:
-            run(client, words)
+        if command:
+            run(client, command)
 
 
-def main(words: list[str]) -> int:
-    """Returns the exit status; does not return where redis-cli takes over."""
+def main(command: list[str]) -> int:
+    """Run the command. Return the exit status, unless redis-cli replaces this process."""
     try:
         _, settings = load()
     except ConfigError as error:
@@ -94,16 +98,16 @@ def main(words: list[str]) -> int:
         if program is not None:
             arguments, environ = program_arguments(place, settings)
             sys.stderr.flush()
-            os.execve(program, [program, *arguments, *words], {**os.environ, **environ})
+            os.execve(program, [program, *arguments, *command], {**os.environ, **environ})
         client = connect(place, settings)
     except (redis.RedisError, OSError) as error:
         print(f"Redis does not answer: {error}", file=sys.stderr)
         return 1
     if isinstance(client, redis.Redis):
-        client.response_callbacks.clear()  # answers as Redis sends them, not as redis-py's objects
+        client.response_callbacks.clear()  # show replies as Redis sends them, not redis-py's objects
     try:
-        if words:
-            return 0 if run(client, words) else 1
+        if command:
+            return 0 if run(client, command) else 1
         converse(client, "redis> ")
     finally:
         client.close()

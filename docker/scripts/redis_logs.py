@@ -1,6 +1,6 @@
-"""``make redis-logs``: the log of the Redis that a relay on this machine brought along.
+"""``make redis-logs``: show the log of the embedded Redis of a relay on this machine.
 
-Exit status 3 when there is none: then the Makefile asks Compose. Another Redis logs where its own operator wants it.
+Exits with status 3 if there is none; the Makefile then asks Compose. Other Redis servers have their own log.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from relay.core.errors import ConfigError
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the command. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
-    parser.add_argument("--lines", type=int, default=100, help="how many of the last lines")
+    parser.add_argument("--follow", action="store_true", help="show new lines until Ctrl-C")
+    parser.add_argument("--lines", type=int, default=100, help="number of lines, from the end")
     options = parser.parse_args()
     try:
         _, settings = load()
@@ -27,7 +27,7 @@ def main() -> int:
         return 2
     place = find_redis(settings)
     if place.log is None:
-        print(f"{place} was not brought along by a relay on this machine: asking Compose.", file=sys.stderr)
+        print(f"{place} is not embedded in a relay on this machine: asking Compose.", file=sys.stderr)
         return 3
     print(f"Redis  {place}", file=sys.stderr)
     command = [shutil.which("tail") or "tail", f"--lines={options.lines}", str(place.log)]

@@ -1,4 +1,4 @@
-"""Where Redis is: where a relay with the same environment would find it, or where one on this machine brought it along."""
+"""Find Redis: the one that a relay with the same environment would use, or the embedded one of a relay on this machine."""
 
 import re
 import tempfile
@@ -13,16 +13,18 @@ from relay_wire.redis_urls import parse, sync_client
 from relay import logs
 from relay.config import RedisSettings
 
-#: Seconds that Redis may take for anything.
+#: Deadline of every Redis call, in seconds.
 TIMEOUT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A Redis.
+    """A Redis server, Sentinels or a cluster.
 
-    origin: how it was found, for people
-    log:    the file that it logs to, where we know it
+    Attributes:
+        url: The URL, with the password.
+        origin: How it was found, as text for the operator.
+        log: Its log file, if known.
     """
 
     url: str
@@ -34,21 +36,21 @@ class Place:
 
 
 def find_redis(settings: RedisSettings) -> Place:
-    """The configured Redis; else the newest that a relay of this machine brought along and that answers; else the default."""
+    """Return the configured Redis, else the newest embedded one on this machine that answers, else the default address."""
     configured = settings.configured_url()
     if configured is not None:
         return Place(configured, "configured")
     for log in sorted(Path(tempfile.gettempdir()).glob("relay-redis-*/server.log"), key=_age):
         port = _port(log)
         if port is not None and _answers(port):
-            return Place(f"redis://127.0.0.1:{port}/0", "brought along by a relay on this machine", log)
+            return Place(f"redis://127.0.0.1:{port}/0", "embedded in a relay on this machine", log)
     return Place(f"redis://127.0.0.1:{settings.port}/{settings.db}", "nothing is configured")
 
 
 def _age(log: Path) -> float:
     try:
         return -log.stat().st_mtime
-    except OSError:  # its relay has just ended
+    except OSError:  # its relay has just exited
         return 0.0
 
 
@@ -56,7 +58,7 @@ def _port(log: Path) -> int | None:
     try:
         with log.open(errors="replace") as file:
             found = re.search(r"mode=standalone, port=(\d+)", file.read(100_000))
-    except OSError:  # gone, or another user's
+    except OSError:  # deleted, or owned by another user
         return None
     return int(found[1]) if found else None
 
@@ -70,7 +72,11 @@ def _answers(port: int) -> bool:
 
 
 def connect(place: Place, settings: RedisSettings) -> "redis.Redis | redis.RedisCluster":
-    """A client for one thread. Raises redis.RedisError when it is a cluster of which no node answers."""
+    """Return a client for use in one thread.
+
+    Raises:
+        redis.RedisError: it is a cluster, and no node answers.
+    """
     options = {} if settings.ssl_ca_certs is None else {"ssl_ca_certs": str(settings.ssl_ca_certs)}
     return sync_client(
         parse(place.url),

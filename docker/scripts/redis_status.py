@@ -1,6 +1,6 @@
-"""``make redis-status``: does Redis answer, how full is it, does it keep what it has, and who listens.
+"""``make redis-status``: show whether Redis answers, its memory use, its persistence and its subscribers.
 
-Exit status 0 when every server answers. What an operator should change is said below the figures.
+Exits with status 0 if every server answers. Recommendations for the operator follow the figures.
 """
 
 import sys
@@ -18,12 +18,12 @@ PLAIN_CHANNELS = ("task_updates", "general_updates")
 
 
 def size(number: int) -> str:
-    """Bytes, for people."""
+    """Format a number of bytes."""
     return f"{number / 2**20:.1f} MiB" if number < 2**30 else f"{number / 2**30:.2f} GiB"
 
 
 def servers(client: "redis.Redis | redis.RedisCluster") -> Iterator[tuple[str, "redis.Redis"]]:
-    """The servers that take writes, by name."""
+    """Yield each server that accepts writes, with its name."""
     if isinstance(client, redis.RedisCluster):
         for node in client.get_primaries():  # type: ignore[no-untyped-call]
             yield node.name, client.get_redis_connection(node)
@@ -32,53 +32,65 @@ def servers(client: "redis.Redis | redis.RedisCluster") -> Iterator[tuple[str, "
 
 
 def persistence(server: "redis.Redis", info: dict[str, Any]) -> str:
-    """What survives a crash. Raises redis.RedisError."""
+    """Describe what survives a crash.
+
+    Raises:
+        redis.RedisError: the server does not answer.
+    """
     if info.get("aof_enabled"):
         return f"AOF, last write {info.get('aof_last_write_status')}"
     try:
         saves = server.config_get("save").get("save")
-    except redis.ResponseError:  # hosted servers do not tell
+    except redis.ResponseError:  # hosted servers do not allow CONFIG
         return "no AOF"
     if not saves:
-        return "none: what it holds is gone when it ends"
+        return "none: the data is lost when it exits"
     return f"snapshots only, {info.get('rdb_changes_since_last_save')} changes since the last one"
 
 
-def complaints(info: dict[str, Any]) -> Iterator[str]:
-    """What does not suit Relay, and what to do."""
+def recommendations(info: dict[str, Any]) -> Iterator[str]:
+    """Yield what the operator should change, and how."""
     if info.get("maxmemory_policy") != "noeviction":
         yield f"maxmemory-policy is {info.get('maxmemory_policy')}: set noeviction, or clients lose their positions"
     if not info.get("maxmemory"):
-        yield "maxmemory is not set: without a bound the kernel may kill Redis when the machine's memory is used up"
+        yield "maxmemory is not set: without a limit the kernel may kill Redis when the machine runs out of memory"
     elif info["used_memory"] > 0.9 * info["maxmemory"]:
         yield "almost full: raise maxmemory, or lower RELAY_HISTORY_SIZE and RELAY_HISTORY_TTL"
     if info.get("evicted_keys"):
-        yield f"{info['evicted_keys']} keys were evicted: those channels' clients were told that updates were lost"
+        yield f"{info['evicted_keys']} keys were evicted: the clients of these channels were notified of lost updates"
     if info.get("rejected_connections"):
         yield f"{info['rejected_connections']} connections were rejected: raise maxclients"
     if info.get("aof_enabled") and info.get("aof_last_write_status") != "ok":
-        yield "the AOF cannot be written: is the disk full?"
+        yield "Redis cannot write the AOF: is the disk full?"
 
 
 def report(name: str, server: "redis.Redis") -> list[str]:
-    """Print a server's figures; returns the complaints. Raises redis.RedisError."""
+    """Print the figures of a server. Return the recommendations.
+
+    Raises:
+        redis.RedisError: the server does not answer.
+    """
     info: dict[str, Any] = server.info()
     product = info.get("server_name", "redis")
     version = info.get("valkey_version") or info.get("redis_version")
     limit = size(info["maxmemory"]) if info.get("maxmemory") else "no limit"
-    listening = ", ".join(f"{count} on {channel!s}" for channel, count in server.pubsub_numsub(*PLAIN_CHANNELS))
+    subscribers = ", ".join(f"{count} on {channel!s}" for channel, count in server.pubsub_numsub(*PLAIN_CHANNELS))
     print(name)
     mode = info.get("server_mode") or info.get("redis_mode")
     print(f"  version      {product} {version}, {mode}, {info['role']}, up {info['uptime_in_seconds']} s")
     print(f"  clients      {info['connected_clients']}")
     print(f"  memory       {size(info['used_memory'])} of {limit}, {info['maxmemory_policy']}")
     print(f"  persistence  {persistence(server, info)}")
-    print(f"  listening    {listening}")
-    return [f"{name}: {complaint}" for complaint in complaints(info)]
+    print(f"  subscribers  {subscribers}")
+    return [f"{name}: {recommendation}" for recommendation in recommendations(info)]
 
 
 def tasks(client: "redis.Redis | redis.RedisCluster") -> tuple[int, int]:
-    """How many tasks are known, and how many of them are in progress. Raises redis.RedisError."""
+    """Return the number of known tasks, and how many of them are in progress.
+
+    Raises:
+        redis.RedisError: a server does not answer.
+    """
     with client.pipeline(transaction=False) as pipe:
         for bucket in range(keys.BUCKETS):
             pipe.zcard(keys.tasks(bucket))
@@ -88,19 +100,23 @@ def tasks(client: "redis.Redis | redis.RedisCluster") -> tuple[int, int]:
 
 
 def show(place: Place, settings: RedisSettings) -> None:
-    """Print everything. Raises redis.RedisError."""
+    """Print all figures and recommendations.
+
+    Raises:
+        redis.RedisError: a server does not answer.
+    """
     client = connect(place, settings)
     try:
-        wrong = [complaint for name, server in servers(client) for complaint in report(name, server)]
+        advice = [recommendation for name, server in servers(client) for recommendation in report(name, server)]
         print("tasks          {} known, {} in progress".format(*tasks(client)))
     finally:
         client.close()
-    for complaint in wrong:
-        print(f"! {complaint}")
+    for recommendation in advice:
+        print(f"! {recommendation}")
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the command. Return the exit status."""
     try:
         _, settings = load()
     except ConfigError as error:
@@ -112,7 +128,8 @@ def main() -> int:
         show(place, settings)
     except redis.ResponseError as error:
         print(
-            f"Redis refuses: {error}\nIt wants to be asked with INFO: docs/deploy.md has the rights.", file=sys.stderr
+            f"Redis refused: {error}\nThe Redis user needs the command INFO: see the permissions in docs/deploy.md.",
+            file=sys.stderr,
         )
         return 1
     except (redis.RedisError, OSError) as error:

@@ -1,14 +1,21 @@
-"""Where the relay is: RELAY_URL, or else RELAY_HOST and RELAY_PORT. Needs nothing but Python."""
+"""Find the relay: at RELAY_URL, or else at RELAY_HOST and RELAY_PORT. Needs only Python."""
 
 import os
 from urllib.parse import urlsplit, urlunsplit
 
-#: Where to reach a relay that listens on every address.
+#: The address on which to reach a relay that listens on all addresses.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def relay_url(scheme: str) -> str:
-    """The base URL, with the scheme ``http`` or ``ws``, or that over TLS. Raises ValueError when RELAY_URL is no URL."""
+    """Return the relay's base URL.
+
+    Args:
+        scheme: ``http`` or ``ws``; becomes ``https`` or ``wss`` if RELAY_URL uses TLS.
+
+    Raises:
+        ValueError: RELAY_URL is not a URL of a relay.
+    """
     host = os.environ.get("RELAY_HOST") or "127.0.0.1"
     host = _LOOPBACK.get(host, host)
     default = f"{scheme}://{f'[{host}]' if ':' in host else host}:{os.environ.get('RELAY_PORT') or 8000}"

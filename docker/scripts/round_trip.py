@@ -1,6 +1,6 @@
-"""``make test-redis``: a publish that comes back through a WebSocket, as services and browsers do it.
+"""``make test-redis``: publish to Redis, and receive the update on a WebSocket, as services and browsers do.
 
-Two of them: a plain PUBLISH, and a durable one. Exit status 0 when both came back; else it says which step failed.
+Publishes once plainly and once durably. Exits with status 0 if both updates arrive; otherwise prints which step failed.
 """
 
 import json
@@ -12,25 +12,26 @@ from secrets import token_hex
 
 import trio
 from redis_place import Place, find_redis
-from relay_client.subscribe import ConnectionChange, SubscriptionError, Updates, subscribe
+from relay_client.subscriber import ConnectionChange, SubscriptionError
+from relay_client.subscriber.trio import Updates, subscribe
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 
-#: Seconds for each step.
+#: Deadline of each step, in seconds.
 TIMEOUT = 5.0
 
-REDIS_ADVICE = "Is it up, and REDIS_URL right? See docs/troubleshoot.md, 'Redis connection failed'."
-RELAY_ADVICE = "Is it up? `make health-check` tells; RELAY_URL says where it is."
+REDIS_ADVICE = "Is it running, and is REDIS_URL correct? See docs/troubleshoot.md, 'Redis connection failed'."
+RELAY_ADVICE = "Is it running, and is RELAY_URL correct? `make health-check` shows more."
 PLAIN_ADVICE = "Does the relay use this Redis? See docs/troubleshoot.md, 'Updates not received across services'."
 DURABLE_ADVICE = "See docs/troubleshoot.md, 'No WebSocket updates'."
 
 
 class StepFailed(Exception):
-    """What did not work, and what to do about it."""
+    """A step failed; the message says why and what to do."""
 
     def __init__(self, what: str, why: object, advice: str) -> None:
         super().__init__(f"FAILED  {what}: {why}\n        {advice}")
@@ -38,7 +39,11 @@ class StepFailed(Exception):
 
 @asynccontextmanager
 async def step(what: str, advice: str) -> AsyncIterator[list[str]]:
-    """Say that the block succeeded, how long it took, and what it puts into the list. Raises StepFailed."""
+    """Print that the block succeeded, how long it took, and the notes that it added to the list.
+
+    Raises:
+        StepFailed: the block failed or took too long.
+    """
     notes: list[str] = []
     started = time.perf_counter()
     try:
@@ -51,42 +56,55 @@ async def step(what: str, advice: str) -> AsyncIterator[list[str]]:
     print("  ".join([f"ok      {what}", f"{1000 * (time.perf_counter() - started):.1f} ms", *notes]))
 
 
-async def heard(updates: Updates, key: str) -> None:
-    """Wait for the update with this key in its data."""
+async def wait_for(updates: Updates, key: str) -> None:
+    """Wait for an update that has this key in its data."""
     async for update in updates:
         if key in update.data:
             return
 
 
 async def publish_plain(redis: RedisService, updates: Updates, task_id: str, *, is_cluster: bool) -> None:
-    """As services do that know only Redis. Raises StepFailed."""
+    """Publish with a plain PUBLISH, and wait for the update.
+
+    Raises:
+        StepFailed: the update did not arrive.
+    """
     what = "a plain PUBLISH came back"
     message = {"type": "task_update", "task_id": task_id, "data": {"plain": 1}, "timestamp": time.time()}
     async with step(what, PLAIN_ADVICE) as notes:
-        listening = await redis.publish("task_updates", json.dumps(message).encode())
-        if not listening and not is_cluster:  # of which it counts one node's
-            raise StepFailed(what, "nobody hears task_updates on this Redis", PLAIN_ADVICE)
-        notes.append(f"{listening} heard it")
-        await heard(updates, "plain")
+        subscribers = await redis.publish("task_updates", json.dumps(message).encode())
+        if not subscribers and not is_cluster:  # a cluster counts the subscribers of one node only
+            raise StepFailed(what, "nobody is subscribed to task_updates on this Redis", PLAIN_ADVICE)
+        notes.append(f"{subscribers} received it")
+        await wait_for(updates, "plain")
 
 
 async def publish_durably(redis: RedisService, updates: Updates, task_id: str) -> None:
-    """As Relay's own clients do. It ends the task, so that after RELAY_TERMINAL_STATE_TTL nothing is left of it. Raises
-    StepFailed."""
+    """Publish durably, like Relay's own clients, and wait for the update.
+
+    The update ends the task, so Redis deletes the task after RELAY_TERMINAL_STATE_TTL.
+
+    Raises:
+        StepFailed: the update did not arrive.
+    """
     async with step("a durable publish came back", DURABLE_ADVICE) as notes:
         position = await redis.publish_task_update(task_id, {"durable": 1, "status": "completed"})
-        notes.append("without a position: Redis is full" if position is None else f"as number {position.offset}")
-        await heard(updates, "durable")
+        notes.append("without a position: Redis is full" if position is None else f"at offset {position.offset}")
+        await wait_for(updates, "durable")
 
 
 async def round_trip(redis: RedisService, url: str, *, is_cluster: bool) -> None:
-    """Raises StepFailed."""
+    """Run all steps.
+
+    Raises:
+        StepFailed: a step failed; the later ones did not run.
+    """
     async with step("Redis answers", REDIS_ADVICE):
         await redis.ping()
     task_id = f"test-redis-{token_hex(4)}"
     changes: list[ConnectionChange] = []
     async with subscribe(url, [task_id], on_connection=changes.append) as updates:
-        async with step("the relay lets a WebSocket in", RELAY_ADVICE) as notes:
+        async with step("the relay accepts a WebSocket", RELAY_ADVICE) as notes:
             try:
                 await updates.established()
             except trio.Cancelled:
@@ -97,7 +115,7 @@ async def round_trip(redis: RedisService, url: str, *, is_cluster: bool) -> None
 
 
 async def run(place: Place, url: str, settings: Settings, redis_settings: RedisSettings) -> StepFailed | None:
-    """Returns what failed."""
+    """Run all steps. Return the one that failed, if any."""
     async with open_redis(place.url, settings, redis_settings) as redis:
         try:
             await round_trip(redis, url, is_cluster=parse(place.url).is_sharded)
@@ -107,7 +125,7 @@ async def run(place: Place, url: str, settings: Settings, redis_settings: RedisS
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the command. Return the exit status."""
     try:
         settings, redis_settings = load()
         url = f"{relay_url('ws')}/ws/tasks"

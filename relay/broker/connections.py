@@ -1,4 +1,4 @@
-"""Connections to Redis: batches of commands to one server, to the master that Sentinels name, or to the nodes of a cluster.
+"""Connections to one Redis server: batches of commands, and connections for subscriptions.
 
 Everything here is asyncio and runs on redis-py's side of the bridge. Commands are packed by hiredis and written at once:
 redis-py's own pipelines pack in Python, which costs six times as much, and those of its cluster client do not keep order.
@@ -6,54 +6,58 @@ redis-py's own pipelines pack in Python, which costs six times as much, and thos
 
 import asyncio
 import math
-import random
-from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from hiredis import PushNotification, pack_command
-from redis.asyncio import Connection, ConnectionPool, SSLConnection
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from relay_wire import keys
-from relay_wire.redis_urls import RedisTarget, async_pool, close_pool
+from relay_wire.publications import ScriptCall
+from relay_wire.redis_urls import close_pool
 from relay_wire.scripts import Script
 
-from relay.broker.stream import NOT_YET, replies_at_hand, write
-from relay.config import Settings
+from relay.broker.reply_reader import MALFORMED, NOT_YET, malformed_reply, next_buffered_reply, write
 
-#: Seconds between two looks at a cluster's topology, when nothing asks for one.
-REFRESH = 10.0
+#: A Redis command and its arguments.
+Command = Sequence[Any]
 
 
 class Server:
     """One Redis server.
 
-    pool:       connections for commands
-    subscriber: makes those for subscriptions: RESP2, in which redis-py hands messages on without a detour for each
-
-    Its connections are never closed under those who use them, from which redis-py raises whatever it comes upon.
+    Its connections are never closed while they are in use: redis-py would raise whatever it happens upon.
     """
 
-    def __init__(self, name: str, pool: ConnectionPool, subscriber: ConnectionPool) -> None:
+    def __init__(self, name: str, pool: ConnectionPool, subscriber_pool: ConnectionPool) -> None:
+        """Make a server; it connects when it is used.
+
+        Args:
+            name: How logs name it.
+            pool: Connections for commands.
+            subscriber_pool: Makes the connections for subscriptions.
+        """
         self.name = name
         self._pool = pool
-        self._subscriber = subscriber
+        self._subscriber_pool = subscriber_pool
         self._loaded: set[str] = set()
-        self._room = asyncio.Semaphore(pool.max_connections)
+        self._free_connections = asyncio.Semaphore(pool.max_connections)
         self._users = 0
         self._is_closing = False
 
-    async def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run commands, in order, in one round trip; the answers, with an error in place of a refused one's. Where all
-        connections are in use it waits for its turn.
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands, in order, in one round trip. Waits for its turn while all connections are in use.
 
-        Raises RedisError or OSError when the connection fails. Cancelling closes the connection; commands may have been
-        carried out then.
+        Cancelling closes the connection; commands may have been carried out then.
+
+        Returns:
+            The answers, with an error in place of a refused command's.
+
+        Raises:
+            RedisError: The connection failed; commands may have been carried out.
+            OSError: The same.
         """
         self._users += 1
         try:
@@ -61,12 +65,15 @@ class Server:
         finally:
             await self._leave()
 
-    async def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        async with self._room:
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._free_connections:
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
                 await write(connection, b"".join([pack_command(tuple(command)) for command in commands]))
                 return await self._answers(connection, len(commands))
+            except MALFORMED as error:
+                await connection.disconnect(nowait=True)
+                raise malformed_reply(error) from error
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -75,7 +82,7 @@ class Server:
 
     @staticmethod
     async def _answers(connection: AbstractConnection, count: int) -> list[Any]:
-        at_hand = replies_at_hand(connection)
+        take = next_buffered_reply(connection)
         answers: list[Any] = []
         while len(answers) < count:
             try:
@@ -83,52 +90,70 @@ class Server:
                 answers.append(await connection.read_response(timeout=math.inf, disconnect_on_error=False))
             except ResponseError as error:
                 answers.append(error)
-            while len(answers) < count and (reply := at_hand()) is not NOT_YET:
+            while len(answers) < count and (reply := take()) is not NOT_YET:
                 if isinstance(reply, RedisConnectionError):  # it is loading, for one
                     raise reply
-                if not isinstance(reply, PushNotification):  # of those we asked for none
+                if not isinstance(reply, PushNotification):  # none of these was asked for
                     answers.append(reply)
         return answers
 
-    async def run_script(
-        self, script: Script, calls: Sequence[tuple[list[str], list[Any]]], replicas: int = 0, wait: float = 0.0
-    ) -> list[Any]:
-        """Run a script several times, in order, in one round trip; answers and errors as `exchange`.
+    async def run_calls(self, calls: Sequence[ScriptCall], replicas: int = 0, wait: float = 0.0) -> list[Any]:
+        """Run scripts, in order, in one round trip, or two if the server does not know them.
 
-        replicas, wait: so many replicas must have it within so many seconds, or every answer is a TimeoutError
+        Args:
+            calls: The calls.
+            replicas: So many replicas must have the writes, or every answer is a TimeoutError.
+            wait: Seconds within which they must have them.
+
+        Returns:
+            The answers, with an error in place of a refused call's.
+
+        Raises:
+            RedisError: As for `exchange`.
+            OSError: As for `exchange`.
         """
         if not replicas:
-            return await self._run_loaded(script, calls, [])
-        *answers, reached = await self._run_loaded(script, calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
+            return await self._run_loaded(calls, [])
+        *answers, reached = await self._run_loaded(calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
         if isinstance(reached, Exception) or reached < replicas:
             return [RedisTimeoutError(f"{reached} replicas have it, not {replicas}")] * len(answers)
         return answers
 
-    async def _run_loaded(
-        self, script: Script, calls: Sequence[tuple[list[str], list[Any]]], more: Sequence[Sequence[Any]]
-    ) -> list[Any]:
-        source, sha = script
-        commands: list[Sequence[Any]] = [("EVALSHA", sha, len(names), *names, *values) for names, values in calls]
+    async def _run_loaded(self, calls: Sequence[ScriptCall], more: Sequence[Command]) -> list[Any]:
+        commands: list[Command] = [
+            ("EVALSHA", script.sha, len(names), *names, *values) for script, names, values in calls
+        ]
         commands += more
+        needed: dict[Script, None] = dict.fromkeys(call.script for call in calls)
         answers: list[Any] = []
-        if sha in self._loaded:
+        if all(script.sha in self._loaded for script in needed):
             answers = await self.exchange(commands)
             missing = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             if not missing:
                 return answers
-            # The server was restarted, or is another one now: all calls after the first that missed it did as well.
+            # The server was restarted, or is another one now: it knows none of the scripts.
             answers = answers[: missing[0]]
-        # In one pipeline: whoever comes first, no call overtakes another for want of its script.
-        loaded, *rest = await self.exchange([("SCRIPT", "LOAD", source), *commands[len(answers) :]])
-        if not isinstance(loaded, Exception):
-            self._loaded.add(sha)
-        return answers + rest
+        # In one pipeline: no call overtakes another for want of its script.
+        loads = [("SCRIPT", "LOAD", script.source) for script in needed]
+        loaded_and_rest = await self.exchange([*loads, *commands[len(answers) :]])
+        for script, answer in zip(needed, loaded_and_rest, strict=False):
+            if not isinstance(answer, Exception):
+                self._loaded.add(script.sha)
+        return answers + loaded_and_rest[len(loads) :]
 
     async def connect(self) -> AbstractConnection:
-        """A connection for a subscription, to be closed by `discard`."""
+        """Return a connection for a subscription, to be closed by `discard`.
+
+        Raises:
+            RedisError: The server cannot be reached, or refuses.
+            OSError: The same.
+        """
         self._users += 1
         try:
-            return await self._subscriber.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+            return await self._subscriber_pool.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+        except MALFORMED as error:
+            await self._leave()
+            raise malformed_reply(error) from error
         except BaseException:
             await self._leave()
             raise
@@ -137,12 +162,12 @@ class Server:
         """Close a subscription's connection."""
         try:
             await connection.disconnect(nowait=True)
-            await self._subscriber.release(connection)
+            await self._subscriber_pool.release(connection)
         finally:
             await self._leave()
 
     async def close(self) -> None:
-        """Close all connections, those in use when their users are done with them."""
+        """Close all connections; those in use are closed when their users are done with them."""
         self._is_closing = True
         if not self._users:
             await self._close_pools()
@@ -153,182 +178,5 @@ class Server:
             await self._close_pools()
 
     async def _close_pools(self) -> None:
-        await close_pool(self._subscriber)
+        await close_pool(self._subscriber_pool)
         await close_pool(self._pool)
-
-
-class Servers(Protocol):
-    """Where the commands for a key go."""
-
-    is_sharded: bool
-
-    def of(self, name: str) -> Server:
-        """The server of a key, or of a sharded channel."""
-
-    def any(self) -> Server:
-        """One of them, for what any of them can do."""
-
-    def all(self) -> Collection[Server]:
-        """The servers that take writes."""
-
-    async def refresh(self) -> None:
-        """Find out who they are. Raises RedisError or OSError."""
-
-    async def close(self) -> None:
-        """Close all connections."""
-
-
-class OneServer:
-    """A single server, or the master that the Sentinels name: each new connection goes to whoever that is then."""
-
-    is_sharded = False
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def of(self, name: str) -> Server:  # noqa: ARG002 - there is but one
-        """The one."""
-        return self._server
-
-    def any(self) -> Server:
-        """The one."""
-        return self._server
-
-    def all(self) -> Collection[Server]:
-        """The one."""
-        return (self._server,)
-
-    async def refresh(self) -> None:
-        """Nothing to find out."""
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._server.close()
-
-
-class ClusterServers:
-    """The primaries of a cluster, as one of its nodes last told."""
-
-    is_sharded = True
-
-    def __init__(self, target: RedisTarget, options: dict[str, Any]) -> None:
-        self._target = target
-        self._options = target.options | options
-        self._seeds = list(target.nodes)
-        self._servers: dict[tuple[str, int], Server] = {}
-        self._slots: list[tuple[int, int, Server]] = []
-        self._by_tag: dict[str, Server] = {}
-
-    def of(self, name: str) -> Server:
-        """The server of a key. Raises ConnectionError while no node is known to serve it."""
-        tag = keys.tag_of(name)
-        server = self._by_tag.get(tag)
-        if server is None:
-            slot = key_slot(tag.encode())
-            for first, last, candidate in self._slots:
-                if first <= slot <= last:
-                    server = candidate
-                    break
-            else:
-                raise RedisConnectionError("no node of the cluster is known to serve this key")
-            if len(self._by_tag) < 4 * keys.BUCKETS:
-                self._by_tag[tag] = server
-        return server
-
-    def any(self) -> Server:
-        """One of the primaries."""
-        servers = self.all()
-        if not servers:
-            raise RedisConnectionError("no node of the cluster is known")
-        return random.choice(list(servers))
-
-    def all(self) -> Collection[Server]:
-        """The primaries that serve slots."""
-        return {server.name: server for _, _, server in self._slots}.values()
-
-    async def refresh(self) -> None:
-        """Ask the nodes, those known to live first, until one answers."""
-        known = list(self._servers)
-        random.shuffle(known)
-        failure: Exception = RedisConnectionError("the URL names no node")
-        for place in [*known, *(seed for seed in self._seeds if seed not in self._servers)]:
-            server = self._servers.get(place) or self._open(place)
-            try:
-                async with asyncio.timeout(self._options["socket_timeout"] / 2):
-                    (answer,) = await server.exchange([("CLUSTER", "SLOTS")])
-            except (RedisError, OSError, TimeoutError) as error:
-                failure = error
-            else:
-                if isinstance(answer, Exception):
-                    failure = answer
-                elif answer:
-                    try:
-                        slots = _slots_of(answer, place)
-                    except RedisConnectionError as error:
-                        failure = error
-                        continue
-                    await self._take(slots)
-                    return
-                else:
-                    failure = RedisConnectionError("the node serves no cluster yet")
-            finally:
-                if self._servers.get(place) is not server:
-                    await server.close()
-        raise failure
-
-    async def _take(self, ranges: list[tuple[int, int, tuple[str, int]]]) -> None:
-        slots = []
-        seen: dict[tuple[str, int], Server] = {}
-        for first, last, place in ranges:
-            server = seen.get(place) or self._servers.get(place) or self._open(place)
-            seen[place] = server
-            slots.append((first, last, server))
-        gone = [server for place, server in self._servers.items() if place not in seen]
-        self._servers, self._slots = seen, slots
-        self._by_tag.clear()
-        for server in gone:
-            await server.close()
-
-    def _open(self, place: tuple[str, int]) -> Server:
-        host, port = place
-        options = dict(self._options)
-        kind = SSLConnection if options.pop("ssl", False) else Connection
-        at: dict[str, Any] = {"connection_class": kind, "host": host, "port": port}
-        return Server(
-            f"{host}:{port}", ConnectionPool(**at, **options), ConnectionPool(**at, **(options | {"protocol": 2}))
-        )
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for server in self._servers.values():
-            await server.close()
-
-
-def _slots_of(answer: Any, asked: tuple[str, int]) -> list[tuple[int, int, tuple[str, int]]]:
-    """First and last slot and the primary's address, of all ranges. Raises ConnectionError when they cannot be read.
-
-    asked: who answered. A node that does not know a host, or is not to say it, means itself or whom we know by that name
-    """
-    try:
-        return [
-            (int(first), int(last), ((host if host and host != b"?" else asked[0].encode()).decode(), int(port)))
-            for first, last, (host, port, *_), *_replicas in answer
-        ]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RedisConnectionError(f"the node tells its cluster's slots in an unknown form: {error}") from error
-
-
-def open_servers(target: RedisTarget, settings: Settings, more: dict[str, Any]) -> Servers:
-    """The servers that a URL names. Does not connect."""
-    options: dict[str, Any] = {
-        "max_connections": settings.redis_max_connections,
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_timeout,
-        # Our deadline is the whole call's, and redis-py's own retries would multiply it.
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "relay",
-        **more,
-    }
-    if target.kind == "cluster":
-        return ClusterServers(target, options)
-    return OneServer(Server("redis", async_pool(target, **options), async_pool(target, **options, protocol=2)))

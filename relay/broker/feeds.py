@@ -11,16 +11,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import islice
 from time import monotonic
-from typing import Any
 
 import structlog
 import trio
 from relay_wire import keys
 from relay_wire.publications import Retention
-from relay_wire.scripts import Script
 
-from relay.broker import store
-from relay.broker.listener import backoff
+from relay.broker import script_calls
+from relay.broker.backoff import backoff
+from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
@@ -30,16 +29,13 @@ _log = structlog.get_logger("relay.feeds")
 
 #: Reads in one round trip to Redis: of the state alone, and of what came after a position, which may be the whole history.
 READS_AT_ONCE = 1024
-_HISTORIES_AT_ONCE = 256
+_HISTORIES_AT_ONCE = 32
 
 #: A read that waits while others are answered is given up after so many deadlines.
 _PATIENCE = 5
 
 #: Seconds until a channel is read again that Redis has refused to read.
 _REFUSED_AGAIN = 2.0
-
-#: Runs several calls of a script at once: KEYS and ARGV of each in, answers out, an exception in place of a failed one's.
-RunScript = Callable[[Script, Sequence[tuple[list[str], list[Any]]]], Awaitable[list[Any]]]
 
 
 class _Read:
@@ -71,14 +67,18 @@ class Feeds:
     def __init__(
         self,
         hub: Hub,
-        run_script: RunScript,
+        run_calls: RunCalls,
+        run_client_calls: RunCalls,
         subscribe: Callable[[list[str]], Awaitable[set[str]]],
         unsubscribe: Callable[[list[str]], Awaitable[None]],
         retention: Retention,
         deadline: float,
+        max_read_bytes: int,
     ) -> None:
         self._hub = hub
-        self._run_script = run_script
+        self._run_calls = run_calls
+        self._run_client_calls = run_client_calls
+        self._max_read_bytes = max_read_bytes
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._retention = retention
@@ -151,13 +151,13 @@ class Feeds:
         if not begins and self._hub.has_pending:
             self.hand_out()
 
-    def hear(self, feed_name: bytes, message: bytes) -> bool:
+    def on_message(self, feed_name: bytes, message: bytes) -> bool:
         """A message on a feed; returns whether the turn has to end."""
         channel = self._channels.get(feed_name)
         if channel is None:
             return False  # it was left meanwhile
         try:
-            update = store.live_message(channel, message, monotonic())
+            update = script_calls.live_message(channel, message, monotonic())
         except ValueError:
             self.bad_messages += 1
             _log.warning("message on a feed skipped: not one of Relay's", channel=feed_name.decode(errors="replace"))
@@ -257,7 +257,7 @@ class Feeds:
             # What nobody followed before need not be read for us: where it stands is what its first client is told as well.
             reads.append(early[0] if since is None and early else _Read(channel, since, is_ours=True))
         try:
-            snapshots = await self._read_all(reads)
+            snapshots = await self._read_all(self._run_calls, reads)
         except BrokerError:
             self._behind.update(dict.fromkeys(channels))
             raise
@@ -302,7 +302,7 @@ class Feeds:
                 self._to_read = trio.Event()
             results: Sequence[Snapshot | BrokerError]
             try:
-                results = await self._read_all(reads)
+                results = await self._read_all(self._run_client_calls, reads)
             except BrokerError as error:
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
@@ -316,16 +316,17 @@ class Feeds:
             histories += reads[-1].since is not None
         return reads
 
-    async def _read_all(self, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
-        most = self._retention.history_size
+    async def _read_all(self, run_calls: RunCalls, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
         calls = [
-            store.read_arguments(read.channel, read.since, most, self._retention, is_ours=read.is_ours)
+            script_calls.read_call(
+                read.channel, read.since, self._retention, self._max_read_bytes, is_ours=read.is_ours
+            )
             for read in reads
         ]
-        answers = await self._run_script(store.READ_SCRIPT, calls)
+        answers = await run_calls(calls)
         self._answered = now = monotonic()
         return [
-            answer if isinstance(answer, BrokerError) else store.snapshot(read.channel, answer, now)
+            answer if isinstance(answer, BrokerError) else script_calls.read_snapshot(read.channel, answer, now)
             for read, answer in zip(reads, answers, strict=True)
         ]
 

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import structlog
 import trio
-from relay_wire import keys, publications
-from relay_wire.channels import GENERAL
+from relay_wire.publications import Occurrence, Retention, ScriptCall
 
-from relay.broker import store
-from relay.broker.feeds import RunScript
-from relay.broker.listener import backoff
+from relay.broker import script_calls
+from relay.broker.backoff import backoff
+from relay.broker.contract import RunCalls
 from relay.broker.others import Others
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
 from relay.core.updates import Update
@@ -94,15 +93,15 @@ class Recorder:
 
     def __init__(
         self,
-        run_script: RunScript,
-        retention: publications.Retention,
+        run_calls: RunCalls,
+        retention: Retention,
         sharded: bool,
         publish: Callable[[str, bytes], Awaitable[int]],
         count: Callable[[str], Awaitable[int]],
         pass_on: Callable[[Update], None],
         on_refused: Callable[[], None],
     ) -> None:
-        self._run_script = run_script
+        self._run_calls = run_calls
         self._retention = retention
         self._sharded = sharded
         #: The other relays. What they say is for its `hear`.
@@ -260,12 +259,12 @@ class Recorder:
     async def _record(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Record some updates; returns those that are to be tried again, since Redis was away."""
         away = await self._look_at_clock()
-        calls: list[tuple[list[str], list[Any]]] = []
+        calls: list[ScriptCall] = []
         origin: list[_Waiting | None] = []
         for waiting in batch:
             try:
-                created = store.created_arguments(waiting.update.data, self._retention, sharded=self._sharded)
-                calls.append(self._arguments(waiting))
+                created = script_calls.create_call(waiting.update.data, self._retention, sharded=self._sharded)
+                calls.append(self._ingest_call(waiting))
             except BadMessage as error:
                 _log.warning(
                     "update not recorded", channel=waiting.update.channel, code=error.code, error=error.message
@@ -285,39 +284,38 @@ class Recorder:
         for waiting_or_none, answer in zip(origin, answers, strict=True):
             if waiting_or_none is None:
                 continue
-            if not isinstance(answer, BrokerError):
-                self._learn(waiting_or_none, publications.publish_result(answer).previous)
+            result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
+            if not isinstance(result, BrokerError):
+                self._learn(waiting_or_none, result.previous)
                 self._waits_in_vain = False
             elif (
-                isinstance(answer, BrokerUnavailable)
+                isinstance(result, BrokerUnavailable)
                 and not self._waits_in_vain
                 and now - waiting_or_none.update.heard < PATIENCE
             ):
                 again.append(waiting_or_none)
             else:
-                self._waits_in_vain = isinstance(answer, BrokerUnavailable)
-                refused = answer
+                self._waits_in_vain = isinstance(result, BrokerUnavailable)
+                refused = result
                 self._give_up(waiting_or_none.update)
         if refused is not None and not self.is_refused:
             _log.error("redis does not record updates; they are delivered live only", error=str(refused))
         self.is_refused = refused is not None
         return again
 
-    def _arguments(self, waiting: _Waiting) -> tuple[list[str], list[Any]]:
+    def _ingest_call(self, waiting: _Waiting) -> ScriptCall:
         update, digest, count = waiting
         since = 0
         if count.began and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - count.began + _SKEW) * 1000)
-        dedup = publications.DedupKey("heard", digest, int(REMEMBER * 1000), count.ordinal, since)
-        return store.publish_arguments(
-            update.channel, update.type, update.data, self._retention, sharded=self._sharded, dedup=dedup
-        )
+        occurrence = Occurrence(digest, count.ordinal, since, int(REMEMBER * 1000))
+        return script_calls.ingest_call(update, occurrence, self._retention, sharded=self._sharded)
 
     async def _look_at_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_KEPT:
             try:
-                (answer,) = await self._run_script(store.CLOCK_SCRIPT, [([keys.meta(GENERAL)], [])])
+                (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:
                 return error
             if isinstance(answer, BrokerError):
@@ -325,9 +323,9 @@ class Recorder:
             self._clock = monotonic(), int(answer)
         return None
 
-    async def _answers(self, calls: list[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def _answers(self, calls: list[ScriptCall]) -> list[Any]:
         try:
-            return await self._run_script(store.PUBLISH_SCRIPT, calls)
+            return await self._run_calls(calls)
         except BrokerError as error:
             return [error] * len(calls)
 

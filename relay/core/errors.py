@@ -5,7 +5,9 @@
     +-- BadMessage          a client or a publisher sent what cannot be read
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again
+        |   +-- BrokerBusy      too many others wait for Redis; it says when to try again
         +-- BrokerRefused       Redis answered with an error: the same call will fail again
+            +-- StateTooLarge   the update would make its task's state larger than RELAY_MAX_STATE_BYTES
 
 Errors of third-party packages are translated into these once, where they enter.
 """
@@ -36,9 +38,21 @@ class BrokerUnavailable(BrokerError):
     """Redis cannot be reached, or did not answer before the deadline."""
 
 
+class BrokerBusy(BrokerUnavailable):
+    """Too many requests wait for Redis already. ``retry_after``: seconds after which another try makes sense."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class BrokerRefused(BrokerError):
     """Redis answered with an error. ``is_out_of_memory``: it has reached its maxmemory and takes no more writes."""
 
     def __init__(self, message: str, *, is_out_of_memory: bool = False) -> None:
         super().__init__(message)
         self.is_out_of_memory = is_out_of_memory
+
+
+class StateTooLarge(BrokerRefused):
+    """An update was refused, and nothing of it recorded: with it the state of its task would be larger than is allowed."""

@@ -1,7 +1,7 @@
 """The contract of a protocol: a client's messages in, commands for the session out, updates to payloads.
 
-A protocol decides what words mean; it knows neither sockets nor the hub. One instance serves one client. To add a
-protocol is to write such a class and to name it at a door in `relay.server.routes`.
+A protocol decides what messages mean; it knows neither sockets nor the hub. One instance serves one client. To add a protocol
+is to write such a class and to name it at an endpoint in `relay.server.routes`.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,27 +16,30 @@ from relay.core.updates import Position
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """The client wants to follow a channel.
+    """The client subscribes to a channel.
 
-    encoding: how its updates are worded
-    answer:   the payloads that answer it, before any update; the argument says what the client gets of the past, and is
-              None where that is not known or not wanted
-    since:    the position to resume from, None for a newcomer
-    past:     the client is to get what was before: the state, or what came after `since`
-    strict:   it relies on positions, so it is refused while Redis is away; others are served live, and get the state later
+    Attributes:
+        channel: The channel's name.
+        encoding: How its updates are serialised.
+        answer: Makes the payloads that answer the client, before any update. Its argument says what the client gets of the
+            channel's history, and is None where that is not known or not wanted.
+        since: The position to resume from; None for a new subscriber.
+        wants_history: The client gets the state, or what came after `since`, before live updates.
+        requires_position: The client relies on positions, so it is refused while Redis is away. Other clients get live updates
+            then, and the state when Redis is back.
     """
 
     channel: str
     encoding: Encoding
     answer: Callable[[Welcome | None], Iterable[bytes]]
     since: Position | None = None
-    past: bool = True
-    strict: bool = False
+    wants_history: bool = True
+    requires_position: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """The client no longer wants a channel; ``payload`` answers it."""
+    """The client unsubscribes from a channel; `payload` answers it."""
 
     channel: str
     payload: bytes
@@ -51,7 +54,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The client's message was wrong; ``payload`` tells it why, ``code`` is the metrics label."""
+    """The client's message was wrong; `payload` says why, `code` is the metrics label."""
 
     code: str
     payload: bytes
@@ -71,10 +74,10 @@ class ClientProtocol(Protocol):
     """One client's side of a protocol."""
 
     def open(self) -> Iterable[Command]:
-        """What a new client gets without asking."""
+        """Return the commands of a connection that has just opened, before any message of the client."""
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
-        """What a message of the client asks for; bad input is answered by a Refusal or an End, never raised."""
+        """Return what a message of the client asks for. Bad input becomes a Refusal or an End; nothing is raised."""
 
     def refuse(self, code: str, message: str) -> Refusal:
-        """The answer when the session cannot do what was asked, for instance when a limit is reached."""
+        """Return the answer to a command that the session cannot carry out, for instance when a limit is reached."""

@@ -14,7 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot, Welcome
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Subscribe
-from relay.protocols.tasks import PlainUpdates, may_be_ours
+from relay.protocols.tasks import PlainUpdates, is_plausible
 
 #: A comment: clients ignore it, proxies see that the connection lives.
 HEARTBEAT = b":\n\n"
@@ -45,7 +45,7 @@ def positions_of(last_event_id: str) -> dict[str, Position] | None:
     except (ValueError, msgspec.DecodeError):
         return None
     positions = {channel: Position(*position) for channel, position in found.items()}
-    return positions if all(map(may_be_ours, positions.values())) else None
+    return positions if all(map(is_plausible, positions.values())) else None
 
 
 class _Events(PlainUpdates):

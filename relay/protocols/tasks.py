@@ -36,8 +36,8 @@ _MAX_EPOCH = 64
 _MAX_OFFSET = 2**53
 
 
-def may_be_ours(position: Position) -> bool:
-    """A client may have got this position from a relay, by its form."""
+def is_plausible(position: Position) -> bool:
+    """Whether a relay may have sent this position, judged by its form."""
     return len(position.epoch) <= _MAX_EPOCH and 0 <= position.offset <= _MAX_OFFSET
 
 
@@ -45,30 +45,44 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _words(channel: str) -> dict[str, str]:
-    """A channel in the client's words."""
+def channel_fields(channel: str) -> dict[str, str]:
+    """Return the fields that name a channel in a message to a client."""
     return {"task_id": channel[len(TASK_PREFIX) :]} if channel.startswith(TASK_PREFIX) else {"channel": channel}
 
 
 def position_json(position: Position) -> dict[str, Any]:
-    """A position as clients see it."""
+    """Return a position as clients see it."""
     return {"epoch": position.epoch, "offset": position.offset}
 
 
+def _subscribed(channel: str, position: Position, recovered: bool | None, *, has_state: bool) -> bytes:
+    """Return the answer to a subscribe with a position.
+
+    Args:
+        channel: The channel.
+        position: Where the channel stands.
+        recovered: Whether what came after the client's position follows; None when it gave none.
+        has_state: Whether exactly one update with the folded state follows, at the position.
+    """
+    outcome = {} if recovered is None else {"recovered": recovered}
+    answer = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
+    return _json({**answer, **outcome, "state": has_state})
+
+
 @lru_cache(maxsize=65_536)
-def _opening(channel: str) -> bytes:
-    """What every update of a task begins with."""
+def _prefix(channel: str) -> bytes:
+    """Return the beginning of every update of a task."""
     return b'{"type":"task_update","task_id":%b,"data":' % _json(channel[len(TASK_PREFIX) :])
 
 
 class PlainUpdates:
-    """Updates as they have always been: nobody sees positions."""
+    """Updates without positions, for clients that did not ask for them."""
 
     stateful = False
 
     def encode(self, update: Update) -> bytes:
         if update.type == "task_update":
-            return b"".join((_opening(update.channel), update.data, b"}"))
+            return b"".join((_prefix(update.channel), update.data, b"}"))
         if update.type == "general_update":
             return b'{"type":"general_update","data":%b}' % update.data
         return update.data
@@ -78,7 +92,7 @@ class PlainUpdates:
 
 
 class PositionedUpdates(PlainUpdates):
-    """Updates for clients that asked for positions; one without a position was not recorded."""
+    """Updates for clients that asked for positions. An update without a position was not persisted."""
 
     def encode(self, update: Update) -> bytes:
         payload = super().encode(update)
@@ -89,8 +103,8 @@ class PositionedUpdates(PlainUpdates):
         return b'%b%b"position":%b}' % (body, comma, _json(position_json(update.position)))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
-        answer = {"type": "subscribed", **_words(channel), "position": position_json(snapshot.top), "recovered": False}
-        return [_json(answer), *super().reset(channel, snapshot)]
+        answer = _subscribed(channel, snapshot.top, False, has_state=snapshot.state is not None)
+        return [answer, *super().reset(channel, snapshot)]
 
 
 PLAIN = PlainUpdates()
@@ -100,8 +114,9 @@ POSITIONED = PositionedUpdates()
 class TasksProtocol:
     """One client of ``/ws/tasks``.
 
-    named: the operator's channels, which a client may follow with ``{"type":"subscribe","channel":...}``
-    now:   the wall clock, for pongs
+    Args:
+        named: The operator's channels, to which a client may subscribe with ``{"type":"subscribe","channel":...}``.
+        now: The wall clock, for pongs.
     """
 
     __slots__ = ("_named", "_now")
@@ -111,7 +126,7 @@ class TasksProtocol:
         self._now = now
 
     def open(self) -> Iterable[Command]:
-        return (Subscribe(GENERAL, PLAIN, lambda _: (), past=False),)
+        return (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
         if isinstance(message, bytes):
@@ -135,12 +150,12 @@ class TasksProtocol:
         if request.type == "subscribe":
             return self._subscribe(request)
         if request.type == "unsubscribe":
-            channel = self._wanted(request)
-            return Unsubscribe(channel, _json({"type": "unsubscribed", **_words(channel)}))
+            channel = self._channel_of(request)
+            return Unsubscribe(channel, _json({"type": "unsubscribed", **channel_fields(channel)}))
         kinds = "subscribe, unsubscribe or ping"
         raise BadMessage("unknown_type", f"unknown type {request.type[:64]!r}; expected {kinds}")
 
-    def _wanted(self, request: _Request) -> str:
+    def _channel_of(self, request: _Request) -> str:
         if request.task_id is not msgspec.UNSET:
             return task_channel(request.task_id)
         name = request.channel
@@ -151,24 +166,25 @@ class TasksProtocol:
         raise BadMessage("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
 
     def _subscribe(self, request: _Request) -> Subscribe:
-        channel = self._wanted(request)
-        answer = {"type": "subscribed", **_words(channel)}
+        channel = self._channel_of(request)
+        answer = {"type": "subscribed", **channel_fields(channel)}
         if request.position is msgspec.UNSET:
             # Only tasks have a state that a newcomer would miss.
-            past = channel.startswith(TASK_PREFIX)
-            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), past=past)
+            wants_history = channel.startswith(TASK_PREFIX)
+            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), wants_history=wants_history)
         since = None
         if request.position is not None:
             since = Position(request.position.epoch, request.position.offset)
-            if not may_be_ours(since):
+            if not is_plausible(since):
                 raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
 
         def positioned(welcome: Welcome | None) -> Iterable[bytes]:
             assert welcome is not None
-            recovered = {} if welcome.recovered is None else {"recovered": welcome.recovered}
-            return (_json({**answer, "position": position_json(welcome.position), **recovered}),)
+            # What a client gets that does not resume, or cannot, is the state.
+            has_state = not welcome.recovered and len(welcome.updates) > 0
+            return (_subscribed(channel, welcome.position, welcome.recovered, has_state=has_state),)
 
-        return Subscribe(channel, POSITIONED, positioned, since, strict=True)
+        return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
     def refuse(self, code: str, message: str) -> Refusal:
         return Refusal(code, _json({"type": "error", "code": code, "message": message}))

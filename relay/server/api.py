@@ -5,13 +5,14 @@ from hashlib import blake2b
 
 import msgspec
 from quart import Response, request
+from quart_trio import QuartTrio
 
-from relay.broker.tasks import Task
+from relay.broker.task_store import Task
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage, BrokerError
 from relay.core.taskstate import object_of
 from relay.protocols.tasks import position_json
-from relay.server.app import RelayApp
+from relay.server.running_relay import RelayHandle
 
 _json = msgspec.json.Encoder().encode
 
@@ -28,7 +29,7 @@ def _error(status: int, code: str, message: str) -> Response:
 
 
 def _tagged(body: bytes, tag: str) -> Response:
-    """The body, or nothing when the client has it already."""
+    """Answer with the body, or with 304 when the client has it already."""
     if request.if_none_match.contains_weak(tag):
         return _answer(304, b"", {"etag": f'W/"{tag}"'})
     return _answer(200, body, {"etag": f'W/"{tag}"'})
@@ -44,9 +45,8 @@ def _cursor(text: str) -> tuple[float, str]:
     return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
 
 
-def add_api(app: RelayApp) -> None:
-    """Give the app its task routes."""
-    relay = app.relay
+def add_api(app: QuartTrio, relay: RelayHandle) -> None:
+    """Add the task routes to an app."""
 
     @app.errorhandler(BrokerError)
     async def unavailable(error: BrokerError) -> Response:
@@ -58,7 +58,7 @@ def add_api(app: RelayApp) -> None:
 
     @app.get("/api/tasks")
     async def list_tasks() -> Response:
-        """Tasks, the most recently active first. status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
+        """List tasks, the most recently active first: status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
         try:
             limit = int(request.args.get("limit", _PAGE))
             max_age = float(request.args["max_age"]) if "max_age" in request.args else None
@@ -69,26 +69,26 @@ def add_api(app: RelayApp) -> None:
             raise BadMessage(
                 "bad_query", f"limit is 1 to {_MAX_PAGE}, max_age seconds, after a former `next`"
             ) from None
-        words = request.args.get("status")
-        statuses = frozenset(word.strip() for word in words.split(",")) if words else None
-        page = await relay.tasks.page(limit, statuses, max_age, after)
+        wanted = request.args.get("status")
+        statuses = frozenset(status.strip() for status in wanted.split(",")) if wanted else None
+        page = await relay.running.tasks.page(limit, statuses, max_age, after)
         following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
         body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
         return _tagged(body, blake2b(body, digest_size=12).hexdigest())
 
     @app.get("/api/tasks/<path:task_id>")
     async def get_task(task_id: str) -> Response:
-        """One task: its state, and the position that it is the state of."""
+        """Show one task: its state, and the position that it is the state of."""
         task_channel(task_id)
-        task = await relay.tasks.get(task_id)
+        task = await relay.running.tasks.get(task_id)
         if task is None:
             return _error(404, "unknown_task", "no such task, or it ended long ago")
         return _tagged(_task_json(task), f"{task.position.epoch}.{task.position.offset}")
 
     @app.post("/api/tasks/<path:task_id>/heartbeat")
     async def heartbeat(task_id: str) -> Response:
-        """The task lives."""
+        """Record that the task lives."""
         task_channel(task_id)
-        if not await relay.tasks.beat(task_id):
+        if not await relay.running.tasks.heartbeat(task_id):
             return _error(404, "unknown_task", "no such task; publish an update first")
         return _answer(204, b"")

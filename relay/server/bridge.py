@@ -56,7 +56,7 @@ class _Caller:
 
 
 class BridgedSend:
-    """An ASGI ``send`` for the Trio side, with a grip on the connection below where the server has the usual one."""
+    """An ASGI ``send`` for the Trio side. It can abort the connection where the server exposes its transport."""
 
     def __init__(self, caller: _Caller, send: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._caller = caller
@@ -72,7 +72,7 @@ class BridgedSend:
 
     @property
     def socket(self) -> Any | None:
-        """The connection's socket, which is the server's; None where the server hides it."""
+        """The connection's socket, which the server owns; None where the server hides it."""
         transport = self._transport
         return None if transport is None else transport.get_extra_info("socket")
 
@@ -169,8 +169,8 @@ class AsyncioBridge:
             raise
 
 
-class AnyLoop:
-    """The app for whichever server loads it: as it is on Trio, bridged on asyncio."""
+class AsgiDispatcher:
+    """The app for any ASGI server: used directly on Trio, bridged on asyncio."""
 
     def __init__(self, app: AsgiApp) -> None:
         self.app = app

@@ -1,7 +1,8 @@
-"""The connections that Hypercorn serves: none of them stays open without a request under way.
+"""The connections that Hypercorn serves: none stays open without a request in progress.
 
-Hypercorn closes idle ones itself, but not all: not after a request to Quart-Trio, which cancels what would have set the time
-running again, an HTTP/2 preface, a request whose body never comes. Whoever vanished then would keep a file open for ever.
+Hypercorn closes some idle connections itself, but not all: not after a request to Quart-Trio, which cancels the task that would
+restart the timer, not after an HTTP/2 preface, and not when the body of a request never comes. A client that vanished then
+would keep a file open indefinitely.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,12 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 
 class _Connection:
-    """One connection. `requests` are under way; when there are none, it has been idle since `idle_since`."""
+    """One connection.
+
+    Attributes:
+        requests: Requests in progress.
+        idle_since: When the last of them ended, in seconds of the monotonic clock.
+    """
 
     __slots__ = ("_stream", "idle_since", "requests")
 
@@ -30,7 +36,7 @@ class _Connection:
         self.idle_since = monotonic()
 
     def close(self) -> None:
-        """Close the socket under whoever waits for it; what was written is still sent."""
+        """Close the socket under any task that waits for it. What was written is still sent."""
         stream = getattr(self._stream, "transport_stream", self._stream)  # of TLS
         stream.socket.close()
 
@@ -39,8 +45,8 @@ _current: ContextVar[_Connection] = ContextVar("relay-http-connection")
 
 
 @contextmanager
-def request_under_way() -> Iterator[None]:
-    """The connection that this task belongs to, if it is one of these, is not idle for the time of the block."""
+def request_in_progress() -> Iterator[None]:
+    """Keep the connection that this task belongs to from being idle, for the time of the block."""
     connection = _current.get(None)
     if connection is None:
         yield
@@ -54,26 +60,28 @@ def request_under_way() -> Iterator[None]:
 
 
 class HttpConnections:
-    """All of them.
+    """All connections that the server handles.
 
-    handler:  serves one
-    patience: seconds that one may be idle
-    most:     how many there may be; further ones are closed at once
+    Args:
+        handler: Serves one connection.
+        idle_timeout: Seconds that a connection may be idle.
+        limit: Connections at a time; further ones are closed at once.
     """
 
-    def __init__(self, handler: Handler, patience: float, most: int) -> None:
+    def __init__(self, handler: Handler, idle_timeout: float, limit: int) -> None:
         self._handler = handler
-        self._patience = patience
-        self._most = most
+        self._idle_timeout = idle_timeout
+        self._limit = limit
         self._all: dict[_Connection, None] = {}
 
     async def serve(self, stream: Any) -> None:
-        """Serve one connection. What the handler raises ends it and not the server: a header that is not ASCII is enough for
-        Hypercorn to let an error pass.
+        """Serve one connection. What the handler raises ends this connection and not the server.
+
+        A header that is not ASCII is enough for Hypercorn to raise.
         """
         connection = _Connection(stream)
-        if len(self._all) >= self._most:
-            _log.warning("too many HTTP connections", most=self._most)
+        if len(self._all) >= self._limit:
+            _log.warning("too many HTTP connections", limit=self._limit)
             connection.close()
             return
         self._all[connection] = None
@@ -86,10 +94,10 @@ class HttpConnections:
             del self._all[connection]
 
     async def close_idle(self) -> None:
-        """Close those that have been idle for too long; runs until cancelled."""
+        """Close connections that have been idle for too long, until cancelled."""
         while True:
-            await trio.sleep(self._patience / 4)
-            since = monotonic() - self._patience
+            await trio.sleep(self._idle_timeout / 4)
+            since = monotonic() - self._idle_timeout
             for connection in list(self._all):
                 if not connection.requests and connection.idle_since < since:
                     connection.close()

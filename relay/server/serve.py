@@ -16,8 +16,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 
+from relay.broker.backoff import backoff
 from relay.broker.embedded import embedded_redis
-from relay.broker.listener import backoff
 from relay.config import RedisSettings, Settings
 from relay.core.errors import ConfigError
 from relay.processes import start_child, stop_child, wait_for_exit
@@ -29,12 +29,16 @@ _log = structlog.get_logger("relay.serve")
 #: Connections that the kernel holds for us while the loop is busy: a thousand clients may come back at once.
 BACKLOG = 4096
 
-#: Told where the relay listens and which Redis it uses, once it is up.
+#: Called once the relay is up, with the address that it listens on and the URL of its Redis.
 OnUp = Callable[[str, str], None]
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ConfigError when the address cannot be had."""
+    """Open the listening socket.
+
+    Raises:
+        ConfigError: The address is not available.
+    """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
@@ -51,7 +55,7 @@ def _hypercorn_config(settings: Settings, descriptor: int) -> Config:
     config.errorlog = logging.getLogger("hypercorn.error")
     config.loglevel = "WARNING"
     config.websocket_max_message_size = settings.max_message_bytes
-    # Sessions that were taken over drain in the lifespan; this is for requests and sessions on plain ASGI.
+    # Sessions on hijacked sockets drain in the lifespan; this is for requests and for sessions on plain ASGI.
     config.graceful_timeout = min(3.0, settings.graceful_timeout / 4)
     config.shutdown_timeout = settings.graceful_timeout
     config.include_server_header = False
@@ -65,9 +69,15 @@ async def _wait_for_signal() -> None:
 
 
 async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT; ends within `graceful_timeout`. Exits with 1 when the relay fails.
+    """Serve on a listening socket until SIGTERM or SIGINT, and end within `graceful_timeout` seconds after it.
 
-    What is left running by then is cancelled, and logged.
+    What is still running then is cancelled, and logged. The process exits with 1 when the relay fails.
+
+    Args:
+        settings: All but where Redis is.
+        redis_settings: Where Redis is.
+        sock: The listening socket, which Hypercorn owns from now on.
+        on_up: See `OnUp`.
     """
     app = create_app(settings, redis_settings)
     config = _hypercorn_config(settings, sock.detach())
@@ -83,7 +93,7 @@ async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.
             binds = await nursery.start(
                 partial(hypercorn_serve, asgi, config, shutdown_trigger=shutdown_trigger, mode="asgi")
             )
-            on_up(binds[0], app.relay.redis_url or "")
+            on_up(binds[0], app.relay.running.redis_url)
     if overdue.cancelled_caught:
         _log.error("shutdown took longer than RELAY_GRACEFUL_TIMEOUT", seconds=settings.graceful_timeout)
     if app.has_failed:
@@ -93,7 +103,13 @@ async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.
 async def supervise(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:
     """Run `settings.workers` worker processes on one listening socket until SIGTERM or SIGINT.
 
-    A worker that dies is started again, with backoff. They share one embedded Redis when none is configured.
+    A worker that dies is started again, with backoff. The workers share one embedded Redis when none is configured.
+
+    Args:
+        settings: All but where Redis is.
+        redis_settings: Where Redis is.
+        sock: The listening socket.
+        on_up: See `OnUp`.
     """
     async with AsyncExitStack() as stack:
         url = redis_settings.configured_url()
@@ -128,7 +144,7 @@ async def _keep_worker(number: int, sock: socket.socket, environ: dict[str, str]
 
 @asynccontextmanager
 async def _metrics_directory() -> AsyncIterator[str]:
-    """Where the workers put their counts, so that any of them can show the sums."""
+    """A directory where the workers put their counts, so that each can show the sums."""
     directory = tempfile.mkdtemp(prefix="relay-metrics-")
     try:
         yield directory

@@ -9,7 +9,6 @@ connection, within a deadline.
 from collections.abc import Sequence
 from functools import cache
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -20,12 +19,10 @@ from relay.core.hub import Hub
 from relay.core.outbox import Batch, Encoding, Format, Framing, Outbox, batch_of
 from relay.core.recovery import Joining
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
-from relay.protocols.frames import Answer, Event, PeerClosed, Received, Violation
+from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
+from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
-
-if TYPE_CHECKING:
-    from relay.server.sessions import Sessions
 
 _log = structlog.get_logger("relay.session")
 
@@ -46,6 +43,7 @@ class Session:
     """A connected client. Run it with `run`, once; all else may be called from any task of the loop."""
 
     __slots__ = (
+        "_context",
         "_errors",
         "_hub",
         "_joinings",
@@ -54,23 +52,21 @@ class Session:
         "_outbox",
         "_protocol",
         "_sending",
-        "_sessions",
         "_subscriptions",
         "_transport",
         "_write",
         "closing",
-        "overdue_at",
         "peer",
     )
 
-    def __init__(self, sessions: "Sessions", transport: Transport, protocol: ClientProtocol, peer: str) -> None:
-        self._sessions = sessions
-        self._hub: Hub = sessions.hub
+    def __init__(self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str) -> None:
+        self._context = context
+        self._hub: Hub = context.hub
         self._transport = transport
         self._protocol = protocol
         #: What writes at once; None while something waits in the outbox, and when the session is closing.
         self._write = transport.write
-        self._outbox = Outbox(sessions.bounds)
+        self._outbox = Outbox(context.bounds)
         self._nursery: trio.Nursery | None = None
         self._subscriptions: dict[str, Format] = {}
         self._joinings: dict[str, Joining] = {}
@@ -79,8 +75,6 @@ class Session:
         self._errors = 0
         self.peer = peer
         self.closing: Close | None = None
-        #: When the connection is to be aborted, whatever it waits for.
-        self.overdue_at = float("inf")
 
     # What others do to a session: nothing here waits.
 
@@ -97,7 +91,7 @@ class Session:
                 self.close(Close.GONE)
                 return
             if written == batch.size:
-                self._sessions.delivered += batch.count
+                self._context.statistics.messages_sent += batch.count
                 return
         self._enqueue(batch, written)
 
@@ -122,7 +116,7 @@ class Session:
         self.closing = close
         self._write = None
         self._leave()
-        self._sessions.on_closing(self, close)
+        self._context.registry.on_closing(self, close)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -145,7 +139,7 @@ class Session:
 
     @property
     def transport_name(self) -> str:
-        """How the client is reached: "takeover" or "asgi"."""
+        """How the client is reached: "hijacked" or "asgi"."""
         return self._transport.name
 
     def abort(self) -> None:
@@ -160,7 +154,7 @@ class Session:
         events: what came from the client before the session began. Cancelled from outside, it closes with 1001. The
         goodbye is shielded from cancellation, for `close_timeout` seconds at most.
         """
-        self._sessions.add(self)
+        self._context.registry.add(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -174,7 +168,7 @@ class Session:
             finally:
                 self._transport.abort()
                 self._outbox.clear()
-                self._sessions.remove(self)
+                self._context.registry.remove(self)
 
     async def _serve(self, events: Sequence[Event]) -> None:
         try:
@@ -190,7 +184,7 @@ class Session:
             self.close(Close.SHUTDOWN)
 
     async def _receive_loop(self) -> None:
-        timeout = self._sessions.settings.message_timeout
+        timeout = self._context.settings.message_timeout
         while self.closing is None:
             try:
                 events = await self._transport.receive(timeout)
@@ -208,7 +202,7 @@ class Session:
             if isinstance(event, Received):
                 for command in self._protocol.receive(event.message):
                     await self._obey(command)
-            elif isinstance(event, Answer):
+            elif isinstance(event, ControlReply):
                 self.offer(Batch(event.frame, 0, len(event.frame)))
             elif isinstance(event, Violation):
                 self.close(event.close)
@@ -232,13 +226,13 @@ class Session:
     async def _subscribe(self, command: Subscribe) -> None:
         channel = command.channel
         format = self._format(command.encoding)
-        limit = self._sessions.settings.max_subscriptions
+        limit = self._context.settings.max_subscriptions
         if channel not in self._subscriptions and len(self._subscriptions) >= limit:
             refusal = f"this connection follows {limit} channels, the limit; unsubscribe from some"
             self._refuse(self._protocol.refuse("too_many_subscriptions", refusal))
-        elif self._subscriptions.get(channel) is format and not command.strict:
+        elif self._subscriptions.get(channel) is format and not command.requires_position:
             self._send(*command.answer(None))  # answered twice, delivered once
-        elif command.past:
+        elif command.wants_history:
             await self._pace(limit)
             self._unsubscribe(channel)
             await self._join(command, format)
@@ -275,10 +269,10 @@ class Session:
         self._joinings[channel] = joining
         self._subscriptions[channel] = format
         try:
-            snapshot = await self._sessions.read(channel, joining)
+            snapshot = await self._context.load_history(channel, joining)
         except BrokerError as error:
             self._unsubscribe(channel)
-            if command.strict:
+            if command.requires_position:
                 reason = f"positions are not available now ({error}); subscribe again"
                 # Redis is away, which is no mistake of the client's.
                 self._send(self._protocol.refuse("unavailable", reason).payload)
@@ -289,7 +283,7 @@ class Session:
         if self.closing is not None:
             return
         welcome = joining.welcome(snapshot)
-        self._sessions.count_join(welcome.recovered)
+        self._context.statistics.on_recovery(welcome.recovered)
         messages = [format.payload(payload) for payload in command.answer(welcome)]
         messages += [format.message(update) for update in welcome.updates]
         if messages:
@@ -310,10 +304,10 @@ class Session:
             self._hub.settle(self, channel, joining, format)
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._sessions.count_bad_message(refusal.code)
+        self._context.statistics.on_invalid_message(refusal.code)
         self._send(refusal.payload)
         self._errors += 1
-        if self._errors >= self._sessions.settings.max_client_errors:
+        if self._errors >= self._context.settings.max_client_errors:
             self.close(Close.TOO_MANY_ERRORS)
 
     def _send(self, *payloads: bytes) -> None:
@@ -331,7 +325,7 @@ class Session:
         """Start the send loop. Before the nursery is open nothing is offered, and after it has closed nothing is taken."""
         if not self._sending and self._nursery is not None:
             self._sending = True
-            self._sessions.backlogged[self] = None
+            self._context.registry.backlogged[self] = None
             self._nursery.start_soon(self._send_loop)
 
     async def _send_loop(self) -> None:
@@ -346,10 +340,10 @@ class Session:
             self._sending = False
             if not self._outbox and self.closing is None:
                 self._write = self._transport.write
-            self._sessions.delivered += self._outbox.delivered
-            self._sessions.folded += self._outbox.folded
+            self._context.statistics.messages_sent += self._outbox.delivered
+            self._context.statistics.updates_coalesced += self._outbox.folded
             self._outbox.delivered = self._outbox.folded = 0
-            self._sessions.backlogged.pop(self, None)
+            self._context.registry.backlogged.pop(self, None)
 
     def _leave(self) -> None:
         for channel in [*self._subscriptions]:
@@ -357,7 +351,7 @@ class Session:
 
     async def _say_goodbye(self) -> None:
         assert self.closing is not None
-        deadline = trio.current_time() + self._sessions.settings.close_timeout
+        deadline = trio.current_time() + self._context.settings.close_timeout
         with trio.CancelScope(shield=True, deadline=deadline):
             try:
                 await self._transport.close(self._outbox, self.closing)

@@ -1,7 +1,7 @@
-"""The ways to one client's socket. A transport owns it: nobody else reads, writes or closes.
+"""Transports: how bytes reach one client. A transport owns its connection; nothing else reads, writes or closes it.
 
-`SocketTransport` has the TCP socket itself, taken over after the handshake; `AsgiTransport` goes through the ASGI server,
-where the socket cannot be had (TLS, HTTP/2, another server). Both offer the session the same few verbs.
+`SocketTransport` has the TCP socket itself, hijacked after the handshake. `AsgiTransport` goes through the ASGI server, where
+the socket is out of reach (TLS, HTTP/2, another server). Both offer the session the same methods.
 """
 
 import contextlib
@@ -26,13 +26,17 @@ from relay.protocols.frames import (
     text_frame,
 )
 
-#: Bytes read from a client at a time. Clients say little; and deflated input can swell a thousandfold.
+#: Bytes read from a client at a time. Clients send little.
 RECEIVE_BYTES = 4096
 
-#: Unsent bytes that the kernel takes before it says "not now": what waits should wait in the outbox, where it is counted.
+#: Unsent bytes that the kernel takes before a send would block. What waits should wait in the send queue, which is bounded.
 NOTSENT_LOWAT = 128 * 1024
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+#: Seconds that a client behind the ASGI server has to answer a close frame, and messages that it may have sent before.
+_LINGER = 1.0
+_LINGER_MESSAGES = 64
 
 #: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
 _GATHER = 64
@@ -41,7 +45,7 @@ _GATHER = 64
 class Transport(Protocol):
     """What a session needs of its client's connection.
 
-    The `Outbox` passed in is the session's; only the transport pops from it.
+    The `Outbox` that is passed in is the session's; only the transport pops from it.
     """
 
     #: The metrics label.
@@ -51,49 +55,61 @@ class Transport(Protocol):
 
     @property
     def write(self) -> Callable[[Any], int] | None:
-        """Writes what can be written of a batch's chunk at once, and returns how many bytes; raises BlockingIOError when that
-        is nothing, and OSError when the connection is gone. None where writing can only be awaited.
+        """Write what can be written of a batch's chunk without waiting, and return the number of bytes.
 
-        It is the one call that every delivery costs, so nothing stands before it.
+        It raises BlockingIOError when that is nothing, and OSError when the connection is gone. None where writing can only be
+        awaited. Every delivery costs this one call, so nothing stands before it.
         """
 
     async def drain(self, outbox: Outbox) -> None:
-        """Write until the outbox is empty. Raises OSError or trio.BrokenResourceError when the connection is gone."""
+        """Write until the outbox is empty. Cancelling leaves what is not written in the outbox.
+
+        Raises:
+            OSError: The connection is gone.
+            trio.BrokenResourceError: The connection is gone.
+        """
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
-        """Wait for the client; raises trio.TooSlowError when a message that has begun is not finished in time."""
+        """Wait for bytes of the client, and return the events in them.
+
+        Args:
+            timeout: Seconds from the first to the last byte of a message.
+
+        Raises:
+            trio.TooSlowError: A message that has begun was not finished in time.
+        """
 
     def heartbeat(self) -> Any | None:
-        """The chunk that shows the client, and all between, that the connection lives; None where the server sees to it."""
+        """Return the chunk that shows the client, and proxies, that the connection lives; None where the server sends one."""
 
     async def close(self, outbox: Outbox, close: Close) -> None:
-        """Say goodbye: deliver what waits (unless the client was too slow for it), then the close code, then wait for
-        the client to hang up. The caller sets the deadline."""
+        """Do the closing handshake. The caller sets the deadline.
+
+        What waits is delivered first, unless the client was too slow for it; then the close code is sent, and the client
+        hangs up.
+        """
 
     def abort(self) -> None:
-        """Close the connection at once, whoever waits for it. May be called again."""
+        """Close the connection at once, under any task that waits for it. May be called again."""
 
 
 class Reader(Protocol):
-    """Makes events of a client's bytes."""
+    """Turns a client's bytes into events."""
 
     @property
-    def is_midway(self) -> bool:
-        """Something has begun and is not complete."""
+    def in_message(self) -> bool:
+        """Whether a message or a frame has begun and is not complete."""
 
     def receive(self, data: bytes) -> Iterable[Event]:
-        """Bytes from the socket; b"" means that the client hung up."""
+        """Return the events in bytes from the socket; b"" means that the client hung up."""
 
 
 class SocketTransport:
-    """A taken-over TCP socket: non-blocking, ours alone.
-
-    dead_peer_timeout: see `tune_for_updates`; None for a socket that was accepted from a tuned one, whose options it has
-    """
+    """A taken-over TCP socket: non-blocking, ours alone."""
 
     __slots__ = ("_due", "_peer_closed", "_reader", "_sock", "write")
 
-    name = "takeover"
+    name = "hijacked"
     framing = Framing(text_frame, b"".join)
 
     def __init__(self, sock: socket.socket, reader: Reader, dead_peer_timeout: float | None) -> None:
@@ -104,7 +120,7 @@ class SocketTransport:
         self._peer_closed = PeerClosed(Close.NORMAL.code)
         if dead_peer_timeout is not None:
             sock.setblocking(False)
-            tune_for_updates(sock, dead_peer_timeout)
+            set_tcp_options(sock, dead_peer_timeout)
 
     def _open_socket(self) -> socket.socket:
         if self._sock is None:
@@ -134,7 +150,7 @@ class SocketTransport:
             self._write_some(outbox)
 
     def feed(self, data: bytes) -> list[Event]:
-        """What bytes of the client mean that were read from the socket before it was ours."""
+        """Return the events in bytes of the client that were read from the socket before it was ours."""
         chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
         return [event for chunk in chunks for event in self._events_in(chunk)]
 
@@ -146,8 +162,8 @@ class SocketTransport:
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
-        # From the first byte to the last: more of them do not buy more time.
-        if not self._reader.is_midway:
+        # From the first byte to the last: further bytes do not extend it.
+        if not self._reader.in_message:
             self._due = math.inf
         elif self._due == math.inf:
             self._due = trio.current_time() + timeout
@@ -171,7 +187,7 @@ class SocketTransport:
         if close is Close.GONE:
             return
         sock = self._open_socket()
-        self._queue_last_words(outbox, close)
+        self._enqueue_close_frame(outbox, close)
         self._write_some(outbox)
         await self.drain(outbox)
         # The client hangs up when it has read the close frame and sees our end of the stream; bytes that it still
@@ -188,18 +204,18 @@ class SocketTransport:
         trio.lowlevel.notify_closing(sock)
         sock.close()
 
-    def _queue_last_words(self, outbox: Outbox, close: Close) -> None:
+    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
         if close.is_slow and outbox:
-            # It gets the rest of the frame that it has the beginning of, then the reason; nothing else fits.
+            # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
             chunk: bytes = outbox.head().chunk
             start = outbox.written
             rest = chunk[start : end_of_frame(chunk, start)]
             outbox.clear()
             outbox.push(Batch(rest, 1, len(rest)), 0)
-        # A client that closes gets back what it said, and its code sees that, as with most servers.
+        # A client that closes gets its own code and reason back, as with most servers.
         last = self._peer_closed if close is Close.NORMAL else close
-        goodbye = close_frame(last.code, last.reason)
-        outbox.push(Batch(goodbye, 1, len(goodbye)), 0)
+        frame = close_frame(last.code, last.reason)
+        outbox.push(Batch(frame, 1, len(frame)), 0)
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
@@ -209,17 +225,20 @@ class SocketTransport:
 
 
 class AsgiTransport:
-    """A client behind the ASGI server: the same behaviour, at the server's price.
+    """A client behind the ASGI server. It behaves like a `SocketTransport`, but is slower.
 
-    receive, send: the connection's ASGI callables
-    max_message:   longest message in bytes; the server has a limit of its own before it
-    ping_via:      sends a WebSocket ping, where the server can be asked to
-    abort_via:     closes the connection under the server, where it can be reached; without it a client that stops
-                   reading is held until the server gives it up. Once goodbye is said, by either side, closing is the
-                   server's: a reset might overtake the goodbye
+    Args:
+        receive: The connection's ASGI ``receive``.
+        send: The connection's ASGI ``send``.
+        max_message: Longest message in bytes; the server has a limit of its own before it.
+        ping_via: Sends a WebSocket ping, where the server can be asked to.
+        abort_via: Closes the connection under the server, where that is possible. Without it a client that stops reading is
+            held until the server drops it. After the closing handshake has begun on either side the server closes the
+            connection: a reset might overtake the close frame.
+        violation: Returns how the client broke RFC 6455 or a limit, where the server notices that.
     """
 
-    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send")
+    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send", "_violation")
 
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
@@ -232,18 +251,20 @@ class AsgiTransport:
         max_message: int,
         ping_via: Callable[[], Awaitable[None]] | None,
         abort_via: Callable[[], None] | None,
+        violation: Callable[[], Close | None] = lambda: None,
     ) -> None:
         self._receive = receive
         self._send = send
         self._max_message = max_message
         self._ping_via = ping_via
         self._abort_via = abort_via
+        self._violation = violation
         self._is_writing = False
 
     async def drain(self, outbox: Outbox) -> None:
         self._is_writing = True
         while outbox:
-            # Counted message by message, so that a goodbye in the midst of a batch does not say the first ones again.
+            # Counted message by message, so that closing in the middle of a batch does not send the first ones again.
             for text in outbox.head().chunk[outbox.written :]:
                 if text:
                     await self._send({"type": "websocket.send", "text": text})
@@ -259,6 +280,9 @@ class AsgiTransport:
             if not self._is_writing:
                 self._abort_via = None
             return [PeerClosed(message.get("code") or 1005)]
+        violation = self._violation()
+        if violation is not None:
+            return [Violation(violation)]
         content = message.get("text")
         if content is None:
             content = message["bytes"]
@@ -275,8 +299,14 @@ class AsgiTransport:
             outbox.clear()
         await self.drain(outbox)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
-        if not close.is_slow:  # which may not read that either
-            self._abort_via = None
+        if close.is_slow:  # it may not read that either
+            return
+        # Until the client has answered: a server that closes at once may reset the connection, and the frame may be lost.
+        with trio.move_on_after(_LINGER):
+            for _ in range(_LINGER_MESSAGES):
+                if (await self._receive())["type"] == "websocket.disconnect":
+                    break
+        self._abort_via = None
 
     def abort(self) -> None:
         abort_via, self._abort_via = self._abort_via, None
@@ -293,18 +323,28 @@ _NO_TIMEOUT = _NoTimeout()
 
 
 def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """Let the kernel find a peer that is gone: one that has acknowledged neither data nor keep-alive probes for
-    dead_peer_timeout seconds. One probe that is lost on its way must not be the end: several go out in that time."""
-    tune_for_updates(sock, dead_peer_timeout)
+    """Let the kernel find a peer that is gone, on a socket on which we may send nothing for long.
+
+    A peer is gone when it has acknowledged neither data nor keep-alive probes for `dead_peer_timeout` seconds. Several probes
+    are sent in that time, since one may be lost.
+    """
+    set_tcp_options(sock, dead_peer_timeout)
     if sock.family in _INTERNET:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout / 2)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 8)))
 
 
-def tune_for_updates(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """The same for a socket on which we send heartbeats: they are data, so that no probes are needed. And what waits for a
-    client waits here and not in the kernel. What is accepted from a listening socket has its options."""
+def set_tcp_options(sock: socket.socket, dead_peer_timeout: float) -> None:
+    """Set the options of a socket on which we send heartbeats, which are data, so that no probes are needed.
+
+    What waits for a client then waits in its send queue and not in the kernel. A socket that is accepted from a listening
+    socket has its options.
+
+    Args:
+        sock: A client's socket, or the listening one.
+        dead_peer_timeout: Seconds after which a peer that has not acknowledged data is gone.
+    """
     if sock.family in _INTERNET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))
@@ -312,7 +352,7 @@ def tune_for_updates(sock: socket.socket, dead_peer_timeout: float) -> None:
 
 
 def reset_on_close(sock: Any) -> None:
-    """Have closing reset the connection, so that the kernel frees at once what it holds for a client that does not read."""
+    """Make closing reset the connection, so that the kernel frees its buffers at once for a client that does not read."""
     # Already shut down by the peer, there is nothing left to free; uvloop says ValueError when it has closed it.
     with contextlib.suppress(OSError, ValueError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

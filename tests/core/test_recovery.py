@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from relay_wire import keys
-from relay_wire.publications import Retention
-from relay_wire.scripts import Script
+from relay_wire.publications import Retention, ScriptCall
 from trio.testing import MockClock
 
 from relay.broker.feeds import Feeds
@@ -647,7 +646,16 @@ class SlowRedis:
         self.top = 0
         self.refused: set[str] = set()
         self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_behind)
-        self.feeds = Feeds(self.hub, self.run_script, self.subscribe, self.unsubscribe, RETENTION, deadline=5.0)
+        self.feeds = Feeds(
+            self.hub,
+            self.run_calls,
+            self.run_calls,
+            self.subscribe,
+            self.unsubscribe,
+            RETENTION,
+            deadline=5.0,
+            max_read_bytes=1 << 20,
+        )
 
     def on_change(self, channel: str) -> None:
         self.feeds.on_change(channel)
@@ -664,10 +672,10 @@ class SlowRedis:
     async def unsubscribe(self, feed_names: list[str]) -> None:
         await trio.sleep(0.01)
 
-    async def run_script(self, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
         self.top += 1
         answers: list[Any] = []
-        for names, arguments in calls:
+        for _, names, arguments in calls:
             if any(name in names for name in self.refused):
                 answers.append(BrokerRefused("no memory"))
             else:

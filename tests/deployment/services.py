@@ -50,7 +50,7 @@ class Relay(Container):
 
     def clients(self) -> float:
         """How many are on sockets that it took over."""
-        return self.metric('relay_connections{transport="takeover"}')
+        return self.metric('relay_connections{transport="hijacked"}')
 
 
 class Nginx(Container):

@@ -13,6 +13,9 @@ from tests.harness import ROOT
 
 DOCS = ROOT / "docs"
 
+#: Pages with links to check. The commands of those beyond PAGES are not run.
+LINKED_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("clients/*/README.md"))]
+
 
 def test_close_codes_are_those_of_the_registry() -> None:
     rows = re.findall(r"^\| (\d{4}) \| (.*?) ?\| .*? \| (yes|no) \|$", (DOCS / "protocol.md").read_text(), re.MULTILINE)
@@ -52,7 +55,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]*))?\)", page.read_text()):
         linked = page.parent / target if target else page
@@ -70,3 +73,13 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         reached.add(page)
         ahead += [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s:]+)", page.read_text())]
     assert set(PAGES) <= reached
+
+
+#: Words that these pages do not use: each has a plain or a standard term (notify, reconnect, again, embedded, heartbeat).
+UNWANTED = r"\b(whoever|anew|for ever|brought along|sign of life|hears?|heard|told|tells?|comes? back|worded)\b"
+
+
+@pytest.mark.parametrize("page", LINKED_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_plain_words(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`|^#+ .*$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(UNWANTED, prose, re.IGNORECASE) == []

@@ -177,7 +177,12 @@ UPDATE = Update("task:t", "task_update", b'{"progress":40} ', 0.0, Position("e",
 def test_who_gives_no_position_sees_none() -> None:
     command = answer('{"type":"subscribe","task_id":"t"}')
     assert isinstance(command, Subscribe)
-    assert (command.encoding, command.since, command.past, command.strict) == (PLAIN, None, True, False)
+    assert (command.encoding, command.since, command.wants_history, command.requires_position) == (
+        PLAIN,
+        None,
+        True,
+        False,
+    )
     for welcome in (None, Welcome(TOP, None, ()), Welcome(TOP, False, ())):
         assert list(command.answer(welcome)) == [b'{"type":"subscribed","task_id":"t"}']
     assert PLAIN.encode(UPDATE) == b'{"type":"task_update","task_id":"t","data":{"progress":40} }'
@@ -193,22 +198,30 @@ def test_who_gives_no_position_sees_none() -> None:
         ('{"epoch":"gone","offset":0}', Position("gone", 0), False),
     ],
 )
+@pytest.mark.parametrize("updates", [(), (UPDATE,)], ids=["nothing follows", "an update follows"])
 @pytest.mark.parametrize(
     ("words", "channel"),
     [('"task_id":"t"', "task:t"), ('"channel":"general"', "general"), ('"channel":"agent:x"', "agent:x")],
 )
 def test_who_gives_a_position_is_told_where_the_channel_stands(
-    position: str, since: Position | None, recovered: bool | None, words: str, channel: str
+    position: str,
+    since: Position | None,
+    recovered: bool | None,
+    words: str,
+    channel: str,
+    updates: tuple[Update, ...],
 ) -> None:
     command = answer(f'{{"type":"subscribe",{words},"position":{position}}}', "agent:*")
     assert isinstance(command, Subscribe)
     assert (command.channel, command.since, command.encoding) == (channel, since, POSITIONED)
-    assert command.past
-    assert command.strict
-    (payload,) = command.answer(Welcome(TOP, recovered, ()))
+    assert command.wants_history
+    assert command.requires_position
+    (payload,) = command.answer(Welcome(TOP, recovered, updates))
     expected = {"type": "subscribed", "position": {"epoch": "e", "offset": 9}, **msgspec.json.decode(f"{{{words}}}")}
     if recovered is not None:
         expected["recovered"] = recovered
+    # What follows is the state, unless it is what the client has missed.
+    expected["state"] = bool(updates) and recovered is not True
     assert msgspec.json.decode(payload) == expected
 
 
@@ -235,6 +248,8 @@ def test_a_broken_line_is_told_with_the_state_that_there_is() -> None:
         "task_id": "t",
         "position": {"epoch": "e", "offset": 9},
         "recovered": False,
+        "state": True,
     }
     assert state == POSITIONED.encode(UPDATE)
-    assert len(list(POSITIONED.reset("general", Snapshot(TOP, None, None)))) == 1
+    (alone,) = POSITIONED.reset("general", Snapshot(TOP, None, None))
+    assert msgspec.json.decode(alone)["state"] is False

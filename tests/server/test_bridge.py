@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.server.bridge import AnyLoop, AsyncioBridge
+from relay.server.bridge import AsgiDispatcher, AsyncioBridge
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -254,7 +254,7 @@ async def test_on_trio_the_app_is_called_as_it_is() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         calls.append((scope, receive, send))
 
-    await AnyLoop(app)("scope", "receive", "send")
+    await AsgiDispatcher(app)("scope", "receive", "send")
     assert calls == [("scope", "receive", "send")]
 
 

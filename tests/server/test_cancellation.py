@@ -15,13 +15,14 @@ from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MockClock
 from wsproto.events import CloseConnection
 
-from relay.config import RedisSettings, Settings
+from relay.core.channels import NamedChannels
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
-from relay.protocols.frames import Answer, Event, Received, text_frame
+from relay.protocols.frames import ControlReply, Event, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
-from relay.server.app import Relay
-from relay.server.doors import admit
+from relay.server.admission import Admission
+from relay.server.cors import CorsPolicy
+from relay.server.endpoints import accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
 from tests.server.test_session import MakeWorld, Peer, World, make_world, settled, small_pair, value
@@ -165,7 +166,7 @@ async def joining_a_channel(world: World, session: Session, peer: Peer) -> None:
         await trio.sleep(0.2)
         return Snapshot(top, None, state)
 
-    world.sessions.read_past = read_past
+    world.read_history = read_past
     peer.send_bytes(SUBSCRIBE)
     await trio.sleep(0.1)
     world.publish("a", 1)
@@ -178,7 +179,10 @@ async def joining_a_channel(world: World, session: Session, peer: Peer) -> None:
     await let_go(peer)
 
 
-PRELOADED: list[Event] = [Received('{"type":"subscribe","task_id":"a"}'), Answer(text_frame(b'"%b"' % (b"x" * 20_000)))]
+PRELOADED: list[Event] = [
+    Received('{"type":"subscribe","task_id":"a"}'),
+    ControlReply(text_frame(b'"%b"' % (b"x" * 20_000))),
+]
 
 
 async def preloaded(world: World, session: Session, peer: Peer) -> None:
@@ -256,7 +260,7 @@ async def test_a_client_is_told_that_it_was_the_server_wherever_it_was_cancelled
         (close,) = closed
         assert close is not None
         assert close.code in (1001, 4321)
-        assert value(world.metrics.closed, "shutdown") == (close.code == 1001)
+        assert value(world.metrics.connections_closed, "shutdown") == (close.code == 1001)
     assert step > 3
 
 
@@ -286,17 +290,17 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("takeover", [True, False], ids=["taken over", "on plain ASGI"])
-async def test_a_handshake_or_takeover_cancelled_anywhere_leaves_nothing(
-    autojump_clock: MockClock, takeover: bool
+@pytest.mark.parametrize("hijack_sockets", [True, False], ids=["hijacked", "on plain ASGI"])
+async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
+    autojump_clock: MockClock, hijack_sockets: bool
 ) -> None:
     """On Hypercorn's own connection object; the client sends a message right after the server's part of the handshake."""
-    settings = Settings(_env_file=None, takeover=takeover, close_timeout=1.0)  # type: ignore[call-arg]
-    relay = Relay(settings, RedisSettings(_env_file=None))  # type: ignore[call-arg]
     config = Config()
     config.errorlog = None
     answered = ended = 0
-    async with relay.sessions.open():
+    async with trio.open_nursery() as sessions_nursery:
+        world = World(sessions_nursery, hijack_sockets=hijack_sockets, close_timeout=1.0)
+        admission = Admission(world.context, CorsPolicy("*", "*"), world.metrics, lambda terminated: None)
         await settled()
         before = trio.lowlevel.current_statistics().tasks_living, open_descriptors()
         step = 0
@@ -314,7 +318,7 @@ async def test_a_handshake_or_takeover_cancelled_anywhere_leaves_nothing(
             ) -> None:
                 with scope:
                     instrument.root = trio.lowlevel.current_task()
-                    await admit(relay, lambda: TasksProtocol(relay.named), asgi_scope, receive, send)
+                    await accept_client(admission, lambda: TasksProtocol(NamedChannels()), asgi_scope, receive, send)
                 instrument.root = None
 
             ours, theirs = socket.socketpair()
@@ -331,14 +335,14 @@ async def test_a_handshake_or_takeover_cancelled_anywhere_leaves_nothing(
                         theirs.send(SUBSCRIBE)
                     was_answered = await read_until(theirs, b"subscribed")
                 if was_answered:
-                    assert len(relay.sessions) == 1
+                    assert len(world.sessions) == 1
                 theirs.close()
             await trio.sleep(2)  # what is left has close_timeout
             trio.lowlevel.remove_instrument(instrument)
             answered += was_answered
             ended += not was_answered
-            assert len(relay.sessions) == 0
-            assert relay.hub.subscriptions == 0
+            assert len(world.sessions) == 0
+            assert world.hub.subscriptions == 0
             assert (trio.lowlevel.current_statistics().tasks_living, open_descriptors()) == before
             if instrument.steps_left:
                 break

@@ -17,8 +17,10 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MockClock, memory_stream_pair
 
-from relay.server import takeover
-from relay.server.takeover import find, prepare, stay_on_asgi
+from relay.server import hypercorn_compat
+from relay.server.hijack import asgi_transport, prepare
+from relay.server.hypercorn_compat import chain as compat_chain
+from relay.server.hypercorn_compat.chain import inspect
 from relay.server.transports import AsgiTransport
 
 Send = Callable[[Any], Awaitable[None]]
@@ -60,9 +62,9 @@ class Unlike:
 
 
 async def test_the_known_chain_is_found_to_its_end(stream: Any) -> None:
-    links = find(chain(stream))
-    assert links.plain_http1
-    assert links.socket is stream.socket
+    chain_found = inspect(chain(stream))
+    assert chain_found.is_plain_http1
+    assert chain_found.socket is stream.socket
 
 
 async def test_a_foreign_send_is_left_alone(stream: Any) -> None:
@@ -80,9 +82,9 @@ async def test_a_foreign_send_is_left_alone(stream: Any) -> None:
         chain(stream, server_class=Unlike),
     ]
     for send in foreign:
-        links = find(send)
-        assert not links.plain_http1
-        assert links.socket is None
+        chain_found = inspect(send)
+        assert not chain_found.is_plain_http1
+        assert chain_found.socket is None
         assert prepare(send) is None
 
 
@@ -94,36 +96,41 @@ async def test_a_chain_that_is_only_half_the_known_one_is_left_alone() -> None:
     assert prepare(without_stream) is None
 
 
-async def test_http2_and_streams_that_are_no_sockets_stay_on_asgi(stream: Any) -> None:
-    assert not find(chain(stream, H2Protocol)).plain_http1
-    assert find(chain(stream, H2Protocol)).socket is stream.socket  # it can be aborted at least
+async def test_http2_and_streams_that_are_no_sockets_asgi_transport(stream: Any) -> None:
+    assert not inspect(chain(stream, H2Protocol)).is_plain_http1
+    assert inspect(chain(stream, H2Protocol)).socket is stream.socket  # it can be aborted at least
     tls = SimpleNamespace(transport_stream=stream)
-    assert not find(chain(tls)).plain_http1
-    assert find(chain(tls)).socket is stream.socket
+    assert not inspect(chain(tls)).is_plain_http1
+    assert inspect(chain(tls)).socket is stream.socket
     memory, _ = memory_stream_pair()
-    assert find(chain(memory)).socket is None
+    assert inspect(chain(memory)).socket is None
     for send in (chain(stream, H2Protocol), chain(tls), chain(memory)):
         assert prepare(send) is None
 
 
-async def test_without_the_known_hypercorn_nothing_is_looked_for(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "HYPERCORN", False)
-    links = find(chain(stream))
-    assert not links.plain_http1
-    assert links.socket is None
+async def test_in_an_unverified_hypercorn_nothing_is_looked_for(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat_chain, "is_verified", lambda: False)
+    chain_found = inspect(chain(stream))
+    assert not chain_found.is_plain_http1
+    assert chain_found.socket is None
     assert prepare(chain(stream)) is None
 
 
 async def test_on_asgi_the_grip_on_the_socket_is_as_good_as_it_can_be(stream: Any) -> None:
-    transport = stay_on_asgi(nothing, nothing, max_message=10, dead_peer_timeout=1.0)
+    transport = asgi_transport(nothing, nothing, max_message=10, dead_peer_timeout=1.0)
     assert isinstance(transport, AsgiTransport)
     assert transport.heartbeat() is None
     transport.abort()  # nothing to abort with
-    transport = stay_on_asgi(nothing, chain(stream), max_message=10, dead_peer_timeout=1.0)
+    transport = asgi_transport(nothing, chain(stream), max_message=10, dead_peer_timeout=1.0)
     assert transport.heartbeat() is not None
     transport.abort()
     transport.abort()
     assert stream.socket.fileno() == -1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    assert hypercorn_compat.install()
 
 
 HANDSHAKE = (

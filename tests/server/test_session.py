@@ -11,20 +11,28 @@ import trio
 from prometheus_client import Counter, Gauge
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Message, Pong, TextMessage
+from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings
 from relay.core.channels import NamedChannels
 from relay.core.closecodes import Close
+from relay.core.errors import BrokerUnavailable
 from relay.core.hub import Hub
-from relay.core.updates import Update
+from relay.core.recovery import Snapshot
+from relay.core.updates import Position, Update
 from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol, Command
-from relay.protocols.frames import Answer, Event, FrameReader, Received, text_frame
+from relay.protocols.frames import ControlReply, Event, FrameReader, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
+from relay.server.drain import drain
+from relay.server.gc_tuning import MemoryTuner
+from relay.server.heartbeat import TICK, Heartbeat
+from relay.server.history import HistoryLoader, ReadHistory
 from relay.server.session import Session
-from relay.server.sessions import BEAT, Sessions
+from relay.server.session_context import SessionContext, bounds_of
+from relay.server.session_registry import SessionRegistry
+from relay.server.statistics import Statistics
 from relay.server.transports import AsgiTransport, SocketTransport
 from tests.harness import masked_frame, masked_text
 
@@ -109,6 +117,10 @@ class Peer:
         self.sock.close()
 
 
+async def redis_is_away(channel: str, since: Position | None) -> Snapshot:
+    raise BrokerUnavailable("there is no Redis in this test")
+
+
 class World:
     """A hub, its sessions, and their metrics; the test is the flusher."""
 
@@ -117,11 +129,32 @@ class World:
         self.settings = Settings(_env_file=None, **settings)  # type: ignore[call-arg]
         self.metrics = Metrics()
         self.hub = Hub(on_pending=lambda: None)
-        self.sessions = Sessions(self.hub, self.settings, self.metrics)
+        self.statistics = Statistics(self.metrics, self.hub)
+        self.memory = MemoryTuner()
+        self.sessions = SessionRegistry(
+            nursery,
+            self.settings.max_clients,
+            self.settings.max_clients_per_address,
+            self.settings.close_timeout,
+            self.statistics,
+            self.memory,
+        )
+        bounds = bounds_of(self.settings)
+        #: Reads a channel's history; without one Redis is away.
+        self.read_history: ReadHistory = redis_is_away
+        history = HistoryLoader(lambda channel, since: self.read_history(channel, since), bounds)
+        self.context = SessionContext(self.settings, bounds, self.hub, self.sessions, self.statistics, history.load)
+        self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
         self.peers: list[Peer] = []
 
-    def start_beat(self) -> None:
-        self.nursery.start_soon(self.sessions.beat)
+    def start_heartbeat(self) -> None:
+        self.nursery.start_soon(self.heartbeat.run)
+
+    async def drain(self, within: float) -> None:
+        await drain(self.sessions, within)
+
+    def report(self) -> None:
+        self.heartbeat.report()
 
     def session(
         self, pair: tuple[socket.socket, socket.socket] | None = None, protocol: ClientProtocol | None = None
@@ -132,7 +165,7 @@ class World:
         protocol = protocol or TasksProtocol(NamedChannels())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.sessions, transport, protocol, "test"), peer, ours
+        return Session(self.context, transport, protocol, "test"), peer, ours
 
     async def connect(
         self,
@@ -162,8 +195,9 @@ class World:
         self.hub.hear(Update("general", "general_update", data, 0.0))
         self.hub.flush()
 
-    def assert_empty(self, transport: str = "takeover") -> None:
+    def assert_empty(self, transport: str = "hijacked") -> None:
         """Nothing is left of any session."""
+        self.report()
         assert len(self.sessions) == 0
         assert self.hub.subscriptions == 0
         assert list(self.hub.channels) == []
@@ -179,11 +213,12 @@ async def make_world(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> 
     """Makes a world with the settings given, on the mock clock; its clients hang up when the test is over."""
     assert isinstance(trio.lowlevel.current_clock(), MockClock), "the test must ask for a clock itself"
     monkeypatch.setattr("relay.server.session.monotonic", trio.current_time)
-    monkeypatch.setattr("relay.server.sessions.monotonic", trio.current_time)
+    monkeypatch.setattr("relay.server.session_registry.monotonic", trio.current_time)
+    monkeypatch.setattr("relay.server.heartbeat.monotonic", trio.current_time)
     worlds: list[World] = []
 
-    def make(**settings: Any) -> World:
-        worlds.append(World(nursery, **settings))
+    def make(*, in_nursery: trio.Nursery | None = None, **settings: Any) -> World:
+        worlds.append(World(in_nursery or nursery, **settings))
         return worlds[-1]
 
     yield make
@@ -247,7 +282,7 @@ async def test_subscribing_twice_is_answered_twice_and_delivers_once(
 
 async def test_every_written_message_is_counted(autojump_clock: MockClock, make_world: MakeWorld) -> None:
     world = make_world()
-    world.start_beat()
+    world.start_heartbeat()
     peer = await world.connect("a")
     slow = await world.connect("a", pair=small_pair())
     world.publish("a", 1, 2, 3, pad=5000)
@@ -255,8 +290,8 @@ async def test_every_written_message_is_counted(autojump_clock: MockClock, make_
     for client in (peer, slow):
         for number in (1, 2, 3):
             assert await client.json() == task_update("a", number, 5000)
-    await trio.sleep(2 * BEAT)
-    assert value(world.metrics.delivered) == 8
+    await trio.sleep(2 * TICK)
+    assert value(world.metrics.messages_sent) == 8
     assert value(world.metrics.subscriptions) == 4
     assert value(world.metrics.channels) == 2
 
@@ -266,7 +301,7 @@ async def test_what_came_before_the_session_is_done_first_and_in_order(
 ) -> None:
     events: list[Event] = [
         Received('{"type":"subscribe","task_id":"a"}'),
-        Answer(text_frame(b'"pong"')),
+        ControlReply(text_frame(b'"pong"')),
         Received('{"type":"x"}'),
     ]
     peer = await make_world().connect(events=events)
@@ -283,7 +318,7 @@ async def test_there_is_a_limit_to_subscriptions_and_room_again_after_leaving(
     peer.subscribe("c")
     error = await peer.json()
     assert (error["type"], error["code"]) == ("error", "too_many_subscriptions")
-    assert value(world.metrics.bad_messages, "too_many_subscriptions") == 1
+    assert value(world.metrics.messages_invalid, "too_many_subscriptions") == 1
     world.publish("c", 1)
     peer.send({"type": "unsubscribe", "task_id": "a"})
     peer.subscribe("c")
@@ -304,7 +339,7 @@ async def test_who_keeps_at_malformed_messages_is_dropped_after_the_answers(
     assert closed == CloseConnection(1008, Close.TOO_MANY_ERRORS.reason)
     peer.hang_up()
     await settled()
-    assert value(world.metrics.dropped, "too_many_errors") == 1
+    assert value(world.metrics.connections_dropped, "too_many_errors") == 1
     world.assert_empty()
 
 
@@ -327,7 +362,11 @@ async def test_a_violation_is_answered_with_its_close_code(
     assert await peer.rest() == ([], CloseConnection(close.code, close.reason))
     world.publish("a", 1)
     assert await other.json() == task_update("a", 1)
-    assert value(world.metrics.closed, close.label) == value(world.metrics.dropped, close.label) == 1
+    assert (
+        value(world.metrics.connections_closed, close.label)
+        == value(world.metrics.connections_dropped, close.label)
+        == 1
+    )
 
 
 SLOW = [
@@ -342,11 +381,11 @@ async def test_who_does_not_keep_up_is_dropped_and_if_it_reads_again_is_told_why
     autojump_clock: MockClock, make_world: MakeWorld, close: Close, bounds: dict[str, Any], pad: int
 ) -> None:
     world = make_world(close_timeout=2.0, **bounds)
-    world.start_beat()
+    world.start_heartbeat()
     slow = await world.connect("a", pair=small_pair())
     good = await world.connect("a")
     sent = 0
-    while not value(world.metrics.dropped, close.label):
+    while not value(world.metrics.connections_dropped, close.label):
         assert len(world.sessions) == 2
         if sent < 5 or close is not Close.SLOW_AGE:
             sent += 1
@@ -356,7 +395,7 @@ async def test_who_does_not_keep_up_is_dropped_and_if_it_reads_again_is_told_why
             await trio.sleep(0.1)
         assert sent < 100
     if close is Close.SLOW_AGE:
-        assert 5.0 <= trio.current_time() <= 5.0 + 2 * BEAT
+        assert 5.0 <= trio.current_time() <= 5.0 + 2 * TICK
     # It is out of the hub at once, although its connection is still there.
     assert (len(world.sessions), world.hub.subscriptions) == (2, 2)
     world.publish_news(1000)
@@ -402,7 +441,7 @@ async def test_who_asks_without_reading_the_answers_is_dropped_too(
     world = make_world(queue_bytes=20_000, max_update_bytes=2000)
     peer = await world.connect(pair=small_pair())
     sent = 0
-    while not value(world.metrics.dropped, "slow_bytes"):
+    while not value(world.metrics.connections_dropped, "slow_bytes"):
         peer.send_bytes(masked_frame(0x89, b"x" * 125))
         await settled()
         sent += 1
@@ -422,7 +461,7 @@ async def test_a_message_begun_must_be_finished(autojump_clock: MockClock, make_
     started = trio.current_time()
     assert await half.rest() == ([], CloseConnection(4009, Close.HALF_MESSAGE.reason))
     assert trio.current_time() - started == pytest.approx(10, abs=0.1)
-    assert value(world.metrics.dropped, "message_timeout") == 1
+    assert value(world.metrics.connections_dropped, "message_timeout") == 1
     await trio.sleep(1000)  # silence between two messages is nobody's fault
     world.publish("a", 1)
     assert await idle.json() == task_update("a", 1)
@@ -434,7 +473,7 @@ async def test_a_message_that_trickles_in_is_not_waited_for_longer(
     world = make_world(message_timeout=10.0)
     peer = await world.connect()
     peer.send_bytes(masked_text(b" " * 1000)[:9])
-    while not value(world.metrics.dropped, "message_timeout"):
+    while not value(world.metrics.connections_dropped, "message_timeout"):
         await trio.sleep(5.5)
         assert trio.current_time() < 20
         peer.send_bytes(b" ")
@@ -458,17 +497,17 @@ async def test_each_client_has_its_heartbeat_once_in_an_interval_and_not_all_at_
 ) -> None:
     world = make_world(heartbeat_interval=10.0)
     peers = [await world.connect() for _ in range(8)]
-    world.start_beat()
+    world.start_heartbeat()
     times: dict[int, list[float]] = {}
 
     async def note_heartbeats(number: int) -> None:
-        while isinstance(await peers[number].event(), Pong):
+        while isinstance(await peers[number].event(), Ping):
             times.setdefault(number, []).append(trio.current_time())
 
     async with trio.open_nursery() as readers:
         for number in range(8):
             readers.start_soon(note_heartbeats, number)
-        await trio.sleep(30 + BEAT / 2)
+        await trio.sleep(30 + TICK / 2)
         readers.cancel_scope.cancel()
     assert sorted(times) == list(range(8))
     for pings in times.values():
@@ -484,13 +523,13 @@ async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(
     world = make_world(heartbeat_interval=1.0, queue_max_age=100.0)
     peer = await world.connect("a", pair=small_pair())
     world.publish("a", 1, 2, pad=9000)
-    world.start_beat()
+    world.start_heartbeat()
     await trio.sleep(10)
-    assert value(world.metrics.queued) == value(world.metrics.queued_longest) == 2
+    assert value(world.metrics.queue_depth) == value(world.metrics.queue_depth_max) == 2
     assert [await peer.event() for _ in range(2)] == [
         TextMessage(data=msgspec.json.encode(task_update("a", number, 9000)).decode()) for number in (1, 2)
     ]
-    assert isinstance(await peer.event(), Pong)
+    assert isinstance(await peer.event(), Ping)
 
 
 async def test_pongs_and_pings_of_the_client(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -503,9 +542,9 @@ async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockCl
     world = make_world()
     peers = [await world.connect("a", pair=small_pair()) for _ in range(3)]
     world.publish("a", *range(1, 6), pad=3000)
-    world.nursery.start_soon(world.sessions.drain, 10.0)
+    world.nursery.start_soon(world.drain, 10.0)
     await trio.sleep(0.5)
-    assert world.sessions.draining
+    assert world.sessions.is_draining
     world.publish("a", 6)  # nobody is there any more to hear it
     for peer in peers:
         messages, closed = await peer.rest()
@@ -514,7 +553,7 @@ async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockCl
         peer.hang_up()
     await settled()
     world.assert_empty()
-    assert value(world.metrics.closed, "shutdown") == 3
+    assert value(world.metrics.connections_closed, "shutdown") == 3
     late = await world.connect()
     assert await late.rest() == ([], CloseConnection(1001, "relay is shutting down"))
 
@@ -522,7 +561,7 @@ async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockCl
 async def test_draining_is_paced_within_half_of_its_time(
     autojump_clock: MockClock, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.server.sessions.DRAIN_RATE", 10)
+    monkeypatch.setattr("relay.server.drain.DRAIN_RATE", 10)
     world = make_world()
     peers = [await world.connect() for _ in range(40)]
     closed_at: list[float] = []
@@ -537,7 +576,7 @@ async def test_draining_is_paced_within_half_of_its_time(
         for peer in peers:
             readers.start_soon(close_politely, peer)
         started = trio.current_time()
-        await world.sessions.drain(20.0)
+        await world.drain(20.0)
     per_second = [sum(int(at - started) == second for at in closed_at) for second in range(4)]
     # Ten a second, where one of the first second's may be due at its end.
     assert sum(per_second) == 40
@@ -551,9 +590,9 @@ async def test_draining_ends_in_time_whoever_does_not_hang_up(autojump_clock: Mo
     stuck = [await world.connect("a", pair=small_pair()), await world.connect()]
     world.publish("a", 1, pad=20_000)
     started = trio.current_time()
-    world.nursery.start_soon(world.sessions.drain, 3.0)
+    world.nursery.start_soon(world.drain, 3.0)
     await trio.sleep(1)
-    await world.sessions.drain(3.0)  # a second call waits for the first
+    await world.drain(3.0)  # a second call waits for the first
     await settled()
     assert trio.current_time() - started == pytest.approx(3.0, abs=1.1)
     world.assert_empty()
@@ -579,8 +618,8 @@ async def test_a_client_that_goes_is_let_go(autojump_clock: MockClock, make_worl
     await settled()
     assert (len(world.sessions), world.hub.subscriptions) == (1, 2)
     label = "client_closed" if how.startswith("close") else "gone"
-    assert value(world.metrics.closed, label) == 1
-    assert sum(sample.value for metric in world.metrics.dropped.collect() for sample in metric.samples) == 0
+    assert value(world.metrics.connections_closed, label) == 1
+    assert sum(sample.value for metric in world.metrics.connections_dropped.collect() for sample in metric.samples) == 0
     world.publish("a", 3)
     assert await other.json() == task_update("a", 3)
 
@@ -592,7 +631,7 @@ async def test_a_client_found_gone_while_it_is_written_to(autojump_clock: MockCl
     world.publish("a", 1)  # before its session has seen the end of the stream
     assert (await other.json()) == task_update("a", 1)
     await settled()
-    assert value(world.metrics.closed, "gone") == 1
+    assert value(world.metrics.connections_closed, "gone") == 1
     assert len(world.sessions) == 1
 
 
@@ -631,7 +670,7 @@ async def test_a_bug_in_one_session_ends_it_with_1011_and_no_other(
     assert closed == CloseConnection(1011, "internal error")
     peer.hang_up()
     await settled()
-    assert value(world.metrics.dropped, "internal_error") == 1
+    assert value(world.metrics.connections_dropped, "internal_error") == 1
     world.publish("a", 1)
     assert await other.json() == task_update("a", 1)
     assert (len(world.sessions), world.hub.subscriptions) == (1, 2)
@@ -661,24 +700,25 @@ async def test_the_first_reason_to_end_wins(autojump_clock: MockClock, make_worl
     assert (await peer.rest())[1] == CloseConnection(1008, Close.TOO_MANY_ERRORS.reason)
     peer.hang_up()
     await settled()
-    assert value(world.metrics.closed, "too_many_errors") == 1
+    assert value(world.metrics.connections_closed, "too_many_errors") == 1
     world.assert_empty()
 
 
 async def test_the_nursery_of_the_sessions_ends_them_with_its_block(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
-    world = make_world()
-    session, peer, ours = world.session()
-    with pytest.raises(trio.RunFinishedError):
-        world.sessions.start(session.run)
-    async with world.sessions.open():
+    async with trio.open_nursery() as nursery:
+        world = make_world(in_nursery=nursery)
+        session, peer, ours = world.session()
         world.sessions.start(session.run)
         await settled()
         assert len(world.sessions) == 1
         peer.sock.shutdown(socket.SHUT_WR)
+        nursery.cancel_scope.cancel()
     world.assert_empty()
     assert ours.fileno() == -1
+    with pytest.raises(trio.RunFinishedError):
+        world.sessions.start(session.run)
 
 
 # The same session on plain ASGI.
@@ -704,6 +744,8 @@ class AsgiPeer:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         self.sent.append(message)
+        if message["type"] == "websocket.close":
+            self.to_session.send_nowait({"type": "websocket.disconnect", "code": message["code"]})
 
     def abort(self) -> None:
         self.aborted = True
@@ -715,7 +757,7 @@ class AsgiPeer:
 
 def asgi_session(world: World, peer: AsgiPeer) -> Session:
     transport = AsgiTransport(peer.receive, peer.send, 128, None, peer.abort)
-    return Session(world.sessions, transport, TasksProtocol(NamedChannels()), "test")
+    return Session(world.context, transport, TasksProtocol(NamedChannels()), "test")
 
 
 async def test_on_plain_asgi_it_behaves_the_same(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -761,7 +803,7 @@ async def test_on_plain_asgi_a_client_that_does_not_read_is_aborted(
     await peer.blocked.wait()
     for number in range(4):
         world.publish_news(number)
-    assert value(world.metrics.dropped, "slow_messages") == 1
+    assert value(world.metrics.connections_dropped, "slow_messages") == 1
     await trio.sleep(2.1)
     assert peer.aborted
     world.assert_empty("asgi")

@@ -31,7 +31,7 @@ async def test_who_joins_again_and_again_has_to_wait(autojump_clock: MockClock, 
         world.hub.catch_up(channel, Snapshot(Position("e", 0), [], None))
         return Snapshot(Position("e", 0), None, None)
 
-    world.sessions.read_past = read_past
+    world.read_history = read_past
     peer = await world.connect()
     started = trio.current_time()
     for number in range(4 + 2 * round(JOIN_RATE)):
@@ -56,7 +56,7 @@ async def test_who_overflows_while_it_joins_leaves_nothing_behind(
             world.hub.hear(live(channel, offset, 20_000))
         return Snapshot(Position("e", 0), None, None)  # and this was read before all that
 
-    world.sessions.read_past = read_past
+    world.read_history = read_past
     session, peer, _ = world.session(small_pair())
     world.nursery.start_soon(session.run)
     peer.subscribe("t")
@@ -92,7 +92,7 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
             raise ZeroDivisionError
 
     protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(NamedChannels())
-    session = Session(world.sessions, AsgiTransport(receive, send, 128, None, None), protocol, "test")
+    session = Session(world.context, AsgiTransport(receive, send, 128, None, None), protocol, "test")
 
     async def run() -> None:
         with scope:

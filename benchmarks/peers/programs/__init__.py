@@ -1,1 +1,1 @@
-"""The peers' programs, written as users of each library would write them. Each is run in a process of its own."""
+"""The programs of the peers, written as users of each library would write them. Each runs in a process of its own."""

@@ -23,7 +23,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402 - it
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 
-from benchmarks.peers.programs.rooms import asked_for  # noqa: E402
+from benchmarks.peers.programs.rooms import requested  # noqa: E402
 
 
 class TaskConsumer(AsyncWebsocketConsumer):  # type: ignore[misc,unused-ignore]  # it publishes no types
@@ -31,7 +31,7 @@ class TaskConsumer(AsyncWebsocketConsumer):  # type: ignore[misc,unused-ignore] 
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Put it into the group of the task that it asks for."""
-        wanted = asked_for(text_data or bytes_data or "")
+        wanted = requested(text_data or bytes_data or "")
         if wanted is not None:
             await self.channel_layer.group_add(wanted[0], self.channel_name)
             await self.send(wanted[1])

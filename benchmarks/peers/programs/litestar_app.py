@@ -10,16 +10,16 @@ from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
 from redis.asyncio import Redis
 
-from benchmarks.peers.programs.rooms import asked_for
+from benchmarks.peers.programs.rooms import requested
 
 redis = Redis.from_url(os.environ["BENCH_REDIS_URL"])
 
 
 @websocket("/ws/tasks")
 async def serve_client(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugin) -> None:
-    """The first message says what the client follows, for as long as it stays."""
+    """Subscribe a client to the task of its first message, until it disconnects."""
     await socket.accept()
-    wanted = asked_for(await socket.receive_text())
+    wanted = requested(await socket.receive_text())
     assert wanted is not None
     async with (
         channels.start_subscription([f"task:{wanted[0]}"]) as subscriber,

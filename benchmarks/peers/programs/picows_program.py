@@ -5,7 +5,7 @@ import sys
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_create_server
 
-from benchmarks.peers.programs.rooms import Rooms, asked_for, published
+from benchmarks.peers.programs.rooms import Rooms, published, requested
 
 rooms: Rooms[WSTransport] = Rooms()
 
@@ -18,7 +18,7 @@ class Connection(WSListener):  # type: ignore[misc,unused-ignore]  # a C class, 
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
         elif frame.msg_type == WSMsgType.TEXT:
-            wanted = asked_for(frame.get_payload_as_bytes())
+            wanted = requested(frame.get_payload_as_bytes())
             if wanted is not None:
                 rooms[wanted[0]].add(transport)
                 transport.send(WSMsgType.TEXT, wanted[1].encode())

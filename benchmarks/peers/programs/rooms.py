@@ -1,4 +1,4 @@
-"""What all these programs share: who follows which task, what a client asks for, and what Redis says."""
+"""Shared by all programs: the clients of each task, the request of a client, and the updates that Redis publishes."""
 
 import json
 from collections import defaultdict
@@ -22,15 +22,15 @@ class Rooms(Generic[C]):
         return self._rooms[task]
 
     def leave(self, client: C) -> None:
-        """Take a client out of all rooms."""
+        """Remove a client from all rooms."""
         for task in [task for task, room in self._rooms.items() if client in room]:
             self._rooms[task].discard(client)
             if not self._rooms[task]:
                 del self._rooms[task]
 
 
-def asked_for(text: str | bytes) -> tuple[str, str] | None:
-    """The task that a client subscribes to, and the answer; None when it wants something else."""
+def requested(text: str | bytes) -> tuple[str, str] | None:
+    """Return the task that a client subscribes to, and the reply; None for any other request."""
     request = json.loads(text)
     if request["type"] != "subscribe":
         return None
@@ -39,7 +39,7 @@ def asked_for(text: str | bytes) -> tuple[str, str] | None:
 
 
 async def published(redis_url: str) -> AsyncIterator[tuple[str, bytes]]:
-    """Tasks and their updates, as Redis has them."""
+    """Yield tasks and their updates as Redis publishes them."""
     async with redis.asyncio.Redis.from_url(redis_url) as client, client.pubsub() as pubsub:
         await pubsub.psubscribe(_PREFIX + "*")
         async for message in pubsub.listen():

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from benchmarks.peers.programs.rooms import Rooms, asked_for, published
+from benchmarks.peers.programs.rooms import Rooms, published, requested
 
 rooms: Rooms[WebSocket] = Rooms()
 
@@ -19,7 +19,7 @@ async def serve_client(websocket: WebSocket) -> None:
     await websocket.accept()
     try:
         while True:
-            wanted = asked_for(await websocket.receive_text())
+            wanted = requested(await websocket.receive_text())
             if wanted is not None:
                 rooms[wanted[0]].add(websocket)
                 await websocket.send_text(wanted[1])
@@ -30,7 +30,7 @@ async def serve_client(websocket: WebSocket) -> None:
 
 
 async def fan_out(redis_url: str) -> None:
-    """Hand what Redis says to those who follow it."""
+    """Send the updates that Redis publishes to the clients of their task."""
     async for task, update in published(redis_url):
         text = update.decode()
         for websocket in list(rooms[task]):

@@ -5,7 +5,7 @@ import sys
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from benchmarks.peers.programs.rooms import Rooms, asked_for, published
+from benchmarks.peers.programs.rooms import Rooms, published, requested
 
 rooms: Rooms[ServerConnection] = Rooms()
 
@@ -14,7 +14,7 @@ async def serve_client(connection: ServerConnection) -> None:
     """Subscribe a client when it asks for that."""
     try:
         async for text in connection:
-            wanted = asked_for(text)
+            wanted = requested(text)
             if wanted is not None:
                 rooms[wanted[0]].add(connection)
                 await connection.send(wanted[1])

@@ -20,13 +20,11 @@ from relay_wire.channels import (
     TASK_UPDATES,
 )
 from relay_wire.position import Position
-from relay_wire.publications import DedupKey, Retention
+from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
 from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
 from relay_client.publishing.call import Call
-
-PUBLISH = publications.publish_script()
 
 #: Length of an idempotency key, in characters.
 _MAX_KEY_LENGTH = 1000
@@ -126,7 +124,8 @@ class Updates:
 
     def heartbeat(self, task_id: str | int) -> Call:
         """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
-        return self._script(task_channel(task_id), {}, None, DedupKey("beat", "", 0))
+        channel = task_channel(task_id)
+        return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
         """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
@@ -140,7 +139,16 @@ class Updates:
             return []
         if not 0 < len(fields) <= MAX_FIELDS:
             return []
-        return [self._script(channel, encode_fields(fields), _status(fields), DedupKey("create", "", 0))]
+        encoded = encode_fields(fields)
+        create = publications.create_call(
+            channel[len(TASK_PREFIX) :],
+            encoded,
+            object_of(encoded),
+            self.retention,
+            status=_status(fields),
+            sharded=self.sharded,
+        )
+        return [_task_call(channel, create)]
 
     def _durable(
         self,
@@ -155,14 +163,14 @@ class Updates:
             raise ValueError(
                 f"an idempotency key is Unicode text of {_MAX_KEY_LENGTH} characters at most, not {key!r:.80}"
             )
-        names, values = publications.publish_arguments(
+        script, names, values = publications.publish_call(
             channel,
             kind,
             data,
             self.retention,
             fields=fields,
             status=status,
-            dedup=publications.idempotency_key(key or token_hex(12)),
+            idempotency_key=key or token_hex(12),
             sharded=self.sharded,
         )
         live = (
@@ -170,21 +178,7 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
-        return Call(channel, names, PUBLISH, values, fallback=live, needs_replicas=True, read=_position)
-
-    def _script(self, channel: str, fields: Mapping[str, bytes], status: str | None, dedup: DedupKey) -> Call:
-        """Return a call about a task that is no update. Nothing happens where Redis has no memory for it."""
-        names, values = publications.publish_arguments(
-            channel,
-            TASK_UPDATE,
-            object_of(fields),
-            self.retention,
-            fields=fields,
-            status=status,
-            dedup=dedup,
-            sharded=self.sharded,
-        )
-        return Call(channel, names, PUBLISH, values, fallback=("EXISTS", names[0]), read=_was_taken)
+        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
 
     def _checked(self, data: bytes) -> bytes:
         if len(data) > self.max_bytes:
@@ -203,6 +197,11 @@ def _status(update: Mapping[str, Any]) -> str | None:
     status = update.get("status")
     status = status.value if isinstance(status, Enum) else status
     return status if isinstance(status, str) else None
+
+
+def _task_call(channel: str, call: ScriptCall) -> Call:
+    """Something about a task that is no update. Redis may have no memory for it: then so be it."""
+    return Call(channel, call.keys, call.script, call.values, fallback=("EXISTS", call.keys[0]), read=_was_taken)
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:

@@ -1,12 +1,12 @@
 """Channel names, update types, and the Redis channels that existing services publish to."""
 
-#: The channel for updates that concern every client.
+#: The channel of updates for every client.
 GENERAL = "general"
 
-#: The channel of a task is this prefix and the task's id.
+#: The channel of a task is this prefix followed by the task's id.
 TASK_PREFIX = "task:"
 
-#: Update types, as clients see them. Messages on operator-named channels pass through as they are.
+#: Types of updates, as clients see them. Messages on channels that the operator names are sent as they are.
 TASK_UPDATE = "task_update"
 GENERAL_UPDATE = "general_update"
 MESSAGE = "message"
@@ -18,5 +18,5 @@ GENERAL_UPDATES = "general_updates"
 #: Longest task id and longest channel name, in characters: they become dictionary keys and Redis keys.
 MAX_NAME_LENGTH = 255
 
-#: Most fields of one task: a publisher that makes up field names must not fill Redis.
+#: Most fields of an update, and of the state of a task.
 MAX_FIELDS = 256

@@ -1,8 +1,7 @@
-"""The names of everything that Relay keeps in Redis; docs/redis.md shows them with their bounds.
+"""The names of everything that Relay keeps in Redis; docs/redis.md lists them with their bounds.
 
-Every channel belongs to one of 64 buckets by its name's checksum. All keys of a bucket, its tasks' indexes, and the Redis
-channels that its updates are published on, share a hash tag: on a cluster they lie on one node, and one script can keep them in
-step.
+A channel belongs to one of 64 buckets, by the checksum of its name. All keys of a bucket, the indexes of its tasks, and the
+Redis channels of its updates share a hash tag. So on a cluster they lie on one node, and one script can change them together.
 """
 
 from functools import lru_cache
@@ -10,23 +9,24 @@ from zlib import crc32
 
 from relay_wire.channels import TASK_PREFIX
 
+#: All keys and all Redis channels of Relay begin with this.
 PREFIX = "relay:"
 
-#: Never change it: another number would put every key under another name.
+#: Never change it: another number would give every key another name.
 BUCKETS = 64
 
-#: The lock of the one relay that supervises tasks, and the token that fences it.
+#: The lock of the one relay that supervises tasks.
 SUPERVISOR = "relay:supervisor"
 
-#: Each relay publishes probes to itself on this prefix and a random name, to verify that its subscription works.
+#: A relay publishes probes to itself, on this prefix and a random name, to verify that its subscription works.
 PROBE = "relay:probe:"
 
-#: On this channel relays ask each other which updates are still to be recorded.
+#: On this channel relays ask each other which plain messages are not persisted yet.
 BARRIER = "relay:barrier"
 
 
 def pubsub_channel(channel: str) -> str:
-    """The Redis channel on which a channel's updates are published with their positions."""
+    """Return the Redis channel on which a channel's updates are published with their positions."""
     return f"{PREFIX}{{{crc32(channel.encode()) % BUCKETS}}}:{channel}"
 
 
@@ -36,43 +36,48 @@ def channel_of(redis_channel: str) -> str:
 
 
 def tag_of(name: str) -> str:
-    """The hash tag of a key or feed; the name itself where it has none."""
+    """Return the hash tag of a key or Redis channel, or the whole name if it has none."""
     _, found, rest = name.partition("{")
     tag, closed, _ = rest.partition("}")
     return tag if found and closed and tag else name
 
 
 def meta(channel: str) -> str:
-    """Hash: epoch and top."""
+    """Return the key of a channel's numbers, a hash with epoch, top and more."""
     return f"{pubsub_channel(channel)}:meta"
 
 
 def log(channel: str) -> str:
-    """Stream of the latest updates."""
+    """Return the key of a channel's history, a stream."""
     return f"{pubsub_channel(channel)}:log"
 
 
 def state(channel: str) -> str:
-    """Hash of a task's fields, each as JSON text."""
+    """Return the key of a task's state, a hash of fields as JSON text."""
     return f"{pubsub_channel(channel)}:state"
 
 
-@lru_cache(4096)
-def of_channel(channel: str) -> tuple[str, ...]:
-    """What the publish script takes as KEYS: meta, log, state, and for a task its bucket's two indexes."""
-    name = pubsub_channel(channel)
-    names = (f"{name}:meta", f"{name}:log", f"{name}:state")
-    if not channel.startswith(TASK_PREFIX):
-        return names
-    bucket = name[: -len(channel) - 1]
-    return (*names, f"{bucket}:tasks", f"{bucket}:running")
+def generation(bucket: int) -> str:
+    """Return the key that names the memory of a bucket: a Redis that lost its memory has another value there."""
+    return f"{PREFIX}{{{bucket}}}:generation"
 
 
 def tasks(bucket: int) -> str:
-    """Sorted set of a bucket's task ids by last activity, in milliseconds."""
+    """Return the key of a bucket's sorted set of task ids by last activity, in milliseconds."""
     return f"{PREFIX}{{{bucket}}}:tasks"
 
 
 def running(bucket: int) -> str:
-    """The same of those in progress."""
+    """Return the key of a bucket's sorted set of tasks in progress by last activity, in milliseconds."""
     return f"{PREFIX}{{{bucket}}}:running"
+
+
+@lru_cache(4096)
+def of_channel(channel: str) -> tuple[str, ...]:
+    """Return the keys that scripts take for a channel: meta, log, state and generation, and a task's two indexes."""
+    name = pubsub_channel(channel)
+    bucket = name[: -len(channel) - 1]
+    names = (f"{name}:meta", f"{name}:log", f"{name}:state", f"{bucket}:generation")
+    if not channel.startswith(TASK_PREFIX):
+        return names
+    return (*names, f"{bucket}:tasks", f"{bucket}:running")

@@ -9,7 +9,9 @@ from typing import NamedTuple
 class Position(NamedTuple):
     """Where an update stands in its channel.
 
-    ``offset`` counts from 1 without gaps within one ``epoch``. A new epoch means that the channel's history was lost.
+    Attributes:
+        epoch: One life of the channel's numbers. Another epoch means that the history was lost, or that the task began again.
+        offset: Counts updates from 1 without gaps within one epoch. 0 is before the first.
     """
 
     epoch: str

@@ -1,7 +1,8 @@
-"""Durable publications: the arguments of the publish script, and its results.
+"""Durable publications: the calls of the scripts that change a channel, and their results.
 
-One script gives an update its offset, appends it to the channel's history, folds it into the task's state, and publishes
-it to the subscribers. Server and clients run the same script, with ``EVALSHA``.
+The publish script gives an update its offset, appends it to the channel's history, folds it into the task's state, and
+publishes it to the subscribers, all or nothing. The other scripts here change a channel in the same way. Server and clients
+run the same ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from relay_wire import keys, scripts
-from relay_wire.channels import TASK_PREFIX
+from relay_wire.channels import MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
 from relay_wire.statuses import RUNNING, TERMINAL
@@ -17,12 +18,24 @@ from relay_wire.statuses import RUNNING, TERMINAL
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
 
+#: The first word of Redis' error when an update would make the state of a task larger than its bound.
+STATE_TOO_LARGE = "STATETOOLARGE"
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much Redis keeps of a channel, and for how long; times in seconds.
+    """How much Redis keeps of a channel, and for how long.
 
     Publishers of one channel should agree: each publish applies its own retention.
+
+    Attributes:
+        history_size: Updates kept.
+        history_ttl: Seconds for which an update is kept.
+        history_meta_ttl: Seconds for which a position is valid after the last update.
+        task_state_ttl: Seconds for which a task's state is kept after its last update.
+        terminal_state_ttl: The same for a task that has ended.
+        max_state_bytes: Most bytes of a task's state; an update that would make it larger is refused.
+        wire_args: These numbers in the form that the scripts take, times in milliseconds.
     """
 
     history_size: int = 1000
@@ -30,39 +43,53 @@ class Retention:
     history_meta_ttl: int = 7 * 86400
     task_state_ttl: int = 86400
     terminal_state_ttl: int = 3600
-    #: The same numbers in the form that the script takes, times in milliseconds.
+    max_state_bytes: int = 512 * 1024
     wire_args: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         seconds = (self.history_ttl, self.history_meta_ttl, self.task_state_ttl, self.terminal_state_ttl)
-        object.__setattr__(self, "wire_args", (str(self.history_size), *(str(each * 1000) for each in seconds)))
+        # Times to live are set again when a hundredth of the shortest has passed.
+        numbers = (*(each * 1000 for each in seconds), min(seconds) * 10, self.max_state_bytes, MAX_FIELDS)
+        object.__setattr__(self, "wire_args", (str(self.history_size), *map(str, numbers)))
 
 
-class DedupKey(NamedTuple):
-    """How Redis recognises an update that it has recorded before.
+class ScriptCall(NamedTuple):
+    """One call of a script.
 
     Attributes:
-        kind: ``id`` for a publisher's idempotency key, ``heard`` for the digest of a plain message and its occurrence.
-        key: The idempotency key, or the digest.
-        remember_ms: How long Redis remembers it, in milliseconds.
-        occurrence: For a digest: the how-manieth time the caller received these bytes.
-        since_ms: For a digest: when the caller began to count, on Redis' clock; 0 if it counts everything ever recorded.
+        script: The script.
+        keys: KEYS; on a cluster the first says which node the call goes to.
+        values: ARGV.
     """
 
-    kind: str
-    key: str
+    script: Script
+    keys: list[str]
+    values: list[Any]
+
+
+class Occurrence(NamedTuple):
+    """Which one of several equal plain messages a message is.
+
+    Attributes:
+        digest: The digest of the message's bytes.
+        number: The how-manieth time the caller has received these bytes, from 1.
+        since_ms: When the caller began to count, in milliseconds on Redis' clock; 0 if it counts all that was ever recorded.
+        remember_ms: How long Redis remembers the digest, in milliseconds.
+    """
+
+    digest: str
+    number: int
+    since_ms: int
     remember_ms: int
-    occurrence: int = 0
-    since_ms: int = 0
 
 
 class PublishResult(NamedTuple):
-    """The result of a durable publish.
+    """What a script did to a channel.
 
     Attributes:
-        position: Where the update stands in its channel.
-        is_duplicate: Whether it had been recorded before.
-        previous: How many equal messages had been recorded before the caller began to count.
+        position: Where the update stands in its channel, or where the channel stands.
+        is_duplicate: Whether nothing was done: the update was recorded before, or there was nothing to do.
+        previous: How often an equal message had been recorded before the caller of the ingest script began to count.
     """
 
     position: Position
@@ -70,20 +97,7 @@ class PublishResult(NamedTuple):
     previous: int
 
 
-_NO_KEY = DedupKey("", "", 0)
-
-
-def publish_script() -> Script:
-    """Return the publish script."""
-    return scripts.load("publish")
-
-
-def idempotency_key(key: str) -> DedupKey:
-    """Return the key of an update that is published once, however often its publisher tries."""
-    return DedupKey("id", key, IDEMPOTENCY_TTL_MS)
-
-
-def publish_arguments(
+def publish_call(
     channel: str,
     kind: str,
     data: bytes,
@@ -91,42 +105,146 @@ def publish_arguments(
     *,
     fields: Mapping[str, bytes] | None = None,
     status: str | None = None,
-    dedup: DedupKey | None = None,
+    idempotency_key: str | None = None,
     sharded: bool = False,
-) -> tuple[list[str], list[Any]]:
-    """Return KEYS and ARGV of the publish script.
+) -> ScriptCall:
+    """Return a call that publishes an update.
 
     Args:
         channel: Relay's channel name.
         kind: The update's type as clients see it.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
-        fields: For a task: the JSON text of each field.
+        fields: For a task: the JSON text of each field in ``data``.
         status: For a task: its status, if the update has one.
-        dedup: How the update is recognised if it was recorded before.
+        idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
+            position and is not sent again.
         sharded: Whether the server is a cluster.
     """
+    names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
+    if idempotency_key is None:
+        values.append("0")
+    else:
+        names.append(f"{names[0]}:id:{idempotency_key}")
+        values.append(IDEMPOTENCY_TTL_MS)
+    return _with_fields("publish", names, values, fields)
+
+
+def ingest_call(
+    channel: str,
+    kind: str,
+    data: bytes,
+    retention: Retention,
+    occurrence: Occurrence,
+    *,
+    fields: Mapping[str, bytes] | None = None,
+    status: str | None = None,
+    sharded: bool = False,
+) -> ScriptCall:
+    """Return a call that records a plain message, unless this occurrence of it was recorded before.
+
+    Args:
+        channel: Relay's channel name.
+        kind: The update's type as clients see it.
+        data: JSON text, as clients are to get it.
+        retention: How much is kept, and for how long.
+        occurrence: Which one of several equal messages it is.
+        fields: For a task: the JSON text of each field in ``data``.
+        status: For a task: its status, if the update has one.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
+    names.append(f"{names[0]}:digest:{occurrence.digest}")
+    values += (occurrence.remember_ms, occurrence.number, occurrence.since_ms)
+    return _with_fields("ingest", names, values, fields)
+
+
+def create_call(
+    task_id: str,
+    fields: Mapping[str, bytes],
+    data: bytes,
+    retention: Retention,
+    *,
+    status: str | None = None,
+    sharded: bool = False,
+) -> ScriptCall:
+    """Return a call that gives a task its first state, if it has none. It is no update: nobody is sent it.
+
+    Args:
+        task_id: The task.
+        fields: Its fields, as JSON text.
+        data: The JSON object of the fields.
+        retention: How much is kept, and for how long.
+        status: Its status, if it has one.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded)
+    return _with_fields("create", names, values, fields)
+
+
+def heartbeat_call(task_id: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that notes that a task is active. The result is a duplicate if there is no such task.
+
+    Args:
+        task_id: The task.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    return ScriptCall(scripts.load("heartbeat"), names, values)
+
+
+def mark_stalled_call(
+    task_id: str, last_activity: str, field_name: str, retention: Retention, *, sharded: bool = False
+) -> ScriptCall:
+    """Return a call that marks a task as stalled, if its last activity is still the given one.
+
+    Args:
+        task_id: The task.
+        last_activity: The score in the index of running tasks, as Redis returned it.
+        field_name: The field that is set to ``true``.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+    data = b'{"%b":true}' % field_name.encode()
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, None, sharded)
+    values += (last_activity, field_name, b"true")
+    return ScriptCall(scripts.load("mark_stalled"), names, values)
+
+
+def _shared_arguments(
+    channel: str, kind: str, data: bytes, retention: Retention, status: str | None, sharded: bool
+) -> tuple[list[str], list[Any]]:
+    """Return KEYS and ARGV as in ``lua/fragments/arguments.lua``."""
     names = list(keys.of_channel(channel))
     values: list[Any] = [
         names[0].removesuffix(":meta"),  # the Redis channel
         "SPUBLISH" if sharded else "PUBLISH",
-        kind,
-        data,
         new_epoch(),
         *retention.wire_args,
-        *(dedup or _NO_KEY),
         "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other",
         channel[len(TASK_PREFIX) :] if channel.startswith(TASK_PREFIX) else "",
+        kind,
+        data,
     ]
-    for name, value in (fields or {}).items():
-        values += (name, value)
-    if dedup is not None and dedup.kind in ("id", "heard"):
-        names.append(f"{names[0]}:{dedup.kind}:{dedup.key}")
     return names, values
 
 
+def _with_fields(script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None) -> ScriptCall:
+    for name, value in (fields or {}).items():
+        values += (name, value)
+    return ScriptCall(scripts.load(script), names, values)
+
+
 def publish_result(answer: Sequence[Any]) -> PublishResult:
-    """Read the publish script's answer."""
+    """Return what a script's answer says.
+
+    Args:
+        answer: What the publish, ingest, create, heartbeat or mark_stalled script returned.
+
+    Raises:
+        ValueError: It is not of that form. So do TypeError and UnicodeDecodeError.
+    """
     epoch, offset, duplicate, previous = answer
     return PublishResult(Position(to_text(epoch), int(offset)), bool(duplicate), int(previous))
 

@@ -42,10 +42,13 @@ _REDIS_PORT = 6379
 class RedisTarget:
     """A parsed URL.
 
-    nodes:            (host, port) of the Sentinels or cluster nodes
-    name:             the master's name, with Sentinels
-    options:          arguments of redis-py's connections
-    sentinel_options: the same for connections to Sentinels
+    Attributes:
+        kind: What the URL names.
+        url: The URL itself, with its password.
+        nodes: Host and port of the Sentinels or cluster nodes.
+        name: The master's name, with Sentinels.
+        options: Arguments of redis-py's connections, as the URL gives them.
+        sentinel_options: The same for connections to Sentinels.
     """
 
     kind: Literal["single", "sentinel", "cluster"]
@@ -57,19 +60,22 @@ class RedisTarget:
 
     @property
     def is_sharded(self) -> bool:
-        """It is a cluster: updates travel on sharded channels."""
+        """Whether it is a cluster, on which updates travel on sharded channels."""
         return self.kind == "cluster"
 
 
 def parse(url: str) -> RedisTarget:
-    """Read a URL. Raises ValueError that says what is wrong with it; the message has no password in it."""
+    """Return what a URL says.
+
+    Raises:
+        ValueError: The URL is wrong. The message says how, and has no password in it.
+    """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"a Redis URL must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
     base, _, kind = parts.scheme.partition("+")
     if not kind:
-        parse_url(url)
-        return RedisTarget("single", url)
+        return RedisTarget("single", url, options={**parse_url(url)})
     login, _, places = parts.netloc.rpartition("@")
     default_port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
     nodes = tuple(_node(place, default_port) for place in places.split(",") if place)
@@ -101,7 +107,7 @@ def parse(url: str) -> RedisTarget:
 
 
 def _without_class(options: dict[str, Any], base: str) -> dict[str, Any]:
-    """Connection classes differ between pools; with Sentinel and Cluster TLS is an option."""
+    """Return options that any pool takes: connection classes differ, and with Sentinel and Cluster TLS is an option."""
     options = {name: value for name, value in options.items() if name != "connection_class"}
     return options | ({"ssl": True} if base == "rediss" else {})
 
@@ -118,17 +124,23 @@ def _node(place: str, default_port: int) -> tuple[str, int]:
 
 
 def async_pool(target: RedisTarget, **options: Any) -> AsyncConnectionPool:
-    """A pool of asyncio connections to the one server, or to the master that the Sentinels name. Does not connect."""
+    """Return a pool of asyncio connections to the one server, or to the master that the Sentinels name. Does not connect.
+
+    Args:
+        target: The parsed URL; not of a cluster.
+        options: Further arguments of redis-py's connections. For a single server the URL's own win, except for ``protocol``.
+    """
     if target.kind == "single":
-        return AsyncConnectionPool.from_url(target.url, **options)
+        protocol = {name: value for name, value in options.items() if name == "protocol"}
+        return AsyncConnectionPool(**(options | target.options | protocol))
     assert target.kind == "sentinel"
-    waits = _share_of_each_sentinel(target, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
-    sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=waits | target.sentinel_options)  # type: ignore[no-untyped-call]
+    timeouts = _share_of_each_sentinel(target, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
+    sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=timeouts | target.sentinel_options)  # type: ignore[no-untyped-call]
     return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]
 
 
 def _share_of_each_sentinel(target: RedisTarget, options: dict[str, Any]) -> dict[str, Any]:
-    """Time-outs of connections to Sentinels: one that hangs must leave time to ask the others."""
+    """Return the time-outs of connections to Sentinels: one that hangs must leave time to ask the others."""
     names = ("socket_timeout", "socket_connect_timeout")
     return {name: options[name] / (len(target.nodes) + 1) for name in names if options.get(name) is not None}
 
@@ -142,25 +154,25 @@ async def close_pool(pool: AsyncConnectionPool) -> None:
 
 
 def async_cluster(target: RedisTarget, **options: Any) -> AsyncRedisCluster:
-    """An asyncio client of the cluster. Does not connect."""
+    """Return an asyncio client of the cluster. Does not connect."""
     nodes = [AsyncClusterNode(host, port) for host, port in target.nodes]
     return AsyncRedisCluster(startup_nodes=nodes, **(target.options | options))
 
 
 def async_client(target: RedisTarget, **options: Any) -> AsyncRedis | AsyncRedisCluster:
-    """An asyncio client. Does not connect."""
+    """Return an asyncio client. Does not connect."""
     if target.kind == "cluster":
         return async_cluster(target, **options)
     return AsyncRedis(connection_pool=async_pool(target, **options))
 
 
 def sync_client(target: RedisTarget, **options: Any) -> "redis.Redis | redis.RedisCluster":
-    """A client for threads. Connects only with a cluster, whose topology it reads."""
+    """Return a client for threads. Connects only with a cluster, whose topology it reads."""
     if target.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in target.nodes]  # type: ignore[no-untyped-call]
         return redis.RedisCluster(startup_nodes=nodes, **(target.options | options))
     if target.kind == "sentinel":
-        waits = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout") if name in options}
-        sentinel = redis.sentinel.Sentinel(target.nodes, sentinel_kwargs=waits | target.sentinel_options)  # type: ignore[no-untyped-call]
+        timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout") if name in options}
+        sentinel = redis.sentinel.Sentinel(target.nodes, sentinel_kwargs=timeouts | target.sentinel_options)  # type: ignore[no-untyped-call]
         return sentinel.master_for(target.name, **(target.options | options))  # type: ignore[no-any-return, no-untyped-call]
     return redis.Redis.from_url(target.url, **options)

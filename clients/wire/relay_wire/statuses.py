@@ -6,8 +6,8 @@ COMPLETED = "completed"
 FAILED = "failed"
 CANCELLED = "cancelled"
 
-#: With one of these a task has ended.
+#: A task with one of these has ended.
 TERMINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 
-#: With one of these a task is expected to show signs of life.
+#: A task with one of these is expected to publish updates or heartbeats.
 RUNNING = frozenset({IN_PROGRESS})

@@ -3,7 +3,6 @@ judged here.
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -11,24 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import METRICS, Results
+from benchmarks.scenarios import SCENARIOS
 from tests.harness import ROOT
-
-PEERS = ("picows", "websockets")
-TIMEOUT = 240
-
-#: Figures that may be zero.
-MAY_BE_ZERO = {"failed", "retries", "recovered", "dropped", "memory", "memory_growth", "idle_cpu", "waited"}
-
-
-def benchmarks(*arguments: str | Path) -> str:
-    """Run the command; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=TIMEOUT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.integration.benchmarks.runs import PEERS, TIMEOUT, assert_complete, benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +23,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run", "burst", "paced", "storm", "broadcast", "idle", "--tiny", "--peers", ",".join(PEERS), "--json", path
     )
     return path
-
-
-def assert_complete(path: Path, expected: dict[str, set[str]]) -> None:
-    """All scenarios have rows for these servers, with all figures that their tables show; nothing was lost."""
-    results = Results.read(path)
-    assert {report.scenario for report in results.reports} == set(expected)
-    for report in results.reports:
-        assert {row.server for row in report.rows} == expected[report.scenario], report.notes
-        shown = {name for name in report.columns if any(name in row.figures for row in report.rows)}
-        for row in report.rows:
-            assert row.whole, (report.scenario, row)
-            needed = set(shown) - {"ratio", "gone_after"}
-            assert needed <= set(row.figures), (report.scenario, row.server)
-            for name, value in row.figures.items():
-                assert name in METRICS
-                assert math.isfinite(value), (report.scenario, row.server, name)
-                assert value > 0 or name in MAY_BE_ZERO, (report.scenario, row.server, name, value)
-            if row.server in PEERS:
-                assert "ratio" in row.figures or "ratio" not in report.columns
-        assert report.checks, report.scenario
-        assert not report.failed, [check.text for check in report.checks]
 
 
 def test_what_is_compared_with_peers_is_complete(compared: Path) -> None:
@@ -104,26 +67,10 @@ def test_a_result_compared_with_itself_is_the_same(compared: Path) -> None:
     assert all(line.endswith(" 1.00") for line in rows)
 
 
-def test_relay_alone_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    scenarios = ("reconnect", "slow", "large", "doors", "relays", "tls", "durable", "tasks")
-    benchmarks("run", *scenarios, "--tiny", "--peers", "none", "--json", path)
-    assert_complete(
-        path,
-        {
-            "reconnect": {"relay-durable"},
-            "slow": {"relay"},
-            "large": {"relay", "relay-durable"},
-            "tasks": {"relay", "relay-durable"},
-            "doors": {"relay-0", "relay-1", "relay-2"},
-            "relays": {"relay-0", "relay-1"},
-            "tls": {"relay-plain", "relay-tls"},
-            "durable": {"relay-publish", "relay-durable", "relay-unrecorded"},
-        },
-    )
-    recovered = Results.read(path).report("reconnect")
-    assert recovered is not None
-    assert recovered.rows[0].figures["recovered"] == 1.0
+def test_the_scenarios_are_listed_with_their_questions() -> None:
+    lines = benchmarks("scenarios").splitlines()
+    assert [line.split()[0] for line in lines] == list(SCENARIOS)
+    assert all(line.endswith("?") for line in lines)
 
 
 def test_what_it_cannot_read_it_says(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import redis
 import trio
 from websockets.sync.client import connect
 
-from relay.broker.redis import RedisService, open_redis
+from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerUnavailable
 from relay.core.updates import Position

@@ -13,10 +13,10 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from relay.broker import store
-from relay.broker.connections import ClusterServers
+from relay.broker import script_calls
 from relay.broker.feeds import Feeds
-from relay.broker.redis import CALLBACK_QUEUE, RedisService, open_redis
+from relay.broker.service import CALLBACK_QUEUE, RedisService, open_redis
+from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
@@ -42,10 +42,10 @@ async def until(check: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def listening(redis: RedisService) -> AsyncIterator[None]:
+async def listening(redis: RedisService, *receivers: Any) -> AsyncIterator[None]:
     """The service hears what it was subscribed to before."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(redis.start_listening)
+        nursery.start_soon(redis.start_listening, *receivers)
         await until(lambda: redis.alive)
         yield
         nursery.cancel_scope.cancel()
@@ -76,7 +76,7 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
             on_behind=lambda channel: feeds.on_behind(channel),
         )
         feeds = redis.follow(hub)
-        async with listening(redis), trio.open_nursery() as nursery:
+        async with listening(redis, feeds), trio.open_nursery() as nursery:
             nursery.start_soon(feeds.run)
             for channel in ("task:42", "general"):
                 hub.subscribe(ear, channel, format)
@@ -128,7 +128,7 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
                 return int(admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB"))
 
         with capture_logs():
-            async with listening(redis), trio.open_nursery() as nursery:
+            async with listening(redis, feeds), trio.open_nursery() as nursery:
                 nursery.start_soon(feeds.run)
                 async with trio.open_nursery() as guests:
                     guests.start_soon(come_and_go)
@@ -142,9 +142,15 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
                     last = await redis.publish_task_update(number, {})
                     await until(lambda channel=channel, last=last: hub.position(channel) == last)  # type: ignore[misc]
                     hub.unsubscribe(ear, channel, format)
-                listener = redis._subscription._plain
-                assert listener is not None
-                await until(lambda: not (listener._wanted or listener._leaving or feeds._attached or feeds._channels))
+                (connection,) = redis._pubsub._plain
+                await until(
+                    lambda: (
+                        not connection._wanted
+                        and not connection._pending_unsubscribes
+                        and not feeds._attached
+                        and not feeds._channels
+                    )
+                )
                 with redis_server.client() as admin:
                     names = [client["name"] for client in admin.client_list(_type="pubsub")]
                 assert names == ["relay"]
@@ -158,12 +164,13 @@ async def test_a_server_that_leaves_the_cluster_is_not_closed_under_its_users(
         async with service(redis_server.url.replace("redis:", "redis+cluster:").removesuffix("/0")) as redis:
             servers, answers = redis._servers, 0
             assert isinstance(servers, ClusterServers)
-            redis._is_stale = False  # a cluster of one that changes places, of which the servers know nothing
+            redis._commands._is_stale = False  # a cluster of one that changes places, of which the servers know nothing
 
             async def ask(number: int) -> None:
                 nonlocal answers
                 while answers < 2000:
-                    assert await redis.run_script(store.CLOCK_SCRIPT, [([f"relay:{{{number}}}:k"], [])])
+                    call = script_calls.clock_call()._replace(keys=[f"relay:{{{number}}}:k"])
+                    assert await redis.run_calls([call])
                     answers += 1
 
             async with trio.open_nursery() as nursery:

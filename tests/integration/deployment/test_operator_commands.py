@@ -86,11 +86,11 @@ def test_commands_find_the_relays_own_redis(neighbour: Operator, relay: RelaySer
     tested = neighbour.make("test-redis")
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.count("\nok ") == 4, tested.stdout
-    assert "brought along" in tested.stdout
+    assert "embedded in a relay on this machine" in tested.stdout
 
     status = neighbour.make("redis-status")
     assert status.returncode == 0, status.stderr
-    assert re.search(r"listening    1 on task_updates, 1 on general_updates", status.stdout)
+    assert re.search(r"subscribers  1 on task_updates, 1 on general_updates", status.stdout)
     assert "tasks          1 known, 0 in progress" in status.stdout
     assert "! server: maxmemory is not set" in status.stdout
 
@@ -99,6 +99,7 @@ def test_commands_find_the_relays_own_redis(neighbour: Operator, relay: RelaySer
     assert log.stdout.splitlines()[-1].endswith("Ready to accept connections tcp")
     assert len(log.stdout.splitlines()) == 1
 
+    eventually(lambda: relay.metric("relay_redis_up") == 1)  # it is set once a second
     health = neighbour.make("health-check")
     assert health.returncode == 0, health.stderr
     assert "/readyz  200" in health.stdout
@@ -155,8 +156,8 @@ def test_redis_that_the_relay_does_not_hear(neighbour: Operator, redis_server: R
     neighbour.environ["REDIS_URL"] = redis_server.url
     tested = neighbour.make("test-redis")
     assert tested.returncode != 0
-    assert "ok      the relay lets a WebSocket in" in tested.stdout
-    assert "a plain PUBLISH came back: nobody hears task_updates on this Redis" in tested.stderr
+    assert "ok      the relay accepts a WebSocket" in tested.stdout
+    assert "a plain PUBLISH came back: nobody is subscribed to task_updates on this Redis" in tested.stderr
 
 
 def test_wrong_settings_are_named(operator: Operator) -> None:

@@ -49,10 +49,10 @@ class Way(NamedTuple):
 
     kind: Kind
     transport: str
-    takeover: bool = True
+    hijack_sockets: bool = True
 
-    def start(self, start_relay: StartRelay) -> RelayServer:
-        return start_relay(self.kind, takeover=self.takeover)
+    def start(self, start: StartRelay) -> RelayServer:
+        return start(self.kind, hijack_sockets=self.hijack_sockets)
 
     def check(self, relay: RelayServer, clients: int = 1) -> None:
         """All clients came over the expected transport. (The metrics behind TLS are out of the harness's reach.)"""
@@ -60,19 +60,20 @@ class Way(NamedTuple):
             assert relay.metric(f'relay_connections_accepted_total{{transport="{self.transport}"}}') == clients
 
 
-TAKEN_OVER = Way("hypercorn", "takeover")
-PLAIN_ASGI = Way("hypercorn", "asgi", takeover=False)
+HIJACKED = Way("hypercorn", "hijacked")
+PLAIN_ASGI = Way("hypercorn", "asgi", hijack_sockets=False)
 UVICORN = Way("uvicorn", "asgi")
 TLS = Way("hypercorn-tls", "asgi")
 
 
 def ways(*ways: Way) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("way", ways, ids=[f"{way.kind}-{way.transport}" for way in ways])
+    """The scope has pytest run all tests of one way together, on one relay."""
+    return pytest.mark.parametrize("way", ways, ids=[f"{way.kind}-{way.transport}" for way in ways], scope="module")
 
 
-each_way = ways(TAKEN_OVER, UVICORN, PLAIN_ASGI, TLS)
-two_ways = ways(TAKEN_OVER, UVICORN)
-plain_tcp = ways(TAKEN_OVER, UVICORN, PLAIN_ASGI)
+each_way = ways(HIJACKED, UVICORN, PLAIN_ASGI, TLS)
+two_ways = ways(HIJACKED, UVICORN)
+plain_tcp = ways(HIJACKED, UVICORN, PLAIN_ASGI)
 
 
 def publish_all(redis_server: RedisServer) -> None:
@@ -172,10 +173,10 @@ def chromium(directory: Path, url: str) -> Iterator[None]:
 
 
 @two_ways
-def test_browser(way: Way, redis_server: RedisServer, start_relay: StartRelay, tmp_path: Path) -> None:
-    relay = way.start(start_relay)
+def test_browser(way: Way, shared_redis: RedisServer, share_relay: StartRelay, tmp_path: Path) -> None:
+    relay = way.start(share_relay)
     with page_server() as (page, report), chromium(tmp_path, f"{page}?relay={quote(relay.url)}"):
-        opened = follow(report, redis_server)
+        opened = follow(report, shared_redis)
     # Browsers offer deflate, and both servers accept it.
     assert [event["event"] for event in opened] == ["open"]
     assert opened[0]["extensions"].startswith("permessage-deflate")
@@ -193,14 +194,14 @@ def node_modules() -> Path:
 @two_ways
 @pytest.mark.parametrize("compression", ["deflate", "plain"])
 @pytest.mark.usefixtures("node_modules")
-def test_node_ws(compression: str, way: Way, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = way.start(start_relay)
+def test_node_ws(compression: str, way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = way.start(share_relay)
     node = start_child(["node", str(NODE / "peer.js"), relay.url, compression], stdout=subprocess.PIPE)
     killer = threading.Timer(PATIENCE, node.kill)
     killer.start()
     try:
         assert node.stdout is not None
-        others = follow(partial(_next_line, node.stdout), redis_server)
+        others = follow(partial(_next_line, node.stdout), shared_redis)
         assert node.wait() == 0
     finally:
         killer.cancel()
@@ -223,13 +224,13 @@ def _next_line(output: Any) -> Report:
 
 
 @two_ways
-async def test_trio_websocket(way: Way, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = way.start(start_relay)
+async def test_trio_websocket(way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = way.start(share_relay)
     with trio.fail_after(PATIENCE):
         async with open_websocket_url(relay.url) as connection:
             await connection.send_message(msgspec.json.encode({"type": "subscribe", "task_id": "t"}).decode())
             told = [msgspec.json.decode(await connection.get_message())]
-            publish_all(redis_server)
+            publish_all(shared_redis)
             told += [msgspec.json.decode(await connection.get_message()) for _ in UPDATES]
             await connection.ping(b"are you there")  # returns when the pong is there
             await connection.aclose(1000)
@@ -241,12 +242,12 @@ async def test_trio_websocket(way: Way, redis_server: RedisServer, start_relay: 
 
 @each_way
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_websockets(compression: str | None, way: Way, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = way.start(start_relay)
+def test_websockets(compression: str | None, way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = way.start(share_relay)
     with relay.client(compression=compression, max_size=None, **relay.tls_options()) as client:
         client.send({"type": "subscribe", "task_id": "t"})
         told = [client.receive()]
-        publish_all(redis_server)
+        publish_all(shared_redis)
         told += [client.receive() for _ in UPDATES]
         assert told == TOLD
         assert client.connection.ping(b"are you there").wait(PATIENCE)
@@ -259,9 +260,9 @@ def test_websockets(compression: str | None, way: Way, redis_server: RedisServer
 
 
 @each_way
-def test_relay_closes(way: Way, start_relay: StartRelay) -> None:
+def test_relay_closes(way: Way, share_relay: StartRelay) -> None:
     """The closing handshake when Relay begins it: a binary message is not this protocol's."""
-    relay = way.start(start_relay)
+    relay = way.start(share_relay)
     with relay.client(**relay.tls_options()) as client:
         client.connection.send(b"\0\1\2")
         with pytest.raises(ConnectionClosed) as closed:
@@ -275,8 +276,8 @@ def test_relay_closes(way: Way, start_relay: StartRelay) -> None:
 
 
 @each_way
-def test_compressed_message_of_several_reads(way: Way, start_relay: StartRelay) -> None:
-    relay = way.start(start_relay)
+def test_compressed_message_of_several_reads(way: Way, share_relay: StartRelay) -> None:
+    relay = way.start(share_relay)
     incompressible = Random(1).randbytes(20_000).hex()
     with relay.client(compression="deflate", **relay.tls_options()) as client:
         assert [type(e).__name__ for e in client.connection.protocol.extensions] == ["PerMessageDeflate"]
@@ -362,9 +363,9 @@ def within_patience() -> Iterator[None]:
 
 
 @plain_tcp
-async def test_burst_behind_the_handshake(way: Way, start_relay: StartRelay) -> None:
+async def test_burst_behind_the_handshake(way: Way, share_relay: StartRelay) -> None:
     """Fifty messages and a ping in one write, before anything is read: each is answered, in order."""
-    relay = way.start(start_relay)
+    relay = way.start(share_relay)
     with within_patience():
         async with await trio.open_tcp_stream("127.0.0.1", relay.port) as stream:
             client = BareClient(stream)
@@ -379,9 +380,9 @@ async def test_burst_behind_the_handshake(way: Way, start_relay: StartRelay) -> 
 
 
 @plain_tcp
-async def test_message_in_fragments_from_the_first_byte(way: Way, start_relay: StartRelay) -> None:
+async def test_message_in_fragments_from_the_first_byte(way: Way, share_relay: StartRelay) -> None:
     """The first fragment comes right behind the handshake, cut inside a character; a ping comes between the others."""
-    relay = way.start(start_relay)
+    relay = way.start(share_relay)
     message = msgspec.json.encode({"type": "subscribe", "task_id": "☃"})
     cut = message.index("☃".encode()) + 1
     with within_patience():
@@ -449,10 +450,10 @@ async def _says_too_much(client: BareClient) -> None:
 @pytest.mark.parametrize(
     "first_words", [_leaves, _pings, _sends_half, _breaks_the_protocol, _breaks_utf8, _says_too_much]
 )
-async def test_first_words_meet_the_takeover(first_words: Callable[[BareClient], Any], start_relay: StartRelay) -> None:
+async def test_first_words_meet_the_hijack(first_words: Callable[[BareClient], Any], share_relay: StartRelay) -> None:
     """Many clients at once: the loop is busy, and what they say reaches the relay just before, during and just after
-    the takeover of their sockets. It must make no difference."""
-    relay = TAKEN_OVER.start(start_relay)
+    the hijack of their sockets. It must make no difference."""
+    relay = HIJACKED.start(share_relay)
     count = 100
 
     async def one() -> None:
@@ -465,5 +466,5 @@ async def test_first_words_meet_the_takeover(first_words: Callable[[BareClient],
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(one)
-    TAKEN_OVER.check(relay, count)
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    HIJACKED.check(relay, count)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)

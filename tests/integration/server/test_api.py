@@ -1,4 +1,4 @@
-"""Task states over HTTP, signs of life, and supervision, on real relays."""
+"""Task states over HTTP, heartbeats, and stall detection, on real relays."""
 
 import json
 import urllib.error
@@ -22,13 +22,13 @@ def call(
         return error.code, json.loads(body) if body else None, dict(error.headers)
 
 
-def test_states_are_served(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_states_are_served(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
     assert call(relay, "/api/tasks")[:2] == (200, {"tasks": [], "next": None})
     assert call(relay, "/api/tasks/a")[0] == 404
-    redis_server.publish_task("a", status="in_progress", progress=10, tags=[], big=2**60)
-    redis_server.publish_task("a", progress=20)
-    redis_server.publish_task("b/c ü", status="completed")
+    shared_redis.publish_task("a", status="in_progress", progress=10, tags=[], big=2**60)
+    shared_redis.publish_task("a", progress=20)
+    shared_redis.publish_task("b/c ü", status="completed")
     eventually(lambda: len(call(relay, "/api/tasks")[1]["tasks"]) == 2)
     status, task, headers = call(relay, "/api/tasks/a")
     assert (status, task["task_id"]) == (200, "a")
@@ -36,7 +36,7 @@ def test_states_are_served(redis_server: RedisServer, start_relay: StartRelay) -
     assert task["position"]["offset"] == 2
     tag = headers["ETag"] if "ETag" in headers else headers["etag"]
     assert call(relay, "/api/tasks/a", headers={"If-None-Match": tag})[0] == 304
-    redis_server.publish_task("a", progress=30)
+    shared_redis.publish_task("a", progress=30)
     eventually(lambda: call(relay, "/api/tasks/a", headers={"If-None-Match": tag})[0] == 200)
     listed = call(relay, "/api/tasks?status=completed,failed")[1]["tasks"]
     assert [task["task_id"] for task in listed] == ["b/c ü"]
@@ -45,10 +45,10 @@ def test_states_are_served(redis_server: RedisServer, start_relay: StartRelay) -
         assert call(relay, f"/api/tasks?{bad}")[0] == 400, bad
 
 
-def test_pages_have_every_task_once(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_pages_have_every_task_once(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
     for number in range(57):
-        redis_server.publish_task(f"t{number}", status="in_progress" if number % 3 else "completed")
+        shared_redis.publish_task(f"t{number}", status="in_progress" if number % 3 else "completed")
     eventually(lambda: len(call(relay, "/api/tasks?limit=500")[1]["tasks"]) == 57)
     seen: list[str] = []
     after = ""
@@ -62,9 +62,9 @@ def test_pages_have_every_task_once(redis_server: RedisServer, start_relay: Star
     assert set(seen) == {f"t{number}" for number in range(57) if number % 3}
 
 
-def test_announced_task_has_a_state(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay()
-    redis_server.publish_general(type="task_created", task_info={"task_id": 5, "status": "pending", "tier": "gold"})
+def test_announced_task_has_a_state(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    shared_redis.publish_general(type="task_created", task_info={"task_id": 5, "status": "pending", "tier": "gold"})
     eventually(lambda: call(relay, "/api/tasks/5")[0] == 200)
     assert call(relay, "/api/tasks/5")[1]["data"] == {"status": "pending", "tier": "gold"}
     with relay.client("5") as client:
@@ -99,13 +99,13 @@ def test_silent_task_is_marked_once_and_unmarked_by_life(redis_server: RedisServ
     assert "stalled" not in call(relays[0], "/api/tasks/waiting")[1]["data"]
     assert call(relays[0], "/api/tasks/unknown/heartbeat", "POST")[0] == 404
     logs = [relay.logged() for relay in relays]
-    assert sum("supervising tasks" in log for log in logs) == 1
+    assert sum('"detecting stalled tasks"' in log for log in logs) == 1
 
 
-def test_supervision_is_taken_over(redis_server: RedisServer, start_relay: StartRelay) -> None:
+def test_another_relay_continues_stall_detection(redis_server: RedisServer, start_relay: StartRelay) -> None:
     first, second = start_relay(task_stall_seconds=1), start_relay(task_stall_seconds=1)
-    eventually(lambda: any("supervising tasks" in relay.logged() for relay in (first, second)))
-    if "supervising tasks" in second.logged():
+    eventually(lambda: any("detecting stalled tasks" in relay.logged() for relay in (first, second)))
+    if "detecting stalled tasks" in second.logged():
         first, second = second, first
     first.kill()
     redis_server.publish_task("t", status="in_progress")
@@ -120,9 +120,9 @@ def test_api_says_that_redis_is_away(redis_server: RedisServer, start_relay: Sta
     assert (status, body["code"]) == (503, "unavailable")
 
 
-def test_a_task_whose_id_has_a_slash(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay()
-    redis_server.publish_task("a/b", n=1)
+def test_a_task_whose_id_has_a_slash(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    shared_redis.publish_task("a/b", n=1)
     for path in ("/api/tasks/a/b", "/api/tasks/a%2Fb"):
         eventually(lambda path=path: '"n":1' in relay.get(path)[1])  # type: ignore[misc]
     request = urllib.request.Request(f"http://127.0.0.1:{relay.port}/api/tasks/a/b/heartbeat", method="POST")

@@ -1,4 +1,4 @@
-"""The Autobahn test suite against Relay's sessions on sockets taken over from stock Hypercorn.
+"""The Autobahn test suite against Relay's sessions on sockets hijacked from stock Hypercorn.
 
 docs/websocket.md has the verdicts that are not OK, with their reasons; any other fails the test.
 """
@@ -57,7 +57,7 @@ def echo_server(tmp_path: Path, redis_server: RedisServer) -> Iterator[EchoServe
         max_message_bytes=16 * _MIB,
         queue_bytes=64 * _MIB,
         queue_messages=100_000,
-        queue_seconds=300,
+        queue_max_age=300,
         message_timeout=300,
         heartbeat_interval=3600,
     ) as server:
@@ -88,7 +88,7 @@ def exceptions(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
 
 
 def taken_over(server: EchoServer) -> int:
-    return int(server.metric('relay_connections_accepted_total{transport="takeover"}'))
+    return int(server.metric('relay_connections_accepted_total{transport="hijacked"}'))
 
 
 def test_all_but_compression(echo_server: EchoServer) -> None:

@@ -38,12 +38,12 @@ def answer(sock: socket.socket) -> bytes:
 
 
 def ways(relay: RelayServer) -> float:
-    return relay.metric('relay_connections_accepted_total{transport="takeover"}')
+    return relay.metric('relay_connections_accepted_total{transport="hijacked"}')
 
 
-@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"])
-def test_both_ways_answer_and_refuse_alike(start_relay: StartRelay, arguments: tuple[str, ...]) -> None:
-    relay = start_relay(arguments=arguments, allowed_origins="https://good.example")
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
+def test_both_ways_answer_and_refuse_alike(share_relay: StartRelay, arguments: tuple[str, ...]) -> None:
+    relay = share_relay(arguments=arguments, allowed_origins="https://good.example")
     good = b"Origin: https://good.example\r\n"
     cases = {
         request(): b" 101 ",
@@ -69,30 +69,30 @@ def test_both_ways_answer_and_refuse_alike(start_relay: StartRelay, arguments: t
     assert relay.get("/readyz")[0] == 200
 
 
-@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"])
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
 def test_headers_that_hypercorn_fails_at_end_only_their_connection(
-    start_relay: StartRelay, redis_server: RedisServer, arguments: tuple[str, ...]
+    share_relay: StartRelay, shared_redis: RedisServer, arguments: tuple[str, ...]
 ) -> None:
-    relay = start_relay(arguments=arguments)
+    relay = share_relay(arguments=arguments)
     with relay.client("t") as client:
         for headers in (b"Sec-WebSocket-Extensions: \xff\r\n", b"Sec-WebSocket-Protocol: \xff\r\n"):
             with connected(relay) as sock, suppress(ConnectionResetError):
                 sock.sendall(request(headers=UPGRADE + KEY + headers))
                 answer(sock)
         assert relay.get("/healthz")[0] == 200
-        redis_server.publish_task("t", progress=1)
+        shared_redis.publish_task("t", progress=1)
         assert client.receive()["data"] == {"progress": 1}
 
 
-def test_deflate_is_agreed_on(start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_deflate_is_agreed_on(share_relay: StartRelay) -> None:
+    relay = share_relay()
     with connected(relay) as sock:
         sock.sendall(request(headers=UPGRADE + KEY + b"Sec-WebSocket-Extensions: permessage-deflate\r\n"))
         assert b"sec-websocket-extensions: permessage-deflate" in answer(sock).lower()
 
 
-def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(share_relay: StartRelay) -> None:
+    relay = share_relay()
     subscribe = masked_text(b'{"type":"subscribe","task_id":"t"}')
     expected = b'{"type":"subscribed","task_id":"t"}'
     stream = request() + subscribe
@@ -113,11 +113,11 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(start_relay: Sta
             assert received[2:] == expected
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", [True, False], scope="module")
 @pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
-def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, takeover: str, said: bytes) -> None:
+def test_who_closes_gets_back_what_it_said(share_relay: StartRelay, hijack_sockets: bool, said: bytes) -> None:
     """A browser's ``CloseEvent`` shows what the server's close frame says."""
-    relay = start_relay(takeover=takeover)
+    relay = share_relay(hijack_sockets=hijack_sockets)
     with connected(relay) as sock:
         sock.sendall(request())
         answer(sock)
@@ -128,8 +128,8 @@ def test_who_closes_gets_back_what_it_said(start_relay: StartRelay, takeover: st
     assert received.endswith(bytes([0x80 | Opcode.CLOSE, len(said)]) + said)
 
 
-def test_an_early_body_is_no_handshake(start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_an_early_body_is_no_handshake(share_relay: StartRelay) -> None:
+    relay = share_relay()
     with connected(relay) as sock:
         sock.sendall(request(headers=UPGRADE + KEY + b"Content-Length: 5\r\n") + b"hello")
         assert answer(sock)
@@ -149,11 +149,11 @@ def test_silent_connections_do_not_hold_up_the_shutdown(start_relay: StartRelay,
         sock.close()
 
 
-def test_a_client_that_hangs_up_at_once_leaves_nothing(start_relay: StartRelay) -> None:
-    relay = start_relay()
+def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) -> None:
+    relay = share_relay()
     for data in (b"", request(), request()[:20]):
         for _ in range(20):
             with connected(relay) as sock:
                 sock.sendall(data)
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     assert relay.get("/readyz")[0] == 200

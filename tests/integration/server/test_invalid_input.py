@@ -48,11 +48,11 @@ ANSWERED = {
 }
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 def test_malformed_messages_are_answered_and_the_connection_lives_on(
-    takeover: str, redis_server: RedisServer, start_relay: StartRelay
+    hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay(takeover=takeover, max_client_errors=len(ANSWERED) + 1)
+    relay = start_relay(hijack_sockets=hijack_sockets, max_client_errors=len(ANSWERED) + 1)
     with bystander(relay, redis_server), relay.client() as client:
         for name, (message, codes) in ANSWERED.items():
             client.connection.send(message)
@@ -132,7 +132,7 @@ def test_violations_end_the_connection_with_their_code(redis_server: RedisServer
         "message_timeout": 3,
     }.items():
         assert relay.metric(f'relay_connections_dropped_total{{reason="{reason}"}}') == count, reason
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
 
 
 SKIPPED = {
@@ -173,7 +173,7 @@ def test_too_many_clients(redis_server: RedisServer, start_relay: StartRelay) ->
             assert closed_with(third) == (1013, "too many clients")
         redis_server.publish_task("t", fine=True)
         assert second.receive()["data"] == {"fine": True}
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     with relay.client("t"):
         pass
 

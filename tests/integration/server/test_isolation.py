@@ -140,11 +140,11 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 def test_a_connection_without_a_request_is_closed(
-    takeover: str, redis_server: RedisServer, start_relay: StartRelay
+    hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay(takeover=takeover, heartbeat_interval=1, arguments=("--keep-alive", "1"))
+    relay = start_relay(hijack_sockets=hijack_sockets, heartbeat_interval=1, arguments=("--keep-alive", "1"))
     (pid,) = relay.worker_pids()
     open_files = Path(f"/proc/{pid}/fd")
     relay.get("/healthz")
@@ -173,11 +173,11 @@ def test_a_connection_without_a_request_is_closed(
     eventually(lambda: len(list(open_files.iterdir())) <= before + 2)  # of connections to Redis there may be more now
 
 
-@pytest.mark.parametrize("takeover", ["true", "false"])
+@pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 def test_a_full_relay_still_tells_how_it_does(
-    takeover: str, redis_server: RedisServer, start_relay: StartRelay
+    hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay(takeover=takeover, max_clients=1)
+    relay = start_relay(hijack_sockets=hijack_sockets, max_clients=1)
     with relay.client("t"), httpx.Client() as monitor:  # which keeps its connection
         for _ in range(2):
             assert monitor.get(f"http://127.0.0.1:{relay.port}/healthz").status_code == 200

@@ -14,7 +14,7 @@ def test_ten_thousand_clients_get_a_broadcast(redis_server: RedisServer, start_r
         pass  # what is made once, at the first connection, is not counted per client
     before = relay.memory()
     clients = [relay.raw_client() for _ in range(CLIENTS)]
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == CLIENTS)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == CLIENTS)
     each = (relay.memory() - before) / CLIENTS
     print(f"{each / 1024:.1f} KiB for each client")
     assert each <= 25 * 1000
@@ -24,5 +24,5 @@ def test_ten_thousand_clients_get_a_broadcast(redis_server: RedisServer, start_r
     assert {sock.recv(len(frame)) for sock in clients} == {frame}
     for sock in clients:
         sock.close()
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     assert relay.metric("relay_subscriptions") == 0

@@ -25,7 +25,7 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
         news = {"type": "general_update", "data": {"kind": "news"}}
         assert client.receive() == news
         assert other.receive() == news
-    expected = "takeover" if kind in ("hypercorn", "serve") else "asgi"
+    expected = "hijacked" if kind in ("hypercorn", "serve") else "asgi"
     if kind != "hypercorn-tls":
         assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 2
     # uvicorn, when it has shut down in good order, ends by the signal that it was sent.

@@ -58,7 +58,7 @@ def test_clients_that_do_not_hang_up_cannot_hold_up_the_end(
 
 @pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
 def test_plain_asgi_clients_get_a_close_frame(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover="false")
+    relay = start_relay(kind, hijack_sockets="false")
     sock = relay.raw_client()
     relay.child.terminate()
     frame = sock.recv(4096)
@@ -104,7 +104,7 @@ def test_workers_share_one_port_and_redis(redis_server: RedisServer, start_relay
     with relay.client("t") as one, relay.client("t") as two:
         redis_server.publish_task("t", n=1)
         assert one.receive()["data"] == two.receive()["data"] == {"n": 1}
-        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 2)
+        eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 2)
     killed = first.pop()
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: len(set(relay.worker_pids()) - {killed}) == 2)
@@ -125,5 +125,14 @@ def test_worker_of_stock_hypercorn_does_not_outlive_it(redis_server: RedisServer
     relay = start_relay("hypercorn")
     (worker,) = relay.worker_pids()
     assert worker != relay.pid
+    os.kill(relay.pid, signal.SIGKILL)
+    eventually(lambda: process_is_gone(worker))
+
+
+def test_worker_that_is_still_starting_does_not_outlive_it_either(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay("hypercorn", wait=False)
+    (worker,) = eventually(lambda: [pid for pid in relay.worker_pids() if pid != relay.pid])
     os.kill(relay.pid, signal.SIGKILL)
     eventually(lambda: process_is_gone(worker))

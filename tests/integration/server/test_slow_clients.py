@@ -110,7 +110,7 @@ def test_stalled_clients_are_dropped_and_readers_get_everything(
     redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
     # A reader on a busy machine may lag by a window: it is to get every update all the same, not the folded state.
-    relay = start_relay("hypercorn", fold_messages=4000)
+    relay = start_relay("hypercorn", coalesce_after=4000)
     sockets = [relay.raw_client("t") for _ in range(READERS)]
     stalled = [relay.raw_client("t", receive_buffer=4096) for _ in range(STALLED)]
     with Readers(sockets) as readers:
@@ -121,39 +121,46 @@ def test_stalled_clients_are_dropped_and_readers_get_everything(
         print(f"disconnected {time.monotonic() - passed:.2f} s after the last was dropped")
         publish_numbered(redis_server, readers, 500, UPDATES)
         eventually(lambda: readers.slowest == UPDATES)
-        assert relay.metric('relay_connections{transport="takeover"}') == READERS
+        assert relay.metric('relay_connections{transport="hijacked"}') == READERS
         assert relay.metric("relay_queue_depth_messages") == 0
     assert dropped(relay) == STALLED
     assert len(re.findall("client dropped", relay.logged())) == STALLED, "each is logged once"
     before = relay.memory()
     for sock in sockets + stalled:
         sock.close()
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     # What waited for the five was at most 5 MiB; with the clients gone nothing of it, or of them, remains.
     assert relay.memory() <= before + 5e6
     assert relay.memory() < 120 * 1024 * 1024
 
 
 def test_backlog_memory_is_freed(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    """Two hundred megabytes wait for stalled clients; they are gone from the process soon after the clients."""
-    relay = start_relay("hypercorn", queue_bytes=64 * 1024 * 1024, queue_seconds=3, max_update_bytes=1024 * 1024)
+    """Forty megabytes wait for a client that does not read. The process gives them back soon after the client was dropped."""
+    relay = start_relay(
+        queue_messages=150, queue_bytes=64 * 1024 * 1024, queue_max_age=300, max_update_bytes=1024 * 1024
+    )
     baseline = relay.memory()
-    stalled = [relay.raw_client("t", receive_buffer=4096)]
-    for number in range(200):
-        redis_server.publish_task("t", n=number, filler="x" * 250_000)
+    stalled = relay.raw_client("t", receive_buffer=4096)
+    for number in range(145):
+        redis_server.publish_general(n=number, filler="x" * 250_000)  # of no task: it cannot be coalesced
+    eventually(lambda: relay.metric("relay_queue_depth_messages") > 130)
     peak = relay.memory()
-    eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 0)
-    assert peak - baseline > 20e6
+    assert peak - baseline > 30e6
+    for number in range(30):
+        redis_server.publish_general(n=number)
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
     eventually(lambda: relay.memory() - baseline < (peak - baseline) / 3)
-    stalled[0].close()
+    stalled.close()
 
 
-@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "false"), ("hypercorn-tls", "true"), ("uvicorn", "true")])
+@pytest.mark.parametrize(
+    ("kind", "hijack_sockets"), [("hypercorn", "false"), ("hypercorn-tls", "true"), ("uvicorn", "true")]
+)
 def test_stalled_client_is_aborted_on_plain_asgi(
-    kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay
+    kind: Kind, hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
     """Where the session cannot own the socket, the connection is closed under the server's shielded send."""
-    relay = start_relay(kind, takeover=takeover, queue_messages=100)
+    relay = start_relay(kind, hijack_sockets=hijack_sockets, queue_messages=100)
     sock = relay.raw_client("t", receive_buffer=4096)
     with relay.client("t", **relay.tls_options()) as reader:
         for number in range(300):
@@ -168,7 +175,7 @@ def test_stalled_client_is_aborted_on_plain_asgi(
 
 def test_slow_client_that_reads_learns_why(redis_server: RedisServer, start_relay: StartRelay) -> None:
     """The dropped client gets whole frames up to the close frame, if it reads them in time."""
-    relay = start_relay("hypercorn", queue_messages=50, fold_messages=40, close_timeout=10)
+    relay = start_relay("hypercorn", queue_messages=50, coalesce_after=40, close_timeout=10)
     sock = relay.raw_client(receive_buffer=4096)
     for number in range(400):
         redis_server.publish_general(n=number, filler="x" * 10_000)  # of no task: it cannot be folded

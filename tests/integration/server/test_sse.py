@@ -54,22 +54,22 @@ def events(relay: RelayServer, query: str, last_event_id: str = "", **headers: s
         yield Events(response.iter_lines())
 
 
-@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
-def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover=takeover)
-    redis_server.publish_task("a", n=0)
+@pytest.mark.parametrize(("kind", "hijack_sockets"), [("hypercorn", True), ("hypercorn", False), ("uvicorn", True)])
+def test_events_resume(kind: Kind, hijack_sockets: bool, shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay(kind, hijack_sockets=hijack_sockets)
+    shared_redis.publish_task("a", n=0)
     eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
     with events(relay, "task=a&task=b&general=1") as stream:
         assert stream.next() == ("task_update", {"type": "task_update", "task_id": "a", "data": {"n": 0}})
         eventually(lambda: relay.metric('relay_recoveries_total{outcome="new"}') == 3)
-        redis_server.publish_task("b", n=1)
-        redis_server.publish_general(news=True)
+        shared_redis.publish_task("b", n=1)
+        shared_redis.publish_general(news=True)
         assert stream.next() == ("task_update", {"type": "task_update", "task_id": "b", "data": {"n": 1}})
         seen = stream.last_id
         assert stream.next() == ("general_update", {"type": "general_update", "data": {"news": True}})
         assert stream.retry > 0
-    redis_server.publish_task("a", n=2)
-    redis_server.publish_task("b", n=3)
+    shared_redis.publish_task("a", n=2)
+    shared_redis.publish_task("b", n=3)
     eventually(lambda: '"n":3' in relay.get("/api/tasks/b")[1])
     with events(relay, "task=a&task=b&general=1", seen) as stream:
         got = [stream.next()[1] for _ in range(3)]
@@ -78,14 +78,16 @@ def test_events_resume(kind: Kind, takeover: str, redis_server: RedisServer, sta
         assert {"type": "general_update", "data": {"news": True}} in got, "what came after the id that was seen"
     with events(relay, f"task=a&last_event_id={seen}") as stream:
         assert stream.next()[1]["data"] == {"n": 2}
-    expected = "takeover" if (kind, takeover) == ("hypercorn", "true") else "asgi"
+    expected = "hijacked" if (kind, hijack_sockets) == ("hypercorn", True) else "asgi"
     assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 3
     eventually(lambda: relay.metric(f'relay_connections{{transport="{expected}"}}') == 0)
 
 
-@pytest.mark.parametrize(("kind", "takeover"), [("hypercorn", "true"), ("hypercorn", "false"), ("uvicorn", "true")])
-def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(kind, takeover=takeover, heartbeat_interval=0.5)
+@pytest.mark.parametrize(("kind", "hijack_sockets"), [("hypercorn", True), ("hypercorn", False), ("uvicorn", True)])
+def test_heartbeats_are_comments(
+    kind: Kind, hijack_sockets: bool, shared_redis: RedisServer, share_relay: StartRelay
+) -> None:
+    relay = share_relay(kind, hijack_sockets=hijack_sockets, heartbeat_interval=0.5)
     with events(relay, "task=a") as stream:
         eventually(lambda: relay.metric('relay_recoveries_total{outcome="new"}') == 1)
         deadline = time.monotonic() + PATIENCE
@@ -94,17 +96,17 @@ def test_heartbeats_are_comments(kind: Kind, takeover: str, redis_server: RedisS
             assert time.monotonic() < deadline
             time.sleep(0.1)
             n += 1
-            redis_server.publish_task("a", n=n)
+            shared_redis.publish_task("a", n=n)
             assert stream.next()[1]["data"] == {"n": n}
 
 
 def test_an_id_says_what_came_before_it_when_channels_mix_in_one_turn(
-    redis_server: RedisServer, start_relay: StartRelay
+    shared_redis: RedisServer, share_relay: StartRelay
 ) -> None:
-    relay = start_relay()
+    relay = share_relay()
     numbers = {"a": 0, "b": 0}
     sequence = "abaabbab"
-    with Publisher(redis_server.url) as publisher, events(relay, "task=a&task=b") as stream:
+    with Publisher(shared_redis.url) as publisher, events(relay, "task=a&task=b") as stream:
         for task in "ab":
             publisher.publish_task_update(task, {"n": 0})
             stream.next()
@@ -123,29 +125,29 @@ def test_an_id_says_what_came_before_it_when_channels_mix_in_one_turn(
             assert {name: at.offset for name, at in positions.items()} == {f"task:{t}": seen[t] for t in "ab"}
 
 
-def test_what_cannot_be_resumed_is_announced(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(heartbeat_interval=1)
-    redis_server.publish_task("a", n=0, status="in_progress")
+def test_what_cannot_be_resumed_is_announced(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay(heartbeat_interval=1)
+    shared_redis.publish_task("a", n=0, status="in_progress")
     eventually(lambda: relay.get("/api/tasks/a")[0] == 200)
     with events(relay, "task=a", "junk") as stream:
         assert stream.next() == ("reset", {"channel": "task:a"})
         assert stream.next()[1]["data"] == {"n": 0, "status": "in_progress"}
         seen = stream.last_id
-    with redis_server.client() as client:
+    with shared_redis.client() as client:
         client.flushall()
-    redis_server.publish_task("a", n=1)
+    shared_redis.publish_task("a", n=1)
     eventually(lambda: '"n":1' in relay.get("/api/tasks/a")[1])
     with events(relay, "task=a", seen) as stream:
         assert stream.next() == ("reset", {"channel": "task:a"})
         assert stream.next()[1]["data"] == {"n": 1}
-        redis_server.publish_task("a", n=2)
+        shared_redis.publish_task("a", n=2)
         assert stream.next()[1]["data"] == {"n": 2}
 
 
 def test_shutdown_tells_when_to_come_back(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(heartbeat_interval=1)
     with events(relay, "task=a") as stream:
-        eventually(lambda: relay.metric('relay_connections{transport="takeover"}') == 1)
+        eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 1)
         stream.retry = 0
         relay.child.terminate()
         with pytest.raises(EOFError):

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import trio
-from relay_client.subscribe import Position, Update
+from relay_client.subscriber import Position, Update
 from relay_client.tail.command import Recent, announced_task, run_tail, tasks_url
+from relay_client.tail.errors import TailError
 from relay_client.tail.progress_view import Board, printable
 from rich.console import Console
 
 from relay import cli
-from relay.core.errors import ConfigError
 from relay.processes import Child, start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
@@ -190,7 +190,7 @@ def test_head_ends_it_quietly(redis: RedisServer, relay: RelayServer) -> None:
     ],
 )
 def test_what_cannot_be_is_told(url: str, task_ids: list[str], everything: bool, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(TailError, match=told):
         run_tail(url, task_ids, everything=everything, as_json=True)
 
 
@@ -375,5 +375,5 @@ def test_where_tasks_are_listed() -> None:
     assert tasks_url("ws://h:1/ws/tasks") == "http://h:1/api/tasks?limit=200"
     assert tasks_url("wss://h/relay/ws/tasks?x=y") == "https://h/relay/api/tasks?limit=200"
     assert tasks_url("ws://h") == "http://h/api/tasks?limit=200"
-    with pytest.raises(ConfigError, match="/ws/tasks"):
+    with pytest.raises(TailError, match="/ws/tasks"):
         tasks_url("ws://h/other")

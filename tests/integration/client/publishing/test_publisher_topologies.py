@@ -140,7 +140,7 @@ def test_sentinels_are_followed(tmp_path: Path) -> None:
         def fail_over() -> None:
             """Once both get through, and for both."""
             if meeting.wait() == 0:
-                sentinel.execute_command("SENTINEL FAILOVER", NAME)
+                setup.sentinels[1].hand_over()
                 eventually(lambda: _master(sentinel) != before)
                 # It would take updates for some seconds, before it hears that it is no master.
                 setup.servers[before].kill()

@@ -1,4 +1,4 @@
-"""An echo server on Relay's sessions: the door, the takeover, the reader and the outbox of the relay, another protocol.
+"""An echo server on Relay's sessions: the endpoint, the hijack, the reader and the send queue of the relay, another protocol.
 
 For a fuzzing client that expects its messages back: ``hypercorn -k trio echo.py:app``. It is configured as the
 relay is; with no Redis configured it brings one along, as Relay does, although nothing is published.
@@ -39,12 +39,12 @@ def _frame(payload: bytes) -> bytes:
 
 
 def create_echo_app() -> RelayApp:
-    """Relay's app, its doors replaced by one at ``/``, and its sockets able to send binary messages, too."""
+    """Relay's app, its endpoints replaced by one at ``/``, and its sockets able to send binary messages, too."""
     settings, redis_settings = load()
     logs.configure(settings.log_level)
     SocketTransport.framing = Framing(_frame, b"".join)
     app = create_app(settings, redis_settings)
-    app.doors = {"/": EchoProtocol}
+    app.endpoints = {"/": EchoProtocol}
     return app
 
 

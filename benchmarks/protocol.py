@@ -1,0 +1,69 @@
+"""A server's own protocol as data: how its clients subscribe, and how updates are published to it."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+from benchmarks.wire import EVERYONE, Update, resp
+
+#: Accepts any certificate: only our own servers are connected to.
+TLS_CONTEXT = ssl.create_default_context()
+TLS_CONTEXT.check_hostname = False
+TLS_CONTEXT.verify_mode = ssl.CERT_NONE
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A URL for clients that follow one channel each. ``{task}`` and ``{position}`` stand for the client's own.
+
+    Args:
+        path: The target of the opening request.
+        steps: What the client sends, and a text that the reply contains for which it waits; either may be None.
+        kind: WebSocket, or server-sent events.
+        framing: Whether each message is one update, or the payloads together are a stream of updates.
+        pongs: Messages of the server that need a reply, and the reply.
+        tls: Whether to use TLS; any certificate is accepted.
+    """
+
+    path: str
+    steps: tuple[tuple[str | None, str | None], ...] = ()
+    kind: Literal["ws", "sse"] = "ws"
+    framing: Literal["message", "stream"] = "message"
+    pongs: dict[str, str] = field(default_factory=dict)
+    tls: bool = False
+
+    def for_everyone(self) -> Self:
+        """Return the endpoint of clients that all follow the channel for everyone."""
+        steps = tuple((text and text.replace("{task}", EVERYONE), expect) for text, expect in self.steps)
+        return replace(self, path=self.path.replace("{task}", EVERYONE), steps=steps)
+
+
+def publish_to_channel(update: Update) -> bytes:
+    """PUBLISH on one Redis channel per task, so that a peer need not look into the message."""
+    return resp("PUBLISH", f"task:{update.channel}", update.payload)
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """How to publish over one TCP connection.
+
+    Args:
+        command: Returns the bytes that publish an update, its numbers left open.
+        ack: What every reply contains exactly once.
+        refusals: What only replies to refused updates contain.
+        greeting: Sent first on a connection.
+        flush: Asks for one reply to all updates so far, where updates have none of their own.
+        script: Lua that Redis must load first.
+    """
+
+    command: Callable[[Update], bytes] = publish_to_channel
+    ack: bytes = b"\r\n"
+    refusals: tuple[bytes, ...] = (b"-ERR", b"-NOSCRIPT", b"-OOM", b"-MISCONF")
+    greeting: bytes = b""
+    flush: bytes = b""
+    script: str = ""
+
+
+#: Relay's WebSocket endpoint, and that of the peers that are programs of ours.
+TASKS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}"}', '"subscribed"'),))

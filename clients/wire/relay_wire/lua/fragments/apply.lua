@@ -1,0 +1,106 @@
+-- Writes: numbers the update, appends it to the history, folds it into the state and publishes it.
+--
+-- Set before: is_update (false: nothing is published), is_stall_mark, first_field, next_top (the text of the offset that comes
+-- next), written_key (a key that the script has written already, or nil), and what state_limits and checks set.
+
+if is_new then
+  call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
+  if has_leftovers then
+    call('HDEL', meta, 'status', 'stalled', 'uncounted')
+    call('DEL', log, state)
+  end
+  if new_generation then
+    call('SET', generation, new_generation, 'PX', ARGV[6])
+  end
+end
+
+local offset = top
+if is_update then
+  top, volume = top + 1, volume + #ARGV[15]
+  offset = top
+  local id = next_top .. '-' .. volume
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[4], id, 'time', now, 'type', ARGV[14], 'data', ARGV[15])
+  if type(added) == 'table' then
+    -- The log is not a stream, or has later entries than the numbers say.
+    if written_key then
+      call('DEL', written_key)
+    end
+    return added
+  end
+elseif has_fields then
+  volume = volume + #ARGV[15]
+end
+if is_revived then
+  top, volume = top + 1, volume + 17
+  local id = top .. '-' .. volume
+  call('XADD', log, 'MAXLEN', '~', ARGV[4], id, 'time', now, 'type', 'task_update', 'data', '{"stalled":false}')
+end
+
+if is_due or has_new_status or is_active or is_stall_mark or uncounted ~= last_uncounted then
+  local changes = { 'top', top, 'volume', volume, 'uncounted', uncounted }
+  if is_due then
+    changes[7], changes[8] = 'renewed', now
+  end
+  if has_new_status then
+    changes[#changes + 1] = 'status'
+    changes[#changes + 1] = status
+  end
+  if is_active then
+    changes[#changes + 1] = 'active'
+    changes[#changes + 1] = now
+  elseif is_stall_mark then
+    changes[#changes + 1] = 'stalled'
+    changes[#changes + 1] = 1
+  end
+  call('HSET', meta, unpack(changes))
+elseif is_update or has_fields then
+  call('HSET', meta, 'top', top, 'volume', volume)
+end
+
+-- Age: now and then some of the oldest entries go, so that no single publish pays for many.
+if is_update and (is_due or top % 16 == 0) then
+  local count = 1
+  repeat
+    local old = 0
+    for _, entry in ipairs(call('XRANGE', log, '-', '+', 'COUNT', count)) do
+      if tonumber(entry[2][2]) >= now - tonumber(ARGV[5]) then
+        break
+      end
+      call('XDEL', log, entry[1])
+      old = old + 1
+    end
+    count = count + 39
+  until old == 0 or count > 40
+end
+
+if is_task then
+  local is_grown = has_fields and call('HSET', state, unpack(ARGV, first_field)) > 0
+  if is_revived then
+    call('HDEL', meta, 'stalled')
+    call('HSET', state, 'stalled', 'false')
+  end
+  if is_stall_mark then
+    call('ZREM', KEYS[6], ARGV[13])
+  elseif is_active then
+    call('ZADD', KEYS[5], now, ARGV[13])
+    if status == 'running' then
+      call('ZADD', KEYS[6], now, ARGV[13])
+    else
+      call('ZREM', KEYS[6], ARGV[13])
+    end
+  end
+  if is_due or is_grown or has_new_status then
+    call('PEXPIRE', state, status == 'ended' and ARGV[8] or ARGV[7])
+  end
+end
+if is_due then
+  call('PEXPIRE', meta, ARGV[6])
+  call('PEXPIRE', log, ARGV[5])
+end
+
+if is_update then
+  call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. ARGV[14] .. '\n' .. ARGV[15])
+end
+if is_revived then
+  call(ARGV[2], ARGV[1], epoch .. ' ' .. top .. ' task_update\n{"stalled":false}')
+end

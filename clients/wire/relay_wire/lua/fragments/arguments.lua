@@ -1,0 +1,23 @@
+-- Arguments that all scripts which write to a channel share.
+--
+-- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
+--                     state_limits), status, stalled, renewed (when times to live were set), active (last activity)
+--       2 log         stream: the entry of an offset is <offset>-<volume>, and has time (ms), type, data
+--       3 state       hash: field -> raw JSON text; only tasks have fields
+--       4 generation  string: names the memory of this Redis; a Redis that lost it has another one
+--       5 tasks, 6 running   sorted sets of the bucket: task id by last activity; only for tasks
+--       the last      what an update is recognised by, if the script takes such a key
+-- ARGV  1 Redis channel to publish to   2 PUBLISH or SPUBLISH   3 a random epoch
+--       4 history: entries   5 history: ms   6 meta: ms   7 state: ms   8 state of a task that has ended: ms
+--       9 times to live are set again after so many ms   10 state: bytes   11 state: fields
+--       12 class of the status: '' not in the update, 'running', 'ended', 'other'   13 task id, '' for other channels
+--       14 type   15 data
+--       16... what the script itself takes, and then field, value, field, value, ...
+-- All of them return epoch, offset, whether nothing was done (0 or 1), and how often the message was recorded before the
+-- caller began to count (0 for all scripts but ingest).
+--
+-- Every script checks first and writes afterwards, so that it does everything or nothing. The first write is one that Redis
+-- refuses when it is out of memory, and fails if the log is no stream: after it, Redis refuses none.
+local call = redis.call
+local meta, log, state, generation = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local is_task = ARGV[13] ~= ''

@@ -1,0 +1,34 @@
+-- refusal: the error for an update that would make the state of a task larger than its bounds, or nil. `first_field` is the
+-- place of the first field in ARGV.
+--
+-- An upper bound of the state's size costs nothing: the volume, less what is known not to be in the state (`uncounted`). Only
+-- where that is too large the state is counted.
+local refusal
+local has_fields = #ARGV >= first_field
+local last_uncounted = uncounted
+if has_fields then
+  local max_size, max_fields = tonumber(ARGV[10]), tonumber(ARGV[11])
+  if volume - uncounted + #ARGV[15] > max_size or field_count + (#ARGV - first_field + 1) / 2 > max_fields then
+    local lengths, fields, size = {}, 0, 0
+    local known = is_new and {} or call('HGETALL', state)
+    for i = 1, #known, 2 do
+      lengths[known[i]] = #known[i + 1]
+    end
+    for i = first_field, #ARGV, 2 do
+      lengths[ARGV[i]] = #ARGV[i + 1]
+    end
+    for name, length in pairs(lengths) do
+      fields = fields + 1
+      size = size + #name + length + 4 -- quotes, colon, comma
+    end
+    if size > max_size then
+      refusal = 'STATETOOLARGE the state of the task would have ' .. size .. ' bytes; it may have ' .. max_size
+        .. ' (RELAY_MAX_STATE_BYTES)'
+    elseif fields > max_fields then
+      refusal = 'STATETOOLARGE the state of the task would have ' .. fields .. ' fields; it may have ' .. max_fields
+    end
+    uncounted = volume + #ARGV[15] - size
+  end
+elseif is_task then
+  uncounted = uncounted + #ARGV[15]
+end

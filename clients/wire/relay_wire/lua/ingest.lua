@@ -1,0 +1,24 @@
+-- Makes a plain PUBLISH durable, once, however many relays receive it.
+--
+-- Each relay names the message by its digest, and says the how-manieth time it has received these bytes: the occurrence. It
+-- counts from what had been recorded before it began to listen.
+--
+-- Takes besides the shared arguments:
+-- KEYS  the last: the digest's key, "<how often it was recorded> <when, ms> <when> ..."
+-- ARGV  16 ms for which the digest is remembered   17 occurrence   18 since when the caller counts, in ms on this clock; 0: ever
+--       19... field, value, ...
+--@include arguments
+--@include clock
+--@include channel
+local first_field, is_update, is_stall_mark = 19, true, false
+local digest_key = KEYS[#KEYS]
+local next_top, written_key = tostring(top + 1), nil
+--@include occurrence
+--@include state_limits
+if refusal then
+  return redis.error_reply(refusal)
+end
+--@include checks
+--@include apply
+call('SET', digest_key, recorded, 'PX', ARGV[16])
+return { epoch, offset, 0, before }

@@ -1,0 +1,217 @@
+"""Commands and scripts for Trio code: over the bridge, to the right server, within a deadline, with Relay's own errors."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import trio
+import trio_asyncio
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from relay_wire import publications
+from relay_wire.publications import ScriptCall
+
+from relay.broker.connections import Server
+from relay.broker.dedicated_connection import DedicatedConnection
+from relay.broker.reply_reader import malformed_reply
+from relay.broker.topology import Servers
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge
+
+_T = TypeVar("_T")
+
+#: How often a call follows a cluster's redirections before it fails.
+_REDIRECTIONS = 4
+
+#: Errors that pass: the same call may succeed later.
+_NOT_READY = (BusyLoadingError, ReadOnlyError, ClusterDownError, MovedError, AskError, TryAgainError, MasterDownError)
+
+#: The same, for which redis-py has no classes: a script that runs on, replicas that are missing.
+_NOT_NOW = ("BUSY ", "NOREPLICAS ")
+
+
+def translated(error: Exception) -> BrokerError:
+    """Return a redis-py error as one of Relay's."""
+    text = str(error)
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+        return BrokerUnavailable(f"Redis cannot be reached: {text}")
+    if isinstance(error, _NOT_READY) or text.startswith(_NOT_NOW):
+        return BrokerUnavailable(f"Redis is not ready: {text}")
+    if text.startswith(publications.STATE_TOO_LARGE):
+        return StateTooLarge(text.removeprefix(publications.STATE_TOO_LARGE).strip().partition(" script: ")[0])
+    return BrokerRefused(f"Redis refused: {text}", is_out_of_memory=isinstance(error, OutOfMemoryError))
+
+
+class Commands:
+    """Runs commands and scripts on one set of servers, for any number of tasks at once."""
+
+    def __init__(
+        self, servers: Servers, loop: trio_asyncio.TrioEventLoop, timeout: float, on_failure: Callable[[], None]
+    ) -> None:
+        """Make it; the first call connects.
+
+        Args:
+            servers: Where commands go.
+            loop: Where redis-py runs.
+            timeout: Seconds within which each call ends.
+            on_failure: Called when a server has failed: another one may have its place now.
+        """
+        self._servers = servers
+        self._loop = loop
+        self._timeout = timeout
+        self._on_failure = on_failure
+        self._is_stale = True
+
+    async def command(self, *command: Any, key: str | None = None) -> Any:
+        """Run one command. Cancelling ends it at once.
+
+        Args:
+            command: The command and its arguments.
+            key: The key that says which server it goes to; any server without one.
+
+        Raises:
+            BrokerUnavailable: No answer within the deadline; the command may have been carried out.
+            BrokerRefused: Redis answered with an error.
+        """
+
+        async def run() -> Any:
+            await self._ensure_topology()
+            server = self._servers.any() if key is None else self._servers.of(key)
+            (answer,) = await server.exchange([command])
+            return answer
+
+        answer = await self._within_deadline(run)
+        if isinstance(answer, Exception):
+            raise translated(answer)
+        return answer
+
+    async def count_subscribers(self, redis_channel: str) -> int:
+        """Return how many connections have subscribed to a plain channel, on all servers.
+
+        Raises:
+            BrokerUnavailable: Not all servers answer within the deadline.
+            BrokerRefused: A server answered with an error.
+        """
+
+        async def run() -> int:
+            await self._ensure_topology()
+            count = 0
+            for server in self._servers.all():
+                (answer,) = await server.exchange([("PUBSUB", "NUMSUB", redis_channel)])
+                if isinstance(answer, Exception):
+                    raise answer
+                if not (isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], int)):
+                    raise malformed_reply(answer)
+                count += answer[1]
+            return count
+
+        return await self._within_deadline(run)
+
+    async def run_calls(self, calls: Sequence[ScriptCall], replicas: int = 0) -> list[Any]:
+        """Run scripts in one round trip, in order for each server.
+
+        Args:
+            calls: The calls.
+            replicas: So many replicas must have the writes too, or the answers are BrokerUnavailable.
+
+        Returns:
+            The answers, with a BrokerError in place of a failed call's.
+
+        Raises:
+            BrokerUnavailable: No Redis can be reached; any of the calls may have been carried out.
+        """
+        answers: list[Any] = [None] * len(calls)
+
+        async def run() -> None:
+            await self._ensure_topology()
+            left = list(range(len(calls)))
+            for attempt in range(_REDIRECTIONS):
+                if attempt:
+                    await asyncio.sleep(0.05 * attempt)
+                    await self._servers.refresh()
+                await self._run_on_servers(calls, left, answers, replicas)
+                # The cluster has moved their keys, or is about to.
+                left = [place for place in left if isinstance(answers[place], MovedError | AskError | TryAgainError)]
+                if not left:
+                    return
+                self._invalidate_topology()
+
+        await self._within_deadline(run)
+        return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def run_calls_on(self, connection: DedicatedConnection, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts as `run_calls` does, on a connection of the caller's own where that is possible. Calls may run twice."""
+        if not connection.is_possible:
+            return await self.run_calls(calls)
+        try:
+            answers = await connection.run_calls(calls)
+        except trio.TooSlowError:
+            raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
+        except (RedisError, OSError):
+            return await self.run_calls(calls)
+        if any(isinstance(answer, (*_NOT_READY, NoScriptError)) for answer in answers):
+            await connection.close()
+            return await self.run_calls(calls)
+        return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def _run_on_servers(
+        self, calls: Sequence[ScriptCall], places: list[int], answers: list[Any], replicas: int
+    ) -> None:
+        groups: dict[Server, list[int]] = {}
+        for place in places:
+            groups.setdefault(self._servers.of(calls[place].keys[0]), []).append(place)
+
+        async def run(server: Server, own: list[int]) -> None:
+            some = [calls[place] for place in own]
+            for place, answer in zip(own, await server.run_calls(some, replicas, self._timeout / 2), strict=True):
+                answers[place] = answer
+
+        if len(groups) == 1:
+            await run(*groups.popitem())
+            return
+
+        async def run_or_note(server: Server, own: list[int]) -> None:
+            """One node that does not answer must not take the others' answers with it."""
+            try:
+                async with asyncio.timeout(self._timeout * 0.9):
+                    await run(server, own)
+            except (RedisError, OSError) as error:
+                self._invalidate_topology()
+                for place in own:
+                    answers[place] = error
+
+        async with asyncio.TaskGroup() as group:
+            for server, own in groups.items():
+                group.create_task(run_or_note(server, own))
+
+    def _invalidate_topology(self) -> None:
+        self._is_stale = True
+        self._on_failure()
+
+    async def _ensure_topology(self) -> None:
+        """Find out where to go, at first, and once when a server has failed. Runs in asyncio's context."""
+        if self._is_stale:
+            self._is_stale = False
+            await self._servers.refresh()
+
+    async def _within_deadline(self, run: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            with trio.fail_after(self._timeout):
+                return await self._loop.run_aio_coroutine(run())  # type: ignore[no-any-return]
+        except trio.TooSlowError:
+            self._invalidate_topology()
+            raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
+        except (RedisError, OSError) as error:
+            self._invalidate_topology()
+            raise translated(error) from error

@@ -1,0 +1,112 @@
+"""A connection of its own for short scripts that must not wait: written at once, and read by Trio.
+
+With the pool and the bridge a command takes two dozen turns of the event loop. Failures are not handled here: the connection is
+closed, and the caller tries the other way.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+import trio_asyncio
+from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+from relay_wire.publications import ScriptCall
+from relay_wire.scripts import Script
+
+from relay.broker.connections import Server
+from relay.broker.reply_reader import MALFORMED, NOT_YET, ReplyReader, malformed_reply
+
+_READ_BYTES = 64 * 1024
+
+
+class DedicatedConnection:
+    """Runs scripts on one server, for one caller at a time.
+
+    Attributes:
+        is_possible: Whether it can be used; not over TLS, which is known after the first call.
+    """
+
+    def __init__(self, server: Server, loop: trio_asyncio.TrioEventLoop, deadline: float) -> None:
+        """Make one; the first call connects.
+
+        Args:
+            server: The server.
+            loop: Where redis-py connects.
+            deadline: Seconds within which the server has to answer.
+        """
+        self._server = server
+        self._loop = loop
+        self._deadline = deadline
+        self._open: tuple[AbstractConnection, ReplyReader] | None = None
+        self._loaded: set[str] = set()
+        self.is_possible = True
+
+    async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts, in order, in one round trip.
+
+        Cancelling closes the connection; the calls may have been carried out then.
+
+        Returns:
+            The answers, with an error in place of a refused call's.
+
+        Raises:
+            RedisError: The connection failed; the calls may have been carried out.
+            OSError: The same.
+            trio.TooSlowError: The deadline has passed; the calls may have been carried out.
+        """
+        # On the same connection, before their first use.
+        try:
+            with trio.fail_after(self._deadline):
+                connection, reader = self._open or await self._connect()
+                new: list[Script] = [
+                    script for script in dict.fromkeys(call.script for call in calls) if script.sha not in self._loaded
+                ]
+                commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", script.source) for script in new]
+                commands += [("EVALSHA", script.sha, len(names), *names, *values) for script, names, values in calls]
+                writer: Any = connection._writer
+                writer.transport.write(b"".join([pack_command(command) for command in commands]))
+                answers: list[Any] = []
+                while len(answers) < len(commands):
+                    await reader.receive()
+                    while (answer := reader.take()) is not NOT_YET:
+                        if isinstance(answer, RedisError) and not isinstance(answer, ResponseError):
+                            raise answer
+                        answers.append(answer)
+                if len(answers) > len(commands):
+                    raise malformed_reply(answers[-1])
+        except MALFORMED as error:
+            await self.close()
+            raise malformed_reply(error) from error
+        except BaseException:
+            await self.close()
+            raise
+        self._loaded.update(script.sha for script in new)
+        return answers[len(new) :]
+
+    async def _connect(self) -> tuple[AbstractConnection, ReplyReader]:
+        connection = await self._loop.run_aio_coroutine(self._server.connect())
+        try:
+            reader = await self._loop.run_aio_coroutine(ReplyReader.open(connection, _READ_BYTES))
+            if reader is None:
+                self.is_possible = False
+                raise RedisError("only asyncio can read this connection")
+        except BaseException:
+            await self._discard(connection)
+            raise
+        self._open = connection, reader
+        return self._open
+
+    async def _discard(self, connection: AbstractConnection) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._deadline):
+            await self._loop.run_aio_coroutine(self._server.discard(connection))
+
+    async def close(self) -> None:
+        """Close the connection; the next call opens another one. Takes as long as the deadline at most, even if cancelled."""
+        was_open, self._open = self._open, None
+        self._loaded.clear()
+        if was_open is not None:
+            connection, reader = was_open
+            reader.close()
+            await self._discard(connection)

@@ -1,0 +1,367 @@
+"""One pub/sub connection: it subscribes, verifies by probes that it works, and connects again with jittered backoff.
+
+It works on redis-py's `Connection`, not on its `PubSub`: that one reconnects by itself, and then nobody would know that
+something may have been missed.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import structlog
+import trio
+import trio_asyncio
+from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from relay_wire import keys
+
+from relay.broker.backoff import backoff
+from relay.broker.connections import Server
+from relay.broker.contract import MessageHandler, PubSubReceiver
+from relay.broker.pubsub_reader import PubSubReader
+from relay.broker.reply_reader import malformed_reply, shutdown_socket, write
+from relay.broker.server_info import ServerInfo, read_server_info
+from relay.core.errors import BrokerError
+
+_log = structlog.get_logger("relay.pubsub")
+
+#: Channels in one SUBSCRIBE command.
+_SUBSCRIBE_AT_ONCE = 500
+
+#: All channels that a `PubSubReceiver` receives begin with this.
+_OWN_PREFIX = f"{keys.PREFIX}{{".encode()
+
+
+def _is_pattern(channel: str) -> bool:
+    return any(mark in channel for mark in "*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class PubSubOptions:
+    """What all pub/sub connections of a process share.
+
+    Attributes:
+        handlers: The handlers of plain channels and patterns, by name.
+        health_interval: Seconds between two probes.
+        deadline: Seconds within which a probe must arrive, and within which the server must take a command.
+        on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
+        on_lost: Called when a connection has failed.
+        prepare: Called before the receiver is told that a connection is up; must end within the deadline of a call.
+    """
+
+    handlers: Mapping[str, Sequence[MessageHandler]]
+    health_interval: float
+    deadline: float
+    on_connecting: Callable[[], None]
+    on_lost: Callable[[], None]
+    prepare: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A connection that is open now, and its reader."""
+
+    connection: AbstractConnection
+    reader: PubSubReader
+
+
+class PubSubConnection:
+    """Owns one subscription connection. Messages arrive while `run` is running.
+
+    Attributes:
+        alive: The connection is up, and its last probe arrived in time.
+        reconnects: How often it was lost.
+        output_buffer_disconnects: How often Redis closed it since it had more than ``client-output-buffer-limit`` to send.
+        failure: Why there is no connection now; None while there is one, and before the first attempt.
+    """
+
+    def __init__(
+        self,
+        server: Callable[[], Server],
+        receiver: PubSubReceiver,
+        options: PubSubOptions,
+        loop: trio_asyncio.TrioEventLoop,
+        *,
+        is_sharded: bool = False,
+    ) -> None:
+        """Make a connection; `run` opens it.
+
+        Args:
+            server: Returns the server to connect to; called before each attempt.
+            receiver: Receives messages on Relay's own channels.
+            options: What it shares with the process' other connections.
+            loop: Where redis-py connects.
+            is_sharded: It is for the sharded channels of one node. Otherwise it is for plain channels, and on a server that is
+                no cluster for Relay's own as well.
+        """
+        self._server = server
+        self._options = options
+        self._receiver = receiver
+        self._loop = loop
+        self._is_sharded = is_sharded
+        self._handlers: Mapping[str, Sequence[MessageHandler]] = {} if is_sharded else options.handlers
+        self._probe = keys.PROBE + secrets.token_hex(8)
+        self._probe_name = self._probe.encode()
+        self._probe_arrived = trio.Event()
+        self._link: _Link | None = None
+        self._wanted: set[str] = set()
+        self._pending_unsubscribes: Counter[str] = Counter()
+        self._info = ServerInfo()
+        self.alive = False
+        self.reconnects = 0
+        self.output_buffer_disconnects = 0
+        self.failure: str | None = None
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        attempt = 0
+        while True:
+            was_alive, error = await self._connect_and_receive()
+            self._options.on_lost()
+            if was_alive:
+                attempt = 0
+                self.reconnects += 1
+            self.failure = _describe(error)
+            retry_in = backoff(attempt)
+            _log.warning("redis subscription lost", error=self.failure, retry_in=round(retry_in, 3))
+            attempt += 1
+            await trio.sleep(retry_in)
+
+    async def _connect_and_receive(self) -> tuple[bool, Exception]:
+        """Connect and receive until something fails. Returns whether the connection had been up, and what failed."""
+        options = self._options
+        failure: Exception = RedisConnectionError("the connection ended")
+        server: Server | None = None
+        connection: AbstractConnection | None = None
+        was_alive = False
+        try:
+            server = self._server()
+            with trio.fail_after(options.deadline):
+                await self._check_server(server)
+                connection = await self._loop.run_aio_coroutine(server.connect())
+            async with trio.open_nursery() as nursery:
+                reader = PubSubReader(self._handle, self._receiver.on_turn)
+                nursery.start_soon(reader.run, connection, self._loop)
+                self._link = _Link(connection, reader)
+                if not self._is_sharded:
+                    options.on_connecting()
+                names = [self._probe, *(name for name in self._handlers if not _is_pattern(name))]
+                await self._send(connection, "SUBSCRIBE", names)
+                await self._send(connection, "PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
+                await self._send_probes(server, reader)
+        except* (RedisError, OSError, trio.TooSlowError, BrokerError) as errors:
+            failure = _first(errors)
+        finally:
+            was_alive, self.alive = self.alive, False
+            self._link = None
+            wanted, self._wanted = self._wanted, set()
+            self._pending_unsubscribes.clear()
+            self._receiver.on_down(wanted)
+            if connection is not None and server is not None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + options.deadline):
+                    await self._loop.run_aio_coroutine(server.discard(connection))
+        return was_alive, failure
+
+    async def _check_server(self, server: Server) -> None:
+        """Note what server it is, and whether it closed the last connection for want of buffer space.
+
+        Raises:
+            BrokerRefused: It is too old.
+        """
+        last, self._info = self._info, await self._loop.run_aio_coroutine(read_server_info(server))
+        self._info.require_supported()
+        if self.reconnects and self._info.has_cut_since(last):
+            self.output_buffer_disconnects += 1
+            _log.error(
+                "redis closed a subscription that had too much to send; messages on plain channels were lost. "
+                "Publish less at a time, or raise `client-output-buffer-limit pubsub` in Redis",
+                server=server.name,
+            )
+
+    async def subscribe(self, redis_channels: Collection[str]) -> bool:
+        """Subscribe on the present connection; each channel is confirmed to the receiver.
+
+        Returns:
+            False if there is no connection, or it breaks.
+        """
+        if self._link is None:
+            return False
+        self._wanted.update(redis_channels)
+        command = "SSUBSCRIBE" if self._is_sharded else "SUBSCRIBE"
+        return await self._send_or_break(self._link.connection, command, redis_channels)
+
+    async def unsubscribe(self, redis_channels: Collection[str]) -> None:
+        """End subscriptions on the present connection."""
+        if self._link is None:
+            return
+        self._wanted.difference_update(redis_channels)
+        self._pending_unsubscribes.update(redis_channels)
+        command = "SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE"
+        await self._send_or_break(self._link.connection, command, redis_channels)
+
+    async def _send_or_break(
+        self, connection: AbstractConnection, command: str, redis_channels: Collection[str]
+    ) -> bool:
+        """Send a command. A connection that does not take all of it is broken: it would not have the channels it should."""
+        try:
+            for names in self._by_slot(redis_channels):
+                await self._send(connection, command, names)
+        except (RedisError, OSError, trio.TooSlowError):
+            shutdown_socket(connection)
+            return False
+        return True
+
+    def _by_slot(self, redis_channels: Collection[str]) -> Iterable[list[str]]:
+        """Return groups of channels that one command may name: sharded channels of one slot only."""
+        if not self._is_sharded:
+            return [list(redis_channels)]
+        return [list(names) for _, names in groupby(sorted(redis_channels, key=keys.tag_of), keys.tag_of)]
+
+    async def _send(self, connection: AbstractConnection, command: str, names: list[str]) -> None:
+        """Send a command, in parts if it has many names.
+
+        Raises:
+            RedisError: The connection broke. So does OSError.
+            trio.TooSlowError: The server does not take it in time.
+        """
+        for first in range(0, len(names), _SUBSCRIBE_AT_ONCE):
+            part: Any = (command, *names[first : first + _SUBSCRIBE_AT_ONCE])
+            with trio.fail_after(self._options.deadline):
+                await self._loop.run_aio_coroutine(write(connection, pack_command(part)))
+
+    async def _send_probes(self, server: Server, reader: PubSubReader) -> None:
+        """Publish probes to ourselves, the way that updates come.
+
+        They find more than a server that does not answer: a subscription that the server has forgotten, or that was cut off
+        in between, is as silent as one on which nothing happens.
+
+        Raises:
+            trio.TooSlowError: A probe does not arrive.
+        """
+        while True:
+            self._probe_arrived = trio.Event()
+            with trio.fail_after(self._options.deadline):
+                await self._publish_probe(server)
+            await self._wait_for_probe(reader)
+            if not self.alive:
+                await self._options.prepare()
+                self.alive = True
+                self.failure = None
+                channels = sorted(name for name in self._handlers if not name.startswith(keys.PREFIX))
+                _log.info(
+                    "redis subscription up", server=server.name, version=self._info.version_text, channels=channels
+                )
+                self._receiver.on_up()
+            await trio.sleep(self._options.health_interval)
+
+    async def _wait_for_probe(self, reader: PubSubReader) -> None:
+        """Wait for the probe, which may be behind a hundred thousand updates: each of them shows that the connection works.
+
+        Raises:
+            trio.TooSlowError: Nothing at all arrives for the deadline.
+        """
+        while True:
+            handled = reader.handled
+            with trio.move_on_after(self._options.deadline):
+                await self._probe_arrived.wait()
+                return
+            if reader.handled == handled:
+                raise trio.TooSlowError("the subscription is silent")
+
+    async def _publish_probe(self, server: Server) -> None:
+        """Try until it is published: the pool's connections may be those of a server that has gone, and to drop the
+        subscription for that would lose what is on its way."""
+        attempt = 0
+        while True:
+            try:
+                (answer,) = await self._loop.run_aio_coroutine(server.exchange([("PUBLISH", self._probe, b"")]))
+            except (RedisError, OSError):
+                await trio.sleep(backoff(attempt) / 10)
+                attempt += 1
+            else:
+                if isinstance(answer, RedisError):
+                    raise answer
+                return
+
+    def _handle(self, response: list[Any]) -> bool:
+        """Handle one message or confirmation; returns whether the turn has to end after it.
+
+        Raises:
+            ConnectionError: It is neither.
+        """
+        kind = response[0] if response else None
+        if kind == b"message" or kind == b"smessage":
+            if len(response) != 3 or type(response[1]) is not bytes or type(response[2]) is not bytes:
+                raise malformed_reply(response)
+            _, name, message = response
+            if name.startswith(_OWN_PREFIX):
+                return self._receiver.on_message(name, message)
+            if name == self._probe_name:
+                self._probe_arrived.set()
+            else:
+                channel = name.decode(errors="replace")
+                for handler in tuple(self._handlers.get(channel, ())):
+                    handler(channel, message)
+        elif kind == b"pmessage":
+            pattern, name, message = _checked(response, 4)
+            channel = name.decode(errors="replace")
+            # What Relay publishes itself must not come in as a message of a service: it would go round indefinitely.
+            if not channel.startswith(keys.PREFIX):
+                for handler in tuple(self._handlers.get(pattern.decode(errors="replace"), ())):
+                    handler(channel, message)
+        elif kind in _CONFIRMATIONS:
+            self._on_confirmation(kind, response)
+        else:
+            raise malformed_reply(response)
+        return False
+
+    def _on_confirmation(self, kind: bytes, response: list[Any]) -> None:
+        if len(response) != 3:
+            raise malformed_reply(response)
+        raw_name = response[1]
+        if type(raw_name) is not bytes or not raw_name.startswith(_OWN_PREFIX):
+            return
+        name = raw_name.decode(errors="replace")
+        if kind in (b"subscribe", b"ssubscribe"):
+            self._receiver.on_confirmed(name)
+        elif (left := self._pending_unsubscribes.pop(name, 0)) > 0:
+            if left > 1:
+                self._pending_unsubscribes[name] = left - 1
+        elif self._is_sharded:
+            raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
+
+
+_CONFIRMATIONS = frozenset(
+    {b"subscribe", b"ssubscribe", b"psubscribe", b"unsubscribe", b"sunsubscribe", b"punsubscribe", b"pong"}
+)
+
+
+def _checked(response: list[Any], length: int) -> list[bytes]:
+    """Return the parts of a message after its kind.
+
+    Raises:
+        ConnectionError: It is not of the form that messages have.
+    """
+    parts = response[1:]
+    if len(response) != length or any(type(part) is not bytes for part in parts):
+        raise malformed_reply(response)
+    return parts
+
+
+def _describe(error: Exception) -> str:
+    text = str(error) or ("the server did not answer in time" if isinstance(error, trio.TooSlowError) else "")
+    return f"{type(error).__name__}: {text}"
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """Return what to show of several errors: the first that says something."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

@@ -1,0 +1,263 @@
+"""Calls of the Lua scripts as the server makes them, and their answers as updates and snapshots.
+
+The scripts themselves, and the calls that clients make as well, are in `relay_wire`. Answers are checked here, where they come
+in: what cannot be read is a refusal that concerns one channel.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from relay_wire import keys, publications, scripts
+from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
+from relay_wire.position import new_epoch
+from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
+from relay_wire.scripts import Script
+
+from relay.config import Settings
+from relay.core.errors import BrokerRefused
+from relay.core.recovery import Snapshot
+from relay.core.taskstate import STALLED, fields_of, object_of, status_of
+from relay.core.updates import Position, Update
+
+#: `Position(...)` at half of its cost: there is one for each update.
+_position = tuple.__new__
+
+_decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
+
+#: What answers of an unexpected form raise when they are read.
+_MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Return the configured bounds of what Redis keeps."""
+    return Retention(
+        settings.history_size,
+        settings.history_ttl,
+        settings.history_meta_ttl,
+        settings.task_state_ttl,
+        settings.terminal_state_ttl,
+        settings.max_state_bytes,
+    )
+
+
+def publish_call(
+    channel: str,
+    kind: str,
+    data: bytes,
+    retention: Retention,
+    *,
+    idempotency_key: str | None = None,
+    sharded: bool = False,
+) -> ScriptCall:
+    """Return a call that publishes an update.
+
+    Args:
+        channel: Relay's channel name.
+        kind: The update's type as clients see it.
+        data: JSON text, as clients are to get it.
+        retention: How much is kept, and for how long.
+        idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
+        sharded: Whether the server is a cluster.
+
+    Raises:
+        BadMessage: The data of a task is no object or has too many fields.
+    """
+    fields, status = _fields_and_status(channel, data)
+    return publications.publish_call(
+        channel,
+        kind,
+        data,
+        retention,
+        fields=fields,
+        status=status,
+        idempotency_key=idempotency_key,
+        sharded=sharded,
+    )
+
+
+def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that records an update which was published plainly, unless another relay has recorded it.
+
+    Args:
+        update: The update.
+        occurrence: Which one of several equal messages it is.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+
+    Raises:
+        BadMessage: The data of a task is no object or has too many fields.
+    """
+    fields, status = _fields_and_status(update.channel, update.data)
+    return publications.ingest_call(
+        update.channel,
+        update.type,
+        update.data,
+        retention,
+        occurrence,
+        fields=fields,
+        status=status,
+        sharded=sharded,
+    )
+
+
+def create_call(announcement: bytes, retention: Retention, *, sharded: bool = False) -> ScriptCall | None:
+    """Return a call that makes a ``task_created`` announcement the first state of its task.
+
+    Args:
+        announcement: The data of a general update.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+
+    Returns:
+        None if the update announces no task.
+
+    Raises:
+        BadMessage: The announced task has too many fields.
+    """
+    if b'"task_created"' not in announcement:
+        return None
+    try:
+        fields = _decode_created(announcement)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    info = fields.get("task_info")
+    if bytes(fields.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
+        return None
+    task = fields_of(bytes(info))
+    try:
+        task_id = str(msgspec.json.decode(task.pop("task_id", b""), type=str | int))
+    except msgspec.DecodeError:
+        return None
+    if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
+        return None
+    return publications.create_call(task_id, task, object_of(task), retention, status=status_of(task), sharded=sharded)
+
+
+def _fields_and_status(channel: str, data: bytes) -> tuple[dict[str, bytes] | None, str | None]:
+    if not channel.startswith(TASK_PREFIX):
+        return None, None
+    fields = fields_of(data)
+    return fields, status_of(fields)
+
+
+def mark_stalled_call(task_id: str, last_activity: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that marks a task as stalled, if its last activity is still the given one.
+
+    Args:
+        task_id: The task.
+        last_activity: The score in the index of running tasks, as Redis returned it.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+    return publications.mark_stalled_call(task_id, last_activity, STALLED, retention, sharded=sharded)
+
+
+def clock_call() -> ScriptCall:
+    """Return a call that answers with Redis' time in milliseconds since the Unix epoch."""
+    return ScriptCall(_CLOCK, [keys.meta(GENERAL)], [])
+
+
+def read_call(
+    channel: str, since: Position | None, retention: Retention, max_bytes: int, *, is_ours: bool = False
+) -> ScriptCall:
+    """Return a call that reads where a channel stands, what came after a position, and its state.
+
+    Args:
+        channel: Relay's channel name.
+        since: The position; without one no entries are read.
+        retention: Its history size bounds the entries, and its times say which epoch a new channel has.
+        max_bytes: Most bytes of entries, with 128 for each besides its data. More than that counts as not recoverable; Redis
+            knows before it reads them.
+        is_ours: The position was passed on by this relay, it is not a client's word. If Redis has forgotten it, the channel
+            goes on in a new epoch.
+    """
+    epoch, offset = since or ("", 0)
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.of_channel(channel)[3]]
+    values: list[Any] = [epoch, offset, retention.history_size, max_bytes, retention.history_meta_ttl * 1000]
+    if is_ours and since is not None:
+        return ScriptCall(scripts.load("catch_up"), names, [*values, new_epoch()])
+    return ScriptCall(scripts.load("read"), names, values)
+
+
+def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
+    """Return a call that names the memory of some buckets, which is a write.
+
+    Args:
+        buckets: Buckets that lie on one node.
+        retention: Its times say for how long the names are kept.
+    """
+    names = [keys.generation(bucket) for bucket in buckets]
+    return ScriptCall(scripts.load("prepare"), names, [new_epoch(), retention.history_meta_ttl * 1000])
+
+
+def read_result(answer: Any) -> PublishResult | BrokerRefused:
+    """Return what a script says that it did, or a refusal if its answer cannot be read.
+
+    Args:
+        answer: What the publish, ingest, create, heartbeat or mark_stalled script returned.
+    """
+    try:
+        return publications.publish_result(answer)
+    except _MALFORMED as error:
+        return _unreadable("a script", error)
+
+
+def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | BrokerRefused:
+    """Return the look at a channel, or a refusal if it cannot be read: somebody else has written to the channel's keys.
+
+    Args:
+        channel: Relay's channel name.
+        answer: What the call of `read_call` returned.
+        received_at: When, on the monotonic clock.
+    """
+    try:
+        epoch, offset, flat, state = answer
+        top = Position(epoch.decode(), int(offset))
+        entries = None
+        if flat is not None:
+            entries = [
+                Update(channel, kind.decode(), bytes(data), received_at, Position(top.epoch, int(each)))
+                for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
+            ]
+        return Snapshot(top, entries, state_update(channel, pairs(state), top, received_at))
+    except _MALFORMED as error:
+        return _unreadable(channel, error)
+
+
+def _unreadable(what: str, error: Exception) -> BrokerRefused:
+    return BrokerRefused(f"Redis gave an answer about {what} that cannot be read: {type(error).__name__}: {error}")
+
+
+def pairs(state: Any) -> dict[str, bytes]:
+    """Return the answer of HGETALL as a dictionary, from RESP2's or RESP3's form.
+
+    Raises:
+        ValueError: A name or a value is not UTF-8, or the answer has another form. So does TypeError.
+    """
+    items: Iterable[tuple[bytes, bytes]]
+    items = state.items() if isinstance(state, Mapping) else zip(*[iter(state)] * 2, strict=True)
+    fields = {name.decode(): value for name, value in items}
+    for value in fields.values():
+        value.decode()  # it becomes a part of a text frame
+    return fields
+
+
+def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:
+    """Return a channel's state as one update, at the position that it is the state of; None when there is none."""
+    if not fields:
+        return None
+    return Update(channel, "task_update", object_of(fields), received_at, top)
+
+
+def live_message(channel: str, message: bytes, received_at: float) -> Update:
+    """Return an update as the scripts publish it.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    header, _, data = message.partition(b"\n")
+    epoch, offset, kind = header.decode().split(" ")
+    return Update(channel, kind, data, received_at, None if epoch == "-" else _position(Position, (epoch, int(offset))))

@@ -1,0 +1,328 @@
+"""Redis for Trio code, over redis-py and the trio-asyncio bridge: what publishes, reads and subscribes, and who owns it.
+
+open_redis
+  trio-asyncio loop     redis-py lives here
+  servers               connections for the relay itself
+  client_servers        connections for what clients ask to be read
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+import trio_asyncio
+from relay_wire import keys, publications
+from relay_wire.channels import GENERAL
+from relay_wire.publications import ScriptCall
+from relay_wire.redis_urls import parse
+
+from relay.broker import script_calls
+from relay.broker.client_reads import CONNECTIONS, ClientReads
+from relay.broker.commands import Commands
+from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
+from relay.broker.dedicated_connection import DedicatedConnection
+from relay.broker.feeds import Feeds
+from relay.broker.pubsub import NO_RECEIVER, PubSub
+from relay.broker.recorder import Recorder
+from relay.broker.task_store import TaskStore
+from relay.broker.topology import Servers, open_servers
+from relay.broker.write_probe import WriteProbe
+from relay.config import RedisSettings, Settings
+from relay.core.channels import task_channel
+from relay.core.errors import BrokerError, BrokerRefused
+from relay.core.hub import Hub
+from relay.core.updates import Position, Update
+
+_log = structlog.get_logger("relay.redis")
+
+#: A callback takes the decoded message; it may be a plain function or an async one.
+Callback = Callable[[Any], Awaitable[None] | None]
+
+#: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
+CALLBACK_QUEUE = 1024
+
+
+class RedisService:
+    """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends.
+
+    Attributes:
+        callback_overflows: Messages lost since a callback of `subscribe_to_channel` was too slow.
+    """
+
+    def __init__(
+        self, servers: Servers, client_servers: Servers, loop: trio_asyncio.TrioEventLoop, settings: Settings
+    ) -> None:
+        """Make it; the first call connects.
+
+        Args:
+            servers: Connections for the relay itself.
+            client_servers: Connections for what clients ask to be read: however many ask, the relay's own calls do not wait.
+            loop: Where redis-py runs.
+            settings: Time-outs, retention and bounds.
+        """
+        self._servers = servers
+        self._loop = loop
+        self._settings = settings
+        self._retention = script_calls.retention_of(settings)
+        self._pubsub = PubSub(servers, settings.redis_health_interval, settings.redis_timeout)
+        self._commands = Commands(servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
+        client_commands = Commands(client_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
+        self._client_reads = ClientReads(client_commands.run_calls, settings.redis_timeout)
+        self._write_probe = WriteProbe(
+            self._commands.run_calls,
+            self._retention,
+            settings.redis_health_interval,
+            is_sharded=servers.is_sharded,
+        )
+        self._callbacks_send, self._callbacks_receive = trio.open_memory_channel[
+            tuple[trio.MemoryReceiveChannel[Any], Callback]
+        ](float("inf"))
+        self._dedicated: list[DedicatedConnection] = []
+        self.callback_overflows = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the subscription is up and its last probe arrived within the deadline."""
+        return self._pubsub.alive
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why Redis cannot be used now: the subscription is down, or Redis does not take writes. None when it can."""
+        if not self._pubsub.alive:
+            return self._pubsub.failure or "the subscription is not up yet"
+        return self._write_probe.failure
+
+    @property
+    def reconnects(self) -> int:
+        """How often the subscription was lost."""
+        return self._pubsub.reconnects
+
+    @property
+    def output_buffer_disconnects(self) -> int:
+        """How often Redis closed the subscription since it had more than ``client-output-buffer-limit`` to send."""
+        return self._pubsub.output_buffer_disconnects
+
+    async def command(self, *command: Any, key: str | None = None) -> Any:
+        """Run one command, see `Commands.command`."""
+        return await self._commands.command(*command, key=key)
+
+    async def run_calls(self, calls: Sequence[ScriptCall], replicas: int = 0) -> list[Any]:
+        """Run scripts, see `Commands.run_calls`."""
+        return await self._commands.run_calls(calls, replicas)
+
+    async def close(self) -> None:
+        """Close the connections that belong to no pool."""
+        for connection in self._dedicated:
+            await connection.close()
+
+    async def record(
+        self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> Position | None:
+        """Publish one update durably.
+
+        Args:
+            channel: Relay's channel name.
+            kind: The update's type as clients see it.
+            data: JSON text, as clients are to get it.
+            idempotency_key: A key that was used for this channel within the last five minutes makes it the same update: the
+                position is that of the first, and nothing is published again.
+
+        Returns:
+            The update's position, or None when Redis has no memory for it: it was then delivered live only.
+
+        Raises:
+            BadMessage: The data of a task is no object or has too many fields.
+            StateTooLarge: The state of the task would be too large.
+            BrokerUnavailable: No answer within the deadline; the update may have been published.
+            BrokerRefused: Redis answered with an error.
+        """
+        sharded = self._servers.is_sharded
+        call = script_calls.publish_call(
+            channel, kind, data, self._retention, idempotency_key=idempotency_key, sharded=sharded
+        )
+        (answer,) = await self._commands.run_calls([call], self._settings.wait_replicas)
+        if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
+            _log.error("redis is out of memory, update delivered live only", channel=channel)
+            redis_channel, message = keys.pubsub_channel(channel), publications.unpersisted_message(kind, data)
+            command = "SPUBLISH" if sharded else "PUBLISH"
+            await self._commands.command(command, redis_channel, message, key=redis_channel)
+            return None
+        result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
+        if isinstance(result, BrokerError):
+            raise result
+        return result.position
+
+    async def publish(self, channel: str, message: bytes) -> int:
+        """Publish plainly. Returns how many subscribers Redis sent it to; see `Commands.command` for what is raised."""
+        return int(await self._commands.command("PUBLISH", channel, message))
+
+    async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
+        """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
+        return await self.record(task_channel(task_id), "task_update", msgspec.json.encode(update))
+
+    async def publish_general_update(self, update: dict[str, Any]) -> Position | None:
+        """Publish an update for every client, durably; see `record` for what is returned and raised."""
+        return await self.record(GENERAL, "general_update", msgspec.json.encode(update))
+
+    async def ping(self) -> float:
+        """Return the seconds of one round trip; see `Commands.command` for what is raised."""
+        started = monotonic()
+        await self._commands.command("PING")
+        return monotonic() - started
+
+    async def check_writes(self) -> str | None:
+        """Write to keys of Relay's own now, within the deadline of a call. Returns why Redis does not take writes, or None.
+
+        While `start_listening` runs this is done at intervals, and `unready_reason` has the outcome.
+        """
+        await self._write_probe.check()
+        return self._write_probe.failure
+
+    def subscribe_raw(self, channel: str, handler: MessageHandler) -> Callable[[], None]:
+        """Call a handler with each message's channel and bytes, inline: it must neither block nor raise.
+
+        Call before `start_listening`.
+
+        Returns:
+            A function that removes the handler.
+        """
+        return self._pubsub.add(channel, handler)
+
+    def subscribe_to_channel(self, channel: str, callback: Callback) -> Callable[[], None]:
+        """Call back with each message on a channel or glob pattern, decoded from JSON.
+
+        Callbacks run one message at a time, in order, in a task of their own, so that a slow one delays no other. One that
+        raises is logged and called again with the next message. Call before `start_listening`.
+
+        Returns:
+            A function that ends it.
+        """
+        send, receive = trio.open_memory_channel[Any](CALLBACK_QUEUE)
+
+        def enqueue(name: str, message: bytes) -> None:
+            try:
+                send.send_nowait(msgspec.json.decode(message))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                _log.warning("message skipped", channel=name, error=str(error))
+            except trio.WouldBlock:
+                self.callback_overflows += 1
+                _log.error("callback too slow, message lost", channel=name, waiting=CALLBACK_QUEUE)
+
+        remove = self._pubsub.add(channel, enqueue)
+        self._callbacks_send.send_nowait((receive, callback))
+
+        def end() -> None:
+            remove()
+            send.close()
+
+        return end
+
+    @staticmethod
+    async def _call_back(receive: trio.MemoryReceiveChannel[Any], callback: Callback) -> None:
+        async for message in receive:
+            try:
+                result = callback(message)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
+                _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
+
+    def follow(self, hub: Hub) -> Feeds:
+        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that."""
+        return Feeds(
+            hub,
+            self._commands.run_calls,
+            self._client_reads.run_calls,
+            self._pubsub.subscribe,
+            self._pubsub.unsubscribe,
+            self._retention,
+            self._settings.redis_timeout,
+            self._settings.queue_bytes // 2,
+        )
+
+    def tasks(self, max_tasks: int) -> TaskStore:
+        """Return the tasks in Redis, read on the connections for clients."""
+        return TaskStore(
+            self._commands.run_calls,
+            self._client_reads.run_calls,
+            self._retention,
+            max_tasks,
+            sharded=self._servers.is_sharded,
+        )
+
+    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
+        """Return what records plain publishes; pass its `start_hearing` to `start_listening`, and run it beside that."""
+        run_calls: RunCalls = self._commands.run_calls
+        if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
+            connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
+            self._dedicated.append(connection)
+            run_calls = partial(self._commands.run_calls_on, connection)
+        recorder = Recorder(
+            run_calls,
+            self._retention,
+            self._servers.is_sharded,
+            self.publish,
+            self._commands.count_subscribers,
+            pass_on,
+            on_refused,
+        )
+        self._pubsub.add(keys.BARRIER, recorder.others.hear)
+        return recorder
+
+    async def run_client_reads(self) -> None:
+        """Serve what clients ask to be read, until cancelled. `open_redis` runs it."""
+        await self._client_reads.run()
+
+    async def start_listening(
+        self, receiver: PubSubReceiver = NO_RECEIVER, on_connecting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Receive the subscribed channels until cancelled, and verify that Redis takes writes. Run it in a nursery, once.
+
+        Args:
+            receiver: Receives messages on Relay's own channels, such as what `follow` returns.
+            on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_callbacks, nursery)
+            nursery.start_soon(self._write_probe.run)
+            await self._pubsub.run(self._loop, receiver, on_connecting, self._write_probe.check)
+
+    async def _run_callbacks(self, nursery: trio.Nursery) -> None:
+        async for receive, callback in self._callbacks_receive:
+            nursery.start_soon(self._call_back, receive, callback)
+
+
+@asynccontextmanager
+async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisService]:
+    """Open Redis for the time of the block. Opening does not connect: a Redis that is away is no error here.
+
+    Args:
+        url: The URL, see `relay_wire.redis_urls`.
+        settings: Time-outs, retention and bounds.
+        redis_settings: The authorities to trust.
+
+    Raises:
+        ValueError: The URL is wrong.
+    """
+    more = {} if redis_settings.ssl_ca_certs is None else {"ssl_ca_certs": str(redis_settings.ssl_ca_certs)}
+    target = parse(url)
+    async with trio_asyncio.open_loop() as loop:
+        servers = open_servers(target, settings, more, settings.redis_max_connections)
+        client_servers = open_servers(target, settings, more, CONNECTIONS)
+        service = RedisService(servers, client_servers, loop, settings)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service.run_client_reads)
+                yield service
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
+                await service.close()
+                await loop.run_aio_coroutine(servers.close())
+                await loop.run_aio_coroutine(client_servers.close())

@@ -1,0 +1,134 @@
+"""The WebSocket opening handshake of RFC 6455 section 4.2, as a server reads and answers it.
+
+httptools reads the head of the request, and only a plainly valid one is accepted here. Every other connection is left to the
+ASGI server, which knows how to refuse.
+"""
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from hashlib import sha1
+from typing import NamedTuple
+
+import httptools
+
+from relay.protocols.deflate import answer_to
+
+#: Longest head of a request, in bytes.
+MAX_HEAD = 64 * 1024
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+#: An opening handshake has each of these once at most, the first four exactly once.
+_ONCE = (b"host", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"origin", b"sec-websocket-extensions")
+
+#: A token of RFC 9110 section 5.6.2, as the name of a subprotocol must be; longer ones are not answered.
+_is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}").fullmatch
+
+#: Headers that announce a body, which an opening handshake does not have.
+_BODY = (b"content-length", b"transfer-encoding", b"expect")
+
+
+class Handshake(NamedTuple):
+    """A valid opening handshake.
+
+    Attributes:
+        path: The request's path, without its query.
+        headers: The request's headers; names are in lower case.
+        key: The value of Sec-WebSocket-Key.
+        offers: The extensions that the client offers.
+        subprotocol: The one that is agreed on, or None.
+        early: Bytes that the client sent right behind the handshake.
+    """
+
+    path: bytes
+    headers: list[tuple[bytes, bytes]]
+    key: bytes
+    offers: str
+    subprotocol: str | None
+    early: bytes
+
+    def accept(self) -> bytes:
+        """Return the response that accepts the client."""
+        agreed = answer_to(self.offers)
+        more = b"Sec-WebSocket-Extensions: %b\r\n" % agreed if agreed else b""
+        if self.subprotocol is not None:
+            more += b"Sec-WebSocket-Protocol: %b\r\n" % self.subprotocol.encode()
+        digest = b64encode(sha1(self.key + _GUID, usedforsecurity=False).digest())
+        return (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (digest, more)
+        )
+
+
+def is_valid_key(key: str | bytes) -> bool:
+    """Whether a Sec-WebSocket-Key is the base64 of 16 bytes, as RFC 6455 section 4.1 wants it."""
+    try:
+        return len(b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+def agreed_subprotocol(requested: Iterable[str]) -> str | None:
+    """Return the subprotocol to answer with, which must be one of those that the client asks for (section 4.2.2).
+
+    Relay speaks the same under each name. A browser that asks for one and gets none ends the connection, so the first is taken.
+
+    Args:
+        requested: Names of subprotocols, or lists of them that are separated by commas.
+    """
+    for names in requested:
+        for name in names[:1024].split(","):
+            if _is_token(name.strip()):
+                return name.strip()
+    return None
+
+
+class _Head:
+    """Collects what httptools reports of a request's head."""
+
+    __slots__ = ("headers", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+
+def read_handshake(data: bytes) -> Handshake | None:
+    """Read the first bytes of a connection; None unless they hold a whole and valid opening handshake."""
+    head = _Head()
+    parser = httptools.HttpRequestParser(head)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade as upgrade:
+        end: int = upgrade.args[0]
+    except httptools.HttpParserError:
+        return None
+    else:
+        return None  # more is to come, or it is an ordinary request
+    if parser.get_method() != b"GET" or parser.get_http_version() != "1.1":
+        return None
+    headers = dict(head.headers)
+    names = [name for name, _ in head.headers]
+    key = headers.get(b"sec-websocket-key", b"")
+    offers = headers.get(b"sec-websocket-extensions", b"")
+    is_valid = (
+        b"host" in headers
+        and headers.get(b"upgrade", b"").lower() == b"websocket"
+        and headers.get(b"sec-websocket-version") == b"13"
+        and is_valid_key(key)
+        and offers.isascii()
+        and not any(names.count(name) > 1 for name in _ONCE)
+        and not any(name in headers for name in _BODY)
+    )
+    path = head.target.partition(b"?")[0]
+    if not is_valid:
+        return None
+    protocols = [value.decode("latin1") for name, value in head.headers if name == b"sec-websocket-protocol"]
+    return Handshake(path, head.headers, key, offers.decode(), agreed_subprotocol(protocols), data[end:])

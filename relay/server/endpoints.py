@@ -1,0 +1,99 @@
+"""WebSocket endpoints: how a client that comes through the ASGI server is accepted and becomes a session.
+
+They are served before Quart's routing, which would be the dearest part of a handshake.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import structlog
+import trio
+
+from relay.core.closecodes import Close
+from relay.protocols.base import ClientProtocol
+from relay.protocols.handshake import agreed_subprotocol, is_valid_key
+from relay.server.admission import Admission, address_of, peer_of
+from relay.server.cors import header
+from relay.server.hijack import asgi_transport, prepare
+from relay.server.hypercorn_compat.chain import Receive, Send, inspect
+from relay.server.session import Session
+
+_log = structlog.get_logger("relay.endpoints")
+
+
+#: A protocol behind a path: makes one client's instance.
+Endpoint = Callable[[], ClientProtocol]
+
+
+class _Limits(TypedDict):
+    max_message: int
+    dead_peer_timeout: float
+
+
+async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
+    """Accept a client: handshake, hijack, session. Returns when the server's part in the connection is over."""
+    settings = admission.settings
+    peer = peer_of(scope.get("client"))
+    address = address_of(peer)
+    limits: _Limits = {
+        "max_message": settings.max_message_bytes,
+        "dead_peer_timeout": settings.dead_peer_timeout,
+    }
+    terminated = inspect(send).terminated
+    if terminated is not None:
+        admission.drain_when(terminated)
+    try:
+        with trio.fail_after(settings.handshake_timeout):
+            await receive()  # websocket.connect
+            key = header(scope["headers"], b"sec-websocket-key")
+            if key is not None and not is_valid_key(key):  # over HTTP/2 there is none
+                admission.count_rejection("bad_request")
+                await _refuse(scope, send, 400, "Sec-WebSocket-Key is not the base64 of 16 bytes")
+                return
+            reason = admission.rejection_reason(scope["headers"])
+            if reason is not None:
+                admission.count_rejection(reason)
+                is_final = reason in ("origin", "host")
+                if is_final:
+                    _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
+                await _refuse(scope, send, 403 if is_final else 503, reason)
+                return
+            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
+            await send({"type": "websocket.accept", "subprotocol": agreed_subprotocol(scope.get("subprotocols", ()))})
+            if admission.is_full_for(address):
+                admission.count_full()
+                await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
+                return
+            hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
+    except trio.TooSlowError:
+        admission.count_rejection("handshake_timeout")
+        return
+    if hijacked is None:
+        transport = asgi_transport(receive, send, **limits)
+        await Session(admission.context, transport, endpoint(), peer).run()
+        return
+    socket_transport, received = hijacked
+    session = Session(admission.context, socket_transport, endpoint(), peer)
+
+    async def run() -> None:
+        await session.run(socket_transport.feed(received))
+
+    admission.start(run, session.abort)
+
+
+async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:
+    """Refuse a client while the relay is starting."""
+    await receive()  # websocket.connect
+    await _refuse(scope, send, 503, "starting")
+
+
+async def _refuse(scope: Any, send: Send, status: int, reason: str) -> None:
+    """Answer the handshake with a status, where the server can: 503 where the client should try again. Else it is a 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    headers = [(b"content-type", b"text/plain")]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": f"{reason}\n".encode()})

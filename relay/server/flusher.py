@@ -1,0 +1,42 @@
+"""Flushing the hub, with the latency measured: at the end of a subscription's turn, and outside of turns at once."""
+
+from time import monotonic
+
+import trio
+
+from relay.core.hub import Hub
+from relay.metrics import Metrics
+
+
+class Flusher:
+    """Hands out what the hub has gathered. One for a hub.
+
+    Args:
+        hub: Calls `on_pending` when something is to be flushed.
+        metrics: Where the latency is observed.
+    """
+
+    def __init__(self, hub: Hub, metrics: Metrics) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._pending = trio.Event()
+        self._oldest_received = 0.0
+
+    def on_pending(self) -> None:
+        """Note that the hub has something to flush; in a turn of the subscription it is flushed at the turn's end."""
+        self._oldest_received = monotonic()
+        if not self._hub.is_in_turn:
+            self._pending.set()
+
+    def flush(self) -> None:
+        """Flush the hub now, and observe how long the oldest update was pending."""
+        received = self._oldest_received
+        self._hub.flush()
+        self._metrics.latency.observe(monotonic() - received)
+
+    async def run(self) -> None:
+        """Flush what becomes pending outside of a turn, until cancelled."""
+        while True:
+            await self._pending.wait()
+            self._pending = trio.Event()
+            self.flush()

@@ -1,0 +1,65 @@
+"""The heartbeat: one task that sends every client its heartbeat in turn, and enforces the limits that are in seconds."""
+
+import math
+from time import monotonic
+
+import trio
+
+from relay.server.gc_tuning import MemoryTuner
+from relay.server.session_registry import RegisteredSession, SessionRegistry
+from relay.server.statistics import Statistics
+
+#: Seconds between two ticks: limits in seconds are kept to within this.
+TICK = 0.25
+
+_TICKS_PER_SECOND = round(1 / TICK)
+
+
+class Heartbeat:
+    """Looks after all sessions of a registry.
+
+    Args:
+        registry: The sessions.
+        statistics: Reported at each tick.
+        memory: Given a chance to trim once a second.
+        interval: Seconds between two heartbeats to one client.
+    """
+
+    def __init__(self, registry: SessionRegistry, statistics: Statistics, memory: MemoryTuner, interval: float) -> None:
+        self._registry = registry
+        self._statistics = statistics
+        self._memory = memory
+        self._waves = max(1, round(interval / TICK))
+        self._due: list[RegisteredSession] = []
+        self._ticks = 0
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            await trio.sleep(TICK)
+            self._tick()
+
+    def _tick(self) -> None:
+        now = monotonic()
+        for session in list(self._registry.backlogged):
+            session.check_age(now)
+        self._registry.abort_overdue(now - TICK)
+        self._ticks += 1
+        self._send_heartbeats()
+        if self._ticks % _TICKS_PER_SECOND == 0:
+            self._memory.tick()
+        self.report()
+
+    def _send_heartbeats(self) -> None:
+        """Send one wave: each client has its turn once in an interval, rather than all at once."""
+        turn = self._ticks % self._waves
+        if turn == 0:
+            self._due = list(self._registry)
+        wave = math.ceil(len(self._due) / (self._waves - turn))
+        for session in self._due[:wave]:
+            session.heartbeat()
+        del self._due[:wave]
+
+    def report(self) -> None:
+        """Bring the metrics up to date."""
+        self._statistics.report(session.waiting for session in self._registry.backlogged)

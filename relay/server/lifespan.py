@@ -1,0 +1,161 @@
+"""The relay's nursery tree, built part by part before the server accepts, and taken down in the opposite order.
+
+embedded redis            when none is configured
+trio-asyncio loop         redis-py lives here
+  services                subscription, ingester, flusher, heartbeat, stall detection
+    sessions              one nursery for each client
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import trio
+from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
+
+from relay.broker.embedded import embedded_redis
+from relay.broker.service import RedisService, open_redis
+from relay.config import RedisSettings, Settings
+from relay.core.channels import NamedChannels
+from relay.core.hub import Hub
+from relay.metrics import Metrics
+from relay.server.acceptor import Acceptor
+from relay.server.admission import Admission
+from relay.server.cors import CorsPolicy
+from relay.server.drain import drain
+from relay.server.endpoints import Endpoint
+from relay.server.flusher import Flusher
+from relay.server.gc_tuning import MemoryTuner
+from relay.server.heartbeat import Heartbeat
+from relay.server.history import HistoryLoader
+from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.plain_publishes import PlainPublishReceiver
+from relay.server.running_relay import RunningRelay
+from relay.server.session_context import SessionContext, bounds_of
+from relay.server.session_registry import SessionRegistry
+from relay.server.stall_detection import detect_stalls
+from relay.server.statistics import Statistics
+
+#: Seconds between two looks at the Redis connection for the metrics.
+_REPORT_SECONDS = 1.0
+
+
+class _ServerShutdown:
+    """Starts the drain when the server says that it shuts down, before it cancels its connections."""
+
+    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, within: float) -> None:
+        self._nursery = nursery
+        self._registry = registry
+        self._within = within
+        self._is_watching = False
+
+    def watch(self, terminated: Any) -> None:
+        """Drain when an event of the server is set. The first event is watched, which is that of the whole worker."""
+        if not self._is_watching:
+            self._is_watching = True
+            self._nursery.start_soon(self._drain_when, terminated)
+
+    async def _drain_when(self, terminated: Any) -> None:
+        await terminated.wait()
+        await drain(self._registry, self._within)
+
+
+@asynccontextmanager
+async def run_relay(
+    settings: Settings,
+    redis_settings: RedisSettings,
+    metrics: Metrics,
+    named: NamedChannels,
+    policy: CorsPolicy,
+    endpoints: Mapping[str, Endpoint],
+    app: object,
+) -> AsyncIterator[RunningRelay]:
+    """Run a relay for the time of the block. Leaving it closes the clients first, in waves, and joins every task.
+
+    Args:
+        settings: All but where Redis is.
+        redis_settings: Where Redis is; an embedded one is started when none is configured.
+        metrics: Where everything is counted.
+        named: The operator's channels.
+        policy: Which pages may use the relay.
+        endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there.
+        app: The ASGI app, as the server knows it.
+    """
+    async with AsyncExitStack() as stack:
+        url = redis_settings.configured_url()
+        if url is None:
+            url = await stack.enter_async_context(embedded_redis())
+        redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
+        hub = Hub(
+            on_pending=lambda: flusher.on_pending(),
+            on_watched=lambda channel: feeds.on_change(channel),
+            on_unwatched=lambda channel: feeds.on_change(channel),
+            on_behind=lambda channel: feeds.on_behind(channel),
+        )
+        flusher = Flusher(hub, metrics)
+        feeds = redis.follow(hub)
+        feeds.hand_out = flusher.flush
+        ingester = redis.recorder(hub.hear, metrics.updates_unpersisted.inc)
+        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.hear)
+        for channel in (TASK_UPDATES, GENERAL_UPDATES):
+            redis.subscribe_raw(channel, receiver.on_publish)
+        for pattern in named.patterns:
+            redis.subscribe_raw(pattern, partial(receiver.on_pattern, pattern))
+        tasks = redis.tasks(settings.max_tasks)
+        statistics = Statistics(metrics, hub)
+        memory = MemoryTuner()
+        bounds = bounds_of(settings)
+        services = await stack.enter_async_context(_joined_nursery())
+        sessions = await stack.enter_async_context(_joined_nursery())
+        registry = SessionRegistry(
+            sessions,
+            settings.max_clients,
+            settings.max_clients_per_address,
+            settings.close_timeout,
+            statistics,
+            memory,
+        )
+        history = HistoryLoader(feeds.read, bounds)
+        context = SessionContext(settings, bounds, hub, registry, statistics, history.load)
+        drain_seconds = _drain_seconds(settings)
+        admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
+        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
+        acceptor = Acceptor(endpoints, admission)
+        services.start_soon(redis.start_listening, feeds, ingester.start_hearing)
+        for service in (feeds.run, ingester.run, flusher.run, heartbeat.run):
+            services.start_soon(service)
+        services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
+        services.start_soon(_report_redis, redis, hub, metrics)
+        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        stack.enter_context(serving_listeners_of(app, server))
+        memory.start()
+        yield RunningRelay(admission, redis, url, tasks, ingester, heartbeat)
+        await drain(registry, drain_seconds)
+
+
+@asynccontextmanager
+async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose tasks are cancelled at the end of the block."""
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _drain_seconds(settings: Settings) -> float:
+    """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
+    return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
+
+
+async def _report_redis(redis: RedisService, hub: Hub, metrics: Metrics) -> None:
+    """Keep the metrics of the Redis connection current, until cancelled."""
+    reconnects = resets = 0
+    while True:
+        metrics.redis_up.set(redis.alive)
+        metrics.redis_reconnects.inc(redis.reconnects - reconnects)
+        reconnects = redis.reconnects
+        metrics.history_resets.inc(hub.resets - resets)
+        resets = hub.resets
+        await trio.sleep(_REPORT_SECONDS)

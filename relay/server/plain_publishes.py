@@ -1,0 +1,53 @@
+"""What services publish with a plain ``PUBLISH``, from its bytes in Redis to an update for the ingester."""
+
+from collections.abc import Callable
+from time import monotonic
+
+import structlog
+from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
+
+from relay.core.channels import NamedChannels, read_published
+from relay.core.errors import BadMessage
+from relay.core.updates import Update
+from relay.metrics import Metrics
+
+_log = structlog.get_logger("relay.plain_publishes")
+
+
+class PlainPublishReceiver:
+    """Reads plain publishes. A message that cannot be read is counted, logged with its channel, and skipped.
+
+    Args:
+        named: The operator's channels.
+        max_bytes: Longest message.
+        metrics: Where messages are counted.
+        ingest: Takes an update and the message that it was read from; it must neither block nor raise.
+    """
+
+    def __init__(
+        self, named: NamedChannels, max_bytes: int, metrics: Metrics, ingest: Callable[[Update, bytes], None]
+    ) -> None:
+        self._named = named
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._ingest = ingest
+
+    def on_publish(self, channel: str, message: bytes) -> None:
+        """Take a message of one of the two channels that every relay serves."""
+        self._metrics.updates_received.inc()
+        try:
+            if len(message) > self._max_bytes:
+                raise BadMessage("too_big", f"longer than RELAY_MAX_UPDATE_BYTES, {self._max_bytes}")
+            update = read_published(channel, message, monotonic())
+        except BadMessage as error:
+            self._metrics.updates_invalid.labels(error.code).inc()
+            _log.warning(
+                "published message skipped", channel=channel, code=error.code, error=error.message, size=len(message)
+            )
+            return
+        self._ingest(update, message)
+
+    def on_pattern(self, pattern: str, channel: str, message: bytes) -> None:
+        """Take a message of an operator's pattern. Redis sends it once for each pattern that it matches; one counts."""
+        if channel not in (TASK_UPDATES, GENERAL_UPDATES) and self._named.first_match(channel) == pattern:
+            self.on_publish(channel, message)

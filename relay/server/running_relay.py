@@ -1,0 +1,64 @@
+"""A relay that has started: the parts that routes and endpoints use. It exists only while all of them do."""
+
+from dataclasses import dataclass
+
+from relay.broker.recorder import Recorder
+from relay.broker.service import RedisService
+from relay.broker.task_store import TaskStore
+from relay.core.errors import BrokerUnavailable
+from relay.server.admission import Admission
+from relay.server.heartbeat import Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRelay:
+    """One relay process between its start and its shutdown.
+
+    Attributes:
+        admission: The way in for clients.
+        redis: The connection to Redis.
+        redis_url: Where Redis is, with its password.
+        tasks: The tasks in Redis.
+        ingester: Persists plain publishes.
+        heartbeat: Looks after the sessions, and reports their metrics.
+    """
+
+    admission: Admission
+    redis: RedisService
+    redis_url: str
+    tasks: TaskStore
+    ingester: Recorder
+    heartbeat: Heartbeat
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why a load balancer should not send clients here now; None when it may."""
+        if self.admission.context.registry.is_draining:
+            return "draining"
+        if not self.redis.alive:
+            return "redis is not reachable"
+        if self.redis.unready_reason is not None:
+            return "redis does not take writes"
+        return None
+
+
+class RelayHandle:
+    """What the app holds of a relay: nothing before it has started and after it has stopped.
+
+    Attributes:
+        current: The running relay, or None.
+    """
+
+    def __init__(self) -> None:
+        self.current: RunningRelay | None = None
+
+    @property
+    def running(self) -> RunningRelay:
+        """The running relay.
+
+        Raises:
+            BrokerUnavailable: It has not started, or has stopped.
+        """
+        if self.current is None:
+            raise BrokerUnavailable("the relay is starting")
+        return self.current

@@ -1,0 +1,181 @@
+"""The sessions of this process: who is connected, who is closing, who is behind, and the nursery they run in."""
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Protocol
+
+import trio
+
+from relay.core.closecodes import Close
+from relay.server.gc_tuning import MemoryTuner
+from relay.server.statistics import Statistics
+
+
+class RegisteredSession(Protocol):
+    """What the registry, the heartbeat and the drain need of a session. None of it waits."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for logs."""
+
+    @property
+    def transport_name(self) -> str:
+        """The metrics label of the transport."""
+
+    @property
+    def closing(self) -> Close | None:
+        """Why the session ends; None while it is open."""
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait to be written."""
+
+    def close(self, close: Close) -> None:
+        """End the session this way; the first reason wins."""
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat."""
+
+    def check_age(self, now: float) -> None:
+        """Close the session when a message has waited too long; `now` is in seconds of the monotonic clock."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
+def _address_of(session: RegisteredSession) -> str:
+    return session.peer.rpartition(":")[0]
+
+
+class SessionRegistry:
+    """All sessions of this process.
+
+    Args:
+        nursery: Runs the sessions whose sockets were hijacked. Whoever opens it joins them.
+        limit: Sessions that may be open at a time.
+        limit_per_address: How many of them may be of one IP address; 0 is no limit.
+        close_timeout: Seconds that a closing handshake may take.
+        statistics: Counts sessions.
+        memory: Told of clients that come and go.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        limit: int,
+        limit_per_address: int,
+        close_timeout: float,
+        statistics: Statistics,
+        memory: MemoryTuner,
+    ) -> None:
+        self._nursery = nursery
+        self._limit = limit
+        self._limit_per_address = limit_per_address
+        self._of_address = Counter[str]()
+        self._close_timeout = close_timeout
+        self._statistics = statistics
+        self._memory = memory
+        self._all: dict[RegisteredSession, None] = {}
+        self._abort_at: dict[RegisteredSession, float] = {}
+        self._silent: set[trio.CancelScope] = set()
+        self._is_draining = False
+        self._empty = trio.Event()
+        self._empty.set()
+        #: Sessions with something in their send queue.
+        self.backlogged: dict[RegisteredSession, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[RegisteredSession]:
+        return iter(self._all)
+
+    @property
+    def is_full(self) -> bool:
+        """The limit is reached: no further client is accepted."""
+        return len(self._all) >= self._limit
+
+    def is_full_for(self, address: str | None) -> bool:
+        """Whether one of the limits is reached for a client of this IP address."""
+        limit = self._limit_per_address
+        return self.is_full or (limit > 0 and self._of_address.get(address or "", 0) >= limit and address is not None)
+
+    @property
+    def is_draining(self) -> bool:
+        """The relay is shutting down: no further client is accepted."""
+        return self._is_draining
+
+    def start_draining(self) -> None:
+        """Close silent connections now, and each session that begins from now on.
+
+        Sessions that are open are closed by `relay.server.drain`.
+        """
+        self._is_draining = True
+        for scope in list(self._silent):
+            scope.cancel()
+
+    @contextmanager
+    def silent_connection(self, scope: trio.CancelScope) -> Iterator[None]:
+        """For the time of the block, cancel a scope when draining starts. It waits for the first bytes of a connection."""
+        self._silent.add(scope)
+        try:
+            yield
+        finally:
+            self._silent.discard(scope)
+
+    def start(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a session in the registry's nursery.
+
+        Raises:
+            trio.RunFinishedError: The relay has stopped.
+        """
+        try:
+            self._nursery.start_soon(run)
+        except RuntimeError:
+            raise trio.RunFinishedError("the relay has stopped") from None
+
+    def add(self, session: RegisteredSession) -> None:
+        """Register a session that begins; while draining it is closed at once."""
+        self._all[session] = None
+        if self._empty.is_set():
+            self._empty = trio.Event()
+        self._of_address[_address_of(session)] += 1
+        self._memory.on_client_started()
+        self._statistics.on_session_started(session.transport_name)
+        if self._is_draining:
+            session.close(Close.SHUTDOWN)
+
+    def on_closing(self, session: RegisteredSession, close: Close) -> None:
+        """Count a session that is about to end, and limit how long its closing handshake may take."""
+        self._abort_at[session] = monotonic() + self._close_timeout
+        self._statistics.on_session_closing(close, session.peer, session.waiting)
+
+    def remove(self, session: RegisteredSession) -> None:
+        """Forget a session that has ended; its connection is closed."""
+        del self._all[session]
+        self._abort_at.pop(session, None)
+        address = _address_of(session)
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
+        self._memory.on_client_ended(had_long_queue=session.closing is not None and session.closing.is_slow)
+        self._statistics.on_session_ended(session.transport_name)
+        if not self._all:
+            self._empty.set()
+
+    def abort_overdue(self, now: float) -> None:
+        """Abort each connection whose closing handshake has passed its deadline.
+
+        Args:
+            now: Seconds of the monotonic clock.
+        """
+        for session in [session for session, due in self._abort_at.items() if now > due]:
+            self._abort_at[session] = math.inf
+            session.abort()
+
+    async def wait_empty(self) -> None:
+        """Wait until no session is left."""
+        await self._empty.wait()

@@ -1,0 +1,182 @@
+"""The endpoint of ``/events``: how an HTTP response becomes a session, on a hijacked socket or over ASGI."""
+
+import socket
+from typing import Any
+from urllib.parse import parse_qs
+
+import trio
+from relay_wire.channels import GENERAL
+
+from relay.core.channels import NamedChannels, task_channel
+from relay.core.closecodes import Close
+from relay.core.errors import BadMessage
+from relay.core.outbox import Batch, Framing, Outbox
+from relay.protocols.frames import Event, PeerClosed
+from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
+from relay.server.admission import Admission, address_of, peer_of
+from relay.server.cors import header
+from relay.server.hijack import abort_hook, hijack_response
+from relay.server.http_guard import answer
+from relay.server.hypercorn_compat.chain import Receive, Send, inspect
+from relay.server.session import Session
+from relay.server.transports import AsgiTransport, SocketTransport
+
+PATH = "/events"
+
+#: Milliseconds after which a client reconnects: usually, and from a relay that drains, when all do at once.
+RETRY = (1000, 3000)
+RETRY_DRAINING = (1000, 10_000)
+
+#: The same for a client that was refused: the relay is full, draining or starting.
+RETRY_REFUSED = (2000, 10_000)
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
+]
+
+
+def chunk(payload: bytes) -> bytes:
+    """Frame a payload as a chunk of HTTP/1.1 (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+class _HangUpReader:
+    """Reads a client of an event stream, which can do nothing but hang up."""
+
+    in_message = False
+
+    def receive(self, data: bytes) -> list[Event]:
+        return [] if data else [PeerClosed(1000)]
+
+
+class EventSocketTransport(SocketTransport):
+    """An event stream on a hijacked socket."""
+
+    __slots__ = ()
+
+    framing = Framing(chunk, b"".join)
+
+    def __init__(self, sock: socket.socket, dead_peer_timeout: float) -> None:
+        super().__init__(sock, _HangUpReader(), dead_peer_timeout)
+
+    def heartbeat(self) -> bytes:
+        return chunk(HEARTBEAT)
+
+    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
+        if close.is_slow:
+            # There is no way to send the reason; a stream that breaks off has the client reconnect.
+            raise trio.BrokenResourceError("a slow client's stream is broken off")
+        ending = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
+        outbox.push(Batch(ending, 0, len(ending)), 0)
+
+
+class EventAsgiTransport(AsgiTransport):
+    """An event stream behind the ASGI server."""
+
+    __slots__ = ()
+
+    framing = Framing(bytes, tuple)
+
+    async def drain(self, outbox: Outbox) -> None:
+        self._is_writing = True
+        while outbox:
+            for payload in outbox.head().chunk[outbox.written :]:
+                await self._send({"type": "http.response.body", "body": payload, "more_body": True})
+                outbox.written += 1
+            outbox.pop()
+        self._is_writing = False
+
+    async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - nothing that is sent here has an end
+        message = await self._receive()
+        if message["type"] != "http.disconnect":
+            return []
+        if not self._is_writing:  # over HTTP/2 others share the connection
+            self._abort_via = None
+        return [PeerClosed(1000)]
+
+    def heartbeat(self) -> Any | None:
+        return (HEARTBEAT,)
+
+    async def close(self, outbox: Outbox, close: Close) -> None:
+        if close in (Close.GONE, Close.NORMAL) or close.is_slow:
+            return
+        await self.drain(outbox)
+        ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
+        await self._send({"type": "http.response.body", "body": ending, "more_body": False})
+        self._abort_via = None
+
+
+def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) -> list[str]:
+    """Return the channels that a query names.
+
+    Raises:
+        BadMessage: None, an unknown one, or more than the limit.
+    """
+    channels = [task_channel(task_id) for task_id in query.get("task", [])]
+    if query.get("general", ["0"])[-1] not in ("0", "false", ""):
+        channels.append(GENERAL)
+    for name in query.get("channel", []):
+        if name not in named:
+            raise BadMessage("unknown_channel", f"no such channel: {name[:64]}")
+        channels.append(name)
+    if not channels:
+        raise BadMessage("nothing_wanted", "say what to follow: ?task=ID (repeatable) or ?general=1")
+    if len(set(channels)) > limit:
+        raise BadMessage("too_many_subscriptions", f"at most {limit} channels on one connection")
+    return list(dict.fromkeys(channels))
+
+
+async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a client that is to come back: a 200 that ends at once, and says when.
+
+    An `EventSource` never reconnects after any other status.
+    """
+    headers = [*_HEADERS, *cors]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
+
+
+async def accept_reader(admission: Admission, named: NamedChannels, scope: Any, receive: Receive, send: Send) -> None:
+    """Begin the response, hijack it where that is possible, and serve it as a session."""
+    settings = admission.settings
+    chain = inspect(send)
+    if chain.terminated is not None:
+        admission.drain_when(chain.terminated)
+    cors = admission.policy.answer_headers(scope["headers"])
+    peer = peer_of(scope.get("client"))
+    reason = admission.rejection_reason(scope["headers"])
+    if reason is None and admission.is_full_for(address_of(peer)):
+        reason = Close.FULL.label
+    if reason is not None:
+        admission.count_rejection(reason)
+        await refuse(send, cors)
+        return
+    query = parse_qs(scope["query_string"].decode("latin1"))
+    try:
+        channels = _channels_of(query, named, settings.max_subscriptions)
+    except BadMessage as error:
+        await answer(send, 400, {"code": error.code, "message": error.message}, cors)
+        return
+    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
+    sock = None
+    try:
+        with trio.fail_after(settings.handshake_timeout):
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *cors]})
+            await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
+            # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
+            if settings.hijack_sockets and scope["http_version"] == "1.1":
+                sock = await hijack_response(send)
+    except trio.TooSlowError:
+        admission.count_rejection("handshake_timeout")
+        return
+    protocol = SseProtocol(channels, last_event_id)
+    if sock is None:
+        abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
+        asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
+        await Session(admission.context, asgi, protocol, peer).run()
+        return
+    transport = EventSocketTransport(sock, settings.dead_peer_timeout)
+    session = Session(admission.context, transport, protocol, peer)
+    admission.start(session.run, session.abort)

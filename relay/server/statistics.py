@@ -1,0 +1,86 @@
+"""Counts of one process's sessions. Hot paths add to plain integers, and `Statistics.report` moves them into the metrics."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import structlog
+
+from relay.core.closecodes import Close
+from relay.core.hub import Hub
+from relay.metrics import Metrics
+
+_log = structlog.get_logger("relay.sessions")
+
+#: Metric label of a subscription's outcome, by `recovered` of the answer to it.
+_OUTCOMES = {None: "new", True: "recovered", False: "not_recovered"}
+
+
+class Statistics:
+    """What the sessions of this process did since the last report.
+
+    Attributes:
+        messages_sent: Messages written to clients.
+        updates_coalesced: Updates that were merged into others for slow clients.
+    """
+
+    def __init__(self, metrics: Metrics, hub: Hub) -> None:
+        self._metrics = metrics
+        self._hub = hub
+        self.messages_sent = 0
+        self.updates_coalesced = 0
+        self._accepted = Counter[str]()  # by transport
+        self._connected = Counter[str]()
+        self._recoveries = Counter[bool | None]()  # by outcome
+
+    def on_session_started(self, transport: str) -> None:
+        """Count a session that began on this kind of transport."""
+        self._accepted[transport] += 1
+        self._connected[transport] += 1
+
+    def on_session_closing(self, close: Close, peer: str, waiting: int) -> None:
+        """Count why a session ends, and log it when the client caused it.
+
+        Args:
+            close: The reason.
+            peer: The client's address, for the log.
+            waiting: Messages that were still queued for the client.
+        """
+        self._metrics.connections_closed.labels(close.label).inc()
+        if close.is_drop:
+            self._metrics.connections_dropped.labels(close.label).inc()
+            _log.info("client dropped", client=peer, reason=close.label, code=close.code, waiting=waiting)
+
+    def on_session_ended(self, transport: str) -> None:
+        """Count a session whose connection is closed."""
+        self._connected[transport] -= 1
+
+    def on_recovery(self, recovered: bool | None) -> None:
+        """Count a subscription that got its history; `recovered` is None for a new subscriber."""
+        self._recoveries[recovered] += 1
+
+    def on_invalid_message(self, code: str) -> None:
+        """Count a client's message that was refused, by the code of the refusal."""
+        self._metrics.messages_invalid.labels(code).inc()
+
+    def report(self, queue_depths: Iterable[int]) -> None:
+        """Bring the metrics up to date.
+
+        Args:
+            queue_depths: Messages that wait for each client that has any.
+        """
+        metrics = self._metrics
+        metrics.messages_sent.inc(self.messages_sent)
+        metrics.updates_coalesced.inc(self.updates_coalesced)
+        self.messages_sent = self.updates_coalesced = 0
+        for transport, count in self._connected.items():
+            metrics.connections.labels(transport).set(count)
+            metrics.connections_accepted.labels(transport).inc(self._accepted[transport])
+        for recovered, count in self._recoveries.items():
+            metrics.recoveries.labels(_OUTCOMES[recovered]).inc(count)
+        self._accepted.clear()
+        self._recoveries.clear()
+        metrics.subscriptions.set(self._hub.subscriptions)
+        metrics.channels.set(len(self._hub.channels))
+        depths = list(queue_depths)
+        metrics.queue_depth.set(sum(depths))
+        metrics.queue_depth_max.set(max(depths, default=0))

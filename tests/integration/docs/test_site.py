@@ -1,0 +1,38 @@
+"""The documentation site builds without warnings and loads nothing from other hosts."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(directory)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return directory
+
+
+def test_pages_outside_of_docs_are_on_the_site(site: Path) -> None:
+    assert 'href="deploy.html"' in (site / "index.html").read_text()
+    assert (site / "clients" / "python.html").exists()
+    assert (site / "contributing.html").exists()
+
+
+def test_reference_has_every_public_module(site: Path) -> None:
+    hub = (site / "reference" / "relay" / "core" / "hub.html").read_text()
+    assert 'id="relay.core.hub.Hub.subscribe"' in hub
+    for module in ("relay_client", "relay_client/errors", "relay_wire/keys"):
+        assert (site / "reference" / f"{module}.html").exists()
+
+
+def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
+        assert not [tag for tag in tags if re.search(r"(?:src|href)=\"?(?:https?:)?//", tag)], page
