@@ -127,7 +127,7 @@ def test_an_end_that_cannot_be_told_is_raised(flavour: Flavour, redis_server: Re
             if error is not None:
                 raise error
 
-    with reporter(flavour, redis_server.url, within=0.2) as report:
+    with reporter(flavour, redis_server.url, within=0.2, on_error="raise") as report:
         with pytest.raises(NotDelivered):
             run(report, None)
         with pytest.raises(NotDelivered), report("u"):
@@ -369,8 +369,10 @@ def test_a_reporter_that_is_not_open_says_so(redis_server: RedisServer) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("option", "value"), [("rate", 0), ("heartbeat", 0.0), ("heartbeat", float("inf"))])
-def test_options_are_checked(option: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("rate", 0), ("heartbeat", 0.0), ("heartbeat", float("inf")), ("on_error", "x")]
+)
+def test_options_are_checked(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
         TaskReporter("redis://127.0.0.1:1/0", **{option: value})
 
@@ -385,7 +387,7 @@ def _report_in_child(report: TaskReporter, task: Any, url: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_reports_on_tasks_of_its_own(redis_server: RedisServer) -> None:
-    with TaskReporter(redis_server.url) as report, report("parent") as task:
+    with TaskReporter(redis_server.url, on_error="raise") as report, report("parent") as task:
         task.progress(10)
         fork = multiprocessing.get_context("fork")
         child = fork.Process(target=_report_in_child, args=(report, task, redis_server.url))
