@@ -1,4 +1,4 @@
-"""Updates as JSON text, each field by itself: that is how the publish script wants them."""
+"""Updates as JSON text, each field by itself, as the publish script takes them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from uuid import UUID
 
 
 def _default(value: Any) -> Any:
-    """What services put into updates and JSON has no form for, in the form that the server's own publisher gives it."""
+    """Return a JSON value for a common type that JSON has no form for."""
     match value:
         case datetime() | date() | time():
             return value.isoformat()
@@ -32,12 +32,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def encode(value: Any) -> bytes:
-    """JSON text. Raises TypeError or ValueError for what has no JSON form, NaN among it."""
+    """Return JSON text. Raises TypeError or ValueError for what has no JSON form, NaN among it."""
     return _encode(value).encode()
 
 
 def encode_fields(update: Mapping[str, Any]) -> dict[str, bytes]:
-    """Each field's JSON text. Raises TypeError or ValueError."""
+    """Return the JSON text of each field. Raises TypeError or ValueError."""
     if not isinstance(update, Mapping):
         raise TypeError(f"an update is a mapping of fields, not {type(update).__name__}")
     fields = {}
@@ -49,12 +49,12 @@ def encode_fields(update: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def object_of(fields: Mapping[str, bytes]) -> bytes:
-    """The JSON object of such fields."""
+    """Return the JSON object of encoded fields."""
     return b"{%b}" % b",".join(encode(name) + b":" + value for name, value in fields.items())
 
 
 def decode_fields(flat: Mapping[bytes | str, bytes | str] | Iterable[bytes | str]) -> dict[str, Any]:
-    """A task's fields as Redis answers ``HGETALL``, in RESP2's or RESP3's form. What is no JSON is left out."""
+    """Return a task's fields from Redis' answer to ``HGETALL``, in RESP2's or RESP3's form. What is no JSON is left out."""
     items: Iterable[tuple[bytes | str, bytes | str]]
     items = flat.items() if isinstance(flat, Mapping) else zip(*[iter(flat)] * 2, strict=True)
     fields = {}

@@ -1,4 +1,4 @@
-"""What publishers send: updates checked, encoded, and made into calls of Redis."""
+"""The updates of publishers: checked, encoded, and made into calls of Redis."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from relay_client.publishing.call import Call
 
 
 def task_channel(task_id: str | int) -> str:
-    """The channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
+    """Return the channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
     if isinstance(task_id, bool) or not isinstance(task_id, str | int):
         raise TypeError(f"a task id is a str or an int, not {type(task_id).__name__}")
     name = str(task_id)
@@ -53,12 +53,12 @@ def _was_taken(answer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """Makes calls of updates.
+    """Makes calls of updates. All methods raise TypeError or ValueError for what cannot be published.
 
-    sharded:   the server is a cluster
-    max_bytes: longest update; a relay does not take longer ones
-
-    All methods raise TypeError or ValueError for what cannot be published.
+    Attributes:
+        retention: How much Redis keeps, and for how long.
+        sharded: Whether the server is a cluster.
+        max_bytes: Length of the longest update, in bytes; a relay does not take longer ones.
     """
 
     retention: Retention
@@ -67,12 +67,11 @@ class Updates:
 
     @classmethod
     def from_environment(cls, retention: Retention | None, *, sharded: bool) -> "Updates":
-        """With the bounds that the environment gives."""
+        """Make one with the limits that the environment gives. Raises ValueError that names the variable."""
         return cls(retention or environment.retention(), sharded, environment.max_update_bytes())
 
     def on(self, channel: str, data: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """An update of a channel by its name: ``task:<id>``, ``general``, or an operator-named one. The last call's outcome is
-        its position."""
+        """Return the calls of an update on a channel by its name; the last call's outcome is the update's position."""
         if not isinstance(channel, str) or not 0 < len(channel) <= len(TASK_PREFIX) + MAX_NAME_LENGTH:
             raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}")
         if channel.startswith(TASK_PREFIX):
@@ -91,7 +90,7 @@ class Updates:
     def task_update(
         self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None
     ) -> list[Call]:
-        """Fields of a task."""
+        """Return the calls of a task's update; the last call's outcome is its position."""
         channel = task_channel(task_id)
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
@@ -103,14 +102,14 @@ class Updates:
         return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update))]
 
     def general_update(self, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """Something for every client. The announcement of a task gives it its first state, where it has none."""
+        """Return the calls of an update for every client. A task's announcement gives it its first state."""
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
         return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
     def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
-        """The announcement of a new task."""
+        """Return the calls that announce a new task."""
         task_channel(task_id)
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
@@ -121,7 +120,7 @@ class Updates:
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
     def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
-        """As a relay does it that hears a plain announcement."""
+        """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
             return []
@@ -175,7 +174,7 @@ class Updates:
         return data
 
     def _envelope(self, kind: str, data: bytes, task_id: str | None = None) -> bytes:
-        """As existing services write it."""
+        """Return a message as existing services write it."""
         task = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
         return self._checked(
             b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), task, data, encode(time.time()))
@@ -194,6 +193,6 @@ def _task_call(channel: str, call: ScriptCall) -> Call:
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:
-    """Its outcome is the number of those who heard it; on a cluster, at one node."""
+    """Return a plain PUBLISH. Its outcome is the number of subscribers; on a cluster, of one node."""
     command = ("PUBLISH", redis_channel, message)
     return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int)

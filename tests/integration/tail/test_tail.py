@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import trio
-from relay_client.subscribe import Position, Update
+from relay_client.subscriber import Position, Update
 from relay_client.tail.command import Recent, announced_task, run_tail, tasks_url
 from relay_client.tail.errors import TailError
 from relay_client.tail.progress_view import Board, printable
