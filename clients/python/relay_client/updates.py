@@ -23,8 +23,11 @@ from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
 from relay_client.publishing.call import Call
+
+#: Length of an idempotency key, in characters.
+_MAX_KEY_LENGTH = 1000
 
 
 def task_channel(task_id: str | int) -> str:
@@ -34,6 +37,9 @@ def task_channel(task_id: str | int) -> str:
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
+    if not is_well_formed(name):
+        # Not repaired: two ids could become one.
+        raise ValueError(f"a task id must be Unicode text without lone surrogates, not {name!r}")
     return TASK_PREFIX + name
 
 
@@ -80,8 +86,10 @@ class Updates:
             return self.general_update(data, durable=durable, key=key)
         if channel in (TASK_UPDATES, GENERAL_UPDATES) or channel.startswith(keys.PREFIX):
             raise ValueError(f"{channel!r} is Redis' name, not Relay's: publish to 'task:<id>' or 'general'")
-        if len(channel) > MAX_NAME_LENGTH:
-            raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {len(channel)}")
+        if len(channel) > MAX_NAME_LENGTH or not is_well_formed(channel):
+            raise ValueError(
+                f"a channel's name is Unicode text of 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}"
+            )
         message = self._checked(object_of(encode_fields(data)))
         if not durable:
             return [_plain(channel, channel, message)]
@@ -151,6 +159,10 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
+        if key is not None and (not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH or not is_well_formed(key)):
+            raise ValueError(
+                f"an idempotency key is Unicode text of {_MAX_KEY_LENGTH} characters at most, not {key!r:.80}"
+            )
         script, names, values = publications.publish_call(
             channel,
             kind,
