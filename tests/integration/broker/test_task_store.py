@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from relay.broker import script_calls, task_store
 from relay.broker.service import RedisService, open_redis
-from relay.broker.task_store import TaskStore
+from relay.broker.task_store import Task, TaskStore
 from relay.config import RedisSettings, Settings
 from tests.harness import RedisServer
 
@@ -85,7 +85,7 @@ async def test_what_expired_is_forgotten_and_does_not_return_as_stalled(redis_se
 async def test_a_filter_that_finds_nothing_costs_a_few_round_trips_and_says_that_it_is_not_finished(
     limit: int, redis_server: RedisServer
 ) -> None:
-    async with opened(redis_server) as (redis, tasks, _):
+    async with opened(redis_server) as (redis, tasks, counting):
         await publish(redis, 3000, status="in_progress")
         page = await tasks.page(limit, frozenset({"failed"}), None, None)
         assert page.tasks == []
@@ -118,7 +118,8 @@ async def test_a_page_lists_each_task_once_the_latest_first(redis_server: RedisS
     async with opened(redis_server) as (redis, tasks, _):
         await publish(redis, 100, status="completed")
         await publish(redis, 40, status="in_progress")
-        found, after = [], None
+        found: list[Task] = []
+        after = None
         for _ in range(100):
             page = await tasks.page(7, frozenset({"completed"}), None, after)
             found += page.tasks
