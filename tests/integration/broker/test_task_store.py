@@ -91,9 +91,9 @@ async def test_a_filter_that_finds_nothing_costs_a_few_round_trips_and_says_that
         assert page.tasks == []
         assert page.next is not None
         assert counting.round_trips <= 20
-        pages = 1
-        while page.next is not None:
-            page = await tasks.page(limit, frozenset({"failed"}), None, page.next)
+        pages, after = 1, page.next
+        while after:
+            after = (await tasks.page(limit, frozenset({"failed"}), None, after)).next
             pages += 1
         assert pages <= 6
 
