@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
+    cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
 
     redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     task_stall_seconds: float = Field(60.0, gt=0, description="silence after which a task in progress is stalled")
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
+    max_clients_per_address: int = Field(
+        0, ge=0, description="clients of one IP address; 0 is no limit, as behind a proxy, whose address all have"
+    )
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
@@ -123,11 +127,14 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="names in the Host header, without port, separated by commas; * is any"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins")
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @model_validator(mode="after")
@@ -136,8 +143,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
-        if self.queue_bytes < self.max_state_bytes:
-            raise ValueError("queue_bytes: must be at least RELAY_MAX_STATE_BYTES, or no client could get such a state")
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl):
             raise ValueError(
                 "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, or positions would be lost"

@@ -9,35 +9,35 @@ export interface Position {
 export type Fields = { readonly [name: string]: any };
 
 export interface Update {
-  /** "reset": the relay could not resume, updates may be missing, and the state begins anew; the relay's state of the task follows. */
+  /** "reset": the relay could not resume, updates may be missing, and the state starts empty; if the task has one, it follows. */
   type: "task_update" | "general_update" | "reset";
   /** "task:<id>" or "general". */
   channel: string;
   /** null for general updates. */
   taskId: string | null;
-  /** The fields as they were sent; several updates come as one when the relay had to fold them. */
+  /** The fields as published. A slow client may get several updates of a task merged into one. */
   data: Fields;
-  /** Of a task: all fields so far, later ones over earlier ones. Not to be changed. */
+  /** All fields of the task so far, later values over earlier ones. Do not modify it. */
   state: Fields;
-  /** null for an update that Redis did not record. */
+  /** null for an update that Redis did not persist. */
   position: Position | null;
-  /** `data` is the folded state, which a new follower gets first. */
+  /** `data` is the folded state, which a new subscriber of a task gets first. */
   isState: boolean;
 }
 
 export interface ConnectionChange {
   isUp: boolean;
-  /** In words. */
+  /** The reason, for people. */
   detail: string;
-  /** Milliseconds until the next try; null when it came, and when it is not tried again. */
+  /** Milliseconds until the next attempt; null if the connection is open, or if there will be no further attempt. */
   retryIn: number | null;
 }
 
-/** What went wrong for good. */
+/** An error after which the relay does not deliver a channel, or nothing at all. */
 export class RelayError extends Error {
-  /** One of the relay's error codes, or a close code. */
+  /** One of the relay's error codes, or a close code. "too_many_subscriptions": beyond RELAY_MAX_SUBSCRIPTIONS (256). */
   readonly code: string | number | null;
-  /** The channel that is not served; null when it is the connection that has ended. */
+  /** The channel that is not delivered; null if the whole connection has ended. */
   readonly channel: string | null;
 }
 
@@ -45,52 +45,52 @@ export class RelayError extends Error {
 export interface RelayClientOptions {
   /** For Node before 22: that of the package ws. By default the global one. */
   WebSocket?: new (url: string) => any;
-  /** By channel, where to go on, as `positions` of a former client had it. */
+  /** By channel, where to resume: `positions` of an earlier client. */
   positions?: { readonly [channel: string]: Position };
-  /** The tasks' states there, as `states` had them; without them `Update.state` has only what came since. */
+  /** The states at these positions: `states` of an earlier client. Without them `Update.state` has only the fields that came since. */
   states?: { readonly [channel: string]: Fields };
   /** From the first packet to the open WebSocket. Default 10000. */
   connectTimeout?: number;
-  /** Silence after which the relay is asked whether it is there. Default 25000. */
+  /** After this long without a message from the relay, it is sent a ping. Default 25000. */
   heartbeat?: number;
-  /** How long its answer may take. Default 10000. */
+  /** How long the answer to a ping may take. Default 10000. */
   heartbeatTimeout?: number;
-  /** The first delay before a new connection, at most; it doubles with each try, each drawn at random from 0 on. Default 1000. */
+  /** Upper bound of the first delay before reconnecting. It doubles with each attempt; the delay is uniform from 0. Default 1000. */
   retryBase?: number;
-  /** The longest delay. Default 20000. */
+  /** Upper bound of every delay. Default 20000. */
   retryCap?: number;
-  /** Called when the connection comes or goes. */
+  /** Called when the connection is opened or lost. */
   onConnection?: (change: ConnectionChange) => void;
-  /** Called when something has gone wrong for good. By default it is thrown where nobody catches it. */
+  /** Called when a channel cannot be followed, or the relay does not accept this client. By default it is thrown uncaught. */
   onError?: (error: RelayError) => void;
-  /** Numbers from 0 to 1; default Math.random. */
+  /** Random numbers from 0 to 1. Default Math.random. */
   random?: () => number;
 }
 
 /**
- * A subscriber of one relay. It connects at once, and again whenever it must, until `close`.
+ * A subscriber of one relay. It connects at once, and again whenever the connection is lost, until `close`.
  *
- * An error that a callback throws is thrown on where nobody catches it; the other callbacks are called all the same.
+ * If a callback throws, the error is thrown uncaught, and the other callbacks are called all the same.
  */
 export class RelayClient {
   /**
    * @param url of the relay's /ws/tasks: ws://, wss://, or in a browser a path, such as "/ws/tasks"
-   * @throws TypeError for a URL or a WebSocket that cannot be; RangeError for times that are not positive
+   * @throws TypeError if the URL is wrong or there is no WebSocket; RangeError if a time is not positive
    */
   constructor(url: string | URL, options?: RelayClientOptions);
 
-  /** Follow a task, beginning with its state. Returns a function that ends that. */
+  /** Follow a task, beginning with its state. Returns a function that stops it. */
   task(taskId: string | number, onUpdate: (update: Update) => void): () => void;
 
-  /** Follow the general updates. Returns a function that ends that. */
+  /** Follow the general updates. Returns a function that stops it. */
   general(onUpdate: (update: Update) => void): () => void;
 
-  /** By channel, where each stands: what to give to the next client, to go on from here. */
+  /** By channel, the position of the last update. Give it to the next client to resume from here. */
   readonly positions: { [channel: string]: Position };
 
-  /** By channel, the tasks' states at these positions. */
+  /** By channel, the states of the tasks at these positions. */
   readonly states: { [channel: string]: Fields };
 
-  /** End it: no callback is called any more. */
+  /** Close the connection: no callback is called any more. */
   close(): void;
 }

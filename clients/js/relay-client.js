@@ -3,23 +3,22 @@
 //   const relay = new RelayClient("wss://relay.example/ws/tasks");
 //   const stop = relay.task("demo", (update) => console.log(update.state));
 //
-// A connection that breaks, and a relay that restarts, are mended: every update comes once and in order, or one of type "reset"
-// comes, which says that some are missing. relay-client.d.ts has every type.
+// After a broken connection or a restart of the relay it resumes: every update comes once and in order, or one of type "reset" comes,
+// which says that some are missing. relay-client.d.ts has every type.
 //
-// Here are the WebSocket and the timers; what to say and to believe is decided in subscriptions.js.
+// Here are the WebSocket and the timers; what to send and to believe is decided in subscriptions.js.
 
-import { Confused, fullJitter, GENERAL, namesOf, RelayError, Subscriptions, TASK_PREFIX } from "./subscriptions.js";
+import { fullJitter, GENERAL, namesOf, ProtocolError, RelayError, Subscriptions, TASK_PREFIX } from "./subscriptions.js";
 
 export { RelayError };
 
+/** After these close codes a client stays away: those that relay/core/closecodes.py marks as final, which a test compares. */
+const FINAL_CLOSE_CODES = new Set([1002, 1003, 1007, 1008, 1009]);
 
-/** After these nobody is to come back: docs/protocol.md has the table. */
-const FINAL_CLOSE_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009]);
+/** A connection that lasted this many milliseconds counts as a good one: the next delay is the shortest again. */
+const GOOD_MS = 5_000;
 
-/** A connection that lasted so many milliseconds counts as good: the next delay is the shortest again. */
-const GOOD = 5_000;
-
-/** A subscriber of one relay. It connects at once, and again whenever it must, until `close`. */
+/** A subscriber of one relay. It connects at once, and again whenever the connection is lost, until `close`. */
 export class RelayClient {
   #url;
   #options;
@@ -43,7 +42,7 @@ export class RelayClient {
       ...options,
     };
     if (typeof this.#options.WebSocket !== "function") {
-      throw new TypeError("there is no WebSocket here: give one, new RelayClient(url, { WebSocket }), from the package ws");
+      throw new TypeError("this environment has no WebSocket: pass that of the package ws, new RelayClient(url, { WebSocket })");
     }
     for (const name of ["connectTimeout", "heartbeat", "heartbeatTimeout", "retryBase", "retryCap"]) {
       if (!(this.#options[name] > 0)) throw new RangeError(`${name} must be positive, in milliseconds`);
@@ -63,21 +62,21 @@ export class RelayClient {
     this.#connect();
   }
 
-  /** Follow a task. Returns a function that ends that. */
+  /** Follow a task. Returns a function that stops it. */
   task(taskId, onUpdate) {
     const id = String(taskId);
     if (id.length < 1 || id.length > 255) throw new RangeError("a task id has 1 to 255 characters");
     return this.#follow(TASK_PREFIX + id, onUpdate);
   }
 
-  /** Follow the general updates. Returns a function that ends that. */
+  /** Follow the general updates. Returns a function that stops it. */
   general(onUpdate) {
     return this.#follow(GENERAL, onUpdate);
   }
 
   #follow(name, callback) {
-    if (typeof callback !== "function") throw new TypeError("give a function that takes updates");
-    if (this.#isClosed) throw new RelayError("this client is closed; make another one", null, name);
+    if (typeof callback !== "function") throw new TypeError("onUpdate must be a function");
+    if (this.#isClosed) throw new RelayError("this client is closed; make another RelayClient", null, name);
     const channel = this.#subscriptions.follow(name);
     let isNew = true;
     const take = (update) => {
@@ -85,7 +84,7 @@ export class RelayClient {
       callback(update);
     };
     if (name !== GENERAL) {
-      // Where others follow it already, or a former client did, this one begins with what they have seen.
+      // If the channel is followed already, or a stored state was given, this callback begins with that state.
       queueMicrotask(() => {
         const { state, position } = channel;
         if (!isNew || !channel.callbacks.has(take) || Object.keys(state).length === 0) return;
@@ -105,7 +104,7 @@ export class RelayClient {
     }
   }
 
-  /** By channel, where each stands: give it to the next client as `positions`, to go on from here. */
+  /** By channel, the position of the last update. Give it to the next client as `positions`, to resume from here. */
   get positions() {
     const all = [...this.#subscriptions.channels.values()].filter(({ position }) => position !== null);
     return Object.fromEntries(all.map(({ name, position }) => [name, position]));
@@ -117,7 +116,7 @@ export class RelayClient {
     return Object.fromEntries(all.map(({ name, state }) => [name, state]));
   }
 
-  /** End it: no callback is called any more. */
+  /** Close the connection: no callback is called any more. */
   close() {
     this.#isClosed = true;
     for (const channel of this.#subscriptions.channels.values()) channel.callbacks.clear();
@@ -128,9 +127,10 @@ export class RelayClient {
     const { WebSocket, connectTimeout } = this.#options;
     const socket = new WebSocket(this.#url.href);
     let openedAt = null;
+    let hasFailed = false;
     this.#socket = socket;
-    this.#timers.connect = setTimeout(() => this.#lost("no answer in time", openedAt), connectTimeout);
-    // A socket that was given up may still say something: nobody listens then.
+    this.#timers.connect = setTimeout(() => this.#lost("the connection was not opened in time", openedAt), connectTimeout);
+    // A socket that was abandoned may still have events.
     const ifCurrent = (handle) => (event) => {
       if (this.#socket === socket) handle(event);
     };
@@ -138,36 +138,40 @@ export class RelayClient {
       clearTimeout(this.#timers.connect);
       openedAt = performance.now();
       this.#subscriptions.connected();
-      this.#beat(openedAt);
+      this.#restartHeartbeat(openedAt);
       call(this.#options.onConnection, { isUp: true, detail: `connected to ${this.#url.href}`, retryIn: null });
       this.#send();
     });
     socket.onmessage = ifCurrent(({ data }) => {
-      this.#beat(openedAt);
+      this.#restartHeartbeat(openedAt);
       try {
         this.#subscriptions.receive(data, performance.now());
       } catch (error) {
-        if (!(error instanceof Confused)) throw error;
-        this.#lost(`the relay cannot be understood: ${error.message}`, openedAt);
+        if (!(error instanceof ProtocolError)) throw error;
+        this.#lost(`the relay sent something unexpected: ${error.message}`, openedAt);
         return;
       }
       this.#send();
     });
-    socket.onclose = ifCurrent(({ code, reason }) => this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, code));
-    // A close follows at once, and says more; but not from Node's own WebSocket when a handshake fails.
+    // After an error the code is that of this end, about something garbled on the way: no decision of the relay.
+    socket.onclose = ifCurrent(({ code, reason }) => {
+      this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, hasFailed ? null : code);
+    });
+    // A close event usually follows at once, and says more; but not from Node's own WebSocket when a handshake fails.
     socket.onerror = ifCurrent(() => {
+      hasFailed = true;
       clearTimeout(this.#timers.failed);
       this.#timers.failed = setTimeout(() => this.#lost("the connection failed", openedAt), 0);
     });
   }
 
-  /** Something was heard: after some silence ask, and if nothing comes then, give the connection up. */
-  #beat(openedAt) {
+  /** Something has arrived. After some silence send a ping, and if nothing comes then, give the connection up. */
+  #restartHeartbeat(openedAt) {
     const { heartbeat, heartbeatTimeout } = this.#options;
     clearTimeout(this.#timers.heartbeat);
     this.#timers.heartbeat = setTimeout(() => {
-      this.#timers.heartbeat = setTimeout(() => this.#lost("the relay fell silent", openedAt), heartbeatTimeout);
-      this.#subscriptions.pingIsDue = true;
+      this.#timers.heartbeat = setTimeout(() => this.#lost("the relay is silent", openedAt), heartbeatTimeout);
+      this.#subscriptions.isPingDue = true;
       this.#send();
     }, heartbeat);
   }
@@ -182,19 +186,17 @@ export class RelayClient {
     if (wait !== Infinity) this.#timers.wake = setTimeout(() => this.#send(), Math.ceil(wait));
   }
 
-  /** The connection has ended, or is given up. */
+  /** The connection has ended, or is abandoned. */
   #lost(detail, openedAt, code = null) {
     const { onConnection, onError, retryBase, retryCap, random } = this.#options;
-    // The relay counts it as our error when Redis is away.
-    const isExcused = code === 1008 && this.#subscriptions.unavailable > 0;
     this.#drop();
-    if (FINAL_CLOSE_CODES.has(code) && !isExcused) {
+    if (FINAL_CLOSE_CODES.has(code)) {
       this.#isClosed = true;
       call(onConnection, { isUp: false, detail, retryIn: null });
-      call(onError, new RelayError(`the relay does not want us back: ${detail}`, code));
+      call(onError, new RelayError(`the relay does not accept this client: ${detail}`, code));
       return;
     }
-    if (openedAt !== null && performance.now() - openedAt >= GOOD) this.#attempt = 0;
+    if (openedAt !== null && performance.now() - openedAt >= GOOD_MS) this.#attempt = 0;
     const retryIn = fullJitter(this.#attempt++, retryBase, retryCap, random);
     this.#timers.retry = setTimeout(() => this.#connect(), retryIn);
     call(onConnection, { isUp: false, detail, retryIn });
@@ -209,7 +211,7 @@ export class RelayClient {
   }
 }
 
-/** An error in a callback is its own: the next one is called all the same. */
+/** Call a callback. If it throws, the others are called all the same. */
 function call(callback, argument) {
   try {
     callback(argument);
@@ -218,7 +220,7 @@ function call(callback, argument) {
   }
 }
 
-/** Where nobody catches it: the console of a browser, the end of a Node process. */
+/** Throw where nothing catches it: the console of a browser, the end of a Node process. */
 function throwLater(error) {
   queueMicrotask(() => {
     throw error;

@@ -1,16 +1,24 @@
-// What a subscriber follows, where it stands, and what it says to the relay next. Decisions only: no socket, no clock, no timer.
+// What a subscriber follows, where each channel stands, and what to send to the relay next. Decisions only: no socket, no timer.
 
 export const GENERAL = "general";
 export const TASK_PREFIX = "task:";
 
-/** Requests without an answer: one until the relay has shown that it can serve us, then so many. */
-const WINDOW = 64;
+/**
+ * Requests that may be unanswered at a time, once the relay has served one. Before that it is one. A relay ends a connection after
+ * RELAY_MAX_CLIENT_ERRORS (16) errors: when it refuses more subscriptions, fewer than that are under way.
+ */
+const WINDOW = 12;
 
-/** The first and the longest delay, in milliseconds, before asking again while Redis is away. */
+/** Bounds in milliseconds of the first and of the longest delay between two attempts while Redis is unavailable. */
 const UNAVAILABLE_DELAYS = [500, 10_000];
 
-/** What went wrong for good. `code`: one of the relay's, or a close code; `channel`: whose it is, where it is only one's. */
+/** An error after which the relay does not deliver a channel, or nothing at all. */
 export class RelayError extends Error {
+  /**
+   * @param {string} message
+   * @param {string | number | null} code one of the relay's error codes, or a close code
+   * @param {string | null} channel the channel that is not delivered; null if it is the whole connection
+   */
   constructor(message, code, channel = null) {
     super(message);
     this.name = "RelayError";
@@ -19,40 +27,70 @@ export class RelayError extends Error {
   }
 }
 
-/** Full jitter: at random between nothing and a step that doubles with each attempt, up to the cap. */
+/** Full jitter: uniform between 0 and a bound that doubles with each attempt, up to the cap. */
 export const fullJitter = (attempt, base, cap, random) => random() * Math.min(cap, base * 2 ** Math.min(attempt, 32));
 
-/** The relay said what does not fit: give the connection up, and resume on another. */
-export class Confused extends Error {}
+/** The relay sent what does not fit. The connection must be closed; the next one resumes. */
+export class ProtocolError extends Error {}
 
-class Followed {
+/**
+ * One channel. Its phase on the present connection:
+ *
+ *   "unsubscribed"  --request sent-->  "requested"  --subscribed, nothing follows-->  "live"
+ *                                                   --subscribed, state follows-->    "awaiting state"  --task_update-->  "live"
+ *
+ * An unrequested "subscribed" is a reset, and leads to "live" or "awaiting state" again. A lost connection leads back to
+ * "unsubscribed"; from "awaiting state" it also discards the position, so that the next connection receives the state after all.
+ */
+class ChannelState {
   constructor(name, position, state) {
     this.name = name;
+    this.phase = "unsubscribed";
     this.position = position; // of the last update, to resume from
-    this.top = null; // where the relay says that the channel stands, as long as its state may still come
+    this.awaited = null; // in "awaiting state", the position of the state
     this.state = state;
-    this.isFollowed = false; // the relay has confirmed it, on this connection
     this.callbacks = new Set();
   }
 
-  get words() {
+  get requestFields() {
     return this.name === GENERAL ? { channel: GENERAL } : { task_id: this.name.slice(TASK_PREFIX.length) };
+  }
+
+  get isConfirmed() {
+    return this.phase === "live" || this.phase === "awaiting state";
+  }
+
+  confirm(position, stateFollows, isRecovered) {
+    this.phase = "live";
+    if (isRecovered) return;
+    this.state = {};
+    if (stateFollows) [this.phase, this.awaited] = ["awaiting state", position];
+    else [this.position, this.awaited] = [position, null];
+  }
+
+  disconnect() {
+    if (this.phase === "awaiting state") this.position = this.awaited = null;
+    this.phase = "unsubscribed";
   }
 }
 
 /**
- * What is followed, where it stands, and what to say to the relay next. It outlives its connections.
- *
- * Requests are answered in their order. With "subscribed" the relay tells where a channel stands; a new follower's state, if there
- * is one, comes before any later answer. Until either has come the position is not ours: if the connection breaks before, the next
- * one begins anew and gets the state after all.
+ * The state of one subscriber. It outlives its connections. Towards the relay it is a queue of requests, answered in the order in
+ * which they were sent.
  */
 export class Subscriptions {
-  constructor(positions, states, deliver, refuse, random) {
+  /**
+   * @param {object} positions by channel, where to resume
+   * @param {object} states by channel, the folded states there
+   * @param {(channel: ChannelState, update: object) => void} onUpdate
+   * @param {(error: RelayError) => void} onRefused called when a channel is not followed, though it was requested
+   * @param {() => number} random
+   */
+  constructor(positions, states, onUpdate, onRefused, random) {
     this.positions = new Map(Object.entries(positions));
     this.states = new Map(Object.entries(states));
-    this.deliver = deliver;
-    this.refuse = refuse;
+    this.onUpdate = onUpdate;
+    this.onRefused = onRefused;
     this.random = random;
     this.channels = new Map();
     this.disconnected();
@@ -62,11 +100,11 @@ export class Subscriptions {
     let channel = this.channels.get(name);
     if (channel === undefined) {
       const position = this.positions.get(name) ?? null;
-      channel = new Followed(name, position, position === null ? {} : (this.states.get(name) ?? {}));
+      channel = new ChannelState(name, position, position === null ? {} : (this.states.get(name) ?? {}));
       this.positions.delete(name);
       this.states.delete(name);
       this.channels.set(name, channel);
-      if (this.isConnected) this.queue.push({ type: "subscribe", channel });
+      if (this.isConnected) this.pending.push({ type: "subscribe", channel });
     }
     return channel;
   }
@@ -75,160 +113,162 @@ export class Subscriptions {
     if (this.channels.get(channel.name) !== channel) return;
     this.channels.delete(channel.name);
     if (!this.isConnected) return;
-    const queued = this.queue.findIndex((request) => request.type === "subscribe" && request.channel === channel);
-    if (queued >= 0) this.queue.splice(queued, 1); // not even asked for yet
-    else this.queue.push({ type: "unsubscribe", channel });
+    const index = this.pending.findIndex((request) => request.type === "subscribe" && request.channel === channel);
+    if (index >= 0) this.pending.splice(index, 1);
+    else this.pending.push({ type: "unsubscribe", channel });
   }
 
   connected() {
     this.isConnected = true;
-    // Whoever connects gets general updates unasked.
-    if (!this.channels.has(GENERAL)) this.queue.push({ type: "unsubscribe", channel: new Followed(GENERAL, null, {}) });
-    for (const channel of this.channels.values()) this.queue.push({ type: "subscribe", channel });
+    // A relay sends general updates to every client that does not decline them.
+    if (!this.channels.has(GENERAL)) this.pending.push({ type: "unsubscribe", channel: new ChannelState(GENERAL, null, {}) });
+    for (const channel of this.channels.values()) this.pending.push({ type: "subscribe", channel });
   }
 
   disconnected() {
-    this.isConnected = this.pingIsDue = false;
-    this.queue = [];
-    this.asked = [];
-    this.uncertain = [];
+    this.isConnected = this.isPingDue = false;
+    this.pending = [];
+    this.unanswered = [];
     this.window = 1;
+    this.limit = Infinity;
     this.retryAt = -Infinity;
-    this.tries = this.unavailable = 0;
-    for (const channel of this.channels.values()) {
-      channel.isFollowed = false;
-      if (channel.top !== null) channel.position = channel.top = null; // its state is still to come
-    }
+    this.attempts = 0;
+    for (const channel of this.channels.values()) channel.disconnect();
   }
 
-  /** What to send now, or null. It counts as sent. */
+  /** The next message to send, or null. It counts as sent. */
   nextRequest(now) {
-    if (this.pingIsDue) {
-      this.pingIsDue = false;
-      return this.#ask({ type: "ping" });
+    if (this.isPingDue) {
+      this.isPingDue = false;
+      return this.#send({ type: "ping" });
     }
-    if (this.queue.length === 0 || this.asked.length >= this.window || now < this.retryAt) return null;
-    const request = this.queue.shift();
-    // The answer to a ping shows, where the last channel has no state, that none will come.
-    if (request.type === "subscribe" && this.queue.length === 0) this.pingIsDue = true;
-    return this.#ask(request);
+    while (this.pending.length > 0 && this.unanswered.length < this.window && now >= this.retryAt) {
+      const request = this.pending.shift();
+      if (request.type !== "subscribe" || this.#confirmed() < this.limit) return this.#send(request);
+      this.#refuse(request.channel, "too_many_subscriptions");
+    }
+    return null;
   }
 
-  /** When to ask for the next request again, if nothing comes before. */
+  /** When to call `nextRequest` again at the latest. */
   wakeAt(now) {
-    return this.queue.length > 0 && this.retryAt > now ? this.retryAt : Infinity;
+    return this.pending.length > 0 && this.retryAt > now ? this.retryAt : Infinity;
   }
 
-  #ask(request) {
+  #send(request) {
     const { type, channel } = request;
-    this.asked.push(request);
+    this.unanswered.push(request);
     if (type === "ping") return JSON.stringify({ type });
-    if (type === "unsubscribe") return JSON.stringify({ type, ...channel.words });
+    if (type === "unsubscribe") return JSON.stringify({ type, ...channel.requestFields });
     request.since = channel.position;
-    return JSON.stringify({ type, ...channel.words, position: channel.position });
+    channel.phase = "requested";
+    return JSON.stringify({ type, ...channel.requestFields, position: channel.position });
   }
 
-  /** A message of the relay. Throws Confused when it does not fit. */
+  /** The channels that the relay has confirmed, and still counts. */
+  #confirmed() {
+    let count = 0;
+    for (const channel of this.channels.values()) if (channel.isConfirmed) count += 1;
+    return count;
+  }
+
+  /** Take a message of the relay. Throws ProtocolError if it does not fit. */
   receive(text, now) {
     let message = null;
     try {
       message = JSON.parse(text);
     } catch {
-      // told below
+      // reported below
     }
     switch (message?.type) {
       case undefined:
-        throw new Confused(`not a relay's message: ${String(text).slice(0, 200)}`);
+        throw new ProtocolError(`this is no message of a relay: ${String(text).slice(0, 200)}`);
       case "task_update":
-        return this.#update(TASK_PREFIX + message.task_id, message);
+        return this.#onUpdate(TASK_PREFIX + message.task_id, message);
       case "general_update":
-        return this.#update(GENERAL, message);
+        return this.#onUpdate(GENERAL, message);
       case "subscribed":
-        return this.#subscribed("task_id" in message ? TASK_PREFIX + message.task_id : message.channel, message);
+        return this.#onSubscribed("task_id" in message ? TASK_PREFIX + message.task_id : message.channel, message);
       case "unsubscribed":
-        return void this.#answered("unsubscribe");
+        return this.#answered("unsubscribe");
       case "pong":
-        return void this.#answered("ping");
+        return this.#answered("ping");
       case "error":
-        return this.#error(message, now);
+        return this.#onError(message, now);
       default: // of a newer relay
     }
   }
 
   #answered(type) {
-    if (this.asked[0]?.type !== type) throw new Confused(`an answer to "${type}", which is not the oldest request`);
-    this.#certain();
-    return this.asked.shift();
+    if (this.unanswered[0]?.type !== type) throw new ProtocolError(`an answer to "${type}", which is not the oldest request`);
+    this.unanswered.shift();
   }
 
-  /** An answer came: a state that belonged to an earlier one would have come before it. */
-  #certain() {
-    for (const channel of this.uncertain) {
-      if (channel.top !== null) [channel.position, channel.top] = [channel.top, null];
+  #onSubscribed(name, { position, state: stateFollows, recovered }) {
+    if (!position || typeof stateFollows !== "boolean") {
+      throw new ProtocolError("a subscription without its position, or without telling whether a state follows");
     }
-    this.uncertain = [];
-  }
-
-  #subscribed(name, message) {
-    if (!message.position) throw new Confused("a subscription without a position");
-    const head = this.asked[0];
+    const oldest = this.unanswered[0];
     let channel = this.channels.get(name);
     let hadPosition = true;
-    if (head?.type === "subscribe" && head.channel.name === name) {
-      this.#answered("subscribe");
+    if (oldest?.type === "subscribe" && oldest.channel.name === name) {
+      this.unanswered.shift();
       this.window = WINDOW;
-      this.tries = 0;
-      channel = head.channel;
-      channel.isFollowed = true;
-      if (message.recovered === true) return;
-      hadPosition = head.since !== null;
+      this.attempts = 0;
+      channel = oldest.channel;
+      hadPosition = oldest.since !== null;
+    } else if (!channel?.isConfirmed) {
+      return; // a reset from before our newest request
+    }
+    channel.confirm(position, stateFollows, recovered === true);
+    if (recovered !== true && hadPosition) this.#deliver(channel, "reset", {}, position, false);
+  }
+
+  #onError({ code, message }, now) {
+    const channel = this.unanswered.shift()?.channel ?? null;
+    const isWanted = channel !== null && this.channels.get(channel.name) === channel;
+    if (code === "unavailable" && channel !== null) {
+      this.window = 1;
+      channel.phase = "unsubscribed";
+      if (isWanted) this.pending.push({ type: "subscribe", channel });
+      if (now >= this.retryAt) this.retryAt = now + fullJitter(this.attempts++, ...UNAVAILABLE_DELAYS, this.random);
     } else {
-      this.#certain(); // the channel's line broke
-      if (!channel?.isFollowed) return;
+      if (code === "too_many_subscriptions") this.limit = Math.min(this.limit, this.#confirmed());
+      if (channel === null || isWanted) this.#refuse(channel, code, message);
     }
-    channel.state = {};
-    channel.top = message.position;
-    this.uncertain.push(channel);
-    if (name === GENERAL) this.#certain(); // it has no state
-    if (hadPosition) this.#deliver(channel, "reset", {}, message.position, false);
   }
 
-  #error({ code, message }, now) {
-    this.#certain();
-    const channel = this.asked.shift()?.channel ?? null;
-    if (code !== "unavailable" || channel === null) {
-      if (channel !== null && this.channels.get(channel.name) === channel) this.channels.delete(channel.name);
-      const what = channel?.name ?? "a message";
-      return this.refuse(new RelayError(`the relay refused ${what}: ${message} (${code})`, code, channel?.name ?? null));
-    }
-    this.unavailable += 1;
-    this.window = 1;
-    if (this.channels.get(channel.name) === channel) this.queue.push({ type: "subscribe", channel });
-    if (now >= this.retryAt) this.retryAt = now + fullJitter(this.tries++, ...UNAVAILABLE_DELAYS, this.random);
+  #refuse(channel, code, message = "") {
+    if (channel !== null) this.channels.delete(channel.name);
+    const what = channel?.name ?? "a message";
+    const text =
+      code === "too_many_subscriptions"
+        ? `${what} is not followed: the relay lets one connection follow ${this.limit} channels (RELAY_MAX_SUBSCRIPTIONS); stop following others, or make another RelayClient`
+        : `the relay refused ${what}: ${message} (${code})`;
+    this.onRefused(new RelayError(text, code, channel?.name ?? null));
   }
 
-  #update(name, { data, position = null }) {
+  #onUpdate(name, { data, position = null }) {
     const channel = this.channels.get(name);
-    // Not wanted any more; or a general update that came before we asked for positions.
-    if (!channel?.isFollowed) return;
-    if (typeof data !== "object" || data === null) throw new Confused("an update without data");
+    // No longer wanted; or a general update from before the answer to our request.
+    if (!channel?.isConfirmed) return;
+    if (typeof data !== "object" || data === null) throw new ProtocolError("an update without data");
     let isState = false;
     if (position !== null) {
-      const stands = channel.top ?? channel.position;
-      if (stands !== null) {
-        if (position.epoch !== stands.epoch) throw new Confused(`${name} has another epoch, and nobody told`);
-        isState = channel.top !== null && position.offset === stands.offset;
-        if (position.offset <= stands.offset && !isState) return; // we have it
+      isState = channel.phase === "awaiting state";
+      const reached = isState ? channel.awaited : channel.position;
+      if (reached !== null) {
+        if (position.epoch !== reached.epoch) throw new ProtocolError(`${name} has another epoch without a reset`);
+        if (position.offset < reached.offset || (position.offset === reached.offset && !isState)) return; // received before
       }
-      channel.position = position;
-      channel.top = null;
+      [channel.position, channel.awaited, channel.phase] = [position, null, "live"];
     }
     if (name !== GENERAL) channel.state = { ...channel.state, ...data };
     this.#deliver(channel, name === GENERAL ? "general_update" : "task_update", data, position, isState);
   }
 
   #deliver(channel, type, data, position, isState) {
-    this.deliver(channel, { type, ...namesOf(channel), data, state: channel.state, position, isState });
+    this.onUpdate(channel, { type, ...namesOf(channel), data, state: channel.state, position, isState });
   }
 }
 

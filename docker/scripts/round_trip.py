@@ -12,7 +12,8 @@ from secrets import token_hex
 
 import trio
 from redis_place import Place, find_redis
-from relay_client.subscribe import ConnectionChange, SubscriptionError, Updates, subscribe
+from relay_client.subscriber import ConnectionChange, SubscriptionError
+from relay_client.subscriber.trio import Updates, subscribe
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 

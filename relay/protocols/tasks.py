@@ -64,10 +64,9 @@ def _subscribed(channel: str, position: Position, recovered: bool | None, *, has
         recovered: Whether what came after the client's position follows; None when it gave none.
         has_state: Whether exactly one update with the folded state follows, at the position.
     """
-    answer: dict[str, Any] = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
-    if recovered is not None:
-        answer["recovered"] = recovered
-    return _json({**answer, "state": has_state})
+    outcome = {} if recovered is None else {"recovered": recovered}
+    answer = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
+    return _json({**answer, **outcome, "state": has_state})
 
 
 @lru_cache(maxsize=65_536)

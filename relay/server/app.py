@@ -19,8 +19,10 @@ from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.api import add_api
+from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
+from relay.server.http_guard import HttpGuard
 from relay.server.lifespan import run_relay
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
@@ -49,6 +51,8 @@ class RelayApp(QuartTrio):
         self.named = NamedChannels(settings.extra_channels)
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
+        self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
+        self._guard = HttpGuard(self.policy)
         self.has_failed = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -68,13 +72,25 @@ class RelayApp(QuartTrio):
                 await refuse_starting(scope, receive, send)
             else:
                 await accept_client(running.admission, endpoint, scope, receive, send)
-        elif scope["type"] == "http" and path == sse_endpoint.PATH and scope["method"] == "GET":
-            if running is None:
-                await sse_endpoint.refuse_starting(send)
-            else:
-                await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve_http(path, scope, receive, send)
         else:
             await super().asgi_app(scope, receive, send)
+
+    async def _serve_http(self, path: str, scope: Any, receive: Any, send: Any) -> None:
+        guard = self._guard
+        running = self.relay.current
+        if (reason := guard.rejection_reason(path, scope["headers"])) is not None:
+            self.metrics.connections_refused.labels(reason).inc()
+            await guard.refuse(send, reason)
+        elif await guard.answers_preflight(scope, path, send):
+            pass
+        elif path != sse_endpoint.PATH or scope["method"] != "GET":
+            await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+        elif running is None:
+            await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
+        else:
+            await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
@@ -86,7 +102,7 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         async with AsyncExitStack() as stack:
             hypercorn_compat.install()
             raise_file_limit()
-            relay = run_relay(app.settings, app.redis_settings, app.metrics, app.named, app.endpoints, app)
+            relay = run_relay(app.settings, app.redis_settings, app.metrics, app.named, app.policy, app.endpoints, app)
             app.relay.current = await stack.enter_async_context(relay)
             nursery = await stack.enter_async_context(trio.open_nursery())
             app.nursery = nursery  # Quart's background tasks

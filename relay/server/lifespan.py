@@ -22,13 +22,14 @@ from relay.core.hub import Hub
 from relay.metrics import Metrics
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
+from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.endpoints import Endpoint
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.history import HistoryLoader
-from relay.server.hypercorn_compat import serving_listeners_of
+from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.running_relay import RunningRelay
 from relay.server.session_context import SessionContext, bounds_of
@@ -66,6 +67,7 @@ async def run_relay(
     redis_settings: RedisSettings,
     metrics: Metrics,
     named: NamedChannels,
+    policy: CorsPolicy,
     endpoints: Mapping[str, Endpoint],
     app: object,
 ) -> AsyncIterator[RunningRelay]:
@@ -76,6 +78,7 @@ async def run_relay(
         redis_settings: Where Redis is; an embedded one is started when none is configured.
         metrics: Where everything is counted.
         named: The operator's channels.
+        policy: Which pages may use the relay.
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there.
         app: The ASGI app, as the server knows it.
     """
@@ -105,11 +108,18 @@ async def run_relay(
         bounds = bounds_of(settings)
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
-        registry = SessionRegistry(sessions, settings.max_clients, settings.close_timeout, statistics, memory)
+        registry = SessionRegistry(
+            sessions,
+            settings.max_clients,
+            settings.max_clients_per_address,
+            settings.close_timeout,
+            statistics,
+            memory,
+        )
         history = HistoryLoader(feeds.read, bounds)
         context = SessionContext(settings, bounds, hub, registry, statistics, history.load)
         drain_seconds = _drain_seconds(settings)
-        admission = Admission(context, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
+        admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
         heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
         acceptor = Acceptor(endpoints, admission)
         services.start_soon(redis.start_listening, feeds, ingester.start_hearing)
@@ -117,7 +127,8 @@ async def run_relay(
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(_report_redis, redis, hub, metrics)
-        stack.enter_context(serving_listeners_of(app, acceptor.serve_listeners))
+        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        stack.enter_context(serving_listeners_of(app, server))
         memory.start()
         yield RunningRelay(admission, redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)

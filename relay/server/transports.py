@@ -34,6 +34,10 @@ NOTSENT_LOWAT = 128 * 1024
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
+#: Seconds that a client behind the ASGI server has to answer a close frame, and messages that it may have sent before.
+_LINGER = 1.0
+_LINGER_MESSAGES = 64
+
 #: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
 _GATHER = 64
 
@@ -231,9 +235,10 @@ class AsgiTransport:
         abort_via: Closes the connection under the server, where that is possible. Without it a client that stops reading is
             held until the server drops it. After the closing handshake has begun on either side the server closes the
             connection: a reset might overtake the close frame.
+        violation: Returns how the client broke RFC 6455 or a limit, where the server notices that.
     """
 
-    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send")
+    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send", "_violation")
 
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
@@ -246,12 +251,14 @@ class AsgiTransport:
         max_message: int,
         ping_via: Callable[[], Awaitable[None]] | None,
         abort_via: Callable[[], None] | None,
+        violation: Callable[[], Close | None] = lambda: None,
     ) -> None:
         self._receive = receive
         self._send = send
         self._max_message = max_message
         self._ping_via = ping_via
         self._abort_via = abort_via
+        self._violation = violation
         self._is_writing = False
 
     async def drain(self, outbox: Outbox) -> None:
@@ -273,6 +280,9 @@ class AsgiTransport:
             if not self._is_writing:
                 self._abort_via = None
             return [PeerClosed(message.get("code") or 1005)]
+        violation = self._violation()
+        if violation is not None:
+            return [Violation(violation)]
         content = message.get("text")
         if content is None:
             content = message["bytes"]
@@ -289,8 +299,14 @@ class AsgiTransport:
             outbox.clear()
         await self.drain(outbox)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
-        if not close.is_slow:  # which may not read that either
-            self._abort_via = None
+        if close.is_slow:  # it may not read that either
+            return
+        # Until the client has answered: a server that closes at once may reset the connection, and the frame may be lost.
+        with trio.move_on_after(_LINGER):
+            for _ in range(_LINGER_MESSAGES):
+                if (await self._receive())["type"] == "websocket.disconnect":
+                    break
+        self._abort_via = None
 
     def abort(self) -> None:
         abort_via, self._abort_via = self._abort_via, None

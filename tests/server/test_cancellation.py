@@ -21,6 +21,7 @@ from relay.core.updates import Position, Update
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
 from relay.server.admission import Admission
+from relay.server.cors import CorsPolicy
 from relay.server.endpoints import accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
@@ -299,7 +300,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
     answered = ended = 0
     async with trio.open_nursery() as sessions_nursery:
         world = World(sessions_nursery, hijack_sockets=hijack_sockets, close_timeout=1.0)
-        admission = Admission(world.context, world.metrics, lambda terminated: None)
+        admission = Admission(world.context, CorsPolicy("*", "*"), world.metrics, lambda terminated: None)
         await settled()
         before = trio.lowlevel.current_statistics().tasks_living, open_descriptors()
         step = 0

@@ -11,7 +11,7 @@ import trio
 from prometheus_client import Counter, Gauge
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Message, Pong, TextMessage
+from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings
@@ -132,7 +132,12 @@ class World:
         self.statistics = Statistics(self.metrics, self.hub)
         self.memory = MemoryTuner()
         self.sessions = SessionRegistry(
-            nursery, self.settings.max_clients, self.settings.close_timeout, self.statistics, self.memory
+            nursery,
+            self.settings.max_clients,
+            self.settings.max_clients_per_address,
+            self.settings.close_timeout,
+            self.statistics,
+            self.memory,
         )
         bounds = bounds_of(self.settings)
         #: Reads a channel's history; without one Redis is away.
@@ -500,7 +505,7 @@ async def test_each_client_has_its_heartbeat_once_in_an_interval_and_not_all_at_
     times: dict[int, list[float]] = {}
 
     async def note_heartbeats(number: int) -> None:
-        while isinstance(await peers[number].event(), Pong):
+        while isinstance(await peers[number].event(), Ping):
             times.setdefault(number, []).append(trio.current_time())
 
     async with trio.open_nursery() as readers:
@@ -528,7 +533,7 @@ async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(
     assert [await peer.event() for _ in range(2)] == [
         TextMessage(data=msgspec.json.encode(task_update("a", number, 9000)).decode()) for number in (1, 2)
     ]
-    assert isinstance(await peer.event(), Pong)
+    assert isinstance(await peer.event(), Ping)
 
 
 async def test_pongs_and_pings_of_the_client(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -743,6 +748,8 @@ class AsgiPeer:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         self.sent.append(message)
+        if message["type"] == "websocket.close":
+            self.to_session.send_nowait({"type": "websocket.disconnect", "code": message["code"]})
 
     def abort(self) -> None:
         self.aborted = True

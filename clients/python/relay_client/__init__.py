@@ -1,7 +1,7 @@
 """Publish and follow the progress of background tasks through Relay.
 
-For threads: `Publisher`, `TaskReporter`. The same names for asyncio are in `relay_client.aio`, for Trio in `relay_client.trio`.
-`relay_client.subscribe` follows tasks.
+For threads: `Publisher`, `TaskReporter`, `subscribe`. The same names for asyncio are in `relay_client.aio`, for Trio in
+`relay_client.trio`.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from relay_client.progress.task import TaskCancelled as TaskCancelled
     from relay_client.publisher import Publisher as Publisher
     from relay_client.reporter import TaskReporter as TaskReporter
+    from relay_client.subscriber.threads import subscribe as subscribe
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _LAZY_EXPORTS = {
     "Task": "relay_client.progress.task",
     "TaskCancelled": "relay_client.progress.task",
     "TaskReporter": "relay_client.reporter",
+    "subscribe": "relay_client.subscriber.threads",
 }
 
 __all__ = ["__version__", *_LAZY_EXPORTS]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import redis
@@ -16,12 +17,12 @@ from websockets.sync.server import ServerConnection, serve
 
 from benchmarks.compare import compared
 from benchmarks.generator.client import Client
-from benchmarks.generator.counting import Counting, Tally
+from benchmarks.generator.counting import Counting
 from benchmarks.latency import Latencies
-from benchmarks.load import Load, LoadFailed
+from benchmarks.load import Load, LoadFailed, Received
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
-from benchmarks.peers.relay import DURABLE, PLAIN
+from benchmarks.peers.relay import DURABLE, PLAIN, RELAY, TLS_VARIANTS
 from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.publisher import AckCounter, Publisher, PublishFailed
 from benchmarks.results import Check, Report, Results, Row
@@ -47,19 +48,18 @@ class Counted:
     """A client whose bytes come from the test."""
 
     def __init__(self, way: str) -> None:
-        self.tally = Tally()
         self.messages: list[bytes] = []
         self.controls: list[int] = []
         self.client = Client("t")
         self.client.is_closed = False
         self.client.is_sampled = True
+        self.tally = Received(UPDATES, readers=1)
         counting = Counting(
-            self.tally,
             lambda _, message: self.messages.append(message),
             lambda _, first, __: self.controls.append(first),
         )
         self._count = getattr(counting, WAYS[way])
-        self.tally.arm(UPDATES, readers=1, keep_last=False)
+        counting.arm(self.tally, keep_last=False)
 
     def receive(self, data: bytes) -> None:
         buffer = bytearray(self.client.rest + data)
@@ -92,7 +92,7 @@ def test_every_update_is_counted_however_reads_cut_it(way: str, piece: int) -> N
     for i in range(0, len(data), piece):
         counted.receive(data[i : i + piece])
     assert counted.tally.updates == UPDATES
-    assert counted.tally.is_complete
+    assert counted.tally.done == 1
     assert counted.tally.disordered == 0
     assert counted.tally.latency.total == UPDATES
 
@@ -177,6 +177,24 @@ def test_a_server_that_loses_updates_is_found_out(sequences: list[int], wrong: b
     assert received.is_complete is not wrong
     assert received.missing == missing
     assert received.updates == 2 * len(sequences)
+
+
+def test_several_generators_are_one_load() -> None:
+    go = threading.Event()
+
+    def send(connection: ServerConnection) -> None:
+        assert go.wait(20)
+        connection.send(update(0).decode())
+
+    with fan_out(send) as port, Load(20_000) as load:
+        connected = load.connect(TASKS, port, ["t"] * 3, notes=['"subscribed"'])
+        assert (connected.clients, connected.failed, connected.noted['"subscribed"']) == (3, 0, 3)
+        assert connected.ready.total == 3
+        assert load.arm(1) == 3
+        go.set()
+        received = load.collect(10, quiet=0.5)
+    assert received.is_complete
+    assert (received.expected, received.readers, received.updates, received.latency.total) == (1, 3, 3, 3)
 
 
 def test_a_server_that_hangs_up_is_found_out() -> None:
@@ -354,6 +372,20 @@ def test_peers_that_cannot_run_say_what_they_need() -> None:
     )  # fmt: skip
     assert absent.missing() == "not installed: no-such-package, no-such-program (install it)"
     assert len({peer.name for peer in PEERS}) == len(PEERS) == 13
+
+
+@pytest.mark.parametrize("peer", [*PEERS, RELAY, *TLS_VARIANTS], ids=lambda peer: peer.name)
+def test_a_peers_command_and_configuration_can_be_filled_in(peer: Peer, tmp_path: Path) -> None:
+    command, environ = peer.prepare(
+        tmp_path, port=1, publish_port=2, redis_url="redis://127.0.0.1:3/0", key="key.pem", chain="chain.pem"
+    )
+    written = [path.read_text().replace("$arg_id", "") for path in tmp_path.iterdir()]
+    assert not [text for text in (*command, *environ.values(), *written) if "$" in text]
+    update = make_update("t", 160)
+    published = Template(peer.publishing.command(update)).fill(1, 2)
+    assert b"00000001" in published
+    assert b"@@" not in published
+    assert b"##" not in published
 
 
 def report(**figures: float) -> Report:

@@ -92,13 +92,20 @@ def test_redis_service(tmp_path: Path, redis_server: RedisServer) -> None:
 def test_following(tmp_path: Path, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay()
     run(example_of('"task-123", title'), tmp_path, redis_server)
-    example = example_of("ws://127.0.0.1:8000/ws/tasks").replace("ws://127.0.0.1:8000/ws/tasks", relay.url)
-    assert "task-123 {" in run(example, tmp_path, redis_server)
+    threads, asynchronous = [
+        example.replace("ws://127.0.0.1:8000/ws/tasks", relay.url) for example in EXAMPLES if "ws://" in example
+    ]
+    on_trio = asynchronous.replace("relay_client.aio", "relay_client.trio").replace(
+        "asyncio.run(main())", "trio.run(main)"
+    )
+    for example in (threads, asynchronous, on_trio.replace("import asyncio", "import trio")):
+        assert "task-123 {" in run(example, tmp_path, redis_server)
 
 
 def test_the_errors_of_the_table_are_those_there_are() -> None:
     from relay_client import errors
+    from relay_client.subscriber import SubscriptionError
 
     table = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    kinds = {kind.__name__ for kind in errors.NotDelivered.__subclasses__()}
+    kinds = {kind.__name__ for root in (errors.NotDelivered, SubscriptionError) for kind in root.__subclasses__()}
     assert table == kinds

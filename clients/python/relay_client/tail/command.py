@@ -16,10 +16,11 @@ import msgspec
 import trio
 import typer
 
-from relay_client.subscribe import ConnectionChange, SubscriptionError, Update, Updates, subscribe
-from relay_client.subscribing.line import Target
-from relay_client.subscribing.reconnect import full_jitter
-from relay_client.subscribing.subscriptions import Subscriptions
+from relay_client.subscriber import ConnectionChange, SubscriptionError, Update
+from relay_client.subscriber.endpoint import Endpoint
+from relay_client.subscriber.reconnect import full_jitter
+from relay_client.subscriber.subscriptions import Subscriptions
+from relay_client.subscriber.trio import Updates, subscribe
 from relay_client.tail.errors import TailError
 
 #: Tasks that are followed with `--all`: the most recent. A relay lets a client follow RELAY_MAX_SUBSCRIPTIONS channels, 256.
@@ -197,7 +198,7 @@ async def follow(url: str, task_ids: Sequence[str], view: View, *, everything: b
     list_url = tasks_url(url) if everything else ""
     async with trio.open_nursery() as nursery:
         await nursery.start(view.run)
-        async with subscribe(url, task_ids, on_connection=on_connection) as updates:
+        async with subscribe(url, task_ids, general=True, on_connection=on_connection) as updates:
             follower = _Follower(list_url, updates, Recent(MAX_TASKS, task_ids), view)
             if everything:
                 nursery.start_soon(follower.run)
@@ -215,7 +216,7 @@ def run_tail(url: str, task_ids: Sequence[str], *, everything: bool, as_json: bo
     Raises TailError when the relay refuses the connection, and for an invalid URL or task id.
     """
     try:
-        Target.of(url, None, None)
+        Endpoint.parse(url, None, None)
         Subscriptions(task_ids)
     except ValueError as error:
         raise TailError(str(error)) from None

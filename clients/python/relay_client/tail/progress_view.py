@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from relay_client.subscribe import Update
+from relay_client.subscriber import Update
 
 #: Seconds between two looks at whether something is to be drawn.
 _REFRESH = 0.1

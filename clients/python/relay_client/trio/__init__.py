@@ -1,11 +1,30 @@
-"""Relay's clients for Trio. They need the extra ``trio``."""
+"""Relay's clients for Trio: `Publisher`, `TaskReporter` (they need the extra ``trio``), `subscribe`."""
 
-try:
-    import trio_asyncio  # noqa: F401 - only to say what to do where it is missing
-except ImportError as error:
-    raise ImportError("Relay's clients for Trio need more packages: pip install 'trio-relay-client[trio]'") from error
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from relay_client.trio.publisher import Publisher
-from relay_client.trio.reporter import TaskReporter
+if TYPE_CHECKING:
+    from relay_client.subscriber.trio import subscribe as subscribe
+    from relay_client.trio.publisher import Publisher as Publisher
+    from relay_client.trio.reporter import TaskReporter as TaskReporter
 
-__all__ = ["Publisher", "TaskReporter"]
+_LAZY_EXPORTS = {
+    "Publisher": "relay_client.trio.publisher",
+    "TaskReporter": "relay_client.trio.reporter",
+    "subscribe": "relay_client.subscriber.trio",
+}
+
+__all__ = [*_LAZY_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY_EXPORTS:
+        raise AttributeError(f"module 'relay_client.trio' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_LAZY_EXPORTS[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("trio", "trio_asyncio"):
+            raise
+        raise ImportError(
+            "Relay's clients for Trio need more packages: pip install 'trio-relay-client[trio]'"
+        ) from error

@@ -1,0 +1,165 @@
+"""What `subscribe` opens, for every event loop: a connection that is kept up in the background, and an iterator of updates."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypedDict
+
+from relay_wire.position import Position
+
+from relay_client.subscriber.endpoint import Endpoint
+from relay_client.subscriber.errors import SubscriptionClosed
+from relay_client.subscriber.limits import ConnectionChange, Limits
+from relay_client.subscriber.runtime import Runtime
+from relay_client.subscriber.subscriptions import Subscriptions
+from relay_client.subscriber.supervisor import ConnectionSupervisor, log_change
+from relay_client.subscriber.update import Update
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """The options of `subscribe`, the same for every event loop.
+
+    Attributes:
+        general: Follow the general updates too. False by default.
+        positions: By channel (``general``, ``task:<id>``), where to resume, as `Updates.positions` returned it. A task without
+            one begins with its state, general updates without one with the next.
+        states: The states at these positions, as `Updates.states` returned them. Without them `Update.state` has only the
+            fields that came since.
+        headers: Further headers for the handshake, for example for a proxy.
+        ssl_context: For ``wss://``. By default the system's certificate authorities are trusted.
+        limits: Time-outs and bounds.
+        on_connection: Called when the connection is opened or lost. By default it is logged.
+    """
+
+    general: bool
+    positions: Mapping[str, tuple[str, int]] | None
+    states: Mapping[str, Mapping[str, Any]] | None
+    headers: Mapping[str, str] | None
+    ssl_context: ssl.SSLContext | None
+    limits: Limits | None
+    on_connection: Callable[[ConnectionChange], None]
+
+
+def new_subscription(
+    runtime: Runtime,
+    url: str,
+    tasks: Iterable[str],
+    *,
+    general: bool = False,
+    positions: Mapping[str, tuple[str, int]] | None = None,
+    states: Mapping[str, Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
+    on_connection: Callable[[ConnectionChange], None] = log_change,
+) -> tuple[Subscriptions, ConnectionSupervisor]:
+    """Check the arguments of `subscribe` and make the parts; nothing runs yet. Raises ValueError."""
+    limits = limits or Limits()
+    endpoint = Endpoint.parse(url, headers, ssl_context)
+    subscriptions = Subscriptions(
+        tasks,
+        general=general,
+        positions=positions,
+        states=states,
+        max_waiting=limits.max_waiting,
+        max_waiting_size=limits.max_waiting_size,
+    )
+    return subscriptions, ConnectionSupervisor(runtime, endpoint, subscriptions, limits, on_connection)
+
+
+@asynccontextmanager
+async def running(
+    runtime: Runtime, subscriptions: Subscriptions, supervisor: ConnectionSupervisor
+) -> AsyncIterator["Updates"]:
+    """Keep the connection up for the time of the block. Left normally it is closed politely; cancelled, at once."""
+    closed = SubscriptionClosed("this subscription is closed")
+    async with runtime.in_background(supervisor.run):
+        try:
+            yield Updates(runtime, subscriptions, supervisor)
+            supervisor.end(closed)
+            await supervisor.close()
+        finally:
+            supervisor.end(closed)
+
+
+class Updates:
+    """An open subscription: an asynchronous iterator of updates. `subscribe` makes it.
+
+    Its methods may be called from any task of the event loop that it was made in.
+    """
+
+    def __init__(self, runtime: Runtime, subscriptions: Subscriptions, supervisor: ConnectionSupervisor) -> None:
+        self._runtime = runtime
+        self._subscriptions = subscriptions
+        self._supervisor = supervisor
+        self._signals = supervisor.signals
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        """Wait for the next update and return it. Cancelling loses none. Of several consumers each gets a part.
+
+        Raises:
+            SubscriptionError: There will be no more updates; the subclass says why.
+        """
+        await self._runtime.checkpoint()
+        while True:
+            update = self._subscriptions.pop()
+            if not self._subscriptions.is_full:
+                self._signals.room_available.notify()
+            if update is not None:
+                return update
+            if self._supervisor.ended is not None:
+                raise self._supervisor.ended
+            await self._signals.update_available.wait()
+
+    async def subscribe(self, task_id: str) -> None:
+        """Follow one more task, beginning with its state. No effect if it is followed already.
+
+        Does not wait for the relay's answer: a refusal ends the iteration. Raises ValueError if it cannot be a task id.
+        """
+        self._subscriptions.add(task_id)
+        self._signals.request_available.notify()
+        await self._runtime.checkpoint()
+
+    async def unsubscribe(self, task_id: str) -> None:
+        """Stop following a task: no further update of it is returned, not even one that waits already."""
+        self._subscriptions.remove(task_id)
+        self._signals.request_available.notify()
+        self._signals.answer_available.notify()
+        await self._runtime.checkpoint()
+
+    async def established(self) -> None:
+        """Wait until the relay follows everything that was requested: whatever is published afterwards arrives.
+
+        Waits as long as there is no relay: put a deadline around it.
+
+        Raises:
+            SubscriptionError: There will be no more updates.
+        """
+        await self._runtime.checkpoint()
+        while not self._subscriptions.is_established:
+            if self._supervisor.ended is not None:
+                raise self._supervisor.ended
+            await self._signals.answer_available.wait()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The ids of the tasks that are followed."""
+        return self._subscriptions.tasks
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """By channel, the position of the last update that was taken. Give it to `subscribe` to resume from here."""
+        return self._subscriptions.positions
+
+    @property
+    def states(self) -> dict[str, Mapping[str, Any]]:
+        """By channel, the states of the tasks at these positions."""
+        return self._subscriptions.states
+
+    @property
+    def waiting(self) -> int:
+        """Updates that have arrived and were not yet taken."""
+        return self._subscriptions.waiting

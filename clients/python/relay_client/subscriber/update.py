@@ -1,0 +1,53 @@
+"""One update, as the consumer of a subscription gets it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from relay_wire.position import Position
+from relay_wire.statuses import TERMINAL
+
+#: The relay's message types, and one of our own that says that updates may be missing.
+UpdateType = Literal["task_update", "general_update", "reset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update of a task, a general update, or a notice that updates may be missing.
+
+    Attributes:
+        channel: ``task:<id>`` or ``general``.
+        type: ``task_update``, ``general_update``, or ``reset``: the relay could not resume, updates may be missing, and `state`
+            starts empty. If the task has a state, it follows as the next update.
+        data: The fields as published. A slow consumer may get several updates of a task merged into one.
+        state: All fields of the task so far, later values over earlier ones. Do not modify it: the next one is built from it.
+        position: Where to resume after this update, together with `state`. None if Redis did not persist the update. For a
+            ``reset``, the relay's current position.
+        text: The relay's message, as received.
+        is_state: `data` is the folded state, which a new subscriber of a task gets first.
+    """
+
+    channel: str
+    type: UpdateType
+    data: Mapping[str, Any]
+    state: Mapping[str, Any]
+    position: Position | None
+    text: str
+    is_state: bool = False
+
+    @property
+    def task_id(self) -> str | None:
+        """The id of the task, None for general updates."""
+        kind, _, task_id = self.channel.partition(":")
+        return task_id if kind == "task" else None
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether updates may be missing before this one."""
+        return self.type == "reset"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended, with this update or before it."""
+        status = self.state.get("status")
+        return isinstance(status, str) and status in TERMINAL
