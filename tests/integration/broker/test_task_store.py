@@ -91,7 +91,8 @@ async def test_a_filter_that_finds_nothing_costs_a_few_round_trips_and_says_that
         assert page.tasks == []
         assert page.next is not None
         assert counting.round_trips <= 20
-        pages, after = 1, page.next
+        pages = 1
+        after: tuple[float, str] | None = page.next
         while after:
             after = (await tasks.page(limit, frozenset({"failed"}), None, after)).next
             pages += 1
