@@ -177,8 +177,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
-        if self.queue_bytes < self.max_state_bytes:
-            raise ValueError("queue_bytes: must be at least RELAY_MAX_STATE_BYTES, or no client could get such a state")
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl, self.terminal_state_ttl):
             raise ValueError(
                 "history_meta_ttl: must be at least RELAY_HISTORY_TTL, RELAY_TASK_STATE_TTL and RELAY_TERMINAL_STATE_TTL, "

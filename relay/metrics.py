@@ -71,6 +71,11 @@ class Metrics:
         self.redis_reconnects = Counter(
             "relay_redis_reconnects", "Times the Redis subscription was lost", registry=registry
         )
+        self.redis_output_buffer_disconnects = Counter(
+            "relay_redis_output_buffer_disconnects",
+            "Times Redis closed the subscription since it had more than client-output-buffer-limit to send",
+            registry=registry,
+        )
         self.connections_accepted = Counter(
             "relay_connections_accepted", "Clients accepted", ["transport"], registry=registry
         )

@@ -149,6 +149,14 @@ class RedisServer(Server):
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=PATIENCE)
 
+    def clear(self) -> None:
+        """Delete everything that was published, under the relays that run. The generations stay: a relay takes their loss for
+        the loss of all history, and tells its clients."""
+        with self.client() as client:
+            names = [name for name in client.keys("*") if not name.endswith(b":generation")]
+            if names:
+                client.delete(*names)
+
     def publish_task(self, task_id: str, **fields: Any) -> int:
         """As today's services do it: a plain PUBLISH."""
         message = {"type": "task_update", "task_id": task_id, "data": fields, "timestamp": time.time()}

@@ -13,7 +13,7 @@ import { fullJitter, GENERAL, namesOf, ProtocolError, RelayError, Subscriptions,
 export { RelayError };
 
 /** After these close codes a client stays away: those that relay/core/closecodes.py marks as final, which a test compares. */
-const FINAL_CLOSE_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009]);
+const FINAL_CLOSE_CODES = new Set([1002, 1003, 1007, 1008, 1009]);
 
 /** A connection that lasted this many milliseconds counts as a good one: the next delay is the shortest again. */
 const GOOD_MS = 5_000;
@@ -127,6 +127,7 @@ export class RelayClient {
     const { WebSocket, connectTimeout } = this.#options;
     const socket = new WebSocket(this.#url.href);
     let openedAt = null;
+    let hasFailed = false;
     this.#socket = socket;
     this.#timers.connect = setTimeout(() => this.#lost("the connection was not opened in time", openedAt), connectTimeout);
     // A socket that was abandoned may still have events.
@@ -152,9 +153,13 @@ export class RelayClient {
       }
       this.#send();
     });
-    socket.onclose = ifCurrent(({ code, reason }) => this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, code));
+    // After an error the code is that of this end, about something garbled on the way: no decision of the relay.
+    socket.onclose = ifCurrent(({ code, reason }) => {
+      this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, hasFailed ? null : code);
+    });
     // A close event usually follows at once, and says more; but not from Node's own WebSocket when a handshake fails.
     socket.onerror = ifCurrent(() => {
+      hasFailed = true;
       clearTimeout(this.#timers.failed);
       this.#timers.failed = setTimeout(() => this.#lost("the connection failed", openedAt), 0);
     });

@@ -29,7 +29,7 @@ _log = structlog.get_logger("relay.feeds")
 
 #: Reads in one round trip to Redis: of the state alone, and of what came after a position, which may be the whole history.
 READS_AT_ONCE = 1024
-_HISTORIES_AT_ONCE = 256
+_HISTORIES_AT_ONCE = 32
 
 #: A read that waits while others are answered is given up after so many deadlines.
 _PATIENCE = 5

@@ -10,7 +10,8 @@ from enum import Enum
 class Close(Enum):
     """A way in which a session ends: the WebSocket close code, the reason that goes with it, the metrics label."""
 
-    NORMAL = (1000, "", "client_closed", False)
+    # Only ever repeated to a client that closed: where it comes unasked, a proxy sent it.
+    NORMAL = (1000, "", "client_closed", True)
     SHUTDOWN = (1001, "relay is shutting down", "shutdown", True)
     PROTOCOL_ERROR = (1002, "WebSocket protocol error", "protocol_error", False)
     BINARY = (1003, "binary messages are not supported", "binary", False)

@@ -1,6 +1,6 @@
 """Publish and follow the progress of background tasks through Relay.
 
-For threads: `Publisher`, `TaskReporter`, `subscribe`. The same names for asyncio are in `relay_client.aio`, and for Trio in
+For threads: `Publisher`, `TaskReporter`, `subscribe`. The same names for asyncio are in `relay_client.aio`, for Trio in
 `relay_client.trio`.
 """
 

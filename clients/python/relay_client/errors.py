@@ -1,7 +1,7 @@
 """The errors of Relay's clients, one tree:
 
     RelayClientError                root of all errors of relay_client and relay_jobs
-    +-- SubscriptionError           see `relay_client.subscriber.errors`
+    +-- SubscriptionError           a subscription has ended, see `relay_client.subscriber.errors`
     +-- NotDelivered                Redis has not acknowledged an update
         +-- BufferFull              too many updates wait for Redis
         +-- DeliveryTimedOut        not acknowledged within the deadline

@@ -269,6 +269,7 @@ def test_the_queue_is_bounded_in_messages_and_in_characters() -> None:
         '{"type":"subscribed","position":{"epoch":"e","offset":0}}',
         '{"type":"task_update","task_id":"t","data":3}',
         '{"type":"task_update","task_id":"t","data":{},"position":{"epoch":"e"}}',
+        '{"type":"task_update","task_id":"t","data":{},"position":{"epoch":"e","offset":Infinity}}',
         '{"type":"task_update","data":{}}',
         '{"type":"unsubscribed","task_id":"t"}',
         '{"type":"pong"}',

@@ -76,7 +76,7 @@ def everything(server: RedisServer) -> dict[bytes, bytes | None]:
 
 
 def listen(client: redis_py.Redis, channel: str = CHANNEL) -> Any:
-    pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]
+    pubsub = client.pubsub()  # type: ignore[no-untyped-call]
     pubsub.subscribe(keys.pubsub_channel(channel))
     assert pubsub.get_message(timeout=5)
     return pubsub

@@ -43,8 +43,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory, redis_home: RedisServer) -> 
 
 @pytest.fixture
 def redis(redis_home: RedisServer) -> RedisServer:
-    with redis_home.client() as client:
-        client.flushall()
+    redis_home.clear()
     return redis_home
 
 
@@ -203,7 +202,7 @@ def test_a_refusal_is_one_line(
     assert ended.value.code == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert re.fullmatch(r"relay: .* answered 404; .*", said.err.splitlines()[-1])
+    assert re.fullmatch(r"relay: .* HTTP status 404; .*", said.err.splitlines()[-1])
 
 
 # On a terminal.

@@ -238,7 +238,7 @@ class Subscriptions:
             elif kind == "error":
                 self._on_error(str(message["code"]), str(message.get("message", "")), now)
             # Other types belong to a newer relay.
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ProtocolError(f"this is no message of a relay: {text[:200]!r}") from None
 
     def _answered(self, kind: str) -> _Request:
