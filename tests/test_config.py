@@ -75,6 +75,7 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_bounds_that_belong_together_may_be_moved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_QUEUE_BYTES", "1024")
+    monkeypatch.setenv("RELAY_MAX_STATE_BYTES", "1024")
     monkeypatch.setenv("RELAY_MAX_UPDATE_BYTES", "1024")
     assert load()[0].queue_bytes == 1024
     monkeypatch.setenv("RELAY_MAX_UPDATE_BYTES", "1025")

@@ -318,9 +318,10 @@ class Recorder:
                 (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:
                 return error
-            if isinstance(answer, BrokerError):
-                return answer
-            self._clock = monotonic(), int(answer)
+            redis_ms = answer if isinstance(answer, BrokerError) else script_calls.read_clock(answer)
+            if isinstance(redis_ms, BrokerError):
+                return redis_ms
+            self._clock = monotonic(), redis_ms
         return None
 
     async def _answers(self, calls: list[ScriptCall]) -> list[Any]:

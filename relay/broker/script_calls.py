@@ -205,6 +205,11 @@ def read_result(answer: Any) -> PublishResult | BrokerRefused:
         return _unreadable("a script", error)
 
 
+def read_clock(answer: Any) -> int | BrokerRefused:
+    """Return the milliseconds that `clock_call` answered with, or a refusal if it cannot be read."""
+    return answer if isinstance(answer, int) else _unreadable("its clock", TypeError(f"{answer!r:.200}"))
+
+
 def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | BrokerRefused:
     """Return the look at a channel, or a refusal if it cannot be read: somebody else has written to the channel's keys.
 

@@ -275,8 +275,8 @@ class TaskStore:
 
     async def forget_old(self) -> None:
         """Drop tasks whose state has expired from the indexes, and the least recently active of too many."""
-        most = max(1, self._max_tasks // keys.BUCKETS)
-        values = [self._retention.task_state_ttl * 1000, -most - 1]
+        limit = max(1, self._max_tasks // keys.BUCKETS)
+        values = [self._retention.task_state_ttl * 1000, -limit - 1]
         calls = [ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket)], values) for bucket in _BUCKETS]
         await _all(self._run_calls, calls)
 

@@ -151,11 +151,13 @@ def _drain_seconds(settings: Settings) -> float:
 
 async def _report_redis(redis: RedisService, hub: Hub, metrics: Metrics) -> None:
     """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = 0
+    reconnects = resets = output_buffer_disconnects = 0
     while True:
         metrics.redis_up.set(redis.alive)
         metrics.redis_reconnects.inc(redis.reconnects - reconnects)
         reconnects = redis.reconnects
+        metrics.redis_output_buffer_disconnects.inc(redis.output_buffer_disconnects - output_buffer_disconnects)
+        output_buffer_disconnects = redis.output_buffer_disconnects
         metrics.history_resets.inc(hub.resets - resets)
         resets = hub.resets
         await trio.sleep(_REPORT_SECONDS)

@@ -371,7 +371,11 @@ async def test_a_violation_is_answered_with_its_close_code(
 
 SLOW = [
     (Close.SLOW_MESSAGES, {"queue_messages": 20, "coalesce_after": 2}, 500),
-    (Close.SLOW_BYTES, {"queue_bytes": 100_000, "max_update_bytes": 30_000}, 20_000),  # dropped in mid-frame
+    (
+        Close.SLOW_BYTES,
+        {"queue_bytes": 100_000, "max_update_bytes": 30_000, "max_state_bytes": 30_000},
+        20_000,
+    ),  # dropped in mid-frame
     (Close.SLOW_AGE, {"queue_max_age": 5.0}, 3000),
 ]
 
@@ -438,7 +442,7 @@ async def test_who_asks_without_reading_the_answers_is_dropped_too(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
     """Pongs are no messages, but they are bytes."""
-    world = make_world(queue_bytes=20_000, max_update_bytes=2000)
+    world = make_world(queue_bytes=20_000, max_update_bytes=2000, max_state_bytes=2000)
     peer = await world.connect(pair=small_pair())
     sent = 0
     while not value(world.metrics.connections_dropped, "slow_bytes"):

@@ -47,7 +47,7 @@ async def test_who_joins_again_and_again_has_to_wait(autojump_clock: MockClock, 
 async def test_who_overflows_while_it_joins_leaves_nothing_behind(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
-    world = make_world(max_update_bytes=32_768, queue_bytes=65_536)
+    world = make_world(max_update_bytes=32_768, max_state_bytes=32_768, queue_bytes=65_536)
 
     async def read_past(channel: str, since: Position | None) -> Snapshot:
         world.hub.catch_up(channel, Snapshot(Position("e", 0), [], None))  # it is live from here on

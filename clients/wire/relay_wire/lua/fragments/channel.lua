@@ -10,7 +10,8 @@ if not epoch or not top or not volume then
   is_new = true
   local name = call('GET', generation)
   if not name then
-    name, new_generation = ARGV[3], ARGV[3]
+    new_generation = ARGV[3] .. ' 0'
+    name = new_generation
   end
   -- A history or a state that outlived its numbers belongs to an earlier life.
   has_leftovers = epoch or field_count > 0 or call('XLEN', log) > 0
