@@ -263,8 +263,13 @@ class Recorder:
         origin: list[_Waiting | None] = []
         for waiting in batch:
             try:
-                created = script_calls.create_call(waiting.update.data, self._retention, sharded=self._sharded)
-                calls.append(self._ingest_call(waiting))
+                occurrence = self._occurrence(waiting)
+                created = script_calls.ingest_created_call(
+                    waiting.update.data, occurrence, self._retention, sharded=self._sharded
+                )
+                calls.append(
+                    script_calls.ingest_call(waiting.update, occurrence, self._retention, sharded=self._sharded)
+                )
             except BadMessage as error:
                 _log.warning(
                     "update not recorded", channel=waiting.update.channel, code=error.code, error=error.message
@@ -303,14 +308,13 @@ class Recorder:
         self.is_refused = refused is not None
         return again
 
-    def _ingest_call(self, waiting: _Waiting) -> ScriptCall:
-        update, digest, count = waiting
+    def _occurrence(self, waiting: _Waiting) -> Occurrence:
+        count = waiting.counted
         since = 0
         if count.began and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - count.began + _SKEW) * 1000)
-        occurrence = Occurrence(digest, count.ordinal, since, int(REMEMBER * 1000))
-        return script_calls.ingest_call(update, occurrence, self._retention, sharded=self._sharded)
+        return Occurrence(waiting.digest, count.ordinal, since, int(REMEMBER * 1000))
 
     async def _look_at_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_KEPT:
