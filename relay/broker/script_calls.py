@@ -17,11 +17,8 @@ from relay_wire.scripts import Script
 from relay.config import Settings
 from relay.core.errors import BrokerRefused
 from relay.core.recovery import Snapshot
-from relay.core.taskstate import STALLED, fields_of, object_of, status_of
+from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
-
-#: `Position(...)` at half of its cost: there is one for each update.
-_position = tuple.__new__
 
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -169,8 +166,8 @@ def read_call(
         channel: Relay's channel name.
         since: The position; without one no entries are read.
         retention: Its history size bounds the entries, and its times say which epoch a new channel has.
-        max_bytes: Most bytes of entries, with 128 for each besides its data. More than that counts as not recoverable; Redis
-            knows before it reads them.
+        max_bytes: Most bytes of entries, with 128 for each besides its data, give or take one entry. Of more than that the
+            first part comes.
         is_ours: The position was passed on by this relay, it is not a client's word. If Redis has forgotten it, the channel
             goes on in a new epoch.
     """
@@ -255,14 +252,3 @@ def state_update(channel: str, fields: dict[str, bytes], top: Position, received
     if not fields:
         return None
     return Update(channel, "task_update", object_of(fields), received_at, top)
-
-
-def live_message(channel: str, message: bytes, received_at: float) -> Update:
-    """Return an update as the scripts publish it.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    header, _, data = message.partition(b"\n")
-    epoch, offset, kind = header.decode().split(" ")
-    return Update(channel, kind, data, received_at, None if epoch == "-" else _position(Position, (epoch, int(offset))))

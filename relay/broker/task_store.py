@@ -17,7 +17,7 @@ from relay_wire.scripts import Script
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerRefused
-from relay.core.taskstate import status_of
+from relay.core.task_state import status_of
 from relay.core.updates import Position
 
 _log = structlog.get_logger("relay.tasks")
