@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Kind, RedisServer, RelayServer, connections_to, eventually
+from tests.harness import Kind, RedisServer, RelayServer, eventually
+from tests.kernel import connections_to
 
 _CLONE_NEWNET = 0x4000_0000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1

@@ -19,7 +19,8 @@ from relay.core.updates import Position
 from relay.processes import start_child
 from relay.protocols.sse import event_id
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, RelayServer, connections_to, eventually, free_port
+from tests.harness import Kind, RedisServer, RelayServer, eventually, free_port
+from tests.kernel import connections_to
 
 
 def test_a_redis_user_who_may_not_ask_who_listens(redis_server: RedisServer, start_relay: StartRelay) -> None:
