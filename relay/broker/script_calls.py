@@ -100,11 +100,14 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
     )
 
 
-def create_call(announcement: bytes, retention: Retention, *, sharded: bool = False) -> ScriptCall | None:
-    """Return a call that makes a ``task_created`` announcement the first state of its task.
+def ingest_created_call(
+    announcement: bytes, occurrence: Occurrence, retention: Retention, *, sharded: bool = False
+) -> ScriptCall | None:
+    """Return a call that creates the task of a plain ``task_created`` announcement.
 
     Args:
         announcement: The data of a general update.
+        occurrence: Which one of several equal announcements it is.
         retention: How much is kept, and for how long.
         sharded: Whether the server is a cluster.
 
@@ -130,7 +133,9 @@ def create_call(announcement: bytes, retention: Retention, *, sharded: bool = Fa
         return None
     if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
         return None
-    return publications.create_call(task_id, task, object_of(task), retention, status=status_of(task), sharded=sharded)
+    return publications.ingest_created_call(
+        task_id, task, object_of(task), retention, occurrence, status=status_of(task), sharded=sharded
+    )
 
 
 def _fields_and_status(channel: str, data: bytes) -> tuple[dict[str, bytes] | None, str | None]:

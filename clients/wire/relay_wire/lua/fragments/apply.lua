@@ -6,7 +6,7 @@
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
-    call('HDEL', meta, 'status', 'stalled', 'uncounted')
+    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced')
     call('DEL', log, state)
   end
   if new_generation then
