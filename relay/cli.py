@@ -18,7 +18,9 @@ from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 from relay.core.updates import Position
-from relay.server.serve import listen, serve, supervise
+from relay.metrics import identify_worker
+from relay.server.serve import listen, serve
+from relay.server.workers import supervise
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Live task updates from Redis to browsers.")
 publish_app = typer.Typer(no_args_is_help=True, help="Publish an update, as a service would.")
@@ -56,12 +58,15 @@ def serve_command(
     workers: Annotated[int | None, typer.Option(help="Processes behind the port; default: RELAY_WORKERS or 1.")] = None,
     redis_url: RedisUrl = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    alive_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    worker: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
     logs.configure(settings.log_level)
     if fd is not None:  # a worker: the supervisor has the socket and passes its descriptor
-        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None)
+        identify_worker(worker)
+        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None, alive_fd)
         return
     run = serve if settings.workers == 1 else supervise
     on_up = partial(_banner, settings, redis_settings)

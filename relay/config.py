@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
+    worker_timeout: float = Field(
+        15.0, ge=3, description="a worker whose event loop does not turn for this long is replaced"
+    )
     graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")

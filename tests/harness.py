@@ -27,7 +27,7 @@ from relay.config import Settings
 from relay.processes import Child, start_child
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
-Kind = Literal["hypercorn", "hypercorn-tls", "uvicorn", "serve"]
+Kind = Literal["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"]
 
 T = TypeVar("T")
 
@@ -213,6 +213,8 @@ class RelayServer(Server):
         match self.kind:
             case "hypercorn":
                 return ["hypercorn", "-k", "trio", "-b", bind, "relay.asgi:app"]
+            case "hypercorn-asyncio":  # its default worker class
+                return ["hypercorn", "-b", bind, "relay.asgi:app"]
             case "hypercorn-tls":
                 assert self._certificate is not None
                 key, certificate = self._certificate

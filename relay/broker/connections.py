@@ -115,7 +115,7 @@ class Server:
         if not replicas:
             return await self._run_loaded(calls, [])
         *answers, reached = await self._run_loaded(calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
-        if isinstance(reached, Exception) or reached < replicas:
+        if not isinstance(reached, int) or reached < replicas:
             return [RedisTimeoutError(f"{reached} replicas have it, not {replicas}")] * len(answers)
         return answers
 

@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from relay.broker.task_store import Task
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage, BrokerError
-from relay.core.taskstate import object_of
+from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.running_relay import RelayHandle
 

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,8 @@ from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
+from relay.core.client_budget import BURST, MAX_SLOWED, RATE
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerUnavailable
 from relay.core.hub import Hub
@@ -28,9 +30,8 @@ from relay.protocols.tasks import TasksProtocol
 from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import TICK, Heartbeat
-from relay.server.history import HistoryLoader, ReadHistory
 from relay.server.session import Session
-from relay.server.session_context import SessionContext, bounds_of
+from relay.server.session_context import LoadHistory, SessionContext, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 from relay.server.transports import AsgiTransport, SocketTransport
@@ -139,11 +140,17 @@ class World:
             self.statistics,
             self.memory,
         )
-        bounds = bounds_of(self.settings)
         #: Reads a channel's history; without one Redis is away.
-        self.read_history: ReadHistory = redis_is_away
-        history = HistoryLoader(lambda channel, since: self.read_history(channel, since), bounds)
-        self.context = SessionContext(self.settings, bounds, self.hub, self.sessions, self.statistics, history.load)
+        self.load_history: LoadHistory = redis_is_away
+        limits = limits_of(self.settings)
+        self.context = SessionContext(
+            self.settings,
+            limits,
+            self.hub,
+            self.sessions,
+            self.statistics,
+            lambda channel, since: self.load_history(channel, since),
+        )
         self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
         self.peers: list[Peer] = []
 
@@ -162,7 +169,7 @@ class World:
         """A session that is not running yet, its client, and its socket."""
         ours, theirs = pair or socket.socketpair()
         transport = SocketTransport(ours, FrameReader(self.settings.max_message_bytes), 20.0)
-        protocol = protocol or TasksProtocol(NamedChannels())
+        protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
         return Session(self.context, transport, protocol, "test"), peer, ours
@@ -186,13 +193,15 @@ class World:
     def publish(self, task_id: str, *numbers: int, pad: int = 0) -> None:
         """One turn of the loop: updates of a task, then the flush."""
         for number in numbers:
-            self.hub.hear(Update(f"task:{task_id}", "task_update", b'{"n":%d,"pad":"%b"}' % (number, b"x" * pad), 0))
+            self.hub.on_publication(
+                Update(f"task:{task_id}", "task_update", b'{"n":%d,"pad":"%b"}' % (number, b"x" * pad), 0)
+            )
         self.hub.flush()
 
     def publish_news(self, number: int, pad: int = 0) -> None:
         """The same with a general update, of which none is folded into another."""
         data = b'{"n":%d,"pad":"%b"}' % (number, b"x" * pad)
-        self.hub.hear(Update("general", "general_update", data, 0.0))
+        self.hub.on_publication(Update("general", "general_update", data, 0.0))
         self.hub.flush()
 
     def assert_empty(self, transport: str = "hijacked") -> None:
@@ -438,20 +447,26 @@ async def test_who_does_not_even_read_the_goodbye_is_reset(
     slow.hang_up()
 
 
-async def test_who_asks_without_reading_the_answers_is_dropped_too(
+async def test_who_asks_without_reading_the_answers_is_not_read_and_then_dropped(
     autojump_clock: MockClock, make_world: MakeWorld
 ) -> None:
-    """Pongs are no messages, but they are bytes."""
-    world = make_world(queue_bytes=20_000, max_update_bytes=2000, max_state_bytes=2000)
+    world = make_world(queue_bytes=20_000, max_update_bytes=2000, queue_max_age=5.0, close_timeout=2.0)
+    world.start_heartbeat()
     peer = await world.connect(pair=small_pair())
     sent = 0
-    while not value(world.metrics.connections_dropped, "slow_bytes"):
-        peer.send_bytes(masked_frame(0x89, b"x" * 125))
-        await settled()
-        sent += 1
-        assert sent < 1000
-    _, closed = await peer.rest()
-    assert closed == CloseConnection(4008, Close.SLOW_BYTES.reason)
+    with suppress(BlockingIOError):
+        while sent < 100_000:
+            peer.send_bytes(masked_text(b'{"type":"ping"}'))
+            sent += 1
+            if sent % 100 == 0:
+                await settled()
+    assert sent < 100_000
+    assert next(iter(world.sessions.backlogged)).waiting < 500
+    await trio.sleep(5.0 + 2 * TICK)
+    assert value(world.metrics.connections_dropped, "slow_age") == 1
+    peer.hang_up()
+    await trio.sleep(3.0)
+    world.assert_empty()
 
 
 async def test_a_message_begun_must_be_finished(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -463,7 +478,7 @@ async def test_a_message_begun_must_be_finished(autojump_clock: MockClock, make_
     half.send_bytes(message[5:] + message[:1])
     assert (await half.json())["type"] == "pong"
     started = trio.current_time()
-    assert await half.rest() == ([], CloseConnection(4009, Close.HALF_MESSAGE.reason))
+    assert await half.rest() == ([], CloseConnection(4009, Close.MESSAGE_TIMEOUT.reason))
     assert trio.current_time() - started == pytest.approx(10, abs=0.1)
     assert value(world.metrics.connections_dropped, "message_timeout") == 1
     await trio.sleep(1000)  # silence between two messages is nobody's fault
@@ -540,6 +555,71 @@ async def test_pongs_and_pings_of_the_client(autojump_clock: MockClock, make_wor
     peer = await make_world().connect()
     peer.send_bytes(masked_frame(0x8A, b"unasked") + masked_frame(0x89, b"hello"))
     assert await peer.event() == Pong(b"hello")
+
+
+async def test_of_several_pings_at_once_the_last_is_answered(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    peer = await make_world().connect()
+    peer.send_bytes(b"".join(masked_frame(0x89, b"%d" % number) for number in range(5)))
+    peer.send({"type": "ping"})
+    assert await peer.event() == Pong(b"4")
+    assert (await peer.json())["type"] == "pong"
+
+
+async def test_a_client_that_sends_without_end_is_slowed_and_then_dropped(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    """Others are served meanwhile, and it is hardly read."""
+    world = make_world()
+    flooding, other = await world.connect(), await world.connect("a")
+    pings = masked_text(b'{"type":"ping"}') * 40
+
+    async def read_all() -> None:
+        with suppress(OSError):
+            while flooding.sock.fileno() >= 0:
+                await trio.lowlevel.wait_readable(flooding.sock)
+                if not flooding.sock.recv(65536):
+                    return
+
+    world.nursery.start_soon(read_all)
+    started = trio.current_time()
+    sent = 0
+    while not value(world.metrics.connections_dropped, "flooding"):
+        with suppress(BlockingIOError, BrokenPipeError):
+            sent += flooding.sock.send(pings)
+        await trio.sleep(0.01)
+        assert trio.current_time() - started < 60
+    assert trio.current_time() - started == pytest.approx(MAX_SLOWED, abs=15)
+    assert world.hub.subscriptions == 2
+    world.publish("a", 1)
+    assert await other.json() == task_update("a", 1)
+    messages = sent / len(masked_text(b'{"type":"ping"}'))
+    assert messages < BURST + 60 * RATE + 100_000  # what the kernel holds of it was not read
+
+
+async def test_a_client_that_is_connecting_misses_no_general_update(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    """What is published between `register` and the answer to the handshake comes behind it."""
+    world = make_world()
+    session, peer, ours = world.session()
+    session.register()
+    world.publish_news(1)
+    ours.send(text_frame(b'"handshake"'))
+    world.nursery.start_soon(session.run)
+    assert await peer.json() == "handshake"
+    assert await peer.json() == news(1)
+    world.publish_news(2)
+    assert await peer.json() == news(2)
+
+
+async def test_a_client_whose_handshake_fails_leaves_nothing(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world()
+    session, _, _ = world.session()
+    session.register()
+    world.publish_news(1)
+    session.unregister()
+    session.abort()
+    world.assert_empty()
 
 
 async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -645,7 +725,7 @@ class Faulty(TasksProtocol):
     __slots__ = ("_where",)
 
     def __init__(self, where: str) -> None:
-        super().__init__(NamedChannels())
+        super().__init__(ChannelPatterns())
         self._where = where
 
     def open(self) -> Iterable[Command]:
@@ -761,7 +841,7 @@ class AsgiPeer:
 
 def asgi_session(world: World, peer: AsgiPeer) -> Session:
     transport = AsgiTransport(peer.receive, peer.send, 128, None, peer.abort)
-    return Session(world.context, transport, TasksProtocol(NamedChannels()), "test")
+    return Session(world.context, transport, TasksProtocol(ChannelPatterns()), "test")
 
 
 async def test_on_plain_asgi_it_behaves_the_same(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -805,7 +885,7 @@ async def test_on_plain_asgi_a_client_that_does_not_read_is_aborted(
     peer.block_at = 0
     world.nursery.start_soon(asgi_session(world, peer).run, [Received('{"type":"ping"}')])
     await peer.blocked.wait()
-    for number in range(4):
+    for number in range(5):
         world.publish_news(number)
     assert value(world.metrics.connections_dropped, "slow_messages") == 1
     await trio.sleep(2.1)

@@ -186,13 +186,13 @@ def test_a_full_relay_still_tells_how_it_does(
 
 
 FAILING = """
-from relay.broker.recorder import Recorder
-hear = Recorder.hear
-def hear_or_fail(self, update, message):
+from relay.broker.publish_ingester import PublishIngester
+on_message = PublishIngester.on_message
+def fail_or_not(self, update, message):
     if b"fail" in message:
         raise ZeroDivisionError
-    hear(self, update, message)
-Recorder.hear = hear_or_fail
+    on_message(self, update, message)
+PublishIngester.on_message = fail_or_not
 """
 
 
