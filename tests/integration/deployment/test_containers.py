@@ -177,7 +177,7 @@ def http2(image: Image, stack: Stack, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.parametrize("path", ["/ws/tasks", "/events?general=1", "/healthz", "/api/tasks"])
-def test_nginx_upgrades_to_websocket_only(path: str, stack: Stack, http2: tuple[Relay, Nginx]) -> None:
+def test_relay_and_nginx_upgrade_to_websocket_only(path: str, stack: Stack, http2: tuple[Relay, Nginx]) -> None:
     """Over HTTP/2 on that connection a client could ask for /metrics."""
 
     def answer(port: int) -> bytes:
