@@ -182,8 +182,11 @@ class PublishIngester:
         places: list[int | None] = []  # which call says what became of each update
         for pending in effect.batch:
             try:
-                created = script_calls.create_call(pending.update.data, self._retention, sharded=self._sharded)
-                call = self._ingest_call(pending)
+                occurrence = self._occurrence(pending)
+                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
+                created = script_calls.ingest_created_call(
+                    pending.update.data, occurrence, self._retention, sharded=self._sharded
+                )
             except BadMessage as error:
                 self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
                 places.append(None)
@@ -228,14 +231,13 @@ class PublishIngester:
         else:
             _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
 
-    def _ingest_call(self, pending: Pending) -> ScriptCall:
-        update, counted = pending
+    def _occurrence(self, pending: Pending) -> Occurrence:
+        counted = pending.counted
         since = 0
         if counted.since and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - counted.since + _CLOCK_SKEW) * 1000)
-        occurrence = Occurrence(counted.digest, counted.number, since, int(DEDUP_TTL * 1000))
-        return script_calls.ingest_call(update, occurrence, self._retention, sharded=self._sharded)
+        return Occurrence(counted.digest, counted.number, since, int(DEDUP_TTL * 1000))
 
     async def _read_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:
@@ -243,7 +245,8 @@ class PublishIngester:
                 (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:
                 return error
-            if isinstance(answer, BrokerError):
-                return answer
-            self._clock = monotonic(), int(answer)
+            redis_ms = answer if isinstance(answer, BrokerError) else script_calls.read_clock(answer)
+            if isinstance(redis_ms, BrokerError):
+                return redis_ms
+            self._clock = monotonic(), redis_ms
         return None

@@ -160,7 +160,10 @@ class RedisService:
 
     async def publish(self, channel: str, message: bytes) -> int:
         """Publish plainly. Returns how many subscribers Redis sent it to; see `Commands.command` for what is raised."""
-        return int(await self._commands.command("PUBLISH", channel, message))
+        count = await self._commands.command("PUBLISH", channel, message)
+        if not isinstance(count, int):
+            raise BrokerRefused(f"Redis gave an answer to PUBLISH that cannot be read: {count!r:.200}")
+        return count
 
     async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
         """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""

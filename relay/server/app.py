@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import ChannelPatterns
+from relay.core.errors import RelayError
 from relay.logs import without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
@@ -41,6 +42,7 @@ class RelayApp(QuartTrio):
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there. Change them before start-up.
         relay: The running relay, once it has started.
         has_failed: One of the relay's services has failed, by a bug; the process is about to end.
+        start_failure: Why the relay could not be started, where that is an error of ours.
     """
 
     def __init__(self, settings: Settings, redis_settings: RedisSettings) -> None:
@@ -54,6 +56,7 @@ class RelayApp(QuartTrio):
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self._guard = HttpGuard(self.policy)
         self.has_failed = False
+        self.start_failure: RelayError | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
@@ -115,8 +118,11 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             await app.shutdown()
             nursery.cancel_scope.cancel()
     except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is told
-        _log.critical("relay failed", exc_info=errors)
         failed = errors
+        if not started and isinstance(cause := _only_cause(errors), RelayError):
+            app.start_failure = cause
+        else:
+            _log.critical("relay failed", exc_info=errors)
     finally:
         app.relay.current = None
     if failed is None:
@@ -127,6 +133,16 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, failed.exceptions))})
     else:
         await _end_process(app, receive, send)
+
+
+def _only_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
+    """Return the one error of a group; None when there are several."""
+    error: Exception | BaseExceptionGroup[Exception] = errors
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            return None
+        error = error.exceptions[0]
+    return error
 
 
 async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:

@@ -245,8 +245,9 @@ def test_where_redis_does_not_let_it_ask_it_holds_back_for_the_least_time(how: s
     else:
         order.on_peer_count(None, 2.0, is_refused=True)
     assert order.state is OrderState.HOLDING
-    order.next_persist(2.0 + REORDER_WINDOW)
-    assert order.state is OrderState.FLOWING
+    order.on_received(update(1, 2.1), counted())
+    assert isinstance(order.next_persist(2.1), Wait)
+    assert isinstance(order.next_persist(2.0 + REORDER_WINDOW), Persist)
 
 
 def test_a_relay_that_does_not_answer_is_not_waited_for_long() -> None:

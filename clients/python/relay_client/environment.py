@@ -16,6 +16,9 @@ DEFAULT_URL = "redis://127.0.0.1:6379/0"
 #: Length of the longest update that a relay takes by default, in bytes.
 MAX_UPDATE_BYTES = 262_144
 
+#: What a reporter may do with errors of its own.
+ON_ERROR = frozenset({"log", "raise"})
+
 #: A relay marks a task as stalled that is in progress and silent for so many seconds.
 STALL_SECONDS = 60.0
 
@@ -76,6 +79,14 @@ def stall_seconds(environ: Mapping[str, str] | None = None) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"RELAY_TASK_STALL_SECONDS: must be a number greater than 0, not {value!r}")
     return seconds
+
+
+def on_error(environ: Mapping[str, str] | None = None) -> str:
+    """Return ``RELAY_ON_ERROR``: ``log`` (the default) or ``raise``; see `relay_client.TaskReporter`. Raises ValueError."""
+    value = (os.environ if environ is None else environ).get("RELAY_ON_ERROR") or "log"
+    if value not in ON_ERROR:
+        raise ValueError(f"RELAY_ON_ERROR: must be log or raise, not {value!r}")
+    return value
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:

@@ -23,8 +23,11 @@ from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
 from relay_client.publishing.call import Call
+
+#: Length of an idempotency key, in characters.
+_MAX_KEY_LENGTH = 1000
 
 
 def task_channel(task_id: str | int) -> str:
@@ -34,6 +37,9 @@ def task_channel(task_id: str | int) -> str:
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
+    if not is_well_formed(name):
+        # Not repaired: two ids could become one.
+        raise ValueError(f"a task id must be Unicode text without lone surrogates, not {name!r}")
     return TASK_PREFIX + name
 
 
@@ -80,8 +86,10 @@ class Updates:
             return self.general_update(data, durable=durable, key=key)
         if channel in (TASK_UPDATES, GENERAL_UPDATES) or channel.startswith(keys.PREFIX):
             raise ValueError(f"{channel!r} is Redis' name, not Relay's: publish to 'task:<id>' or 'general'")
-        if len(channel) > MAX_NAME_LENGTH:
-            raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {len(channel)}")
+        if len(channel) > MAX_NAME_LENGTH or not is_well_formed(channel):
+            raise ValueError(
+                f"a channel's name is Unicode text of 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}"
+            )
         message = self._checked(object_of(encode_fields(data)))
         if not durable:
             return [_plain(channel, channel, message)]
@@ -106,7 +114,8 @@ class Updates:
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
-        return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
+        key = key or token_hex(12)
+        return [*self._creation(update, key), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
     def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
         """Return the calls that announce a new task."""
@@ -119,7 +128,7 @@ class Updates:
         channel = task_channel(task_id)
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
-    def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
+    def _creation(self, update: Mapping[str, Any], key: str) -> list[Call]:
         """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
@@ -138,6 +147,7 @@ class Updates:
             object_of(encoded),
             self.retention,
             status=_status(fields),
+            idempotency_key=key,
             sharded=self.sharded,
         )
         return [_task_call(channel, create)]
@@ -151,6 +161,10 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
+        if key is not None and (not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH or not is_well_formed(key)):
+            raise ValueError(
+                f"an idempotency key is Unicode text of {_MAX_KEY_LENGTH} characters at most, not {key!r:.80}"
+            )
         script, names, values = publications.publish_call(
             channel,
             kind,

@@ -120,7 +120,7 @@ def test_progress_is_in_percent(progress: float) -> None:
 
 def test_what_cannot_be_published_is_an_error_where_it_is_reported() -> None:
     reported = Reported()
-    for wrong in (object(), float("nan"), b"x", {1: object()}):
+    for wrong in (object(), b"x", {1: object()}):
         with pytest.raises((TypeError, ValueError)):
             reported.task.update(field=wrong)
     with pytest.raises(TypeError):

@@ -10,6 +10,7 @@ import pytest
 import trio
 from relay_wire import keys, publications
 from relay_wire.channels import TASK_UPDATES
+from relay_wire.publications import Occurrence
 
 from relay.broker import script_calls
 from relay.broker.service import RedisService, open_redis
@@ -183,9 +184,9 @@ async def test_a_new_epoch_begins_when_the_memory_is_lost(redis_server: RedisSer
         assert state.data == b'{"m":3}'
 
 
-async def test_an_announced_task_has_a_state_unless_it_has_one_already(redis_server: RedisServer) -> None:
+async def test_an_announced_task_has_a_state_unless_another_relay_has_given_it_one(redis_server: RedisServer) -> None:
     announcement = b'{"type":"task_created","task_info":{"task_id":7,"status":"pending","tier":"gold"}}'
-    call = script_calls.create_call(announcement, RETENTION)
+    call = script_calls.ingest_created_call(announcement, Occurrence("digest", 1, 0, 30_000), RETENTION)
     assert call is not None
     async with opened(redis_server) as redis:
         await redis.run_calls([call])

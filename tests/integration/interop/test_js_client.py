@@ -19,11 +19,11 @@ from relay.core.closecodes import Close
 from relay.processes import start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
-from tests.integration.interop.test_websocket_clients import chromium
+from tests.integration.interop.browser import chromium
 
 CLIENT = ROOT / "clients" / "js"
 NODE = ROOT / "tests" / "integration" / "interop" / "node"
-PAGE = ROOT / "tests" / "integration" / "interop" / "browser" / "client.html"
+PAGE = ROOT / "tests" / "integration" / "interop" / "pages" / "client.html"
 
 Report = dict[str, Any]
 
@@ -52,7 +52,7 @@ def test_the_package_has_all_files() -> None:
     assert "dependencies" not in package
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, RelayServer]]:
     with (
         RedisServer(tmp_path_factory.mktemp("redis"), "--save", "") as redis_server,
@@ -138,8 +138,6 @@ def ws_package() -> None:
 async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServer], tmp_path: Path) -> None:
     """Each update once and in order, and the state with it, though the connection is cut in the middle."""
     redis_server, relay = servers
-    with redis_server.client() as client:
-        client.flushall()
     redis_server.publish_task("t", first="field", n=0)
     async with trio.open_nursery() as nursery:
         proxy = Proxy(relay.port)
