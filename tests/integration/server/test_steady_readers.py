@@ -14,7 +14,7 @@ from tests.harness import Kind, RedisServer, RelayServer, eventually, masked_tex
 #: Bytes a second that such a client reads: a megabyte takes several times the maximum age.
 PACE = 400_000
 
-SETTINGS = {"max_update_bytes": 65_536, "queue_bytes": 131_072, "queue_max_age": 1.0}
+SETTINGS: dict[str, Any] = {"max_update_bytes": 65_536, "queue_bytes": 131_072, "queue_max_age": 1.0}
 
 
 def messages(relay: RelayServer, *requests: Any) -> Iterator[Any]:
