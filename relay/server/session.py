@@ -250,6 +250,9 @@ class Session:
         transport = self._transport
         size, frames = transport.bytes_received, transport.frames_received
         while self.closing is None:
+            if self._budget.is_low:
+                async with self._context.turnstile:
+                    await trio.lowlevel.checkpoint()
             try:
                 events = await transport.receive(timeout)
             except trio.TooSlowError:
