@@ -17,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from relay.core import subscription as subscriptions
 from relay.core.batches import Batch
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
+from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
-from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription, SubscriptionSet
+from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription
 from relay.core.updates import Position, Update
 from tests.core.world import CHANNELS, KEPT, NUMBERED, PLAIN, JsonObject, Line, update_of
 
