@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -181,7 +182,11 @@ def accepted_sockets(pid: int, port: int) -> int:
         _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
         if int(local.partition(":")[2], 16) == port and state != "0A":  # LISTEN
             inodes.add(f"socket:[{inode}]")
-    return sum(os.readlink(file) in inodes for file in Path(f"/proc/{pid}/fd").iterdir())
+    files = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            files.append(str(file.readlink()))
+    return sum(file in inodes for file in files)
 
 
 @pytest.mark.parametrize("hijack_sockets", ["true", "false"])
