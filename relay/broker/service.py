@@ -23,13 +23,13 @@ from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
+from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.client_reads import CONNECTIONS, ClientReads
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
-from relay.broker.feeds import Feeds
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
-from relay.broker.recorder import Recorder
 from relay.broker.task_store import TaskStore
 from relay.broker.topology import Servers, open_servers
 from relay.broker.write_probe import WriteProbe
@@ -236,9 +236,14 @@ class RedisService:
             except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
                 _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
-    def follow(self, hub: Hub) -> Feeds:
-        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that."""
-        return Feeds(
+    def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
+        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that.
+
+        Args:
+            hub: Whose channels they are.
+            on_flushed: Called when the updates of a turn were handed out.
+        """
+        return ChannelSubscriptions(
             hub,
             self._commands.run_calls,
             self._client_reads.run_calls,
@@ -246,7 +251,7 @@ class RedisService:
             self._pubsub.unsubscribe,
             self._retention,
             self._settings.redis_timeout,
-            self._settings.queue_bytes // 2,
+            on_flushed,
         )
 
     def tasks(self, max_tasks: int) -> TaskStore:
@@ -259,24 +264,31 @@ class RedisService:
             sharded=self._servers.is_sharded,
         )
 
-    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
-        """Return what records plain publishes; pass its `start_hearing` to `start_listening`, and run it beside that."""
+    def publish_ingester(
+        self, deliver: Callable[[Update], None], on_unpersisted: Callable[[], None]
+    ) -> PublishIngester:
+        """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
+
+        Args:
+            deliver: Delivers an update that Redis does not persist to this process's own clients.
+            on_unpersisted: Called each time that this happens.
+        """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
             connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
             self._dedicated.append(connection)
             run_calls = partial(self._commands.run_calls_on, connection)
-        recorder = Recorder(
+        ingester = PublishIngester(
             run_calls,
             self._retention,
             self._servers.is_sharded,
             self.publish,
             self._commands.count_subscribers,
-            pass_on,
-            on_refused,
+            deliver,
+            on_unpersisted,
         )
-        self._pubsub.add(keys.BARRIER, recorder.others.hear)
-        return recorder
+        self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
+        return ingester
 
     async def run_client_reads(self) -> None:
         """Serve what clients ask to be read, until cancelled. `open_redis` runs it."""

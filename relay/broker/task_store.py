@@ -17,7 +17,7 @@ from relay_wire.scripts import Script
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerRefused
-from relay.core.taskstate import status_of
+from relay.core.task_state import status_of
 from relay.core.updates import Position
 
 _log = structlog.get_logger("relay.tasks")
@@ -301,7 +301,7 @@ def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError
         return answer
     try:
         epoch, top, state = answer
-        fields = script_calls.pairs(state)
+        fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         return Task(task_id, fields, Position(epoch.decode(), int(top)), active)

@@ -9,7 +9,7 @@ from random import randint
 import msgspec
 
 from relay.core.closecodes import Close
-from relay.core.recovery import Snapshot, Welcome
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
@@ -93,7 +93,7 @@ class SseProtocol:
         if since is None and self._resuming:
             since = Position("", 0)  # it resumes from an id that says nothing of this channel: it cannot be recovered
 
-        def answer(welcome: Welcome | None) -> Iterable[bytes]:
+        def answer(welcome: SubscribeResult | None) -> Iterable[bytes]:
             if welcome is None:
                 return ()
             events = self._events if isinstance(self._events, _Events) else _Events()

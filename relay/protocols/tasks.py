@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
-from relay.core.channels import NamedChannels, task_channel
+from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.recovery import Snapshot, Welcome
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
@@ -121,7 +121,7 @@ class TasksProtocol:
 
     __slots__ = ("_named", "_now")
 
-    def __init__(self, named: NamedChannels, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, named: ChannelPatterns, now: Callable[[], datetime] = _utc_now) -> None:
         self._named = named
         self._now = now
 
@@ -178,7 +178,7 @@ class TasksProtocol:
             if not is_plausible(since):
                 raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
 
-        def positioned(welcome: Welcome | None) -> Iterable[bytes]:
+        def positioned(welcome: SubscribeResult | None) -> Iterable[bytes]:
             assert welcome is not None
             # What a client gets that does not resume, or cannot, is the state.
             has_state = not welcome.recovered and len(welcome.updates) > 0

@@ -2,6 +2,7 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -11,8 +12,8 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.broker.task_store import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerError
-from relay.core.taskstate import object_of
+from relay.core.errors import BadMessage, BrokerBusy, BrokerError
+from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import HEARTBEAT_ROUTE, SCOPE_KEY, TASK_ROUTE
@@ -76,7 +77,8 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
 
     @app.errorhandler(BrokerError)
     async def unavailable(error: BrokerError) -> Response:
-        return _error(503, "unavailable", str(error), {"retry-after": "1"})
+        seconds = error.retry_after if isinstance(error, BrokerBusy) else 1.0
+        return _error(503, "unavailable", str(error), {"retry-after": str(ceil(seconds))})
 
     @app.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response | HTTPException:

@@ -12,7 +12,7 @@ import trio
 from quart_trio import QuartTrio
 
 from relay.config import RedisSettings, Settings, unknown_variables
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
 from relay.core.errors import RelayError
 from relay.logs import flush, without_password
 from relay.metrics import Metrics
@@ -51,7 +51,7 @@ class RelayApp(QuartTrio):
         self.settings = settings
         self.redis_settings = redis_settings
         self.metrics = Metrics()
-        self.named = NamedChannels(settings.extra_channels)
+        self.named = ChannelPatterns(settings.extra_channels)
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)

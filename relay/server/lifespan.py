@@ -19,7 +19,7 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 from relay.broker.embedded import embedded_redis
 from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.metrics import Metrics
@@ -32,11 +32,10 @@ from relay.server.endpoints import Endpoint
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
-from relay.server.history import HistoryLoader
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.running_relay import RunningRelay
-from relay.server.session_context import SessionContext, bounds_of
+from relay.server.session_context import SessionContext, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
@@ -70,7 +69,7 @@ async def run_relay(
     settings: Settings,
     redis_settings: RedisSettings,
     metrics: Metrics,
-    named: NamedChannels,
+    named: ChannelPatterns,
     policy: CorsPolicy,
     endpoints: Mapping[str, Endpoint],
     app: object,
@@ -94,15 +93,14 @@ async def run_relay(
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
-            on_watched=lambda channel: feeds.on_change(channel),
-            on_unwatched=lambda channel: feeds.on_change(channel),
-            on_behind=lambda channel: feeds.on_behind(channel),
+            on_first_subscriber=lambda channel: channels.on_change(channel),
+            on_last_unsubscribed=lambda channel: channels.on_change(channel),
+            on_gap=lambda channel: channels.on_gap(channel),
         )
         flusher = Flusher(hub, metrics)
-        feeds = redis.follow(hub)
-        feeds.hand_out = flusher.flush
-        ingester = redis.recorder(hub.hear, metrics.updates_unpersisted.inc)
-        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.hear)
+        channels = redis.follow(hub, flusher.on_flushed)
+        ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
+        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.on_message)
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
         for pattern in named.patterns:
@@ -110,7 +108,6 @@ async def run_relay(
         tasks = redis.tasks(settings.max_tasks)
         statistics = Statistics(metrics, hub)
         memory = MemoryTuner()
-        bounds = bounds_of(settings)
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
         registry = SessionRegistry(
@@ -121,14 +118,13 @@ async def run_relay(
             statistics,
             memory,
         )
-        history = HistoryLoader(feeds.read, bounds)
-        context = SessionContext(settings, bounds, hub, registry, statistics, history.load)
+        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
         drain_seconds = _drain_seconds(settings)
         admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
         heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
         acceptor = Acceptor(endpoints, admission)
-        services.start_soon(redis.start_listening, feeds, ingester.start_hearing)
-        for service in (feeds.run, ingester.run, flusher.run, heartbeat.run):
+        services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(_report_redis, redis, hub, metrics)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -23,6 +22,7 @@ from relay.processes import start_child
 from relay.protocols.event_ids import EventId
 from tests.conftest import StartRelay
 from tests.harness import Kind, RedisServer, RelayServer, eventually, free_port
+from tests.kernel import connections_to
 
 
 def test_a_redis_user_who_may_not_ask_who_listens(redis_server: RedisServer, start_relay: StartRelay) -> None:
@@ -152,10 +152,10 @@ def test_a_position_that_nobody_was_ever_given(redis_server: RedisServer, start_
     with redis_server.client() as admin:
         eventually(lambda: admin.exists(keys.meta("task:t")))
         epoch = admin.hget(keys.meta("task:t"), "epoch").decode()
-    for offset in (2**53, 2**53 + 1):
-        event_id = EventId()
-        event_id.set("task:t", Position(epoch, offset))
-        made_up = event_id.encode().decode()
+    for offset in (2**53 + 1, 2**55):  # an id has no negative numbers
+        identifier = EventId()
+        identifier.set("task:t", Position(epoch, offset))
+        made_up = identifier.encode().decode()
         url = f"http://127.0.0.1:{relay.port}/events?task=t"
         with httpx.stream("GET", url, headers={"Last-Event-ID": made_up}, timeout=20) as response:
             lines = response.iter_lines()
@@ -175,26 +175,11 @@ REQUESTS = {
 }
 
 
-def accepted_sockets(pid: int, port: int) -> int:
-    """The connections to a port that a process has not closed."""
-    inodes = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
-        if int(local.partition(":")[2], 16) == port and state != "0A":  # LISTEN
-            inodes.add(f"socket:[{inode}]")
-    files = []
-    for file in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # it was closed meanwhile
-            files.append(str(file.readlink()))
-    return sum(file in inodes for file in files)
-
-
 @pytest.mark.parametrize("hijack_sockets", ["true", "false"])
 def test_a_connection_without_a_request_is_closed(
     hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
     relay = start_relay(hijack_sockets=hijack_sockets, heartbeat_interval=1, arguments=("--keep-alive", "1"))
-    (pid,) = relay.worker_pids()
     open_connections = {}
     for name, request in REQUESTS.items():
         connection = open_connections[name] = socket.create_connection(("127.0.0.1", relay.port), timeout=20)
@@ -215,7 +200,7 @@ def test_a_connection_without_a_request_is_closed(
             next(heartbeats)
         redis_server.publish_task("t", n=1)
         assert client.receive()["data"] == {"n": 1}
-    eventually(lambda: accepted_sockets(pid, relay.port) == 0)
+    eventually(lambda: connections_to(relay.port) == 0)
 
 
 @pytest.mark.parametrize("hijack_sockets", ["true", "false"])
@@ -231,13 +216,13 @@ def test_a_full_relay_still_tells_how_it_does(
 
 
 FAILING = """
-from relay.broker.recorder import Recorder
-hear = Recorder.hear
-def hear_or_fail(self, update, message):
+from relay.broker.publish_ingester import PublishIngester
+on_message = PublishIngester.on_message
+def fail_or_not(self, update, message):
     if b"fail" in message:
         raise ZeroDivisionError
-    hear(self, update, message)
-Recorder.hear = hear_or_fail
+    on_message(self, update, message)
+PublishIngester.on_message = fail_or_not
 """
 
 
