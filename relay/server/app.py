@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 import trio
 from quart_trio import QuartTrio
+from relay_wire.channels import GENERAL
 
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import ChannelPatterns
@@ -161,6 +162,8 @@ async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:
 def _log_start(app: RelayApp, redis_url: str) -> None:
     for warning in unknown_variables():
         _log.warning(warning)
+    if GENERAL in app.named.patterns:
+        _log.warning("no client can subscribe to an extra channel of this name, which is Relay's own", channel=GENERAL)
     _log.info(
         "relay is up",
         redis=without_password(redis_url),

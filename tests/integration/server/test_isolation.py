@@ -211,8 +211,26 @@ def test_a_full_relay_still_tells_how_it_does(
     with relay.client("t"), httpx.Client() as monitor:  # which keeps its connection
         for _ in range(2):
             assert monitor.get(f"http://127.0.0.1:{relay.port}/healthz").status_code == 200
+            assert monitor.get(f"http://127.0.0.1:{relay.port}/readyz").json() == {"status": "full"}
             with connect(relay.url) as one_too_many, pytest.raises(ConnectionClosed, match="1013"):
                 one_too_many.recv(20)
+    eventually(relay.is_ready)
+
+
+def test_operators_channels_are_no_tasks(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(extra_channels="task:*,agent:*")
+    with relay.client("7") as of_task, relay.client() as of_channel:
+        for name in ("task:7", "agent:x"):
+            of_channel.send({"type": "subscribe", "channel": name})
+            assert of_channel.receive() == {"type": "subscribed", "channel": name}
+        for name in ("task:7", "agent:x"):
+            redis_server.publish(name, '{"percent":5}')
+            assert of_channel.receive() == {"percent": 5}
+        redis_server.publish_task("7", n=1)
+        assert of_task.receive()["data"] == {"n": 1}
+        plain = relay.metric('relay_updates_received_total{kind="plain"}')
+        assert plain == 3
+        eventually(lambda: relay.metric('relay_updates_received_total{kind="persisted"}') == 3)
 
 
 FAILING = """
