@@ -385,11 +385,3 @@ def masked_frame(first_byte: int, payload: bytes) -> bytes:
 def masked_text(payload: bytes) -> bytes:
     """A whole text message of a client."""
     return masked_frame(0x81, payload)
-
-
-def process_is_gone(pid: int) -> bool:
-    """No such process, or only its zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True

@@ -6,6 +6,8 @@ trio-asyncio loop         redis-py lives here
     sessions              one nursery for each client
 """
 
+import multiprocessing
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -18,8 +20,10 @@ from relay.broker.embedded import embedded_redis
 from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
+from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.metrics import Metrics
+from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.cors import CorsPolicy
@@ -84,6 +88,7 @@ async def run_relay(
     async with AsyncExitStack() as stack:
         url = redis_settings.configured_url()
         if url is None:
+            _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
         hub = Hub(
@@ -138,6 +143,18 @@ async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _require_single_worker() -> None:
+    """Let one worker of a server with several have the embedded Redis: each would start one of its own, and hear no other.
+
+    Raises:
+        ConfigError: Another worker has it.
+    """
+    if multiprocessing.parent_process() is not None and not take_lock(f"relay-embedded-{os.getppid()}"):
+        raise ConfigError(
+            "several workers need one Redis for all: set REDIS_URL, or run `relay serve --workers`, which starts one for them"
+        )
 
 
 def _drain_seconds(settings: Settings) -> float:

@@ -175,7 +175,7 @@ def test_an_update_with_more_fields_than_a_task_may_have_does_not_end_the_flush(
 
 
 def test_an_update_that_is_nested_too_deeply_does_not_end_the_flush() -> None:
-    for many in ("[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000):
+    for many in ("[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000):
         for fields in (f'{{"b":{many}}}', f'{{"status":"failed","b":{many}}}'):
             got = waiting(task_update('{"a":1}'), task_update(fields), task_update('{"a":2}'))
             assert got == ['{"a":1}', fields, '{"a":2}']

@@ -25,9 +25,7 @@ from relay.server.cors import CorsPolicy
 from relay.server.endpoints import accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
-from tests.server.test_session import MakeWorld, Peer, World, make_world, settled, small_pair, value
-
-__all__ = ["make_world"]
+from tests.server.world import MakeWorld, Peer, World, settled, small_pair, value
 
 SUBSCRIBE = masked_text(b'{"type":"subscribe","task_id":"a"}')
 

@@ -17,9 +17,7 @@ from relay.protocols.tasks import PLAIN, TasksProtocol
 from relay.server.session import Session
 from relay.server.session_context import LoadHistory
 from relay.server.transports import AsgiTransport
-from tests.server.test_session import MakeWorld, World, make_world, settled, small_pair
-
-__all__ = ["make_world"]  # a fixture
+from tests.server.world import MakeWorld, World, settled, small_pair
 
 
 def live(channel: str, offset: int, size: int = 0) -> Update:

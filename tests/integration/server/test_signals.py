@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, eventually, process_is_gone
+from tests.harness import RedisServer, eventually
+from tests.kernel import process_is_gone
 
 
 @pytest.fixture
