@@ -12,7 +12,7 @@ from relay_wire import keys, publications
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 from relay.broker import script_calls
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.recovery import Snapshot
@@ -27,7 +27,7 @@ TASK_KEYS = dict(zip(("meta", "log", "state", "generation", "tasks", "running"),
 
 
 @asynccontextmanager
-async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
+async def opened(server: RedisServer) -> AsyncIterator[RedisBroker]:
     with trio.fail_after(30):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
             assert await redis.check_writes() is None
@@ -48,19 +48,19 @@ def created(fields: dict[str, bytes]) -> ScriptCall:
     return publications.create_call("t", fields, b"{}", RETENTION, status="in_progress")
 
 
-async def run(redis: RedisService, call: ScriptCall) -> Any:
+async def run(redis: RedisBroker, call: ScriptCall) -> Any:
     (answer,) = await redis.run_calls([call])
     return answer
 
 
-async def publish(redis: RedisService, data: bytes, **options: Any) -> Position:
+async def publish(redis: RedisBroker, data: bytes, **options: Any) -> Position:
     answer = await run(redis, update(data, **options))
     assert not isinstance(answer, BrokerError), answer
     return publications.publish_result(answer).position
 
 
 async def read(
-    redis: RedisService, since: Position | None = None, channel: str = CHANNEL, max_bytes: int = 1 << 20, **options: Any
+    redis: RedisBroker, since: Position | None = None, channel: str = CHANNEL, max_bytes: int = 1 << 20, **options: Any
 ) -> Snapshot:
     answer = await run(redis, script_calls.read_call(channel, since, RETENTION, max_bytes, **options))
     assert not isinstance(answer, BrokerError), answer
