@@ -139,17 +139,23 @@ export class RelayClient {
       openedAt = performance.now();
       this.#subscriptions.connected();
       this.#restartHeartbeat(openedAt);
-      call(this.#options.onConnection, { isUp: true, detail: `connected to ${this.#url.href}`, retryIn: null });
+      call(this.#options.onConnection, { isUp: true, isRedisAvailable: true, detail: `connected to ${this.#url.href}`, retryIn: null });
       this.#send();
     });
     socket.onmessage = ifCurrent(({ data }) => {
       this.#restartHeartbeat(openedAt);
+      const wasAvailable = this.#subscriptions.isRedisAvailable;
       try {
         this.#subscriptions.receive(data, performance.now());
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error;
         this.#lost(`the relay sent something unexpected: ${error.message}`, openedAt);
         return;
+      }
+      const { isRedisAvailable } = this.#subscriptions;
+      if (isRedisAvailable !== wasAvailable) {
+        const detail = isRedisAvailable ? "the relay can reach Redis again" : "the relay cannot reach Redis";
+        call(this.#options.onConnection, { isUp: true, isRedisAvailable, detail, retryIn: null });
       }
       this.#send();
     });
@@ -192,14 +198,14 @@ export class RelayClient {
     this.#drop();
     if (FINAL_CLOSE_CODES.has(code)) {
       this.#isClosed = true;
-      call(onConnection, { isUp: false, detail, retryIn: null });
+      call(onConnection, { isUp: false, isRedisAvailable: true, detail, retryIn: null });
       call(onError, new RelayError(`the relay does not accept this client: ${detail}`, code));
       return;
     }
     if (openedAt !== null && performance.now() - openedAt >= GOOD_MS) this.#attempt = 0;
     const retryIn = fullJitter(this.#attempt++, retryBase, retryCap, random);
     this.#timers.retry = setTimeout(() => this.#connect(), retryIn);
-    call(onConnection, { isUp: false, detail, retryIn });
+    call(onConnection, { isUp: false, isRedisAvailable: true, detail, retryIn });
   }
 
   #drop(code) {

@@ -199,7 +199,10 @@ test("while Redis is unavailable requests are repeated", async () => {
   socket.tell(away);
   await soon();
   assert.deepEqual(played.errors, []);
-  socket.tell(subscribed("t", 0), subscribed("u", 0));
+  const seen = () => played.changes.slice(1).map(({ isUp, isRedisAvailable }) => [isUp, isRedisAvailable]);
+  assert.deepEqual(seen(), [[true, false]], "once for all requests");
+  socket.tell(subscribed(socket.said.at(-1).task_id, 0));
+  assert.deepEqual(seen(), [[true, false], [true, true]]);
 });
 
 test("a task that is refused is reported, and the others go on", () => {

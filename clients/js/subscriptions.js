@@ -133,6 +133,7 @@ export class Subscriptions {
     this.limit = Infinity;
     this.retryAt = -Infinity;
     this.attempts = 0;
+    this.isRedisAvailable = true; // as far as the relay has answered
     for (const channel of this.channels.values()) channel.disconnect();
   }
 
@@ -215,6 +216,7 @@ export class Subscriptions {
       this.unanswered.shift();
       this.window = WINDOW;
       this.attempts = 0;
+      this.isRedisAvailable = true;
       channel = oldest.channel;
       hadPosition = oldest.since !== null;
     } else if (!channel?.isConfirmed) {
@@ -229,6 +231,7 @@ export class Subscriptions {
     const isWanted = channel !== null && this.channels.get(channel.name) === channel;
     if (code === "unavailable" && channel !== null) {
       this.window = 1;
+      this.isRedisAvailable = false;
       channel.phase = "unsubscribed";
       if (isWanted) this.pending.push({ type: "subscribe", channel });
       if (now >= this.retryAt) this.retryAt = now + fullJitter(this.attempts++, ...UNAVAILABLE_DELAYS, this.random);
