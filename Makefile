@@ -81,6 +81,7 @@ format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff format
 
 docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
+	@$(BIN)/python docs/architecture_tables.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 

@@ -1,5 +1,6 @@
 """`python -m benchmarks`: run the suite, compare two results, make a report of one."""
 
+import gc
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ ResultFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 
 @app.callback()
 def main() -> None:
-    """Relay's fan-out benchmarks; docs/benchmarks.md says what they mean."""
+    """Relay's fan-out benchmarks; docs/benchmarks.md explains the figures."""
 
 
 def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:
@@ -77,6 +78,7 @@ def run(
     results = Results(facts, size, seed, [])
     path = json or Path(f"benchmarks/results/{time.strftime('%Y%m%d-%H%M%S')}.json")
     began = time.monotonic()
+    gc.freeze()  # a collection of all that was imported would delay the publisher
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as directory, machine.pinned(machine.LOAD_CORE):
         context = Context(Path(directory), size, seed, selected, chosen)
         for name in chosen:

@@ -61,20 +61,21 @@ class Connected:
 class Received:
     """What arrived. ``last`` is when the last reader had its last update, in nanoseconds of the monotonic clock.
 
-    ``wrong`` readers have more or fewer updates than expected; ``disordered`` updates did not follow the one before;
+    ``done`` readers have what is expected, ``wrong`` ones more or fewer; ``disordered`` updates did not follow the one before;
     ``fragments`` of messages were not counted; the server ended the connections of ``closed`` readers.
     """
 
-    expected: int = field(metadata={"combine": max})
-    last: int = field(metadata={"combine": max})
-    readers: int
-    updates: int
-    wrong: int
-    disordered: int
-    fragments: int
-    closed: int
-    cpu: float
-    latency: Latencies
+    expected: int = field(default=0, metadata={"combine": max})
+    readers: int = 0
+    last: int = field(default=0, metadata={"combine": max})
+    updates: int = 0
+    done: int = 0
+    wrong: int = 0
+    disordered: int = 0
+    fragments: int = 0
+    closed: int = 0
+    cpu: float = 0.0
+    latency: Latencies = field(default_factory=Latencies)
 
     @property
     def missing(self) -> int:
@@ -189,9 +190,5 @@ class Load:
         return received
 
     def closings(self, timeout: float) -> dict[int, float | None]:
-        """Wait until the server has closed all stalled clients; returns when, by port, and None for those it did not close."""
+        """Wait until the server has closed all stalled clients; returns when, by port, or None. Closes what is left."""
         return {port: at for part in self._call("closings", timeout, timeout=timeout) for port, at in part.items()}
-
-    def forget_stalled(self) -> None:
-        """Close the stalled clients that are left."""
-        self._call("forget_stalled")

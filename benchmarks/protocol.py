@@ -1,10 +1,16 @@
 """A server's own protocol as data: how its clients subscribe, and how updates are published to it."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from benchmarks.wire import EVERYONE, Update, resp
+
+#: Accepts any certificate: only our own servers are connected to.
+TLS_CONTEXT = ssl.create_default_context()
+TLS_CONTEXT.check_hostname = False
+TLS_CONTEXT.verify_mode = ssl.CERT_NONE
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class AckCounter:
 class Publisher:
     """A connection for publishing; a context manager that closes it. Calls return when all updates are acknowledged.
 
-    They raise PublishFailed when one is refused, or not acknowledged within a minute.
+    They raise PublishFailed when one is refused, or not acknowledged within a minute, and ConnectionError.
     """
 
     def __init__(self, publishing: Publishing, port: int) -> None:
@@ -72,11 +72,11 @@ class Publisher:
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.setblocking(False)
-        if publishing.greeting:
-            self._write(publishing.greeting, 0)
-            self._flush()
 
     def __enter__(self) -> Self:
+        if self._publishing.greeting:
+            self._write(self._publishing.greeting, 0)
+            self._flush()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,8 +145,6 @@ class Publisher:
             except BlockingIOError:
                 select.select([self._sock], [self._sock], [], _TIMEOUT)
                 self._read()
-            except OSError as error:
-                raise PublishFailed(f"the publisher's connection failed: {error}") from None
 
     def _read(self) -> None:
         try:
@@ -156,8 +154,6 @@ class Publisher:
                     return
         except BlockingIOError:
             return
-        except OSError as error:
-            raise PublishFailed(f"the publisher's connection failed: {error}") from None
         raise PublishFailed("the server closed the publisher's connection")
 
     def _flush(self) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import time
 import urllib.error
@@ -18,17 +17,13 @@ import trustme
 
 from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, descendants, memory_of, pinned
 from benchmarks.peers.base import Peer
+from benchmarks.protocol import TLS_CONTEXT
 from relay.broker.embedded import free_port, start_server
 from relay.processes import Child, start_child
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 8.0
 _ROOT = Path(__file__).parent.parent
-
-#: Only of our own servers' certificates.
-_ANY_CERTIFICATE = ssl.create_default_context()
-_ANY_CERTIFICATE.check_hostname = False
-_ANY_CERTIFICATE.verify_mode = ssl.CERT_NONE
 
 
 class ServerFailed(Exception):
@@ -93,7 +88,7 @@ def _accepts(port: int) -> bool:
 def _answers(url: str) -> bool:
     with (
         suppress(urllib.error.URLError, OSError),
-        urllib.request.urlopen(url, timeout=5, context=_ANY_CERTIFICATE) as reply,
+        urllib.request.urlopen(url, timeout=5, context=TLS_CONTEXT) as reply,
     ):
         return bool(reply.status == 200)
     return False
@@ -121,9 +116,9 @@ class Server:
         """CPU seconds of its Redis so far, 0 where there is none."""
         return cpu_of([self.redis_pid] if self.redis_pid else []).ran
 
-    def memory(self, *, exact: bool = True) -> int:
-        """Resident bytes of the server; less exact ones are cheap enough to be read while measuring."""
-        return memory_of(self.pids, exact=exact)
+    def memory(self) -> int:
+        """Resident bytes of the server."""
+        return memory_of(self.pids)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all processes."""

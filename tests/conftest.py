@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 import trustme
+from relay_wire import keys
 
 from relay.config import Settings
 from tests.harness import ROOT, Kind, RedisServer, RelayServer
@@ -107,7 +108,7 @@ class SharedServers:
     def relay(self, kind: Kind, settings: dict[str, Any]) -> RelayServer:
         """The relay that is there, without clients; or another one, when it has other settings."""
         made_for = kind, {name: text for name, value in settings.items() if (text := str(value)) != _default(name)}
-        if self._relay is not None and self._made_for == made_for and self._relay.child.poll() is None:
+        if self._relay is not None and self._made_for == made_for and self._is_as_it_was(self._relay):
             self._relay.begin_again()
             return self._relay
         self._end_relay()
@@ -117,6 +118,11 @@ class SharedServers:
         self._relay = RelayServer(directory, self.redis.url, kind, certificate=self._certificate, **settings)
         self._made_for = made_for
         return self._relay
+
+    def _is_as_it_was(self, relay: RelayServer) -> bool:
+        """The relay runs, and no test has flushed its Redis."""
+        with self.redis.client() as client:
+            return relay.child.poll() is None and bool(client.exists(keys.generation(0)))
 
     def _end_relay(self) -> None:
         if self._relay is not None:
@@ -140,8 +146,7 @@ def _shared_servers(
 @pytest.fixture
 def shared_redis(_shared_servers: SharedServers) -> RedisServer:
     """A real, empty Valkey that other tests had before. No test may end it or change its configuration."""
-    with _shared_servers.redis.client() as client:
-        client.flushall()
+    _shared_servers.redis.clear()
     return _shared_servers.redis
 
 

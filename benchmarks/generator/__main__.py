@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 
 from benchmarks.generator.client import Client
-from benchmarks.generator.counting import Counting, Tally
+from benchmarks.generator.counting import Counting
 from benchmarks.generator.loop import READ, Loop
 from benchmarks.latency import Latencies
 from benchmarks.load import Connected, Received
@@ -37,8 +37,7 @@ class Generator:
 
     def __init__(self) -> None:
         self.loop = Loop(self._after_turn)
-        self._tally = Tally()
-        self._counting = Counting(self._tally, self._on_message, self._on_control)
+        self._counting = Counting(self._on_message, self._on_control)
         self._count = self._counting.messages
         self._clients: list[Client] = []
         self._opening: set[Client] = set()
@@ -121,13 +120,6 @@ class Generator:
                 self._close(client)
         return sum(client.position != "null" for client in self._clients)
 
-    def forget_stalled(self) -> None:
-        """Close the stalled clients that the server has not closed."""
-        for client in self._clients:
-            if client.is_stalled and not client.is_closed:
-                self._close(client)
-        self._clients = [client for client in self._clients if not client.is_stalled]
-
     def arm(
         self, *, expected: int, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
         all_reconnect: bool = False,
@@ -148,33 +140,38 @@ class Generator:
             client.is_sampled = sample > 0 and i % sample == 0
             if not is_continued:
                 client.following = 0
-        self._tally.arm(expected, readers=readers, keep_last=keep_last)
+        self._counting.arm(Received(expected, readers), keep_last=keep_last)
         self._seen = 0
         self._lazy_until = 0 if sample else expected * readers * 9 // 10
         return readers
 
     def collect(self, *, timeout: float, quiet: float) -> Received:
         """Wait until every reader has what is expected, or nothing has come for `quiet` seconds, or time is up."""
-        tally = self._tally
-        began = time.monotonic_ns()
+        received, began = self._counting.received, time.monotonic_ns()
 
         def is_over() -> bool:
-            return tally.is_complete or time.monotonic_ns() - max(began, tally.last) > quiet * 1e9
+            is_quiet = time.monotonic_ns() - max(began, received.last) > quiet * 1e9
+            return received.done >= received.readers or is_quiet
 
         self.loop.until(is_over, time.monotonic() + timeout)
+        if received.done < received.readers:
+            last = received.last
+            self._counting.stop()
+            received.last = last
         self.loop.sleep(_AFTERWARDS)
         readers = [client for client in self._clients if not client.is_stalled and not client.is_closed]
-        wrong = sum(client.received != tally.expected for client in readers)
-        return Received(
-            tally.expected, tally.last, len(readers), tally.updates, wrong, tally.disordered, tally.fragments, tally.closed,
-            tally.cpu, tally.latency,
-        )  # fmt: skip
+        received.readers, received.wrong = len(readers), sum(each.received != received.expected for each in readers)
+        return received
 
     def closings(self, *, timeout: float) -> dict[int, float | None]:
-        """Wait until the server has closed every stalled client; returns when it closed each, by the client's port."""
+        """Wait until the server has closed every stalled client; returns when it closed each, by port. Close the others."""
         stalled = [client for client in self._clients if client.is_stalled]
         self.loop.until(lambda: all(client.is_closed for client in stalled), time.monotonic() + timeout)
-        return {client.port: client.closed_at if client.is_closed else None for client in stalled}
+        closed_at = {client.port: client.closed_at if client.is_closed else None for client in stalled}
+        for client in stalled:
+            self._close(client)
+        self._clients = [client for client in self._clients if not client.is_stalled]
+        return closed_at
 
     def _open(self, client: Client, source: str, endpoint: Endpoint, port: int) -> None:
         began = time.monotonic_ns()
@@ -210,6 +207,8 @@ class Generator:
         self._close(client)
 
     def _close(self, client: Client) -> None:
+        if client.is_closed:
+            return
         client.is_closed = True
         client.closed_at = time.time()
         self.loop.remove(client.sock.fileno())
@@ -218,7 +217,7 @@ class Generator:
     def _lost(self, client: Client) -> None:
         """The server has closed a reader's connection."""
         if not client.is_closed:
-            self._tally.closed += 1
+            self._counting.received.closed += 1
             self._close(client)
 
     def _on_stalled_event(self, client: Client, mask: int) -> None:
@@ -262,11 +261,11 @@ class Generator:
             self._lost(client)
 
     def _after_turn(self, events: int) -> None:
-        tally = self._tally
-        seen, self._seen = self._seen, tally.updates
-        if tally.updates != seen and not tally.is_complete:
-            tally.last = time.monotonic_ns()
-            if seen < tally.updates < min(self._lazy_until, seen + _FEW * events):
+        received = self._counting.received
+        seen, self._seen = self._seen, received.updates
+        if received.updates != seen and received.done < received.readers:
+            received.last = time.monotonic_ns()
+            if seen < received.updates < min(self._lazy_until, seen + _FEW * events):
                 time.sleep(_PAUSE)
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
-from benchmarks.generator.counting import next_frame
+from benchmarks.generator.counting import payload_span
 from benchmarks.generator.loop import READ, WRITE
-from benchmarks.protocol import Endpoint
+from benchmarks.protocol import TLS_CONTEXT, Endpoint
 from benchmarks.wire import PING, PONG, TEXT, masked, opening_request
 
 #: Bind to an address and let connect() choose the port, so that ports are shared between destinations.
@@ -18,10 +18,6 @@ _BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 _STALLED_BUFFER = 4096
 
 _MAX_REPLY = 16384
-
-_TLS = ssl.create_default_context()
-_TLS.check_hostname = False
-_TLS.verify_mode = ssl.CERT_NONE
 
 
 class Client:
@@ -97,7 +93,7 @@ class Client:
         return text.replace("{task}", self.task).replace("{position}", self.position)
 
     def _handshake(self) -> Iterator[int]:
-        secured = self.sock = _TLS.wrap_socket(self.sock, do_handshake_on_connect=False)
+        secured = self.sock = TLS_CONTEXT.wrap_socket(self.sock, do_handshake_on_connect=False)
         while True:
             try:
                 return secured.do_handshake()
@@ -119,9 +115,9 @@ class Client:
         if not is_websocket:
             message, self.rest = self.rest, b""
             return message or None
-        while (frame := next_frame(self.rest, 0)) is not None:
-            first, payload, end = frame
-            self.rest = self.rest[end:]
+        while (span := payload_span(self.rest, 0, len(self.rest))) is not None:
+            first, payload = self.rest[0], self.rest[span[0] : span[1]]
+            self.rest = self.rest[span[1] :]
             if not first & 0x08:
                 return payload
             if first != PING:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.latency import Latencies
+from benchmarks.load import Received
 from benchmarks.wire import BINARY, MARK, SEQUENCE_DIGITS, TEXT, TIME_DIGITS
 
 if TYPE_CHECKING:
@@ -24,56 +24,18 @@ _TAIL = SEQUENCE_DIGITS + _MARK_SIZE - 1
 _LAST_BYTES = 160
 
 
-class Tally:
-    """The updates that all clients of this process have received since `arm`. ``cpu`` ends with the last one expected."""
-
-    def __init__(self) -> None:
-        self.arm(0, readers=0, keep_last=False)
-
-    def arm(self, expected: int, *, readers: int, keep_last: bool) -> None:
-        """Start to count: so many updates are expected at each of so many readers."""
-        self.expected = expected
-        self.readers = readers
-        self.keep_last = keep_last
-        self.updates = self.done = self.disordered = self.fragments = self.closed = self.last = 0
-        self._cpu, self._cpu_at_end = time.process_time(), -1.0
-        self.latency = Latencies()
-
-    @property
-    def is_complete(self) -> bool:
-        """Every reader has as many as expected."""
-        return self.done >= self.readers
-
-    @property
-    def cpu(self) -> float:
-        """CPU seconds of this process until the last reader was done, or until now."""
-        return self._cpu_at_end if self._cpu_at_end >= 0 else time.process_time() - self._cpu
-
-    def add(self, client: "Client", count: int) -> None:
-        """Count updates of a client."""
-        before = client.received
-        client.received = before + count
-        self.updates += count
-        if before < self.expected <= before + count:
-            self.done += 1
-            if self.done >= self.readers:
-                self.last = time.monotonic_ns()
-                self._cpu_at_end = time.process_time() - self._cpu
-
-
 class Counting:
     """Counts what is in a buffer, and leaves in ``client.rest`` what is not complete.
 
     Args:
-        tally: Where updates are counted.
         on_message: Called with a message that is no update.
         on_control: Called with the first byte and the payload of a control frame.
     """
 
     def __init__(
-        self, tally: Tally, on_message: Callable[["Client", bytes], None], on_control: Callable[["Client", int, bytes], None]
-    ) -> None:  # fmt: skip
-        self._tally = tally
+        self, on_message: Callable[["Client", bytes], None], on_control: Callable[["Client", int, bytes], None]
+    ) -> None:
+        self.arm(Received(), keep_last=False)
         self._on_message = on_message
         self._on_control = on_control
         #: Header, size and place of the mark of the last frame that came alone: the next one is usually alike.
@@ -82,20 +44,39 @@ class Counting:
         self._numbers = b""
         self._sequence = self._time = 0
 
+    def arm(self, received: Received, *, keep_last: bool) -> None:
+        """From now on count what comes in ``received``; with ``keep_last`` the end of each client's last update is kept."""
+        self.received = received
+        self._keep_last = keep_last
+        self._cpu = time.process_time()
+
+    def _add(self, client: "Client", count: int) -> None:
+        received, before = self.received, client.received
+        client.received = before + count
+        received.updates += count
+        if before < received.expected <= before + count:
+            received.done += 1
+            if received.done >= received.readers:
+                self.stop()
+
+    def stop(self) -> None:
+        """Every reader is done, or will not be: note the time and the CPU time since `arm`."""
+        self.received.last = time.monotonic_ns()
+        self.received.cpu = time.process_time() - self._cpu
+
     def messages(self, client: "Client", buffer: bytearray, end: int) -> None:
         """Count messages that are one update each."""
-        tally = self._tally
         header_alone, size_alone, mark_alone = self._alone
         if end == size_alone and buffer.startswith(header_alone) and buffer.startswith(MARK, mark_alone):
             if client.is_sampled:
                 self._check(client, buffer, (mark_alone,))
             client.rest = b""
-            if tally.keep_last:
+            if self._keep_last:
                 client.last = bytes(buffer[max(0, end - _LAST_BYTES) : end])
-            tally.add(client, 1)
+            self._add(client, 1)
             return
         position = count = 0
-        while not client.is_closed and (span := _payload_span(buffer, position, end)) is not None:
+        while not client.is_closed and (span := payload_span(buffer, position, end)) is not None:
             start, stop = span
             first = buffer[position]
             mark = buffer.find(MARK, start, stop) if first in (TEXT, BINARY) else -1
@@ -111,22 +92,24 @@ class Counting:
                 self._alone = (bytes(buffer[:start]), size, mark)
             position += size * run
             count += run
-            if tally.keep_last:
+            if self._keep_last:
                 client.last = bytes(buffer[max(0, position - min(size, _LAST_BYTES)) : position])
         client.rest = bytes(buffer[position:end])
         if count:
-            tally.add(client, count)
+            self._add(client, count)
 
     def framed_stream(self, client: "Client", buffer: bytearray, end: int) -> None:
         """Count updates in the payloads of messages, taken together."""
         data = bytes(buffer[:end])
         position, payloads = 0, [client.tail]
-        while (frame := next_frame(data, position)) is not None:
-            first, payload, position = frame
-            if first in (TEXT, BINARY):
+        while (span := payload_span(data, position, end)) is not None:
+            first, payload = data[position], data[span[0] : span[1]]
+            is_data = first in (TEXT, BINARY)
+            if is_data:
                 payloads.append(payload)
-            if MARK not in payload:
+            if not is_data or len(payload) < _AFTER:  # too short for an update
                 self._pass_on(client, first, payload)
+            position = span[1]
         client.rest = data[position:]
         client.tail = self._count_marks(client, b"".join(payloads))
 
@@ -149,14 +132,13 @@ class Counting:
                 for _ in range(count):
                     places.append(text.find(MARK, places[-1] + 1))
                 self._check(client, text, places[1:])
-            self._tally.add(client, count)
+            self._add(client, count)
         return text[-_TAIL:] if is_complete else text[max(0, last - SEQUENCE_DIGITS) :]
 
     def _check(self, client: "Client", buffer: bytes | bytearray, marks: Sequence[int]) -> None:
         """Check the order of updates and record their age, by the places of their marks."""
         now = time.monotonic_ns()
-        tally = self._tally
-        add_latency = tally.latency.add
+        add_latency = self.received.latency.add
         following = client.following
         for mark in marks:
             numbers = buffer[mark - SEQUENCE_DIGITS : mark + _AFTER]
@@ -165,7 +147,7 @@ class Counting:
                 self._sequence = int(numbers[:SEQUENCE_DIGITS])
                 self._time = int(numbers[SEQUENCE_DIGITS + _MARK_SIZE :])
             if self._sequence != following:
-                tally.disordered += 1
+                self.received.disordered += 1
             following = self._sequence + 1
             add_latency(now - self._time)
         client.following = following
@@ -176,10 +158,10 @@ class Counting:
         elif first & 0x08:
             self._on_control(client, first, payload)
         else:
-            self._tally.fragments += 1  # no server here sends any, and its updates would not be counted
+            self.received.fragments += 1  # no server here sends any, and its updates would not be counted
 
 
-def _payload_span(data: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
+def payload_span(data: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
     """Start and end of the payload of the server's frame that begins there; None when it is not complete."""
     if end - at < 2:
         return None
@@ -191,12 +173,6 @@ def _payload_span(data: bytes | bytearray, at: int, end: int) -> tuple[int, int]
             return None
         length = int.from_bytes(data[at + 2 : start])
     return (start, start + length) if start + length <= end else None
-
-
-def next_frame(data: bytes, at: int) -> tuple[int, bytes, int] | None:
-    """First byte, payload and end of the server's frame that begins there; None when it is not complete."""
-    span = _payload_span(data, at, len(data))
-    return None if span is None else (data[at], data[span[0] : span[1]], span[1])
 
 
 def _equal_headers(buffer: bytearray, position: int, size: int, header: int, count: int) -> int:

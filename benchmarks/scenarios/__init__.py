@@ -1,14 +1,6 @@
 """The scenarios, a row each: question, parameters for each size of a run, measurement, columns of the table, targets."""
 
-from benchmarks.peers.relay import (
-    ENDPOINT_VARIANTS,
-    PROCESS_VARIANTS,
-    PUBLISH_VARIANTS,
-    RELAY,
-    RELAY_DURABLE,
-    RELAY_POSITIONS,
-    TLS_VARIANTS,
-)
+from benchmarks.peers import relay
 from benchmarks.scenarios.base import Scenario, Sizes, Target, one_by_one
 from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, broadcast, idle, storm
 from benchmarks.scenarios.fan_out import burst, large, paced, variants
@@ -17,7 +9,7 @@ from benchmarks.scenarios.tasks import few_watchers, reconnect, ways_to_publish
 
 _CROWD = Sizes(max(CLIENTS.full), max(CLIENTS.quick), max(CLIENTS.tiny))
 _LADDER = (5, 10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1_000)  # thousands
-_BOTH = (RELAY, RELAY_DURABLE)
+_BOTH = (relay.RELAY, relay.RELAY_DURABLE)
 _VARIANT_PARAMETERS = {
     "clients": Sizes(500, 500, 20), "bytes": 128, "updates": Sizes(400, 200, 40), "rounds": Sizes(7, 3, 1),
     "deliveries/s": Sizes(50_000, 50_000, 1_000), "seconds": Sizes(5.0, 2.0, 0.5),
@@ -50,7 +42,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     Scenario(
         "broadcast", "Broadcast to everyone", "When does the middle client of a crowd have an update, when the last?",
         {"clients": CLIENTS, "bytes": BYTES},
-        ("p50", "p99", "last", "ratio", "rate", "per_core", "load", "load_core"), broadcast, (RELAY,),
+        ("p50", "p99", "last", "ratio", "rate", "per_core", "load", "load_core"), broadcast, (relay.RELAY,),
         ratio="p50", complete="broadcasts that reached every client of Relay, once",
         targets=(Target("times a better p50 to 10,000 clients than", "ratio", 1.0, case="10,000 clients",
                         versus=lambda peer: peer.name == "nchan"),),
@@ -60,7 +52,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         {"tasks": Sizes(1000, 500, 20), "updates of each": Sizes(20, 20, 5), "bytes": 160,
          "updates/s": Sizes(2_000, 1_000, 100)},
         ("update_rate", "updates_per_core", "ratio", "rate", "p50", "p99", "server", "load_core"),
-        one_by_one(few_watchers), (RELAY_DURABLE, RELAY), ratio="updates_per_core",
+        one_by_one(few_watchers), (relay.RELAY_DURABLE, relay.RELAY), ratio="updates_per_core",
         targets=(
             Target("durable updates taken in per second of CPU, 1 watcher each", "updates_per_core", 60_000,
                    server="relay-durable", case="1 watcher each"),
@@ -71,7 +63,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     Scenario(
         "storm", "Connection storm", "How many clients a second can connect, and what does each cost?",
         {"clients": _CROWD, "in flight": IN_FLIGHT, "bytes": BYTES},
-        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm, (RELAY,),
+        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm, (relay.RELAY,),
         ratio="accepted_per_core", complete="storms that every client of Relay survived",
         targets=(Target("connections accepted per second of CPU", "accepted_per_core", 2_000),),
     ),
@@ -79,14 +71,14 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         "reconnect", "Everyone reconnects at once", "When are all served again after a network failure?",
         {"tasks": Sizes(1000, 200, 4), "watchers of each": 10, "updates before": 3, "missed updates": 5, "bytes": 160},
         ("served", "ratio", "recovered", "p50", "p99", "retries", "server", "load"), one_by_one(reconnect),
-        (RELAY_POSITIONS,), ratio="served",
+        (relay.RELAY_POSITIONS,), ratio="served",
         complete="times that every client of Relay recovered all it had missed, in order",
         targets=(Target("10,000 clients are served again within", "served", 6.0, at_least=False,
                         server="relay-durable", full_only=True),),
     ),
     Scenario(
         "idle", "Idle clients", "What does each client cost that receives nothing but heartbeats?",
-        {"clients": _CROWD, "seconds": IDLE_SECONDS, "bytes": BYTES}, ("memory", "ratio", "idle_cpu"), idle, (RELAY,),
+        {"clients": _CROWD, "seconds": IDLE_SECONDS, "bytes": BYTES}, ("memory", "ratio", "idle_cpu"), idle, (relay.RELAY,),
         ratio="memory", complete="times that all of Relay's idle clients were still there at the end",
         targets=(
             Target("bytes for each idle client", "memory", 15_000, at_least=False, full_only=True),
@@ -99,7 +91,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "updates/s": 125},
         ("p99_without", "p99", "p99_ratio", "dropped", "dropped_after", "memory_growth", "delivered", "server",
          "load_core"),
-        one_by_one(slow), (RELAY,),
+        one_by_one(slow), (relay.RELAY,),
         complete="readers of Relay that got every update, in order, regardless of stalled clients",
         targets=(
             Target("share of stalled clients that Relay dropped", "dropped", 1.0, must=True),
@@ -117,12 +109,12 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     ),
     Scenario(
         "relays", "Two relays behind one Redis", "What do two relays with half of the clients each cost, on one core?",
-        _VARIANT_PARAMETERS, _VARIANT_COLUMNS, variants, PROCESS_VARIANTS, has_peers=False,
+        _VARIANT_PARAMETERS, _VARIANT_COLUMNS, variants, relay.PROCESS_VARIANTS, has_peers=False,
         complete=_VARIANTS_COMPLETE,
     ),
     Scenario(
         "endpoints", "Relay's endpoints", "What does each of Relay's endpoints cost?",
-        _VARIANT_PARAMETERS, _VARIANT_COLUMNS, variants, ENDPOINT_VARIANTS, has_peers=False,
+        _VARIANT_PARAMETERS, _VARIANT_COLUMNS, variants, relay.ENDPOINT_VARIANTS, has_peers=False,
         complete=_VARIANTS_COMPLETE,
     ),
     Scenario(
@@ -130,7 +122,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         # On ASGI a client costs far more: the pace of the other scenarios would only show that it is too much, and longer
         # bursts would be coalesced.
         _VARIANT_PARAMETERS | {"deliveries/s": Sizes(5_000, 5_000, 1_000), "updates": Sizes(50, 50, 40)},
-        (*_VARIANT_COLUMNS[:5], "accepted_per_core", *_VARIANT_COLUMNS[5:]), variants, TLS_VARIANTS, has_peers=False,
+        (*_VARIANT_COLUMNS[:5], "accepted_per_core", *_VARIANT_COLUMNS[5:]), variants, relay.TLS_VARIANTS, has_peers=False,
         complete=_VARIANTS_COMPLETE,
     ),
     Scenario(
@@ -138,6 +130,6 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         {"tasks": Sizes(50, 50, 5), "fan-out clients": Sizes(500, 100, 5), "bytes": 160,
          "updates of each": Sizes(100, 40, 5), "rounds": Sizes(5, 3, 1)},
         ("round_trip", "p99", "redis_per_update", "update_rate", "cpu_per_update", "per_core", "server", "load_core"),
-        ways_to_publish, PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
+        ways_to_publish, relay.PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
     ),
 )}  # fmt: skip

@@ -24,7 +24,7 @@ from benchmarks.wire import Update, make_update
 Size = Literal["full", "quick", "tiny"]
 
 #: These may happen to one server without ending the run.
-FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, PublishFailed)
+FAILURES = (ServerFailed, LoadFailed, WarmUpFailed, PublishFailed, ConnectionError)
 
 T = TypeVar("T")
 
@@ -209,50 +209,47 @@ class Trial:
         return {peer.name: results[peer.name] for peer in self.peers if peer.name in results}
 
     def add(self, server: str, figures: dict[str, float], runs: Sequence[Run], *, case: str = "", **more: Any) -> Row:
-        """Add a row. The shares of CPU are the medians of ``runs``, all of which must be complete; the result file has them."""
-        row = Row(server, case, medians([run.shares() for run in runs]) | figures, all_complete(runs))
+        """Add a row. Further figures are the medians of ``runs``, all of which must be complete; the result file has them."""
+        row = Row(server, case, medians(runs) | figures, all_complete(runs))
         self.report.rows.append(row)
         self.report.data.setdefault(server, {})[case] = {"runs": runs, **more}
         return row
 
     def _check(self) -> None:
-        report, by_name = self.report, {peer.name: peer for peer in self.peers}
-        if self.scenario.ratio:
-            self._compare(self.scenario.ratio)
+        report = self.report
+        self._compare()
         # Past its last rung of a ladder a server is expected to coalesce or to drop: that is no loss.
-        ours = [row.complete for row in report.rows if by_name[row.server].is_relay and not row.remark]
+        ours = [row.complete for row in report.rows if row.server.startswith("relay") and not row.remark]
         report.checks.append(Check(self.scenario.complete, sum(ours), len(ours), must=True))
         for target in self.scenario.targets:
             row = report.row(target.server, target.case)
-            if row is None or (target.must and self.context.size == "tiny"):
+            best = self._best(target) if target.versus else row
+            if row is None or best is None or target.figure not in best.figures:
                 continue
-            text, clear = target.text, row.clear
-            if target.versus is not None:
-                others = [
-                    other for other in report.rows
-                    if other.case == row.case and "ratio" in other.figures and not other.remark
-                    and target.versus(by_name[other.server])
-                ]  # fmt: skip
-                if not others:
-                    continue
-                row = min(others, key=lambda other: other.figures["ratio"])
-                text, clear = f"{text} ({row.server})", clear and row.clear
-            if target.figure in row.figures:
+            text = f"{target.text} ({best.server})" if target.versus else target.text
+            clear = row.clear and best.clear and (self.context.size == "full" or not target.full_only)
+            if self.context.size != "tiny" or not target.must:
+                unit = METRICS[target.figure].unit
                 report.checks.append(Check(
-                    text, row.figures[target.figure], target.limit, target.at_least, METRICS[target.figure].unit,
-                    target.must, clear and not (target.full_only and self.context.size != "full"),
+                    text, best.figures[target.figure], target.limit, target.at_least, unit, target.must, clear
                 ))  # fmt: skip
 
-    def _compare(self, figure: str) -> None:
+    def _best(self, target: Target) -> Row | None:
+        """Return the row of the best peer that a target compares with, in the same case."""
+        versus = {peer.name for peer in self.peers if target.versus and target.versus(peer)}
+        case = target.case or (self.report.rows[0].case if self.report.rows else "")
+        rows = [row for row in self.report.rows if row.server in versus and row.case == case and not row.remark]
+        return min((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["ratio"], default=None)
+
+    def _compare(self) -> None:
         """Say for each peer how many times better Relay is in the same case: 2 is twice the rate, or half the time."""
-        is_lower = METRICS[figure].better == "lower"
-        for row in self.report.rows:
-            base = self.report.row(self.scenario.relays[0].name, row.case)
-            if base is None or row.server.startswith("relay"):
-                continue
-            mine, theirs = base.figures.get(figure), row.figures.get(figure)
-            if mine and theirs:
-                row.figures["ratio"] = theirs / mine if is_lower else mine / theirs
+        figure, ours = self.scenario.ratio, self.scenario.relays[0].name
+        for row in self.report.rows if figure else ():
+            base = self.report.row(ours, row.case)
+            if base is not None and not row.server.startswith("relay"):
+                mine, theirs = base.figures.get(figure), row.figures.get(figure)
+                if mine and theirs:
+                    row.figures["ratio"] = theirs / mine if METRICS[figure].better == "lower" else mine / theirs
 
 
 def one_by_one(measure: Callable[[Trial, Peer], None]) -> Callable[[Trial], None]:

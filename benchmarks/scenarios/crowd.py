@@ -110,12 +110,7 @@ def broadcast(trial: Trial) -> None:
     for size in trial.p["clients"]:
         for name, crowd in crowds.items():
             if runs := crowd.broadcasts.get(size):
-                figures = {
-                    "p50": median([run.received.latency.quantile(0.5) for run in runs]),
-                    "p99": median([run.received.latency.quantile(0.99) for run in runs]),
-                    "last": median([run.seconds for run in runs]), "rate": median([run.rate for run in runs]),
-                    "per_core": median([run.per_core for run in runs]),
-                }  # fmt: skip
+                figures = {"last": median([run.seconds for run in runs])}
                 trial.add(name, figures, runs, case=f"{size:,} clients")
 
 

@@ -5,7 +5,7 @@ All servers are up from the start, each with its own Redis and load generator, a
 
 from functools import partial
 
-from benchmarks.measure import Run, Testbed, medians, testbed
+from benchmarks.measure import Run, Testbed, all_complete, medians, testbed
 from benchmarks.peers.base import Peer
 from benchmarks.results import median
 from benchmarks.scenarios.base import Trial
@@ -40,10 +40,7 @@ def burst(trial: Trial) -> None:
         )
     for name, done in runs.items():
         rates = [run.rate for run in done]
-        figures = {
-            "rate": median(rates), "lowest": min(rates), "highest": max(rates),
-            "per_core": median([run.per_core for run in done]),
-        }  # fmt: skip
+        figures = {"lowest": min(rates), "highest": max(rates)}
         if not name.startswith("relay") and "relay" in runs:
             figures["ratio"] = median([ours.rate / run.rate for ours, run in zip(runs["relay"], done, strict=False)])
         trial.add(name, figures, done)
@@ -68,16 +65,11 @@ def paced(trial: Trial) -> None:
             rounds = trial.p["rounds at 50,000/s"] if rate == 50_000 else 1
             runs = trial.in_turns(beds, rounds, f" at {rate:,}/s", partial(rung, rate))
             for name, done in runs.items():
-                each = [run.quantiles() for run in done if run.received.latency.total]
-                figures = {
-                    "rate": median([run.rate for run in done]), "target": float(rate), "p99": _MAX_P99 * 10,
-                    # A machine that stands still for a moment in one of the runs must not decide.
-                    **medians(each), "per_core": median([run.per_core for run in done]),
-                }  # fmt: skip
-                if each:
-                    figures["max"] = max(one["max"] for one in each)
-                row = trial.add(name, figures, done, case=f"{rate:,}/s")
-                if not row.complete or figures["rate"] < _MIN_SHARE * rate or figures["p99"] > _MAX_P99:
+                row = trial.add(name, {"target": float(rate)}, done, case=f"{rate:,}/s")
+                if "max" in row.figures:
+                    row.figures["max"] = max(run.received.latency.quantile(1.0) for run in done)
+                p99 = row.figures.setdefault("p99", _MAX_P99 * 10)
+                if not row.complete or row.figures["rate"] < _MIN_SHARE * rate or p99 > _MAX_P99:
                     row.remark = "can follow no more"
                     beds[:] = [bed for bed in beds if bed.peer.name != name]
                 else:
@@ -96,11 +88,14 @@ def variants(trial: Trial) -> None:
         at_pace = trial.in_turns(beds, 1, ", paced", lambda bed: bed.paced(updates, count, rate))
     accepted = {bed.peer.name: bed.accepted_per_core for bed in beds}
     for name, runs in at_pace.items():
+        burst_figures = medians(bursts[name])
         figures = {
-            "rate": median([run.rate for run in bursts[name]]), "accepted_per_core": accepted[name],
-            "per_core": median([run.per_core for run in bursts[name]]), **runs[0].quantiles(), **runs[0].shares(),
-        }  # fmt: skip
-        trial.add(name, figures, [*bursts[name], *runs])
+            "rate": burst_figures["rate"],
+            "per_core": burst_figures["per_core"],
+            "accepted_per_core": accepted[name],
+        }
+        row = trial.add(name, figures, runs, bursts=bursts[name])
+        row.complete &= all_complete(bursts[name])
     for row in trial.report.rows:
         row.figures["cost"] = trial.report.rows[0].figures["per_core"] / row.figures["per_core"]
 
@@ -115,5 +110,4 @@ def large(trial: Trial, peer: Peer) -> None:
             bed.warm_up(updates)
             rate = trial.p["bytes/s"] / trial.p["clients"] / size
             run = bed.paced(updates, max(5, round(rate * trial.p["seconds"])), rate)
-            figures = {"bytes_rate": run.rate * size, "delivered": run.delivered, **run.quantiles()}
-            trial.add(peer.name, figures, [run], case=f"{size:,} bytes")
+            trial.add(peer.name, {"bytes_rate": run.rate * size}, [run], case=f"{size:,} bytes")

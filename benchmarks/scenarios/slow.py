@@ -4,17 +4,14 @@ Runs with and without the few alternate on the same server and readers; the rati
 of neighbours. Most peers bound nothing: their memory keeps what waits for their stalled clients.
 """
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
-from benchmarks.measure import Run, Testbed, WarmUpFailed, all_complete, medians, testbed
+from benchmarks.machine import peak_memory_of, reset_peak_memory
+from benchmarks.measure import Run, Testbed, WarmUpFailed, all_complete, testbed
 from benchmarks.peers.base import Peer
 from benchmarks.results import median, shown
 from benchmarks.scenarios.base import Sizes, Trial
-from benchmarks.servers import Server
 from benchmarks.wire import Update
 
 #: Readers' p99 with stalled clients, times that without; when Relay's own runs differ by more, there is no verdict.
@@ -24,6 +21,8 @@ MAX_RATIO = 1.2
 _TIMEOUT = 15.0
 #: Peers are not waited for: the run itself was long enough. Nor is Relay in a tiny run, where no bound is reached.
 _TIMEOUT_PEERS = 1.0
+#: Seconds behind the publisher at which a server no longer keeps up.
+_MAX_LAG = 1.0
 
 
 class _Stalled(NamedTuple):
@@ -32,24 +31,6 @@ class _Stalled(NamedTuple):
     run: Run
     growth: int
     dropped_after: list[float | None]
-
-
-@contextmanager
-def _peak_memory(server: Server) -> Iterator[list[int]]:
-    """Watch the server's memory; the list has what it was, and at the end what it was at most."""
-    done, seen = threading.Event(), [server.memory(exact=False)] * 2
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            seen[1] = max(seen[1], server.memory(exact=False))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
 
 
 def slow(trial: Trial, peer: Peer) -> None:
@@ -61,7 +42,8 @@ def slow(trial: Trial, peer: Peer) -> None:
     with testbed(peer, trial.directory, readers) as bed:
         bed.follow(["bench"] * readers)
         bed.warm_up(updates)
-        if not bed.paced(updates, rate, rate).keeps_up:
+        first = bed.paced(updates, rate, rate)
+        if not first.received.is_complete or first.received.last - first.published.sent > _MAX_LAG * 1e9:
             raise WarmUpFailed(f"it cannot follow {rate * readers:,} deliveries of {trial.p['bytes']:,} bytes a second")
         for _ in range(trial.pick(Sizes(5, 2, 1)) if peer.is_relay else 1):
             without.append(bed.paced(updates, count, rate))
@@ -76,11 +58,11 @@ def slow(trial: Trial, peer: Peer) -> None:
         "p99_without": median(p99), "p99": median(p99_stalled),
         "p99_ratio": median([two / max(one, 1e-6) for one, two in zip(p99, p99_stalled, strict=True)]),
         "dropped": len(known) / len(after), "memory_growth": float(max(one.growth for one in stalled)),
-        "delivered": min(run.delivered for run in runs), **medians([run.shares() for run in runs]),
+        "delivered": min(run.figures()["delivered"] for run in runs),
     }  # fmt: skip
     if known:
         figures["dropped_after"] = max(known)
-    row = trial.add(peer.name, figures, [*without, *runs], noise=noise, dropped_after=after)
+    row = trial.add(peer.name, figures, runs, without=without, noise=noise, dropped_after=after)
     row.complete = all_complete([*without, *runs]) and all(run.received.readers == readers for run in without)
     row.noisy = noise > MAX_RATIO
     if peer.is_relay:
@@ -93,9 +75,10 @@ def _with_stalled(trial: Trial, bed: Testbed, updates: list[Update]) -> _Stalled
     ports = bed.follow(["bench"] * stalled, stalled=stalled).stalled_ports
     began = time.time()
     is_waited_for = bed.peer.is_relay and trial.context.size != "tiny"
-    with _peak_memory(bed.server) as memory:
-        run = bed.paced(updates, trial.p["updates"], trial.p["updates/s"])
-        closings = bed.load.closings(_TIMEOUT if is_waited_for else _TIMEOUT_PEERS)
-    bed.load.forget_stalled()
+    reset_peak_memory(bed.server.pids)
+    memory = peak_memory_of(bed.server.pids)
+    run = bed.paced(updates, trial.p["updates"], trial.p["updates/s"])
+    closings = bed.load.closings(_TIMEOUT if is_waited_for else _TIMEOUT_PEERS)
+    growth = peak_memory_of(bed.server.pids) - memory
     dropped = [closings.get(port) for port in ports]
-    return _Stalled(run, memory[1] - memory[0], [None if at is None else at - began for at in dropped])
+    return _Stalled(run, growth, [None if at is None else at - began for at in dropped])

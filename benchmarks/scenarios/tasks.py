@@ -51,7 +51,7 @@ def few_watchers(trial: Trial, peer: Peer) -> None:
             figures = {
                 "update_rate": median([total / run.seconds for run in runs]),
                 "updates_per_core": median([total / max(run.server.ran, 1e-9) for run in runs]),
-                "rate": median([run.rate for run in runs]), **paced.quantiles(),
+                **paced.received.latency.quantiles(),
             }  # fmt: skip
             row = trial.add(peer.name, figures, runs, case=case, paced=paced, stopped=peer.redis)
             row.complete = all_complete([*runs, paced])

@@ -27,7 +27,7 @@ from relay.broker.connections import Server
 from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.reply_reader import malformed_reply
 from relay.broker.topology import Servers
-from relay.core.errors import BrokerBusy, BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge
 
 _T = TypeVar("_T")
 
@@ -215,37 +215,3 @@ class Commands:
         except (RedisError, OSError) as error:
             self._invalidate_topology()
             raise translated(error) from error
-
-
-class BoundedCommands:
-    """Runs scripts for clients, on connections of their own: however many ask, the relay's own calls do not wait for them.
-
-    Attributes:
-        waiting: Calls under way, those that wait for a connection among them.
-    """
-
-    def __init__(self, commands: Commands, max_waiting: int) -> None:
-        """Make it.
-
-        Args:
-            commands: Runs the calls; nobody else's.
-            max_waiting: Round trips that may be under way, those that wait for a connection among them.
-        """
-        self._commands = commands
-        self._max_waiting = max_waiting
-        self.waiting = 0
-
-    async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts as `Commands.run_calls` does.
-
-        Raises:
-            BrokerBusy: As many are under way as may be. Nothing was sent.
-            BrokerUnavailable: No Redis can be reached.
-        """
-        if self.waiting >= self._max_waiting:
-            raise BrokerBusy("too many requests read from Redis now", retry_after=1.0)
-        self.waiting += 1
-        try:
-            return await self._commands.run_calls(calls)
-        finally:
-            self.waiting -= 1

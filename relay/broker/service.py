@@ -23,12 +23,13 @@ from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
-from relay.broker.commands import BoundedCommands, Commands
+from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.client_reads import CONNECTIONS, ClientReads
+from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
-from relay.broker.feeds import Feeds
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
-from relay.broker.recorder import Recorder
 from relay.broker.task_store import TaskStore
 from relay.broker.topology import Servers, open_servers
 from relay.broker.write_probe import WriteProbe
@@ -45,9 +46,6 @@ Callback = Callable[[Any], Awaitable[None] | None]
 
 #: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
 CALLBACK_QUEUE = 1024
-
-#: Round trips for clients that may wait, for each connection that serves them.
-_WAITING_PER_CONNECTION = 8
 
 
 class RedisService:
@@ -74,10 +72,8 @@ class RedisService:
         self._retention = script_calls.retention_of(settings)
         self._pubsub = PubSub(servers, settings.redis_health_interval, settings.redis_timeout)
         self._commands = Commands(servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
-        self._client_commands = BoundedCommands(
-            Commands(client_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology),
-            settings.redis_max_connections * _WAITING_PER_CONNECTION,
-        )
+        client_commands = Commands(client_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
+        self._client_reads = ClientReads(client_commands.run_calls, settings.redis_timeout)
         self._write_probe = WriteProbe(
             self._commands.run_calls,
             self._retention,
@@ -164,7 +160,10 @@ class RedisService:
 
     async def publish(self, channel: str, message: bytes) -> int:
         """Publish plainly. Returns how many subscribers Redis sent it to; see `Commands.command` for what is raised."""
-        return int(await self._commands.command("PUBLISH", channel, message))
+        count = await self._commands.command("PUBLISH", channel, message)
+        if not isinstance(count, int):
+            raise BrokerRefused(f"Redis gave an answer to PUBLISH that cannot be read: {count!r:.200}")
+        return count
 
     async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
         """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
@@ -237,47 +236,63 @@ class RedisService:
             except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
                 _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
-    def follow(self, hub: Hub) -> Feeds:
-        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that."""
-        return Feeds(
+    def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
+        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that.
+
+        Args:
+            hub: Whose channels they are.
+            on_flushed: Called when the updates of a turn were handed out.
+        """
+        return ChannelSubscriptions(
             hub,
             self._commands.run_calls,
-            self._client_commands.run_calls,
+            self._client_reads.run_calls,
             self._pubsub.subscribe,
             self._pubsub.unsubscribe,
             self._retention,
             self._settings.redis_timeout,
-            self._settings.queue_bytes // 2,
+            on_flushed,
         )
 
     def tasks(self, max_tasks: int) -> TaskStore:
         """Return the tasks in Redis, read on the connections for clients."""
         return TaskStore(
             self._commands.run_calls,
-            self._client_commands.run_calls,
+            self._client_reads.run_calls,
             self._retention,
             max_tasks,
             sharded=self._servers.is_sharded,
         )
 
-    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
-        """Return what records plain publishes; pass its `start_hearing` to `start_listening`, and run it beside that."""
+    def publish_ingester(
+        self, deliver: Callable[[Update], None], on_unpersisted: Callable[[], None]
+    ) -> PublishIngester:
+        """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
+
+        Args:
+            deliver: Delivers an update that Redis does not persist to this process's own clients.
+            on_unpersisted: Called each time that this happens.
+        """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
             connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
             self._dedicated.append(connection)
             run_calls = partial(self._commands.run_calls_on, connection)
-        recorder = Recorder(
+        ingester = PublishIngester(
             run_calls,
             self._retention,
             self._servers.is_sharded,
             self.publish,
             self._commands.count_subscribers,
-            pass_on,
-            on_refused,
+            deliver,
+            on_unpersisted,
         )
-        self._pubsub.add(keys.BARRIER, recorder.others.hear)
-        return recorder
+        self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
+        return ingester
+
+    async def run_client_reads(self) -> None:
+        """Serve what clients ask to be read, until cancelled. `open_redis` runs it."""
+        await self._client_reads.run()
 
     async def start_listening(
         self, receiver: PubSubReceiver = NO_RECEIVER, on_connecting: Callable[[], None] = lambda: None
@@ -314,10 +329,13 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
     target = parse(url)
     async with trio_asyncio.open_loop() as loop:
         servers = open_servers(target, settings, more, settings.redis_max_connections)
-        client_servers = open_servers(target, settings, more, settings.redis_max_connections)
+        client_servers = open_servers(target, settings, more, CONNECTIONS)
         service = RedisService(servers, client_servers, loop, settings)
         try:
-            yield service
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service.run_client_reads)
+                yield service
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
                 await service.close()

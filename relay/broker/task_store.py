@@ -17,7 +17,7 @@ from relay_wire.scripts import Script
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerRefused
-from relay.core.taskstate import status_of
+from relay.core.task_state import status_of
 from relay.core.updates import Position
 
 _log = structlog.get_logger("relay.tasks")
@@ -275,8 +275,8 @@ class TaskStore:
 
     async def forget_old(self) -> None:
         """Drop tasks whose state has expired from the indexes, and the least recently active of too many."""
-        most = max(1, self._max_tasks // keys.BUCKETS)
-        values = [self._retention.task_state_ttl * 1000, -most - 1]
+        limit = max(1, self._max_tasks // keys.BUCKETS)
+        values = [self._retention.task_state_ttl * 1000, -limit - 1]
         calls = [ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket)], values) for bucket in _BUCKETS]
         await _all(self._run_calls, calls)
 
@@ -301,7 +301,7 @@ def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError
         return answer
     try:
         epoch, top, state = answer
-        fields = script_calls.pairs(state)
+        fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         return Task(task_id, fields, Position(epoch.decode(), int(top)), active)

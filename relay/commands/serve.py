@@ -10,7 +10,9 @@ import typer
 from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
 from relay.config import RedisSettings, Settings, load
-from relay.server.serve import listen, serve, supervise
+from relay.metrics import identify_worker
+from relay.server.serve import listen, serve
+from relay.server.workers import supervise
 
 
 def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_url: str) -> None:
@@ -35,17 +37,29 @@ def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_
     typer.echo("\n".join(lines))
 
 
-def run(host: str | None, port: int | None, workers: int | None, redis_url: str | None, fd: int | None) -> None:
+def run(
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    redis_url: str | None,
+    *,
+    fd: int | None,
+    alive_fd: int | None,
+    worker: int,
+) -> None:
     """Run the relay until it is told to stop.
 
     Args:
         host, port, workers, redis_url: Options, which win over the environment.
-        fd: The listening socket, for a worker of a supervisor.
+        fd: For a worker of a supervisor: the listening socket.
+        alive_fd: For a worker: ends when its supervisor does.
+        worker: For a worker: its number.
     """
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
     logs.configure(settings.log_level)
     if fd is not None:  # a worker: the supervisor has the socket and passes its descriptor
-        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None)
+        identify_worker(worker)
+        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None, alive_fd)
         return
     command = serve if settings.workers == 1 else supervise
     trio.run(command, settings, redis_settings, listen(settings), partial(_banner, settings, redis_settings))

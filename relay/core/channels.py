@@ -65,7 +65,7 @@ def _expression(part: Match[str]) -> str:
     return f"[{negated}{inside}]"
 
 
-class NamedChannels:
+class ChannelPatterns:
     """The Redis channels that the operator names, as glob patterns in Redis' own sense of ``*``, ``?`` and ``[]``."""
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:

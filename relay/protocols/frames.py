@@ -8,12 +8,12 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong
-from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.frame_protocol import CloseReason
 
 from relay.core.closecodes import Close
+from relay.protocols.connection import ServerConnection
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
@@ -52,10 +52,10 @@ def pong_frame(payload: bytes) -> bytes:
     return _frame(_PONG, payload)
 
 
-#: An unasked-for pong (RFC 6455 section 5.5.3), one bytes object for all clients. It keeps proxies from closing an idle
-#: connection and has the kernel notice a peer that is gone, as a ping would; but nobody answers it, and reading the answers was
-#: most of what idle clients cost.
-HEARTBEAT_FRAME = _frame(_PONG, b"")
+#: A ping, one bytes object for all clients. It keeps proxies from closing an idle connection, and has the kernel notice a peer
+#: that is gone. An unsolicited pong would do the same without an answer, but some clients take it for a late answer to a ping
+#: of their own, and close.
+HEARTBEAT_FRAME = _frame(_PING, b"")
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -117,44 +117,10 @@ class Violation:
 
 Event = Received | ControlReply | PeerClosed | Violation
 
-_VIOLATIONS = {
+_VIOLATIONS: dict[int, Close] = {
     CloseReason.INVALID_FRAME_PAYLOAD_DATA: Close.INVALID_TEXT,
     CloseReason.MESSAGE_TOO_BIG: Close.TOO_BIG,
 }
-
-
-class _ControlFrameBypass(Extension):
-    """Keeps control frames away from an extension, which must not transform them (RFC 7692 section 6.1).
-
-    wsproto's deflate (1.3.2) takes a ping between the fragments of a compressed message for the message's end.
-    """
-
-    def __init__(self, inner: Extension) -> None:
-        self._inner = inner
-
-    def offer(self) -> bool | str:
-        return self._inner.offer()
-
-    def enabled(self) -> bool:
-        return self._inner.enabled()
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        if opcode.iscontrol():
-            return RsvBits(False, False, False)
-        return self._inner.frame_inbound_header(proto, opcode, rsv, payload_length)
-
-    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
-        return data if _is_control(proto) else self._inner.frame_inbound_payload_data(proto, data)
-
-    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
-        return None if _is_control(proto) else self._inner.frame_inbound_complete(proto, fin)
-
-
-def _is_control(decoder: FrameDecoder | FrameProtocol) -> bool:
-    assert isinstance(decoder, FrameDecoder)
-    return decoder.header is not None and decoder.header.opcode.iscontrol()
 
 
 class FrameReader:
@@ -169,35 +135,33 @@ class FrameReader:
             that makes it. By default it has no extensions.
     """
 
-    __slots__ = ("_connection", "_make_connection", "_max_message", "_over", "_parts", "_size")
+    __slots__ = ("_connection", "_in_message", "_make_connection", "_max_message", "_over", "_parts", "_size", "frames")
 
     def __init__(
         self,
         max_message: int,
-        connection: Connection | Callable[[], Connection] = lambda: Connection(ConnectionType.SERVER),
+        connection: ServerConnection | Callable[[], ServerConnection] = lambda: ServerConnection([]),
     ) -> None:
-        self._connection: Connection | None = None
-        self._make_connection = connection if callable(connection) else None
-        if isinstance(connection, Connection):
-            self._open(connection)
+        self._connection: ServerConnection | None = None
+        self._make_connection: Callable[[], ServerConnection] | None = None
+        if isinstance(connection, ServerConnection):
+            self._connection = connection
+        else:
+            self._make_connection = connection
         self._max_message = max_message
+        self._in_message = False
         self._parts: list[str | bytes] = []
         self._size = 0
         self._over = False
-
-    def _open(self, connection: Connection) -> Connection:
-        decoder = connection._proto._frame_decoder
-        decoder.extensions = [_ControlFrameBypass(extension) for extension in decoder.extensions]
-        self._connection = connection
-        return connection
+        #: Messages, fragments and control frames read so far.
+        self.frames = 0
 
     @property
     def in_message(self) -> bool:
         """A message or a frame has begun and is not complete."""
         if self._connection is None:
             return False
-        decoder = self._connection._proto._frame_decoder
-        return bool(self._parts) or decoder.header is not None or len(decoder.buffer) > 0
+        return self._in_message or self._connection.in_frame
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Feed bytes from the socket; b"" means that the client hung up.
@@ -215,6 +179,7 @@ class FrameReader:
             text, end = _short_text(data)
             if text is None or end > self._max_message:
                 break
+            self.frames += 1
             yield Received(text)
             data = data[end:]
         if data:
@@ -224,16 +189,19 @@ class FrameReader:
         connection = self._connection
         if connection is None:
             assert self._make_connection is not None
-            connection = self._open(self._make_connection())
+            connection = self._connection = self._make_connection()
         connection.receive_data(data)
         for event in connection.events():
+            self.frames += 1
             if isinstance(event, Message):
+                self._in_message = not event.message_finished
                 self._size += _size(event.data)
                 if self._size > self._max_message:
                     self._over = True
                     yield Violation(Close.TOO_BIG)
                     return
-                self._parts.append(event.data)
+                if event.data or event.message_finished:  # empty fragments may come without end
+                    self._parts.append(event.data)
                 if event.message_finished:
                     parts, self._parts, self._size = self._parts, [], 0
                     yield Received(_joined(event, parts))
@@ -245,7 +213,7 @@ class FrameReader:
                 if connection.state is ConnectionState.REMOTE_CLOSING:
                     yield PeerClosed(event.code, event.reason or "")
                 else:
-                    yield Violation(_VIOLATIONS.get(CloseReason(event.code), Close.PROTOCOL_ERROR))
+                    yield Violation(_VIOLATIONS.get(event.code, Close.PROTOCOL_ERROR))
                 return
             else:
                 assert isinstance(event, Pong)

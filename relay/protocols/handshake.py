@@ -4,15 +4,15 @@ httptools reads the head of the request, and only a plainly valid one is accepte
 ASGI server, which knows how to refuse.
 """
 
-from base64 import b64encode
-from functools import lru_cache
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from hashlib import sha1
 from typing import NamedTuple
 
 import httptools
-from wsproto.connection import Connection, ConnectionType
-from wsproto.extensions import PerMessageDeflate
-from wsproto.handshake import server_extensions_handshake
+
+from relay.protocols.deflate import answer_to
 
 #: Longest head of a request, in bytes.
 MAX_HEAD = 64 * 1024
@@ -21,6 +21,9 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 #: An opening handshake has each of these once at most, the first four exactly once.
 _ONCE = (b"host", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"origin", b"sec-websocket-extensions")
+
+#: A token of RFC 9110 section 5.6.2, as the name of a subprotocol must be; longer ones are not answered.
+_is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}").fullmatch
 
 #: Headers that announce a body, which an opening handshake does not have.
 _BODY = (b"content-length", b"transfer-encoding", b"expect")
@@ -34,6 +37,7 @@ class Handshake(NamedTuple):
         headers: The request's headers; names are in lower case.
         key: The value of Sec-WebSocket-Key.
         offers: The extensions that the client offers.
+        subprotocol: The one that is agreed on, or None.
         early: Bytes that the client sent right behind the handshake.
     """
 
@@ -41,17 +45,43 @@ class Handshake(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     key: bytes
     offers: str
+    subprotocol: str | None
     early: bytes
 
     def accept(self) -> bytes:
         """Return the response that accepts the client."""
-        agreed = _agreed(self.offers)
+        agreed = answer_to(self.offers)
         more = b"Sec-WebSocket-Extensions: %b\r\n" % agreed if agreed else b""
+        if self.subprotocol is not None:
+            more += b"Sec-WebSocket-Protocol: %b\r\n" % self.subprotocol.encode()
         digest = b64encode(sha1(self.key + _GUID, usedforsecurity=False).digest())
         return (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (digest, more)
         )
+
+
+def is_valid_key(key: str | bytes) -> bool:
+    """Whether a Sec-WebSocket-Key is the base64 of 16 bytes, as RFC 6455 section 4.1 wants it."""
+    try:
+        return len(b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+def agreed_subprotocol(requested: Iterable[str]) -> str | None:
+    """Return the subprotocol to answer with, which must be one of those that the client asks for (section 4.2.2).
+
+    Relay speaks the same under each name. A browser that asks for one and gets none ends the connection, so the first is taken.
+
+    Args:
+        requested: Names of subprotocols, or lists of them that are separated by commas.
+    """
+    for names in requested:
+        for name in names[:1024].split(","):
+            if _is_token(name.strip()):
+                return name.strip()
+    return None
 
 
 class _Head:
@@ -92,42 +122,13 @@ def read_handshake(data: bytes) -> Handshake | None:
         b"host" in headers
         and headers.get(b"upgrade", b"").lower() == b"websocket"
         and headers.get(b"sec-websocket-version") == b"13"
-        and len(key) == 24
-        and key.isascii()
+        and is_valid_key(key)
         and offers.isascii()
         and not any(names.count(name) > 1 for name in _ONCE)
         and not any(name in headers for name in _BODY)
     )
     path = head.target.partition(b"?")[0]
-    return Handshake(path, head.headers, key, offers.decode(), data[end:]) if is_valid else None
-
-
-def deflate_of(offers: str) -> tuple[PerMessageDeflate, bytes] | None:
-    """Accept the first offer of permessage-deflate that is valid.
-
-    An offer that makes no sense is declined, as RFC 7692 section 5 wants it.
-
-    Returns:
-        The extension and the header that answers the offer, or None.
-    """
-    for offer in offers.split(","):
-        extension = PerMessageDeflate()
-        try:
-            answer = server_extensions_handshake([offer.strip()], [extension])
-        except ValueError:
-            continue
-        if answer is not None:
-            return extension, answer
-    return None
-
-
-@lru_cache(maxsize=256)
-def _agreed(offers: str) -> bytes:
-    deflate = deflate_of(offers)
-    return b"" if deflate is None else deflate[1]
-
-
-def connection_of(offers: str) -> Connection:
-    """Return wsproto's connection after a handshake in which these offers were answered."""
-    deflate = deflate_of(offers)
-    return Connection(ConnectionType.SERVER, [] if deflate is None else [deflate[0]])
+    if not is_valid:
+        return None
+    protocols = [value.decode("latin1") for name, value in head.headers if name == b"sec-websocket-protocol"]
+    return Handshake(path, head.headers, key, offers.decode(), agreed_subprotocol(protocols), data[end:])

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
-from relay.core.channels import NamedChannels, task_channel
+from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.recovery import Snapshot, Welcome
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
@@ -64,10 +64,9 @@ def _subscribed(channel: str, position: Position, recovered: bool | None, *, has
         recovered: Whether what came after the client's position follows; None when it gave none.
         has_state: Whether exactly one update with the folded state follows, at the position.
     """
-    answer: dict[str, Any] = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
-    if recovered is not None:
-        answer["recovered"] = recovered
-    return _json({**answer, "state": has_state})
+    outcome = {} if recovered is None else {"recovered": recovered}
+    answer = {"type": "subscribed", **channel_fields(channel), "position": position_json(position)}
+    return _json({**answer, **outcome, "state": has_state})
 
 
 @lru_cache(maxsize=65_536)
@@ -122,7 +121,7 @@ class TasksProtocol:
 
     __slots__ = ("_named", "_now")
 
-    def __init__(self, named: NamedChannels, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, named: ChannelPatterns, now: Callable[[], datetime] = _utc_now) -> None:
         self._named = named
         self._now = now
 
@@ -179,7 +178,7 @@ class TasksProtocol:
             if not is_plausible(since):
                 raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
 
-        def positioned(welcome: Welcome | None) -> Iterable[bytes]:
+        def positioned(welcome: SubscribeResult | None) -> Iterable[bytes]:
             assert welcome is not None
             # What a client gets that does not resume, or cannot, is the state.
             has_state = not welcome.recovered and len(welcome.updates) > 0

@@ -9,6 +9,7 @@ refusals, bad requests.
 This applies to listeners without TLS in a verified Hypercorn; see `relay.server.hypercorn_compat`.
 """
 
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,21 +19,39 @@ import structlog
 import trio
 
 from relay.protocols.base import ClientProtocol
+from relay.protocols.connection import connection_of
 from relay.protocols.frames import FrameReader
-from relay.protocols.handshake import MAX_HEAD, Handshake, connection_of, read_handshake
-from relay.server.admission import Admission
+from relay.protocols.handshake import MAX_HEAD, Handshake, read_handshake
+from relay.server.admission import Admission, address_of, peer_of
 from relay.server.http_connections import Handler, HttpConnections
-from relay.server.hypercorn_compat import WorkerListeners
+from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
 from relay.server.transports import SocketTransport, reset, set_tcp_options
 
 _log = structlog.get_logger("relay.acceptor")
+
+_GET = b"GET "
+_HEAD_END = b"\r\n\r\n"
 
 #: Connections accepted in one turn of the event loop, which serves all others in between.
 ACCEPT_AT_ONCE = 32
 
 #: Connections that the server may have in addition to those of clients.
 SPARE_CONNECTIONS = 1000
+
+#: Files that are kept for others than clients: Redis, and health checks. A connection whose descriptor is within the last
+#: `_HEALTH_FILES` below the process's limit is served only if it asks for the relay's health. Within the last `_SPARE_FILES` it
+#: is closed at once.
+_HEALTH_FILES = 64
+_SPARE_FILES = 32
+
+#: Seconds within which a connection has to ask for the relay's health when files run out.
+_HEALTH_SECONDS = 1.0
+
+#: Requests that are answered when files run out.
+_HEALTH_REQUESTS = (b"GET /healthz ", b"GET /readyz ", b"GET /metrics ")
+
+_NO_FILES = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 
 #: Seconds after which accepting is tried again, when files or memory have run out.
 _RETRY_SECONDS = 0.1
@@ -92,6 +111,9 @@ class Acceptor:
                 try:
                     for _ in range(ACCEPT_AT_ONCE):
                         fresh, address = listening.accept()
+                        if fresh.fileno() >= _file_limit() - _SPARE_FILES:
+                            reset(fresh)
+                            continue
                         fresh.setblocking(False)
                         serve = partial(self._serve, fresh, address, handler, nursery, idle_timeout)
                         self._admission.start(serve, fresh.close)
@@ -108,15 +130,24 @@ class Acceptor:
     ) -> None:
         """Serve one connection, as a client's session or by delegating it to the server."""
         session: Session | None = None
+        peer = peer_of(address)
+        is_short_of_files = fresh.fileno() >= _file_limit() - _HEALTH_FILES
         try:
-            data = await self._first_bytes(fresh, idle_timeout)
-            handshake = read_handshake(data) if data else None
+            data = await self._first_bytes(fresh, _HEALTH_SECONDS if is_short_of_files else idle_timeout)
+            handshake = read_handshake(data) if data and not is_short_of_files else None
             endpoint = self._endpoints.get(handshake.path) if handshake is not None else None
-            if handshake is not None and endpoint is not None and self._admission.is_allowed(handshake.headers):
-                session, events = self._upgrade(fresh, address, handshake, endpoint())
-            elif data:
+            if (
+                handshake is not None
+                and endpoint is not None
+                and self._admission.is_allowed(handshake.headers, address_of(peer))
+            ):
+                session, events = self._upgrade(fresh, peer, handshake, endpoint())
+            elif data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
                 _delegate(fresh, data, handler, nursery)
             else:
+                if data:
+                    self._admission.count_rejection("no_files")
+                    fresh.send(_NO_FILES)
                 fresh.close()
         except OSError:  # the client hung up
             reset(fresh)
@@ -130,26 +161,33 @@ class Acceptor:
             await session.run(events)
 
     async def _first_bytes(self, fresh: socket.socket, idle_timeout: float) -> bytes:
-        """Return the first bytes of a connection; b"" when it ends without any, is silent, or the relay drains.
+        """Return the first bytes of a connection: of a GET the whole head, which may come in several segments.
+
+        They are b"" when it ends without any, is silent, or the relay drains.
 
         Raises:
             OSError: The connection broke.
         """
-        try:
-            return fresh.recv(MAX_HEAD)
-        except BlockingIOError:
-            pass
+        data = b""
         with trio.move_on_after(idle_timeout) as scope, self._context.registry.silent_connection(scope):
             while True:
-                await trio.lowlevel.wait_readable(fresh)
                 try:
-                    return fresh.recv(MAX_HEAD)
+                    more = fresh.recv(MAX_HEAD - len(data))
                 except BlockingIOError:
+                    await trio.lowlevel.wait_readable(fresh)
                     continue
+                if data and not more:
+                    return b""  # it hung up in the middle
+                searched = max(0, len(data) - 3)
+                data += more
+                if not data.startswith(_GET[: len(data)]) or data.find(_HEAD_END, searched) >= 0:
+                    return data
+                if not more or len(data) >= MAX_HEAD:
+                    return data
         return b""
 
     def _upgrade(
-        self, fresh: socket.socket, address: Any, handshake: Handshake, protocol: ClientProtocol
+        self, fresh: socket.socket, peer: str, handshake: Handshake, protocol: ClientProtocol
     ) -> tuple[Session, list[Any]]:
         """Answer the handshake.
 
@@ -162,10 +200,14 @@ class Acceptor:
         answer = handshake.accept()
         if fresh.send(answer) != len(answer):
             raise BlockingIOError("a fresh connection does not take 200 bytes")
-        reader = FrameReader(self._settings.max_message_bytes, partial(connection_of, handshake.offers))
+        limit = self._settings.max_message_bytes
+        reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
-        peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
         return Session(self._context, transport, protocol, peer), transport.feed(handshake.early)
+
+
+def _file_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _delegate(fresh: socket.socket, data: bytes, handler: Handler, nursery: trio.Nursery) -> None:

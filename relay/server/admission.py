@@ -1,6 +1,6 @@
 """Admission: whether a client may connect now, and the start of its session. Every way in asks here."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -8,26 +8,18 @@ import trio
 from relay.config import Settings
 from relay.core.closecodes import Close
 from relay.metrics import Metrics
+from relay.server.cors import CorsPolicy, Headers
 from relay.server.session_context import SessionContext
 
-#: Request headers: names in any case.
-Headers = Iterable[tuple[bytes, bytes]]
+
+def peer_of(address: Any) -> str:
+    """Return a client's address and port as one text, for logs; "unknown" when it has none, as on a Unix socket."""
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple | list) and len(address) >= 2 else "unknown"
 
 
-def header(headers: Headers, name: bytes) -> str | None:
-    """Return a request header, the first one where there are several.
-
-    Args:
-        headers: The request's headers.
-        name: The header's name in lower case.
-    """
-    return next((value.decode("latin1") for key, value in headers if key.lower() == name), None)
-
-
-def peer_of(scope: Any) -> str:
-    """Return the client's address of an ASGI scope, for logs."""
-    client = scope.get("client")
-    return f"{client[0]}:{client[1]}" if client else "unknown"
+def address_of(peer: str) -> str | None:
+    """Return the address of what `peer_of` returned; None when there is none."""
+    return peer.rpartition(":")[0] or None
 
 
 class Admission:
@@ -35,12 +27,16 @@ class Admission:
 
     Args:
         context: What the sessions share.
+        policy: Which pages may use the relay.
         metrics: Where refusals are counted.
         drain_when: Called with an event of the server, upon which the relay drains; see `relay.server.lifespan`.
     """
 
-    def __init__(self, context: SessionContext, metrics: Metrics, drain_when: Callable[[Any], None]) -> None:
+    def __init__(
+        self, context: SessionContext, policy: CorsPolicy, metrics: Metrics, drain_when: Callable[[Any], None]
+    ) -> None:
         self.context = context
+        self.policy = policy
         self.drain_when = drain_when
         self._metrics = metrics
 
@@ -49,10 +45,13 @@ class Admission:
         """The settings of the relay."""
         return self.context.settings
 
-    @property
-    def is_full(self) -> bool:
-        """As many clients are connected as may be."""
-        return self.context.registry.is_full
+    def is_full_for(self, address: str | None) -> bool:
+        """Whether no client of this address may connect: there are too many of it, or in all.
+
+        Args:
+            address: The client's IP address; None when it has none, as on a Unix socket.
+        """
+        return self.context.registry.is_full_for(address)
 
     def rejection_reason(self, headers: Headers) -> str | None:
         """Return why a client with these request headers may not connect, as a metrics label; None when it may.
@@ -61,15 +60,11 @@ class Admission:
         """
         if self.context.registry.is_draining:
             return "draining"
-        allowed = self.settings.allowed_origins
-        if "*" in allowed:
-            return None
-        origin = header(headers, b"origin")
-        return None if origin is None or origin in allowed else "origin"
+        return self.policy.rejection_reason(headers)
 
-    def is_allowed(self, headers: Headers) -> bool:
-        """Whether a client with these request headers may connect now."""
-        return not self.is_full and self.rejection_reason(headers) is None
+    def is_allowed(self, headers: Headers, address: str | None) -> bool:
+        """Whether a client with these request headers, of this address, may connect now."""
+        return not self.is_full_for(address) and self.rejection_reason(headers) is None
 
     def count_rejection(self, reason: str) -> None:
         """Count a client that was not accepted."""

@@ -12,15 +12,18 @@ import trio
 from quart_trio import QuartTrio
 
 from relay.config import RedisSettings, Settings, unknown_variables
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
+from relay.core.errors import RelayError
 from relay.logs import without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.api import add_api
+from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
+from relay.server.http_guard import HttpGuard
 from relay.server.lifespan import run_relay
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
@@ -39,6 +42,7 @@ class RelayApp(QuartTrio):
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there. Change them before start-up.
         relay: The running relay, once it has started.
         has_failed: One of the relay's services has failed, by a bug; the process is about to end.
+        start_failure: Why the relay could not be started, where that is an error of ours.
     """
 
     def __init__(self, settings: Settings, redis_settings: RedisSettings) -> None:
@@ -46,10 +50,13 @@ class RelayApp(QuartTrio):
         self.settings = settings
         self.redis_settings = redis_settings
         self.metrics = Metrics()
-        self.named = NamedChannels(settings.extra_channels)
+        self.named = ChannelPatterns(settings.extra_channels)
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
+        self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
+        self._guard = HttpGuard(self.policy)
         self.has_failed = False
+        self.start_failure: RelayError | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
@@ -68,13 +75,25 @@ class RelayApp(QuartTrio):
                 await refuse_starting(scope, receive, send)
             else:
                 await accept_client(running.admission, endpoint, scope, receive, send)
-        elif scope["type"] == "http" and path == sse_endpoint.PATH and scope["method"] == "GET":
-            if running is None:
-                await sse_endpoint.refuse_starting(send)
-            else:
-                await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve_http(path, scope, receive, send)
         else:
             await super().asgi_app(scope, receive, send)
+
+    async def _serve_http(self, path: str, scope: Any, receive: Any, send: Any) -> None:
+        guard = self._guard
+        running = self.relay.current
+        if (reason := guard.rejection_reason(path, scope["headers"])) is not None:
+            self.metrics.connections_refused.labels(reason).inc()
+            await guard.refuse(send, reason)
+        elif await guard.answers_preflight(scope, path, send):
+            pass
+        elif path != sse_endpoint.PATH or scope["method"] != "GET":
+            await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+        elif running is None:
+            await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
+        else:
+            await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
@@ -86,7 +105,7 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         async with AsyncExitStack() as stack:
             hypercorn_compat.install()
             raise_file_limit()
-            relay = run_relay(app.settings, app.redis_settings, app.metrics, app.named, app.endpoints, app)
+            relay = run_relay(app.settings, app.redis_settings, app.metrics, app.named, app.policy, app.endpoints, app)
             app.relay.current = await stack.enter_async_context(relay)
             nursery = await stack.enter_async_context(trio.open_nursery())
             app.nursery = nursery  # Quart's background tasks
@@ -99,8 +118,11 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             await app.shutdown()
             nursery.cancel_scope.cancel()
     except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is told
-        _log.critical("relay failed", exc_info=errors)
         failed = errors
+        if not started and isinstance(cause := _only_cause(errors), RelayError):
+            app.start_failure = cause
+        else:
+            _log.critical("relay failed", exc_info=errors)
     finally:
         app.relay.current = None
     if failed is None:
@@ -111,6 +133,16 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, failed.exceptions))})
     else:
         await _end_process(app, receive, send)
+
+
+def _only_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
+    """Return the one error of a group; None when there are several."""
+    error: Exception | BaseExceptionGroup[Exception] = errors
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            return None
+        error = error.exceptions[0]
+    return error
 
 
 async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:

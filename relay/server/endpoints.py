@@ -11,9 +11,11 @@ import trio
 
 from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
-from relay.server.admission import Admission, header, peer_of
+from relay.protocols.handshake import agreed_subprotocol, is_valid_key
+from relay.server.admission import Admission, address_of, peer_of
+from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
-from relay.server.hypercorn_compat import Receive, Send, inspect
+from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
 
 _log = structlog.get_logger("relay.endpoints")
@@ -31,7 +33,8 @@ class _Limits(TypedDict):
 async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
     """Accept a client: handshake, hijack, session. Returns when the server's part in the connection is over."""
     settings = admission.settings
-    peer = peer_of(scope)
+    peer = peer_of(scope.get("client"))
+    address = address_of(peer)
     limits: _Limits = {
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
@@ -42,16 +45,22 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
     try:
         with trio.fail_after(settings.handshake_timeout):
             await receive()  # websocket.connect
+            key = header(scope["headers"], b"sec-websocket-key")
+            if key is not None and not is_valid_key(key):  # over HTTP/2 there is none
+                admission.count_rejection("bad_request")
+                await _refuse(scope, send, 400, "Sec-WebSocket-Key is not the base64 of 16 bytes")
+                return
             reason = admission.rejection_reason(scope["headers"])
             if reason is not None:
                 admission.count_rejection(reason)
-                if reason == "origin":
-                    _log.info("origin refused", client=peer, origin=header(scope["headers"], b"origin"))
-                await _refuse(scope, send, reason)
+                is_final = reason in ("origin", "host")
+                if is_final:
+                    _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
+                await _refuse(scope, send, 403 if is_final else 503, reason)
                 return
-            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
-            await send({"type": "websocket.accept"})
-            if admission.is_full:
+            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
+            await send({"type": "websocket.accept", "subprotocol": agreed_subprotocol(scope.get("subprotocols", ()))})
+            if admission.is_full_for(address):
                 admission.count_full()
                 await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
                 return
@@ -75,14 +84,16 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
 async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:
     """Refuse a client while the relay is starting."""
     await receive()  # websocket.connect
-    await _refuse(scope, send, "starting")
+    await _refuse(scope, send, 503, "starting")
 
 
-async def _refuse(scope: Any, send: Send, reason: str) -> None:
-    """Answer the handshake with 503 where the client should try again, or with 403."""
-    if reason == "origin" or "websocket.http.response" not in scope.get("extensions", {}):
+async def _refuse(scope: Any, send: Send, status: int, reason: str) -> None:
+    """Answer the handshake with a status, where the server can: 503 where the client should try again. Else it is a 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
         return
-    headers = [(b"retry-after", b"1"), (b"content-type", b"text/plain")]
-    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": f"this relay is {reason}\n".encode()})
+    headers = [(b"content-type", b"text/plain")]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": f"{reason}\n".encode()})

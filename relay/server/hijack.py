@@ -13,14 +13,11 @@ from contextlib import suppress
 from functools import partial
 
 from relay.protocols.frames import FrameReader
-from relay.server.hypercorn_compat import (
-    HandshakeRecorder,
-    HypercornChain,
-    Receive,
-    Send,
+from relay.server.hypercorn_compat.chain import HypercornChain, Receive, Send, inspect
+from relay.server.hypercorn_compat.hijacking import (
     dup_socket,
     exhaust_h11,
-    inspect,
+    handshake_recorder,
     record_handshake,
     wake_h11_reader,
 )
@@ -52,7 +49,7 @@ class Hijack:
             # then on nothing of Hypercorn's touches the connection.
             while (await receive())["type"] != "websocket.disconnect":
                 pass
-            recorder: HandshakeRecorder = self._chain.asgi_stream.connection
+            recorder = handshake_recorder(self._chain)
             transport = SocketTransport(ours, FrameReader(max_message, recorder.connection), dead_peer_timeout)
         except BaseException:
             reset(ours)
@@ -112,4 +109,5 @@ def asgi_transport(receive: Receive, send: Send, *, max_message: int, dead_peer_
     """
     chain = inspect(send)
     ping_via = chain.send_ping if chain.is_websocket else None
-    return AsgiTransport(receive, send, max_message, ping_via, abort_hook(chain, send, dead_peer_timeout))
+    violation = chain.report_violations()
+    return AsgiTransport(receive, send, max_message, ping_via, abort_hook(chain, send, dead_peer_timeout), violation)

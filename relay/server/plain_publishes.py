@@ -6,7 +6,7 @@ from time import monotonic
 import structlog
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
-from relay.core.channels import NamedChannels, read_published
+from relay.core.channels import ChannelPatterns, read_published
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
 from relay.metrics import Metrics
@@ -25,7 +25,7 @@ class PlainPublishReceiver:
     """
 
     def __init__(
-        self, named: NamedChannels, max_bytes: int, metrics: Metrics, ingest: Callable[[Update, bytes], None]
+        self, named: ChannelPatterns, max_bytes: int, metrics: Metrics, ingest: Callable[[Update, bytes], None]
     ) -> None:
         self._named = named
         self._max_bytes = max_bytes

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from relay.broker.recorder import Recorder
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.service import RedisService
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerUnavailable
@@ -27,7 +27,7 @@ class RunningRelay:
     redis: RedisService
     redis_url: str
     tasks: TaskStore
-    ingester: Recorder
+    ingester: PublishIngester
     heartbeat: Heartbeat
 
     @property

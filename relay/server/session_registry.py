@@ -1,6 +1,7 @@
 """The sessions of this process: who is connected, who is closing, who is behind, and the nursery they run in."""
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -45,12 +46,17 @@ class RegisteredSession(Protocol):
         """Close the connection at once."""
 
 
+def _address_of(session: RegisteredSession) -> str:
+    return session.peer.rpartition(":")[0]
+
+
 class SessionRegistry:
     """All sessions of this process.
 
     Args:
         nursery: Runs the sessions whose sockets were hijacked. Whoever opens it joins them.
         limit: Sessions that may be open at a time.
+        limit_per_address: How many of them may be of one IP address; 0 is no limit.
         close_timeout: Seconds that a closing handshake may take.
         statistics: Counts sessions.
         memory: Told of clients that come and go.
@@ -60,12 +66,15 @@ class SessionRegistry:
         self,
         nursery: trio.Nursery,
         limit: int,
+        limit_per_address: int,
         close_timeout: float,
         statistics: Statistics,
         memory: MemoryTuner,
     ) -> None:
         self._nursery = nursery
         self._limit = limit
+        self._limit_per_address = limit_per_address
+        self._of_address = Counter[str]()
         self._close_timeout = close_timeout
         self._statistics = statistics
         self._memory = memory
@@ -88,6 +97,11 @@ class SessionRegistry:
     def is_full(self) -> bool:
         """The limit is reached: no further client is accepted."""
         return len(self._all) >= self._limit
+
+    def is_full_for(self, address: str | None) -> bool:
+        """Whether one of the limits is reached for a client of this IP address."""
+        limit = self._limit_per_address
+        return self.is_full or (limit > 0 and self._of_address.get(address or "", 0) >= limit and address is not None)
 
     @property
     def is_draining(self) -> bool:
@@ -128,6 +142,7 @@ class SessionRegistry:
         self._all[session] = None
         if self._empty.is_set():
             self._empty = trio.Event()
+        self._of_address[_address_of(session)] += 1
         self._memory.on_client_started()
         self._statistics.on_session_started(session.transport_name)
         if self._is_draining:
@@ -142,6 +157,10 @@ class SessionRegistry:
         """Forget a session that has ended; its connection is closed."""
         del self._all[session]
         self._abort_at.pop(session, None)
+        address = _address_of(session)
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
         self._memory.on_client_ended(had_long_queue=session.closing is not None and session.closing.is_slow)
         self._statistics.on_session_ended(session.transport_name)
         if not self._all:

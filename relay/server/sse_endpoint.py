@@ -1,6 +1,5 @@
 """The endpoint of ``/events``: how an HTTP response becomes a session, on a hijacked socket or over ASGI."""
 
-import json
 import socket
 from typing import Any
 from urllib.parse import parse_qs
@@ -8,15 +7,18 @@ from urllib.parse import parse_qs
 import trio
 from relay_wire.channels import GENERAL
 
-from relay.core.channels import NamedChannels, task_channel
+from relay.core.batches import Batch, Framing
+from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.outbox import Batch, Framing, Outbox
+from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.admission import Admission, header, peer_of
+from relay.server.admission import Admission, address_of, peer_of
+from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
-from relay.server.hypercorn_compat import Receive, Send, inspect
+from relay.server.http_guard import answer
+from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
 from relay.server.transports import AsgiTransport, SocketTransport
 
@@ -25,6 +27,15 @@ PATH = "/events"
 #: Milliseconds after which a client reconnects: usually, and from a relay that drains, when all do at once.
 RETRY = (1000, 3000)
 RETRY_DRAINING = (1000, 10_000)
+
+#: The same for a client that was refused: the relay is full, draining or starting.
+RETRY_REFUSED = (2000, 10_000)
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
+]
 
 
 def chunk(payload: bytes) -> bytes:
@@ -36,6 +47,7 @@ class _HangUpReader:
     """Reads a client of an event stream, which can do nothing but hang up."""
 
     in_message = False
+    frames = 0
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
@@ -54,12 +66,12 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
         if close.is_slow:
             # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
         ending = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
-        outbox.push(Batch(ending, 0, len(ending)), 0)
+        queue.push(Batch(ending, 0, len(ending)), 0)
 
 
 class EventAsgiTransport(AsgiTransport):
@@ -69,13 +81,13 @@ class EventAsgiTransport(AsgiTransport):
 
     framing = Framing(bytes, tuple)
 
-    async def drain(self, outbox: Outbox) -> None:
+    async def drain(self, queue: SendQueue) -> None:
         self._is_writing = True
-        while outbox:
-            for payload in outbox.head().chunk[outbox.written :]:
+        while queue:
+            for payload in queue.head().chunk[queue.written :]:
                 await self._send({"type": "http.response.body", "body": payload, "more_body": True})
-                outbox.written += 1
-            outbox.pop()
+                queue.written += 1
+            queue.pop()
         self._is_writing = False
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - nothing that is sent here has an end
@@ -89,16 +101,16 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
-        if close in (Close.GONE, Close.NORMAL) or close.is_slow:
+    async def close(self, queue: SendQueue, close: Close) -> None:
+        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
-        await self.drain(outbox)
+        await self.drain(queue)
         ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": ending, "more_body": False})
         self._abort_via = None
 
 
-def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) -> list[str]:
+def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int) -> list[str]:
     """Return the channels that a query names.
 
     Raises:
@@ -118,42 +130,42 @@ def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) 
     return list(dict.fromkeys(channels))
 
 
-async def _answer(send: Send, status: int, body: dict[str, str]) -> None:
-    content = json.dumps(body).encode() + b"\n"
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content, "more_body": False})
+async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a client that is to come back: a 200 that ends at once, and says when.
+
+    An `EventSource` never reconnects after any other status.
+    """
+    headers = [*_HEADERS, *cors]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
-async def refuse_starting(send: Send) -> None:
-    """Refuse a client while the relay is starting."""
-    await _answer(send, 503, {"code": "starting", "message": "the relay is starting"})
-
-
-async def accept_reader(admission: Admission, named: NamedChannels, scope: Any, receive: Receive, send: Send) -> None:
+async def accept_reader(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
     chain = inspect(send)
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
-    reason = admission.rejection_reason(scope["headers"]) or (Close.FULL.label if admission.is_full else None)
+    cors = admission.policy.answer_headers(scope["headers"])
+    peer = peer_of(scope.get("client"))
+    reason = admission.rejection_reason(scope["headers"])
+    if reason is None and admission.is_full_for(address_of(peer)):
+        reason = Close.FULL.label
     if reason is not None:
         admission.count_rejection(reason)
-        await _answer(
-            send, 403 if reason == "origin" else 503, {"code": reason, "message": "not now, or not from here"}
-        )
+        await refuse(send, cors)
         return
     query = parse_qs(scope["query_string"].decode("latin1"))
     try:
         channels = _channels_of(query, named, settings.max_subscriptions)
     except BadMessage as error:
-        await _answer(send, 400, {"code": error.code, "message": error.message})
+        await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
     try:
         with trio.fail_after(settings.handshake_timeout):
-            await send({"type": "http.response.start", "status": 200, "headers": _headers(scope)})
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *cors]})
             await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
             # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
             if settings.hijack_sockets and scope["http_version"] == "1.1":
@@ -165,20 +177,8 @@ async def accept_reader(admission: Admission, named: NamedChannels, scope: Any, 
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, peer_of(scope)).run()
+        await Session(admission.context, asgi, protocol, peer).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, peer_of(scope))
+    session = Session(admission.context, transport, protocol, peer)
     admission.start(session.run, session.abort)
-
-
-def _headers(scope: Any) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
-    ]
-    origin = header(scope["headers"], b"origin")
-    if origin is not None:
-        headers += [(b"access-control-allow-origin", origin.encode("latin1")), (b"vary", b"origin")]
-    return headers

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_wire.channels import GENERAL, GENERAL_UPDATES, MAX_NAME_LENGTH, TASK_UPDATES
 
-from relay.core.channels import NamedChannels, read_published, task_channel
+from relay.core.channels import ChannelPatterns, read_published, task_channel
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
 
@@ -166,13 +166,13 @@ GLOBS = [
 
 @pytest.mark.parametrize(("pattern", "name", "expected"), GLOBS)
 def test_patterns_mean_what_they_mean_to_redis(pattern: str, name: str, expected: bool) -> None:
-    assert (name in NamedChannels([pattern])) is expected
+    assert (name in ChannelPatterns([pattern])) is expected
 
 
 def test_named_channels_are_those_that_one_pattern_matches() -> None:
-    named = NamedChannels(["agent:*", "news"])
+    named = ChannelPatterns(["agent:*", "news"])
     assert "news" in named
     assert "agent:x" in named
     assert "other" not in named
     assert "agent:" + "x" * MAX_NAME_LENGTH not in named
-    assert "news" not in NamedChannels()
+    assert "news" not in ChannelPatterns()

@@ -1,15 +1,15 @@
-"""A TCP proxy that can be cut and stalled."""
+"""A TCP proxy whose connections can be cut and stalled."""
 
 import socket
 
 import trio
 
-#: What a proxy takes in advance of a client that reads slowly: little, or the relay would never notice.
+#: Receive buffer in bytes. It is small: a proxy that buffers much would hide a slow client from the relay.
 _RECEIVE_BUFFER = 8192
 
 
 class Proxy:
-    """Passes connections to a port of 127.0.0.1 on. `run` it in a nursery; its own port is there once that has started."""
+    """Forwards connections to a port of 127.0.0.1. Start `run` in a nursery; it sets `port` before it reports its start."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -40,7 +40,7 @@ class Proxy:
                     nursery.start_soon(self._pump, near, stream, nursery)
                     nursery.start_soon(self._pump, stream, near, nursery)
             except OSError:
-                pass  # nobody listens there now
+                pass  # the target does not listen now
             finally:
                 self._connections.discard(scope)
                 far.close()
@@ -58,10 +58,10 @@ class Proxy:
                 self.passed += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        nursery.cancel_scope.cancel()  # either side's end ends both
+        nursery.cancel_scope.cancel()  # if one side closes, so does the other
 
     async def cut(self, seconds: float) -> None:
-        """Cut all connections, and let no new one through for so long."""
+        """Close all connections, and refuse new ones for this many seconds."""
         self._is_down = True
         for scope in self._connections:
             scope.cancel()
@@ -69,7 +69,7 @@ class Proxy:
         self._is_down = False
 
     async def stall(self, seconds: float) -> None:
-        """Let nothing through for so long, and all of it afterwards."""
+        """Forward nothing for this many seconds, and then everything that has arrived."""
         self._flowing = trio.Event()
         await trio.sleep(seconds)
         self._flowing.set()

@@ -1,4 +1,4 @@
-"""The processes, the publishers and the clients of a fault run, and the faults."""
+"""The servers, publishers and clients of a fault run, and the faults that it injects."""
 
 import os
 import random
@@ -17,22 +17,22 @@ from relay.broker.embedded import start_server, wait_until_ready
 from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError
-from tests.faults.ledger import Follower, Ledger
 from tests.faults.proxy import Proxy
+from tests.faults.report import FaultReport, UpdateChecker
 from tests.harness import RedisServer, RelayServer
 
 TASKS = tuple(f"numbered-{number}" for number in range(4))
 PLAIN_TASKS = ("plain-0",)
 CLIENTS = 20
-#: Seconds between two updates of one task: all clients together must be able to read what they get in a part of the time.
-PACE = 0.04
+#: Seconds between two updates of one task. All clients run in this process, which must read everything much faster.
+UPDATE_INTERVAL = 0.04
 
-#: Bytes of an update, and those while clients are stalled: more than the smallest of buffers take, and no more than this
-#: process itself, with all its clients, reads in time.
+#: Bytes of an update, and of one that is published while clients are stalled. The latter must fill the smallest buffers, and
+#: be small enough for this process to read in time.
 SIZE = 1000
 STALLING_SIZE = 3_000
 
-#: Seconds that all may take to come to rest at the end.
+#: Seconds that the clients have at the end to receive everything.
 PATIENCE = 30.0
 
 _RELAY_SETTINGS: dict[str, Any] = {
@@ -41,7 +41,7 @@ _RELAY_SETTINGS: dict[str, Any] = {
     "graceful_timeout": 3,
     "close_timeout": 0.5,
     "queue_max_age": 1,
-    # A folded update takes the place of several, which could not be told from a gap.
+    # A coalesced update replaces several, which would look like a gap.
     "coalesce_after": 8000,
     "history_size": 20_000,
     "queue_bytes": 64 * 1024 * 1024,
@@ -50,32 +50,32 @@ _RELAY_SETTINGS: dict[str, Any] = {
 
 
 class Valkey(RedisServer):
-    """One that keeps its data on disk. Starting it does not wait."""
+    """A Valkey that keeps its data on disk. `start` does not wait until it answers."""
 
     def start(self) -> None:
         self._child = start_server(self.port, self.directory, *self.options)
 
 
-class Rig:
-    """Everything that a run breaks."""
+class FaultRig:
+    """All servers and clients of a run, and the faults that can be injected into them."""
 
-    def __init__(self, valkey: Valkey, nursery: trio.Nursery, ledger: Ledger, say: Callable[[str], None]) -> None:
+    def __init__(self, valkey: Valkey, nursery: trio.Nursery, report: FaultReport, log: Callable[[str], None]) -> None:
         self.valkey = valkey
-        self.ledger = ledger
-        self.say = say
+        self.report = report
+        self.log = log
         self.to_redis = [Proxy(valkey.port) for _ in range(2)]
         self.to_relay: list[Proxy] = []
         self.relays: list[RelayServer] = []
-        self.followers: list[Follower] = []
+        self.checkers: list[UpdateChecker] = []
         self.last: dict[str, int] = {}
         self._size = SIZE
         self._nursery = nursery
         self._publishing = trio.CancelScope()
 
     def problem(self, text: str) -> None:
-        if text not in self.ledger.remarks:
-            self.ledger.remark(text)
-        self.say(text)
+        if text not in self.report.problems:
+            self.report.add_problem(text)
+        self.log(text)
 
     async def start(self, directory: Path) -> None:
         await wait_until_ready(self.valkey.port)
@@ -93,13 +93,13 @@ class Rig:
 
     async def until_ready(self, relay: RelayServer) -> None:
         with trio.fail_after(PATIENCE):
-            while not await trio.to_thread.run_sync(relay.is_ready):  # noqa: ASYNC110 - nobody tells us
+            while not await trio.to_thread.run_sync(relay.is_ready):  # noqa: ASYNC110 - another process
                 await trio.sleep(0.05)
 
     # Publishers.
 
     async def publish(self, redis: RedisService) -> None:
-        """Publish until told to stop; what is under way then is brought to its end."""
+        """Publish until `stop_publishing`, and finish the updates that were begun."""
         async with trio.open_nursery() as nursery:
             for task_id in TASKS:
                 nursery.start_soon(self._publish_durably, redis, task_id)
@@ -124,10 +124,10 @@ class Rig:
                 else:
                     break
             if position is not None:
-                self.ledger.acknowledged += 1
-                self.ledger.epochs.setdefault(task_id, set()).add(position.epoch)
+                self.report.acknowledged += 1
+                self.report.epochs.setdefault(task_id, set()).add(position.epoch)
                 self.last[task_id] = position.offset
-            await trio.sleep(PACE)
+            await trio.sleep(UPDATE_INTERVAL)
 
     async def _publish_plainly(self, redis: RedisService, task_id: str) -> None:
         number = 0
@@ -137,14 +137,14 @@ class Rig:
             try:
                 await redis.publish("task_updates", msgspec.json.encode(message))
             except BrokerError:
-                continue  # as those do who publish plainly: it may have happened or not
-            self.ledger.plain_published += 1
-            await trio.sleep(PACE)
+                continue  # like any plain publisher, which cannot know whether it was published
+            self.report.plain_published += 1
+            await trio.sleep(UPDATE_INTERVAL)
 
-    async def witness(self) -> None:
-        """Note the order in which Redis hands out plain publishes: one that was frozen with several in its sockets takes
-        them in an order of its own."""
-        ranks = self.ledger.plain_ranks
+    async def record_plain_order(self) -> None:
+        """Subscribe to plain publishes directly at Redis, and note the order in which it delivers them. A Redis that was frozen
+        reads its sockets in any order."""
+        ranks = self.report.plain_order
         while True:
             try:
                 async with await trio.open_tcp_stream("127.0.0.1", self.valkey.port) as stream:
@@ -164,84 +164,84 @@ class Rig:
     # Clients.
 
     async def client(self, number: int, draw: random.Random) -> None:
-        """Follow some tasks, through whichever relay can be reached, and resume for ever."""
+        """Follow some tasks through any relay that can be reached, and resume after each lost connection."""
         chosen = [TASKS[number % len(TASKS)], TASKS[(number + 1) % len(TASKS)], *PLAIN_TASKS]
-        followed = {
-            task_id: Follower(f"client {number}", task_id, self.ledger, task_id in PLAIN_TASKS, self.problem)
+        checkers = {
+            task_id: UpdateChecker(f"client {number}", task_id, self.report, task_id in PLAIN_TASKS, self.problem)
             for task_id in chosen
         }
-        self.followers += followed.values()
+        self.checkers += checkers.values()
         relay = number % 2
         while True:
             try:
-                await self._connect(self.to_relay[relay].port, followed)
+                await self._connect(self.to_relay[relay].port, checkers)
             except* ConnectionClosed:
                 pass
             except* (HandshakeError, OSError, trio.TooSlowError):
                 relay = 1 - relay
             await trio.sleep(0.05 + 0.15 * draw.random())
 
-    async def _connect(self, port: int, followed: dict[str, Follower]) -> None:
-        """One connection, to its end. In a nursery of its own: trio-websocket's would wait for ever when the answer to the
-        handshake comes just after its time-out."""
+    async def _connect(self, port: int, checkers: dict[str, UpdateChecker]) -> None:
+        """Use one connection until it ends. It has its own nursery: trio-websocket's would never end if the answer to the
+        handshake arrives just after the time-out."""
         with trio.fail_after(2):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(2):
                     connection = await wrap_client_stream(nursery, stream, "relay", "/ws/tasks")
-                self.ledger.connections += 1
-                await self._follow(connection, followed)
+                self.report.connections += 1
+                await self._follow(connection, checkers)
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _follow(self, connection: WebSocketConnection, followed: dict[str, Follower]) -> None:
-        asked = list(followed)  # without an answer so far; they are answered in this order
+    async def _follow(self, connection: WebSocketConnection, checkers: dict[str, UpdateChecker]) -> None:
+        asked = list(checkers)  # not yet answered; answers come in this order
         for task_id in asked:
-            await self._subscribe(connection, followed[task_id])
+            await self._subscribe(connection, checkers[task_id])
         while True:
-            with trio.fail_after(10):  # a connection on which nothing comes is given up, as clients do
+            with trio.fail_after(10):  # like real clients, give up a silent connection
                 message: Any = msgspec.json.decode(await connection.get_message())
             match message:
                 case {"type": "subscribed", "task_id": task_id, "position": position}:
                     if asked[:1] == [task_id]:
                         del asked[0]
-                    followed[task_id].subscribed(position["epoch"], position["offset"], message.get("recovered"))
+                    checkers[task_id].subscribed(position["epoch"], position["offset"], message.get("recovered"))
                 case {"type": "task_update", "task_id": task_id, "position": position, "data": {"n": n}}:
-                    followed[task_id].update(position["epoch"], position["offset"], n)
+                    checkers[task_id].update(position["epoch"], position["offset"], n)
                 case {"type": "error", "code": "unavailable"}:
                     await trio.sleep(0.1)
                     asked.append(asked.pop(0))
-                    await self._subscribe(connection, followed[asked[-1]])
+                    await self._subscribe(connection, checkers[asked[-1]])
                 case _:
                     self.problem(f"unexpected: {str(message)[:200]}")
 
     @staticmethod
-    async def _subscribe(connection: WebSocketConnection, follower: Follower) -> None:
+    async def _subscribe(connection: WebSocketConnection, checker: UpdateChecker) -> None:
         position = None
-        if follower.position is not None:
-            position = {"epoch": follower.position[0], "offset": follower.position[1]}
-        request = {"type": "subscribe", "task_id": follower.task_id, "position": position}
+        if checker.position is not None:
+            position = {"epoch": checker.position[0], "offset": checker.position[1]}
+        request = {"type": "subscribe", "task_id": checker.task_id, "position": position}
         await connection.send_message(msgspec.json.encode(request).decode())
 
-    async def come_to_rest(self) -> None:
-        """Wait until all have all; what is missing after a while is a gap that nobody told."""
+    async def wait_until_delivered(self) -> None:
+        """Wait until every client has every update. After the time-out, what is missing counts as an unannounced gap."""
         with trio.move_on_after(PATIENCE):
-            while any(self._is_behind(follower) for follower in self.followers):  # noqa: ASYNC110 - as above
+            while any(self._is_incomplete(checker) for checker in self.checkers):  # noqa: ASYNC110 - other processes
                 await trio.sleep(0.1)
-        for follower in self.followers:
-            if self._is_behind(follower):
-                self.ledger.gaps_not_announced += 1
-                there = self.last[follower.task_id]
-                self.problem(f"{follower.name} waits for ever: {follower.task_id} {follower.position}, top {there}")
-        plain = [follower.position[1] for follower in self.followers if follower.is_plain and follower.position]
-        self.ledger.plain_recorded = max(plain, default=0)
+        for checker in self.checkers:
+            if self._is_incomplete(checker):
+                self.report.gaps_not_announced += 1
+                there = self.last[checker.task_id]
+                self.problem(f"{checker.name} never received all of {checker.task_id}: {checker.position}, top {there}")
+        plain = [checker.position[1] for checker in self.checkers if checker.is_plain and checker.position]
+        self.report.plain_recorded = max(plain, default=0)
 
-    def _is_behind(self, follower: Follower) -> bool:
-        last = self.last.get(follower.task_id)
-        return last is not None and (follower.position is None or follower.position[1] < last)
+    def _is_incomplete(self, checker: UpdateChecker) -> bool:
+        last = self.last.get(checker.task_id)
+        return last is not None and (checker.position is None or checker.position[1] < last)
 
-    # Faults. Each ends with everything up again, though not yet recovered.
+    # Faults. When one returns, every process runs again, but may not have recovered yet.
 
     async def kill_redis(self, seconds: float, which: int) -> None:
         self.valkey.kill()
@@ -268,7 +268,7 @@ class Rig:
         before = await self._dropped(which)
         await self.to_relay[which].stall(1.5 + seconds)
         self._size = SIZE
-        self.ledger.dropped_as_slow += await self._dropped(which) - before
+        self.report.dropped_as_slow += await self._dropped(which) - before
 
     async def _dropped(self, which: int) -> int:
         name = 'relay_connections_dropped_total{reason="slow_age"}'
@@ -290,7 +290,7 @@ class Rig:
             await self.until_ready(relay)
 
 
-#: How often each kind comes, of a hundred.
+#: The relative frequency of each kind of fault.
 KINDS = {
     "kill_redis": 16,
     "freeze_redis": 14,
@@ -304,7 +304,7 @@ KINDS = {
 
 
 def plan(seed: int, count: int) -> list[tuple[str, float, int]]:
-    """The faults of a run: kind, seconds, and which of two. Each kind is there once before any comes twice."""
+    """Return the faults of a run: kind, duration in seconds, which of two servers. All kinds occur before any repeats."""
     draw = random.Random(seed)
     kinds = list(KINDS)
     draw.shuffle(kinds)
@@ -313,32 +313,32 @@ def plan(seed: int, count: int) -> list[tuple[str, float, int]]:
 
 
 @asynccontextmanager
-async def running(directory: Path, seed: int, say: Callable[[str], None]) -> AsyncIterator[Rig]:
-    """A rig with publishers and clients at work. When the block ends, all come to rest, and the ledger is complete."""
+async def running(directory: Path, seed: int, log: Callable[[str], None]) -> AsyncIterator[FaultRig]:
+    """Run publishers and clients during the block. When it ends, wait until everything is delivered and complete the report."""
     home = directory / "valkey"
     home.mkdir()
-    ledger = Ledger()
+    report = FaultReport()
     keep = _RELAY_SETTINGS["history_size"]
     settings = Settings(_env_file=None, redis_timeout=1.0, history_size=keep)  # type: ignore[call-arg]
     redis_settings = RedisSettings(_env_file=None)  # type: ignore[call-arg]
     with Valkey(home, "--appendonly", "yes", "--appendfsync", "always", "--save", "") as valkey:
-        rig: Rig | None = None
+        rig: FaultRig | None = None
         try:
             async with (
                 open_redis(valkey.url, settings, redis_settings) as redis,
                 trio.open_nursery() as nursery,
                 trio.open_nursery() as clients,
             ):
-                rig = Rig(valkey, nursery, ledger, say)
+                rig = FaultRig(valkey, nursery, report, log)
                 await rig.start(directory)
-                nursery.start_soon(rig.witness)
+                nursery.start_soon(rig.record_plain_order)
                 for number in range(CLIENTS):
                     clients.start_soon(rig.client, number, random.Random(seed * 1000 + number))
                 async with trio.open_nursery() as publishers:
                     publishers.start_soon(rig.publish, redis)
                     yield rig
                     rig.stop_publishing()
-                await rig.come_to_rest()
+                await rig.wait_until_delivered()
                 nursery.cancel_scope.cancel()
                 clients.cancel_scope.cancel()
         finally:
@@ -349,33 +349,33 @@ async def running(directory: Path, seed: int, say: Callable[[str], None]) -> Asy
                     relay.kill()
 
 
-async def break_things(directory: Path, seed: int, count: int, say: Callable[[str], None]) -> Ledger:
-    """The fault run; returns its accounts."""
-    async with running(directory, seed, say) as rig:
+async def run_faults(directory: Path, seed: int, count: int, log: Callable[[str], None]) -> FaultReport:
+    """Inject the faults of `plan`; returns the report."""
+    async with running(directory, seed, log) as rig:
         draw = random.Random(seed)
         for number, (kind, seconds, which) in enumerate(plan(seed, count), 1):
-            say(f"{number:4}  {kind} {which + 1}, {seconds:.2f} s")
+            log(f"{number:4}  {kind} {which + 1}, {seconds:.2f} s")
             await getattr(rig, kind)(seconds, which)
-            rig.ledger.faults[kind] = rig.ledger.faults.get(kind, 0) + 1
+            rig.report.faults[kind] = rig.report.faults.get(kind, 0) + 1
             await trio.sleep(draw.uniform(0.1, 0.4))
             if kind == "kill_redis":
-                # Plain publishes keep their order through a crash; through two within a second they may not, see docs/redis.md.
+                # Plain publishes keep their order through one crash, but not through two within a second; see docs/redis.md.
                 await trio.sleep(1.0)
-    return rig.ledger
+    return rig.report
 
 
-async def cut_regularly(
-    directory: Path, seed: int, every: float, lasting: float, seconds: float, say: Callable[[str], None]
-) -> Ledger:
-    """Clients are cut for a while, over and over, as long as the stream lasts; returns the accounts."""
-    async with running(directory, seed, say) as rig:
+async def run_periodic_cuts(
+    directory: Path, seed: int, every: float, lasting: float, seconds: float, log: Callable[[str], None]
+) -> FaultReport:
+    """Cut off all clients for `lasting` seconds, `every` so many seconds, for `seconds` in all; returns the report."""
+    async with running(directory, seed, log) as rig:
         with trio.move_on_after(seconds):
             while True:
                 await trio.sleep(every - lasting)
-                rig.ledger.faults["cut_all_clients"] = rig.ledger.faults.get("cut_all_clients", 0) + 1
+                rig.report.faults["cut_all_clients"] = rig.report.faults.get("cut_all_clients", 0) + 1
                 async with trio.open_nursery() as nursery:
                     for proxy in rig.to_relay:
                         nursery.start_soon(proxy.cut, lasting)
         for proxy in rig.to_relay:
-            await proxy.cut(0)  # in case the time ran out within one
-    return rig.ledger
+            await proxy.cut(0)  # the time may have run out during a cut
+    return rig.report

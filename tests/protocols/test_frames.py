@@ -13,6 +13,7 @@ from wsproto.events import Event as ClientEvent
 from wsproto.extensions import PerMessageDeflate
 
 from relay.core.closecodes import Close
+from relay.protocols.connection import connection_of
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
     ControlReply,
@@ -47,7 +48,7 @@ def client(deflated: bool = False) -> Connection:
 
 
 def reader(max_message: int = 1 << 20, deflated: bool = False) -> FrameReader:
-    return FrameReader(max_message, Connection(ConnectionType.SERVER, [deflate()] if deflated else []))
+    return FrameReader(max_message, connection_of("permessage-deflate" if deflated else "", max_message))
 
 
 def fed(reader: FrameReader, data: bytes, step: int | None = None) -> list[Event]:
@@ -81,7 +82,7 @@ def test_a_client_reads_what_the_server_writes(script: list[tuple[str, str]]) ->
             expected.append(BytesMessage(data))
         elif kind == "heartbeat":
             chunk += HEARTBEAT_FRAME
-            expected.append(Pong(b""))
+            expected.append(Ping(b""))
         else:
             chunk += pong_frame(data[:125])
             expected.append(Pong(data[:125]))
@@ -275,6 +276,69 @@ def test_a_bomb_is_stopped_before_it_fills_the_memory() -> None:
     finally:
         tracemalloc.stop()
     assert events == [Violation(Close.TOO_BIG)]
+
+
+def test_a_bomb_that_comes_at_once_is_not_inflated_either() -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    bomb = frame(FIN | RSV1 | BINARY, packed[:-4])
+    target = reader(max_message=65536, deflated=True)
+    tracemalloc.start()
+    try:
+        assert list(target.receive(bomb)) == [Violation(Close.TOO_BIG)]
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def final_stream(text: bytes) -> bytes:
+    """A deflate stream whose last block has BFINAL set, as of a sender that finishes where others flush."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(text) + packer.flush(zlib.Z_FINISH)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0"], ids=["bare", "padded as RFC 7692 section 7.2.3.4 has it"])
+def test_a_block_that_ends_its_deflate_stream_is_legal(padding: bytes) -> None:
+    target = reader(deflated=True)
+    for text in ("Hello", "hello " * 100, "Hello"):
+        message = frame(FIN | RSV1 | TEXT, final_stream(text.encode()) + padding)
+        assert fed(target, message) == [Received(text)]
+        assert fed(target, message, step=3) == [Received(text)]
+    two = frame(RSV1 | TEXT, final_stream(b"a" * 50)) + frame(FIN | CONTINUATION, final_stream(b"b" * 50) + padding)
+    assert fed(target, two) == [Received("a" * 50 + "b" * 50)]
+    just = reader(max_message=100, deflated=True)
+    assert fed(just, two) == [Received("a" * 50 + "b" * 50)]
+    assert fed(reader(max_message=99, deflated=True), two) == [Violation(Close.TOO_BIG)]
+
+
+def test_streams_without_number_in_one_message_are_a_violation() -> None:
+    """Each would cost a decompressor, and so ten times what an ordinary block costs."""
+    assert fed(reader(deflated=True), frame(FIN | RSV1 | TEXT, b"\3\0" * 10_000)) == [Violation(Close.INVALID_TEXT)]
+
+
+def test_empty_fragments_without_end_take_no_memory() -> None:
+    target = reader(max_message=100)
+    fed(target, frame(TEXT, b"a"))
+    tracemalloc.start()
+    try:
+        assert fed(target, frame(CONTINUATION) * 20_000, step=4096) == []
+        assert tracemalloc.get_traced_memory()[0] < 1 << 16
+    finally:
+        tracemalloc.stop()
+    assert target.in_message
+    assert fed(target, frame(FIN | CONTINUATION, b"b")) == [Received("ab")]
+    assert not target.in_message
+
+
+@pytest.mark.parametrize(
+    ("code", "is_legal"),
+    [(1000, True), (1001, True), (1011, True), (1014, True), (3000, True), (4999, True)]
+    + [(code, False) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000)],
+)
+def test_close_codes_are_those_that_may_be_sent(code: int, is_legal: bool) -> None:
+    expected = PeerClosed(code, "why") if is_legal else Violation(Close.PROTOCOL_ERROR)
+    assert fed(reader(), frame(FIN | CLOSE, code.to_bytes(2) + b"why")) == [expected]
+    assert fed(reader(), frame(FIN | CLOSE, (1014).to_bytes(2) + b"\xff")) == [Violation(Close.INVALID_TEXT)]
 
 
 def midway(data: bytes, deflated: bool = False) -> list[bool]:

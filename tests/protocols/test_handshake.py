@@ -1,6 +1,7 @@
 """The opening handshake: what is taken, what is left to the server, and what is agreed on."""
 
 import socket
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,10 @@ from wsproto.events import TextMessage
 from wsproto.extensions import PerMessageDeflate
 from wsproto.handshake import client_extensions_handshake
 
+from relay.protocols.connection import connection_of
+from relay.protocols.deflate import MAX_OFFERS_LENGTH
 from relay.protocols.frames import Event, FrameReader, Received
-from relay.protocols.handshake import connection_of, read_handshake
+from relay.protocols.handshake import MAX_HEAD, read_handshake
 from relay.server.transports import NOTSENT_LOWAT, set_tcp_options, tune
 
 HEADERS = {
@@ -52,6 +55,8 @@ def test_a_valid_opening_is_read_and_answered() -> None:
         request({b"Connection": b"keep-alive"}),
         request({b"Sec-WebSocket-Key": None}),
         request({b"Sec-WebSocket-Key": b"short"}),
+        request({b"Sec-WebSocket-Key": b"x" * 24}),
+        request({b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ=!"}),
         request({b"Sec-WebSocket-Version": b"8"}),
         request({b"Content-Length": b"5"}),
         request({b"Transfer-Encoding": b"chunked"}),
@@ -97,9 +102,58 @@ def test_deflate_is_agreed_on_and_done(offers: bytes, answer: bytes) -> None:
     extension = PerMessageDeflate()
     agreed = client_extensions_handshake([answer.decode()] if answer else [], [extension])
     client = Connection(ConnectionType.CLIENT, agreed)
-    reader = FrameReader(1 << 20, lambda: connection_of(opening.offers))
+    reader = FrameReader(1 << 20, lambda: connection_of(opening.offers, 1 << 20))
     for text in ("short", "long " * 500, "short"):
         assert events(reader, client.send(TextMessage(text))) == [Received(text)]
+
+
+def test_a_header_costs_what_it_is_long_at_most() -> None:
+    """Counted in steps of the interpreter, which no other load of the machine changes."""
+
+    def steps(offers: bytes) -> int:
+        count = 0
+
+        def trace(*_: object) -> object:
+            nonlocal count
+            count += 1
+            return trace
+
+        data = request({b"Sec-WebSocket-Extensions": offers})
+        sys.settrace(trace)  # type: ignore[arg-type]
+        try:
+            opening = read_handshake(data)
+            assert opening is not None
+            answer = opening.accept()
+        finally:
+            sys.settrace(None)
+        assert b"Extensions" not in answer
+        return count
+
+    assert steps(b"," * 59_000) < 2 * steps(b"x-unknown")
+    assert steps(b"," * MAX_OFFERS_LENGTH) < 100 * steps(b"x-unknown")
+    many: dict[bytes, bytes | None] = {b"x%d" % number: b"y" for number in range(5000)}
+    assert len(request(many)) < MAX_HEAD
+    assert read_handshake(request(many)) is not None
+
+
+@pytest.mark.parametrize(
+    ("requested", "agreed"),
+    [
+        ([b"chat"], b"chat"),
+        ([b"access_token, eyJh.bGci.x-y_z"], b"access_token"),
+        ([b"", b"  second , third"], b"second"),
+        ([b"not a token, token"], b"token"),
+        ([b"x" * 2000], None),
+        ([], None),
+    ],
+)
+def test_a_requested_subprotocol_is_agreed_on(requested: list[bytes], agreed: bytes | None) -> None:
+    """A browser that asks for one and is answered without closes the connection."""
+    lines = b"".join(b"Sec-WebSocket-Protocol: %b\r\n" % value for value in requested)
+    opening = read_handshake(request()[:-2] + lines + b"\r\n")
+    assert opening is not None
+    answer = opening.accept()
+    assert (b"\r\nSec-WebSocket-Protocol: %b\r\n" % agreed in answer) if agreed else (b"-Protocol" not in answer)
 
 
 def events(reader: FrameReader, data: bytes) -> list[Event]:

@@ -15,18 +15,17 @@ from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MockClock
 from wsproto.events import CloseConnection
 
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
 from relay.server.admission import Admission
+from relay.server.cors import CorsPolicy
 from relay.server.endpoints import accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
-from tests.server.test_session import MakeWorld, Peer, World, make_world, settled, small_pair, value
-
-__all__ = ["make_world"]
+from tests.server.world import MakeWorld, Peer, World, settled, small_pair, value
 
 SUBSCRIBE = masked_text(b'{"type":"subscribe","task_id":"a"}')
 
@@ -161,17 +160,17 @@ async def joining_a_channel(world: World, session: Session, peer: Peer) -> None:
     top = Position("e", 5)
     state = Update("task:a", "task_update", b'{"n":0}', 0.0, top)
 
-    async def read_past(channel: str, since: Position | None) -> Snapshot:
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
         await trio.sleep(0.2)
         return Snapshot(top, None, state)
 
-    world.read_history = read_past
+    world.load_history = load_history
     peer.send_bytes(SUBSCRIBE)
     await trio.sleep(0.1)
     world.publish("a", 1)
     await trio.sleep(0.2)
     world.hub.catch_up("task:a", Snapshot(top, None, state))
-    world.hub.hear(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
+    world.hub.on_publication(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
     world.hub.flush()
     await settled()
     peer.send_bytes(masked_frame(0x88, b""))
@@ -299,7 +298,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
     answered = ended = 0
     async with trio.open_nursery() as sessions_nursery:
         world = World(sessions_nursery, hijack_sockets=hijack_sockets, close_timeout=1.0)
-        admission = Admission(world.context, world.metrics, lambda terminated: None)
+        admission = Admission(world.context, CorsPolicy("*", "*"), world.metrics, lambda terminated: None)
         await settled()
         before = trio.lowlevel.current_statistics().tasks_living, open_descriptors()
         step = 0
@@ -317,7 +316,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
             ) -> None:
                 with scope:
                     instrument.root = trio.lowlevel.current_task()
-                    await accept_client(admission, lambda: TasksProtocol(NamedChannels()), asgi_scope, receive, send)
+                    await accept_client(admission, lambda: TasksProtocol(ChannelPatterns()), asgi_scope, receive, send)
                 instrument.root = None
 
             ours, theirs = socket.socketpair()

@@ -19,7 +19,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from relay.server import hypercorn_compat
 from relay.server.hijack import asgi_transport, prepare
-from relay.server.hypercorn_compat import inspect
+from relay.server.hypercorn_compat import chain as compat_chain
+from relay.server.hypercorn_compat.chain import inspect
 from relay.server.transports import AsgiTransport
 
 Send = Callable[[Any], Awaitable[None]]
@@ -108,7 +109,7 @@ async def test_http2_and_streams_that_are_no_sockets_asgi_transport(stream: Any)
 
 
 async def test_in_an_unverified_hypercorn_nothing_is_looked_for(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hypercorn_compat, "is_verified", lambda: False)
+    monkeypatch.setattr(compat_chain, "is_verified", lambda: False)
     chain_found = inspect(chain(stream))
     assert not chain_found.is_plain_http1
     assert chain_found.socket is None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from importlib import metadata
 from typing import Any, NoReturn
 
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.trio.run
@@ -20,15 +21,17 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from relay.server import hypercorn_compat
 from relay.server.bridge import AsgiDispatcher
-from relay.server.hypercorn_compat import HypercornChain, WorkerListeners, inspect, install, serving_listeners_of
+from relay.server.hypercorn_compat import install, versions
+from relay.server.hypercorn_compat.chain import HypercornChain, inspect
+from relay.server.hypercorn_compat.listeners import ListenerServer, WorkerListeners, serving_listeners_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def test_the_installed_version_is_in_the_table() -> None:
     minor = metadata.version("hypercorn").rpartition(".")[0]
-    assert minor in hypercorn_compat.VERIFIED_VERSIONS
-    assert hypercorn_compat.VERIFIED_VERSIONS[minor].startswith(metadata.version("hypercorn"))
+    assert minor in versions.VERIFIED_VERSIONS
+    assert versions.VERIFIED_VERSIONS[minor].startswith(metadata.version("hypercorn"))
 
 
 def test_importing_replaces_nothing() -> None:
@@ -44,14 +47,18 @@ def test_importing_replaces_nothing() -> None:
 
 
 def test_an_unverified_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (hypercorn.trio.run, hypercorn.protocol.h11, hypercorn.protocol.h2):
-        for name in ("trio", "WSStream"):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, "untouched")
+    names = {
+        hypercorn.trio.run: ["trio"],
+        hypercorn.protocol.h11: ["WSStream"],
+        hypercorn.protocol.h2: ["WSStream"],
+        hypercorn.protocol: ["H11Protocol", "H2Protocol"],
+    }
+    places = [(module, name) for module, of_module in names.items() for name in of_module]
+    for module, name in places:
+        monkeypatch.setattr(module, name, "untouched")
     monkeypatch.setattr(hypercorn_compat, "is_verified", lambda: False)
     assert not install()
-    replaced: list[Any] = [vars(hypercorn.trio.run)["trio"], vars(hypercorn.protocol.h11)["WSStream"]]
-    assert replaced == ["untouched", "untouched"]
+    assert [vars(module)[name] for module, name in places] == ["untouched"] * 5
 
 
 class Worker:
@@ -135,7 +142,7 @@ async def test_the_listeners_of_a_registered_app_are_served_by_relay(
     async with Worker(nursery, wrap(app)) as unregistered:
         assert (await unregistered.request()).endswith(b"ok")
     assert asked == []
-    with serving_listeners_of(app, serve):
+    with serving_listeners_of(app, ListenerServer(serve, 1000, False)):
         async with Worker(nursery, wrap(app)) as registered:
             assert (await registered.request()).endswith(b"ok")
     (worker,) = asked

@@ -17,7 +17,7 @@ redis = Redis.from_url(os.environ["BENCH_REDIS_URL"])
 
 @websocket("/ws/tasks")
 async def serve_client(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugin) -> None:
-    """The first message says what the client follows, for as long as it stays."""
+    """Subscribe a client to the task of its first message, until it disconnects."""
     await socket.accept()
     wanted = requested(await socket.receive_text())
     assert wanted is not None

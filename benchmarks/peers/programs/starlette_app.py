@@ -30,7 +30,7 @@ async def serve_client(websocket: WebSocket) -> None:
 
 
 async def fan_out(redis_url: str) -> None:
-    """Hand what Redis says to those who follow it."""
+    """Send the updates that Redis publishes to the clients of their task."""
     async for task, update in published(redis_url):
         text = update.decode()
         for websocket in list(rooms[task]):

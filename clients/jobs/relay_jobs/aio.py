@@ -16,12 +16,13 @@ from relay_jobs.operations import Operation, T, TaskState
 
 
 class TaskManager:
-    """`relay_client.TaskManager` for the tasks of one event loop: the same arguments, errors and limits.
+    """`relay_jobs.TaskManager` for the tasks of one event loop: the same arguments, errors and limits.
 
     Cancelling `create` may leave the task created, for workers to run half a minute later.
     """
 
     def __init__(self, publisher: Publisher | str | None = None, *, max_backlog: int = 10_000) -> None:
+        """Make a manager; the arguments are those of `relay_jobs.TaskManager`."""
         if max_backlog < 1:
             raise ValueError(f"max_backlog must be at least 1, not {max_backlog!r}")
         self.publisher = publisher if isinstance(publisher, Publisher) else Publisher(publisher)
@@ -37,34 +38,34 @@ class TaskManager:
         task_id: str | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create a task and hand it to the workers; see `relay_client.TaskManager.create`."""
+        """Create a task and hand it to the workers; see `relay_jobs.TaskManager.create`."""
         updates = self.publisher.updates
         return await self._run(
             operations.created(updates, self._max_backlog, kind, params or {}, title, task_id, fields or {})
         )
 
     async def cancel(self, task_id: str) -> bool:
-        """Cancel a task; see `relay_client.TaskManager.cancel`."""
+        """Cancel a task; see `relay_jobs.TaskManager.cancel`."""
         return await self._run(operations.cancelled(self.publisher.updates, task_id))
 
     async def get(self, task_id: str) -> TaskState | None:
-        """How a task is; see `relay_client.TaskManager.get`."""
+        """Return the state of a task; see `relay_jobs.TaskManager.get`."""
         return await self._run(operations.fetched(task_id))
 
     async def list(
         self, *, limit: int = 100, status: str | Collection[str] | None = None, kind: str | None = None
     ) -> "list[TaskState]":
-        """Tasks, the most recently active first; see `relay_client.TaskManager.list`."""
+        """List tasks; see `relay_jobs.TaskManager.list`."""
         return await self._run(operations.listed(limit, status, kind))
 
     async def wait(self, task_id: str, timeout: float) -> TaskState:
-        """Wait until a task has ended; see `relay_client.TaskManager.wait`."""
+        """Wait until a task has ended; see `relay_jobs.TaskManager.wait`."""
         return await self._run(operations.ended(task_id, timeout))
 
-    async def _run(self, plan: Operation[T]) -> T:
+    async def _run(self, operation: Operation[T]) -> T:
         while True:
             try:
-                step = next(plan)
+                step = next(operation)
             except StopIteration as end:
                 result: T = end.value
                 return result

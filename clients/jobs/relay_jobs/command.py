@@ -2,7 +2,7 @@
 
     relay-worker mymodule:worker --concurrency 20
 
-The first signal drains it: no new tasks, ``--grace`` seconds for those that run, then they are handed over. A second one
+The first signal drains it: no new tasks, ``--grace`` seconds for those that run, then they are handed over. A second signal
 ends it at once. Exit status: 0 drained, 1 ended by an error, 2 wrong arguments or settings, 128 + the signal's number at a
 second signal.
 """
@@ -28,16 +28,16 @@ from relay_jobs import __version__
 from relay_jobs.settings import WorkerSettings
 from relay_jobs.worker import Worker
 
-_log = logging.getLogger("relay_client.worker")
+_log = logging.getLogger("relay_jobs.worker")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-#: Seconds that a drain may take beyond its grace: for handing over, and for handlers that do not listen.
+#: Seconds that a drain may take beyond its grace: for handing over, and for handlers that ignore their cancellation.
 _BEYOND_GRACE = 10.0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="relay-worker", description="Do the tasks that a TaskManager creates.")
+    parser = argparse.ArgumentParser(prog="relay-worker", description="Run the tasks that a TaskManager creates.")
     parser.add_argument("worker", metavar="MODULE:WORKER", help="where the Worker is, for instance mymodule:worker")
     parser.add_argument("--concurrency", type=int, metavar="N", help="tasks at once; default: the worker's, or 10")
     parser.add_argument("--redis-url", dest="url", metavar="URL", help="default: REDIS_URL, REDIS_HOST, ...")
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lease",
         type=float,
         metavar="SECONDS",
-        help="a worker that was silent for so long loses its tasks to others; default: the worker's, or 30",
+        help="silence after which other workers take its tasks over; default: the worker's, or 30",
     )
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     parser.add_argument("--version", action="version", version=f"relay-worker {__version__}")
@@ -57,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class WorkerNotFound(ValueError):
-    """There is no worker at the given place."""
+    """There is no worker in the given place."""
 
 
 def load(place: str) -> Worker:
-    """The worker at ``module:name``. Raises WorkerNotFound that says what is wrong, or what the module itself raises."""
+    """Return the worker at ``module:name``. Raises WorkerNotFound that says what is wrong, or what the module itself raises."""
     module_name, separator, name = place.partition(":")
     if not separator or not module_name or not name:
         raise WorkerNotFound(f"{place!r} is not of the form MODULE:WORKER, for instance mymodule:worker")
@@ -110,10 +110,12 @@ async def _run(worker: Worker, settings: dict[str, Any], grace: float) -> None:
         nonlocal signals
         signals += 1
         if signals > 1:
-            _end_now("a second signal: ended at once, tasks wait for their lease to run out", 128 + number)
+            _end_now("a second signal: ended at once, its tasks wait until their lease has run out", 128 + number)
         _log.info("%s: draining", number.name)
         worker.drain()
-        loop.call_later(grace + _BEYOND_GRACE, _end_now, "ended although handlers do not: they do not listen", 1)
+        loop.call_later(
+            grace + _BEYOND_GRACE, _end_now, "ended although handlers have not: they ignore their cancellation", 1
+        )
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, partial(on_signal, number))

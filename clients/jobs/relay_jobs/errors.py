@@ -1,18 +1,21 @@
-"""What managers and workers raise.
+"""The errors of managers, workers and handlers, a branch of `relay_client.errors`:
 
-BacklogFull      as many tasks of this kind wait as may
-TaskExists       there is a task of this id already
-TaskFailed       raised by a handler: it is no use to try again
+RelayClientError
++-- BacklogFull      too many tasks of this kind wait or run
++-- TaskExists       there is a task of this id already
++-- TaskFailed       raised by a handler: another attempt would not help
 """
 
-
-class BacklogFull(Exception):
-    """As many tasks of this kind wait, or run, as may. Nothing was created: try later, or start more workers."""
+from relay_client.errors import RelayClientError
 
 
-class TaskExists(Exception):
-    """There is a task of this id already, or Redis still knows the state of one that has ended."""
+class BacklogFull(RelayClientError):
+    """Too many tasks of this kind wait or run. Nothing was created: try later, or start more workers."""
 
 
-class TaskFailed(Exception):
-    """For handlers: the task has failed, and another try would not help. Its text becomes the task's ``error``."""
+class TaskExists(RelayClientError):
+    """There is a task of this id already, or Redis still keeps the state of one that has ended."""
+
+
+class TaskFailed(RelayClientError):
+    """For handlers to raise: the task has failed, and another attempt would not help. Its text becomes the field ``error``."""

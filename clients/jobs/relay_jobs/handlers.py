@@ -1,4 +1,4 @@
-"""What a worker can do: a handler for each kind of task, and how it is called."""
+"""Handlers: a function for each kind of task, its limits, and how it is called."""
 
 import asyncio
 import contextvars
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relay_client.progress.task import Task
+from relay_client.progress.task import Task, error_text
 
 Params = Mapping[str, Any]
 Result = Mapping[str, Any] | None
@@ -18,12 +18,14 @@ Function = Callable[[Task, Params], Result] | Callable[[Task, Params], Awaitable
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler with its bounds.
+    """A handler with its limits.
 
-    attempts:    how often a task is tried
-    backoff:     seconds before the second attempt, doubled for each further one, with jitter
-    max_backoff: and at most so many
-    timeout:     seconds for one attempt; None: as long as it lives
+    Attributes:
+        function: Takes the task, on which it reports, and the task's parameters.
+        attempts: How often a task is tried, at least once.
+        backoff: Seconds before the second attempt; doubled for each further one, with jitter.
+        max_backoff: Upper bound of the pauses, in seconds.
+        timeout: Seconds for one attempt; None: no limit.
     """
 
     function: Function
@@ -48,13 +50,12 @@ class Handler:
         return inspect.iscoroutinefunction(self.function)
 
     def pause(self, attempt: int) -> float:
-        """Seconds between an attempt, counted from 1, and the next: half of them by chance, so that many do not come back
-        at once."""
+        """Return the seconds between an attempt, counted from 1, and the next; half of them random, to spread retries."""
         longest = min(self.max_backoff, self.backoff * 2.0 ** min(attempt - 1, 30))
         return random.uniform(longest / 2, longest)
 
     async def __call__(self, task: Task, params: Params) -> Result:
-        """Run it. Cancelling reaches an async one; of a sync one the thread goes on, and its outcome is lost."""
+        """Call the function. Cancelling cancels an async one; the thread of any other goes on, and its outcome is lost."""
         if self.is_async:
             return _checked(await self.function(task, params))  # type: ignore[misc]
         return _checked(await _in_thread(self.function, task, params))
@@ -69,7 +70,10 @@ def _checked(result: Any) -> Result:
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Not `asyncio.to_thread`: its threads are joined when the process ends, and a handler that hangs would keep it."""
+    """Call a function in a thread.
+
+    Not by `asyncio.to_thread`, whose threads are joined when the process ends: a handler that hangs would keep the process.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -87,9 +91,9 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             result = context.run(function, *arguments)
         except BaseException as raised:  # noqa: BLE001 - it is raised in the task that waits
-            # A future takes no StopIteration, and some others would stop the worker.
+            # A future takes no StopIteration, and asyncio lets some others end the worker.
             is_plain = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
-            error = raised if is_plain else RuntimeError(f"the handler raised {raised!r}")
+            error = raised if is_plain else RuntimeError(f"the handler raised {error_text(raised)}")
         try:
             loop.call_soon_threadsafe(settle, result, error)
         except RuntimeError:

@@ -1,4 +1,4 @@
-"""What is to be done: a kind, its parameters, and what watchers see of it; as it is kept in Redis."""
+"""A job: the kind of a task, its parameters, and what watchers see of it; as Redis keeps it."""
 
 import json
 import re
@@ -14,11 +14,11 @@ _KIND = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
 class BadJob(ValueError):
-    """What Redis holds of a task is no job."""
+    """Redis holds something for a task that is no job."""
 
 
 def checked_kind(kind: str) -> str:
-    """The kind itself. Raises ValueError for what cannot be one: it is part of a key's name."""
+    """Return the kind. Raises ValueError for what cannot be one: it is part of a key's name."""
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise ValueError(f"a kind of task is 1 to 100 letters, digits and any of _ . : -, not {kind!r:.120}")
     return kind
@@ -26,10 +26,11 @@ def checked_kind(kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One task, as it was handed in.
+    """One task, as its creator handed it in.
 
-    params: for the handler only
-    info:   for everybody: the fields of its announcement, which become its first state
+    Attributes:
+        params: For the handler only.
+        info: For everybody: the fields of its announcement, which become its first state.
     """
 
     task_id: str
@@ -38,14 +39,14 @@ class Job:
     info: Mapping[str, Any]
 
     def encoded(self) -> bytes:
-        """As JSON. Raises TypeError or ValueError for parameters that are none."""
+        """Return it as JSON. Raises TypeError or ValueError for parameters that JSON has no form for."""
         if not isinstance(self.params, Mapping):
             raise TypeError(f"params is a mapping, not {type(self.params).__name__}")
         return encode({"kind": self.kind, "params": dict(self.params), "info": dict(self.info)})
 
 
 def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | None, fields: Mapping[str, Any]) -> Job:
-    """A job that begins to wait now. Raises ValueError."""
+    """Return a job that is created now. Raises ValueError for a kind that cannot be one."""
     titled = {} if title is None else {"title": title}
     info = {
         "kind": checked_kind(kind),
@@ -63,7 +64,7 @@ def _refuse(constant: str) -> None:
 
 
 def decoded(task_id: str, text: bytes | str) -> Job:
-    """A job as Redis holds it. Raises BadJob."""
+    """Read a job as Redis holds it. Raises BadJob."""
     try:
         job = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

@@ -16,15 +16,21 @@ from relay_jobs.operations import Operation, T, TaskState
 
 
 class TaskManager:
-    """Creates tasks, cancels them, and tells how they are. Making one does not connect. For any number of threads.
-
-    publisher:   by which it reaches Redis, or the URL of one; by default as `relay_client.Publisher` finds it
-    max_backlog: tasks of one kind that may wait or run; more are refused
+    """Creates, cancels and lists tasks, from any number of threads. Making one does not connect.
 
     All methods raise `relay_client.NotDelivered` when Redis does not answer by the publisher's deadline (15 s by default).
     """
 
     def __init__(self, publisher: Publisher | str | None = None, *, max_backlog: int = 10_000) -> None:
+        """Make a manager.
+
+        Args:
+            publisher: By which it reaches Redis, or the URL of one; by default as `relay_client.Publisher` finds it.
+            max_backlog: Tasks of one kind that may wait or run; more are refused.
+
+        Raises:
+            ValueError: max_backlog is under 1, or the environment cannot be right.
+        """
         if max_backlog < 1:
             raise ValueError(f"max_backlog must be at least 1, not {max_backlog!r}")
         self.publisher = publisher if isinstance(publisher, Publisher) else Publisher(publisher)
@@ -40,14 +46,24 @@ class TaskManager:
         task_id: str | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create a task, announce it as ``task_created``, and hand it to whichever worker serves its kind; returns its id.
+        """Create a task, announce it as ``task_created``, and hand it to a worker of its kind. It waits until there is one.
 
-        params: for the worker's handler; JSON. Watchers do not see them
-        fields: what watchers see from the beginning, beside kind, title, status and created_at
+        Args:
+            kind: Its kind: 1 to 100 letters, digits and any of ``_ . : -``.
+            params: Parameters for the handler; values that JSON has a form for. Watchers do not see them.
+            title: A title for watchers.
+            task_id: Its id; by default a new one.
+            fields: What watchers see from the beginning, beside kind, title, status and created_at.
 
-        A kind that no worker serves waits until one does. Raises BacklogFull, TaskExists when the given id is taken, ValueError
-        and TypeError for what cannot be a task. After NotDelivered the task may exist, and run half a minute later: give a
-        task_id of your own to be sure that trying again makes no second one.
+        Returns:
+            The task's id.
+
+        Raises:
+            BacklogFull: Too many tasks of this kind wait or run.
+            TaskExists: The given id is taken.
+            NotDelivered: Redis did not answer. The task may exist, and run half a minute later: give a task_id of your own to
+                be sure that trying again creates no second one.
+            ValueError, TypeError: It cannot be a task.
         """
         updates = self.publisher.updates
         return self._run(
@@ -55,29 +71,48 @@ class TaskManager:
         )
 
     def cancel(self, task_id: str) -> bool:
-        """Cancel a task: one that waits never starts, one that runs is told within a second or so, and ends as its handler
-        lets it. False if it has ended, or was not made by a manager."""
+        """Cancel a task.
+
+        One that waits never starts. The handler of one that runs is notified within about a second, and ends as it can.
+
+        Returns:
+            False if the task has ended, or was not created by a manager.
+        """
         return self._run(operations.cancelled(self.publisher.updates, task_id))
 
     def get(self, task_id: str) -> TaskState | None:
-        """How a task is. None if there is none, or no more: ended ones are forgotten after an hour."""
+        """Return the state of a task; None if there is none: those that have ended are removed after an hour by default."""
         return self._run(operations.fetched(task_id))
 
     def list(
         self, *, limit: int = 100, status: str | Collection[str] | None = None, kind: str | None = None
     ) -> "list[TaskState]":
-        """Tasks, the most recently active first, 1000 at most; of one or several statuses, of one kind. Those that others
-        report on are among them. Not more than the last 5000 are looked at."""
+        """List tasks, the most recently active first. Those that other programs report on are among them.
+
+        Args:
+            limit: Number of tasks, at most 1000. Only the 5000 that were active last are looked at.
+            status: One or several statuses.
+            kind: One kind.
+        """
         return self._run(operations.listed(limit, status, kind))
 
     def wait(self, task_id: str, timeout: float) -> TaskState:
-        """Wait until a task has ended. Raises TimeoutError after so many seconds, LookupError if there is no such task."""
+        """Wait until a task has ended, and return its state.
+
+        Args:
+            task_id: Its id.
+            timeout: Seconds to wait.
+
+        Raises:
+            TimeoutError: It has not ended.
+            LookupError: There is no such task.
+        """
         return self._run(operations.ended(task_id, timeout))
 
-    def _run(self, plan: Operation[T]) -> T:
+    def _run(self, operation: Operation[T]) -> T:
         while True:
             try:
-                step = next(plan)
+                step = next(operation)
             except StopIteration as end:
                 result: T = end.value
                 return result

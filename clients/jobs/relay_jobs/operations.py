@@ -1,5 +1,7 @@
-"""What a manager does, step by step, without I/O: each plan yields calls, to be carried out before it goes on, or seconds to
-wait. The shells in `manager` and `aio_manager` carry them out, in threads and in asyncio."""
+"""The operations of a manager, without I/O: each yields calls to execute before it goes on, or seconds to wait.
+
+`relay_jobs.manager` executes them for threads, `relay_jobs.aio` for asyncio.
+"""
 
 import json
 from collections.abc import Collection, Generator, Mapping
@@ -23,19 +25,21 @@ from relay_jobs.job import BadJob, checked_kind, decoded, new_job
 T = TypeVar("T")
 Operation = Generator[list[Call] | float, None, T]
 
-#: How often the end of a task is looked for, in seconds: at first, and at most.
-_FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
+#: Seconds between two looks whether a task has ended: at first, and at most.
+_MIN_POLL, _MAX_POLL = 0.05, 1.0
 
-#: Most tasks that one `listed` looks at; of each bucket, and for one round trip.
-_SCAN, _SCAN_BUCKET, _AT_ONCE = 5000, 1000, 100
+#: Tasks that `listed` looks at, at most: altogether, of each bucket, and in one round trip.
+_MAX_SCAN, _MAX_SCAN_BUCKET, _PAGE = 5000, 1000, 100
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """What is known of a task.
+    """The state of a task.
 
-    fields: as its watchers see them
-    active: its last activity in seconds of the Unix epoch; None where that was not asked for
+    Attributes:
+        task_id: Its id.
+        fields: Its fields, as watchers see them.
+        active: Time of its last activity, in seconds of the Unix epoch; None where a list was not asked for.
     """
 
     task_id: str
@@ -44,7 +48,7 @@ class TaskState:
 
     @property
     def status(self) -> str | None:
-        """``pending``, ``in_progress``, ``completed``, ``failed``, ``cancelled``, or what somebody else published."""
+        """``pending``, ``in_progress``, ``completed``, ``failed``, ``cancelled``, or what another program published."""
         status = self.fields.get("status")
         return status if isinstance(status, str) else None
 
@@ -55,20 +59,23 @@ class TaskState:
 
 
 def announcement_key(task_id: str, token: str) -> str:
-    """By this the announcement of a task is made once, by its creator or by a worker that finds none."""
+    """Return the idempotency key of a task's announcement: by its creator, or by a worker that finds none."""
     return f"created:{task_id}:{token}"
 
 
 def created(
     updates: Updates,
-    bound: int,
+    max_backlog: int,
     kind: str,
     params: Mapping[str, Any],
     title: str | None,
     task_id: str | None,
     fields: Mapping[str, Any],
 ) -> Operation[str]:
-    """A new task: taken in, announced, and only then seen by workers. Whoever dies over it leaves it to a worker."""
+    """Create a task: take it in, announce it, and only then show it to workers.
+
+    A creator that dies in between leaves the task to a worker, which announces it.
+    """
     if task_id is not None:
         task_channel(task_id)
         if (yield from fetched(task_id)) is not None:
@@ -79,10 +86,10 @@ def created(
     if len(body) > updates.max_bytes:
         raise ValueError(f"a task has {updates.max_bytes} bytes at most (RELAY_MAX_UPDATE_BYTES), not {len(body)}")
     announcement = updates.created(name, job.info, key=announcement_key(name, job.info["created_at"]))
-    taken = queue.reserve(name, kind, body, uuid4().hex, bound)
+    taken = queue.reserve(name, kind, body, uuid4().hex, max_backlog)
     yield [taken]
     if taken.outcome() < 0:
-        raise BacklogFull(f"{bound} tasks of kind {kind!r} wait or run already: try later, or start more workers")
+        raise BacklogFull(f"{max_backlog} tasks of kind {kind!r} wait or run already: try later, or start more workers")
     if not taken.outcome():
         raise TaskExists(f"there is a task {name!r} already: choose another id, or leave it out")
     handed = queue.ready(name, kind)
@@ -93,20 +100,20 @@ def created(
 
 
 def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
-    """Ask that a task be cancelled; one that waits is, at once. False if it has ended or is unknown."""
+    """Request a task's cancellation; one that waits is cancelled at once. False if it has ended or is unknown."""
     task_channel(task_id)
-    asked = queue.cancel(task_id)
-    yield [asked]
-    where, body = asked.outcome()
+    request = queue.cancel(task_id)
+    yield [request]
+    where, body = request.outcome()
     if where == "waiting":
         try:
             kind = decoded(task_id, body).kind
         except BadJob:
             return True  # the worker that finds it ends it
-        # Said first, then dropped: if we die in between, a worker finds it marked, and does both.
-        told = updates.task_update(task_id, ending(CANCELLED), key=cancellation_key(task_id))
-        yield told
-        told[-1].outcome()
+        # Published first, then dropped: if we die in between, a worker finds it marked, and does both.
+        published = updates.task_update(task_id, ending(CANCELLED), key=cancellation_key(task_id))
+        yield published
+        published[-1].outcome()
         dropped = queue.drop(task_id, kind)
         yield [dropped]
         dropped.outcome()
@@ -114,17 +121,17 @@ def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
 
 
 def cancellation_key(task_id: str) -> str:
-    """By this a waiting task is told to be cancelled once, by whoever asked for it or by the worker that found it so."""
+    """Return the idempotency key of a waiting task's cancellation: by its canceller, or by a worker that finds it."""
     return f"cancelled:{task_id}"
 
 
 def ending(status: str, **fields: Any) -> dict[str, Any]:
-    """The fields of a task's last update."""
+    """Return the fields of a task's last update."""
     return {"status": status, **fields, "completed_at": utc_now_iso()}
 
 
 def fetched(task_id: str, active: float | None = None) -> Operation[TaskState | None]:
-    """One task's state."""
+    """Fetch the state of a task."""
     call = _state(task_id)
     yield [call]
     return _task(task_id, call, active)
@@ -136,7 +143,7 @@ def _state(task_id: str) -> Call:
 
 
 def status_call(task_id: str) -> Call:
-    """A task's status, None where there is no such task."""
+    """Ask for a task's status. Outcome: None where there is no such task."""
     key = keys.state(task_channel(task_id))
 
     def read(answer: Any) -> str | None:
@@ -145,7 +152,7 @@ def status_call(task_id: str) -> Call:
         try:
             return str(json.loads(answer))
         except ValueError:
-            return ""  # somebody else wrote it
+            return ""  # another program wrote it
 
     return Call(f"task:{task_id}", [key], command=("HGET", key, "status"), read=read)
 
@@ -156,17 +163,17 @@ def _task(task_id: str, call: Call, active: float | None) -> TaskState | None:
 
 
 def listed(limit: int, statuses: Collection[str] | None, kind: str | None) -> Operation[list[TaskState]]:
-    """The tasks that were active last."""
+    """List the tasks that were active last."""
     if not 0 < limit <= 1000:
         raise ValueError(f"limit is between 1 and 1000, not {limit}")
     wanted = None if statuses is None else {statuses} if isinstance(statuses, str) else set(statuses)
-    each = limit if wanted is None and kind is None else _SCAN_BUCKET
+    each = limit if wanted is None and kind is None else _MAX_SCAN_BUCKET
     indexes = [_index(bucket, each) for bucket in range(keys.BUCKETS)]
     yield indexes
-    newest = sorted((entry for call in indexes for entry in call.outcome()), reverse=True)[:_SCAN]
+    newest = sorted((entry for call in indexes for entry in call.outcome()), reverse=True)[:_MAX_SCAN]
     found: list[TaskState] = []
-    for first in range(0, len(newest), _AT_ONCE):
-        some = newest[first : first + _AT_ONCE]
+    for first in range(0, len(newest), _PAGE):
+        some = newest[first : first + _PAGE]
         calls = [_state(task_id) for _, task_id in some]
         yield calls
         for (active, task_id), call in zip(some, calls, strict=True):
@@ -180,7 +187,7 @@ def listed(limit: int, statuses: Collection[str] | None, kind: str | None) -> Op
     return found
 
 
-def _index(bucket: int, most: int) -> Call:
+def _index(bucket: int, limit: int) -> Call:
     key = keys.tasks(bucket)
 
     def read(answer: Any) -> list[tuple[float, str]]:
@@ -188,21 +195,21 @@ def _index(bucket: int, most: int) -> Call:
         pairs = zip(*[iter(answer)] * 2, strict=True) if flat else answer
         return [(float(score), to_text(task_id)) for task_id, score in pairs]
 
-    return Call("tasks", [key], command=("ZREVRANGE", key, 0, most - 1, "WITHSCORES"), read=read)
+    return Call("tasks", [key], command=("ZREVRANGE", key, 0, limit - 1, "WITHSCORES"), read=read)
 
 
 def ended(task_id: str, timeout: float) -> Operation[TaskState]:
-    """Wait for the end of a task. Raises TimeoutError, and LookupError when there is no such task."""
+    """Wait for the end of a task. Raises TimeoutError after `timeout` seconds, LookupError when there is no such task."""
     deadline = monotonic() + timeout
-    pause = _FIRST_LOOK
+    pause = _MIN_POLL
     while True:
         state = yield from fetched(task_id)
         if state is None:
-            raise LookupError(f"there is no task {task_id!r}, or no more")
+            raise LookupError(f"there is no task {task_id!r}, or it was removed")
         if state.has_ended:
             return state
         left = deadline - monotonic()
         if left <= 0:
             raise TimeoutError(f"task {task_id!r} has not ended within {timeout:g} s: it is {state.status}")
         yield min(pause, left)
-        pause = min(_LAST_LOOK, pause * 1.5)
+        pause = min(_MAX_POLL, pause * 1.5)

@@ -1,4 +1,4 @@
-"""The queue's steps as calls of Redis, and their answers."""
+"""The steps of a task through the queue as calls of Redis, and their answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ GROUP = "workers"
 
 _PREFIX = "relay:{jobs}:"
 
-#: A task that is being created is handed to workers after so long, even if its creator has died over it.
+#: A task that is being created is handed to workers after so many milliseconds, even if its creator has died.
 CREATION_MS = 30_000
 
-#: A worker that nobody has heard of for so long, and that holds nothing, is forgotten.
+#: A worker that was silent for so many milliseconds, and that holds nothing, is removed.
 CONSUMER_MS = 3_600_000
 
 
 class Entry(NamedTuple):
-    """A task's place in its kind's stream. task_id is None for what is no task."""
+    """A task's place in the stream of its kind. task_id is None for an entry that is no task."""
 
     kind: str
     entry_id: str
@@ -29,25 +29,29 @@ class Entry(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What to do with an entry: ``run`` it, end it as ``cancelled``, or nothing since it is ``gone`` or ``missing``."""
+    """A claimed entry: its job, and which attempt this is, counted from 1.
 
-    outcome: str
+    action: ``run`` it; end it as ``cancelled``; nothing, for another worker has it (``gone``); or fail it, for Redis has no job
+    (``missing``).
+    """
+
+    action: str
     job: bytes
     attempt: int
 
 
 def queue_key(kind: str) -> str:
-    """Stream of what waits and what runs."""
+    """Return the key of a stream: the tasks that wait for a worker, and those that run."""
     return f"{_PREFIX}queue:{kind}"
 
 
 def delayed_key(kind: str) -> str:
-    """Sorted set of what is not due yet."""
+    """Return the key of a sorted set: the tasks that are not due yet."""
     return f"{_PREFIX}delayed:{kind}"
 
 
 def task_key(task_id: str) -> str:
-    """Hash of all about one task."""
+    """Return the key of a hash: what is known of one task."""
     return f"{_PREFIX}task:{task_id}"
 
 
@@ -64,66 +68,66 @@ def _held(entry: Entry) -> list[str]:
 
 
 def reserve(task_id: str, kind: str, job: bytes, token: str, bound: int) -> Call:
-    """Take a task in, for the time being where no worker sees it. 1; 0 if there is one; -1 if the backlog is full."""
+    """Take a task in, where no worker sees it yet. Outcome: 1; 0 if there is one of this id; -1 if the backlog is full."""
     return _call(task_id, _of(kind, task_id), scripts.RESERVE, task_id, job, token, bound, CREATION_MS)
 
 
 def ready(task_id: str, kind: str, *, if_due: bool = False) -> Call:
-    """Hand it to the workers."""
+    """Hand a task to the workers; if_due: unless its time has not come."""
     return _call(task_id, _of(kind, task_id), scripts.READY, task_id, "due" if if_due else "now")
 
 
-def due(kind: str, most: int) -> Call:
-    """The ids of tasks whose time has come."""
-    return _call(kind, [delayed_key(kind)], scripts.DUE, most, read=lambda answer: [to_text(name) for name in answer])
+def due(kind: str, limit: int) -> Call:
+    """Ask for the ids of tasks whose time has come."""
+    return _call(kind, [delayed_key(kind)], scripts.DUE, limit, read=lambda answer: [to_text(name) for name in answer])
 
 
 def open_queues(kinds: Iterable[str]) -> Call:
-    """Make what a worker reads from."""
+    """Create the streams that a worker reads."""
     return _call("queues", [queue_key(kind) for kind in kinds], scripts.OPEN, GROUP)
 
 
-def take(kinds: Sequence[str], consumer: str, most: int) -> Call:
-    """Take new ones, of the first kinds first."""
+def take(kinds: Sequence[str], consumer: str, limit: int) -> Call:
+    """Take new entries, those of the first kinds first."""
 
     def read(answer: Any) -> list[Entry]:
         return [entry for place, raw in answer for entry in entries(kinds[int(place) - 1], raw)]
 
-    return _call("queues", [queue_key(kind) for kind in kinds], scripts.TAKE, GROUP, consumer, most, read=read)
+    return _call("queues", [queue_key(kind) for kind in kinds], scripts.TAKE, GROUP, consumer, limit, read=read)
 
 
-def take_over(kind: str, consumer: str, idle_ms: int, start: str, most: int) -> Call:
-    """Claim what another has left: where to go on, and entries."""
+def take_over(kind: str, consumer: str, idle_ms: int, start: str, limit: int) -> Call:
+    """Claim entries that another worker has left. Outcome: the cursor to continue with, and the entries."""
 
     def read(answer: Any) -> tuple[str, list[Entry]]:
         return to_text(answer[0]), entries(kind, answer[1])
 
-    command = ("XAUTOCLAIM", queue_key(kind), GROUP, consumer, idle_ms, start, "COUNT", most)
+    command = ("XAUTOCLAIM", queue_key(kind), GROUP, consumer, idle_ms, start, "COUNT", limit)
     return Call(f"jobs:{kind}", [queue_key(kind)], command=command, read=read)
 
 
-def begin(entry: Entry, consumer: str, owner: str) -> Call:
-    """Begin an attempt; owner is its name, which no other has."""
+def claim(entry: Entry, consumer: str, owner: str) -> Call:
+    """Begin an attempt; owner: its unique name. The outcome is a `Claim`."""
 
     def read(answer: Any) -> Claim:
-        outcome, job, attempt = answer
-        return Claim(to_text(outcome), job.encode() if isinstance(job, str) else job, int(attempt))
+        action, job, attempt = answer
+        return Claim(to_text(action), job.encode() if isinstance(job, str) else job, int(attempt))
 
-    return _call(entry.task_id or "", _held(entry), scripts.BEGIN, GROUP, consumer, entry.entry_id, owner, read=read)
+    return _call(entry.task_id or "", _held(entry), scripts.CLAIM, GROUP, consumer, entry.entry_id, owner, read=read)
 
 
 def keep(entry: Entry, consumer: str, owner: str) -> Call:
-    """Keep the claim: ``kept``, ``cancelled``, ``lost`` or ``missing``."""
+    """Renew the claim. Outcome: ``kept``, ``cancelled``, ``lost`` or ``missing``, as in `scripts.KEEP`."""
     return _call(entry.task_id or "", _held(entry), scripts.KEEP, GROUP, consumer, entry.entry_id, owner, read=to_text)
 
 
 def finish(entry: Entry, owner: str = "") -> Call:
-    """It has ended, and is no more in the queue. 0 if another attempt has it."""
+    """Remove a task that has ended from the queue. Outcome: 0 if another attempt has it."""
     return _call(entry.task_id or "", _held(entry), scripts.FINISH, GROUP, entry.entry_id, owner)
 
 
 def retry(entry: Entry, owner: str, seconds: float) -> Call:
-    """Try it again later. 0 if another attempt has it."""
+    """Have a task tried again in so many seconds. Outcome: 0 if another attempt has it."""
     assert entry.task_id is not None
     names = _of(entry.kind, entry.task_id)
     wait = int(seconds * 1000)
@@ -131,12 +135,12 @@ def retry(entry: Entry, owner: str, seconds: float) -> Call:
 
 
 def release(entry: Entry, consumer: str, owner: str = "") -> Call:
-    """Leave it to whoever looks next. 0 if another has it already."""
+    """Leave a task to the next worker that looks. Outcome: 0 if another has it already."""
     return _call(entry.task_id or "", _held(entry), scripts.RELEASE, GROUP, consumer, entry.entry_id, owner)
 
 
 def cancel(task_id: str) -> Call:
-    """Ask that it be cancelled: ``unknown``, ``waiting`` or ``running``, and the job."""
+    """Request a task's cancellation. Outcome: ``unknown``, ``waiting`` or ``running``, and the job."""
 
     def read(answer: Any) -> tuple[str, bytes]:
         where, job = answer
@@ -146,22 +150,22 @@ def cancel(task_id: str) -> Call:
 
 
 def drop(task_id: str, kind: str) -> Call:
-    """Take a cancelled one out, unless a worker has it."""
+    """Remove a cancelled task, unless a worker has it."""
     return _call(task_id, _of(kind, task_id), scripts.DROP, GROUP, task_id)
 
 
 def forget(kind: str, consumer: str = "") -> Call:
-    """Forget a worker that holds nothing, or all that have been silent for long."""
+    """Remove a worker that holds nothing; without a name, all that have been silent for long."""
     return _call(kind, [queue_key(kind)], scripts.FORGET, GROUP, consumer, CONSUMER_MS)
 
 
 def kind_of(queue: bytes | str) -> str:
-    """The kind of a queue's key."""
+    """Return the kind of a queue's key."""
     return to_text(queue).removeprefix(f"{_PREFIX}queue:")
 
 
 def entries(kind: str, raw: Iterable[Any]) -> list[Entry]:
-    """A stream's entries, in the forms that Redis and redis-py give them. Deleted ones are left out."""
+    """Return a stream's entries, in any of the forms that Redis and redis-py give them; deleted ones are left out."""
     found = []
     for item in raw:
         if not item or item[1] is None:

@@ -1,13 +1,13 @@
-"""The steps of a task through the queue, as Lua: each is taken whole or not at all, and may be tried again.
+"""The steps of a task through the queue, as Lua scripts: each happens as a whole or not at all, and may be repeated.
 
 All keys have one hash tag, so they lie on one node of a cluster:
 
-    relay:{jobs}:queue:<kind>   stream of task ids, read by the group `workers`: what waits for a worker, and what runs
+    relay:{jobs}:queue:<kind>     stream of task ids, read by the group `workers`: what waits for a worker, and what runs
     relay:{jobs}:delayed:<kind>   sorted set: task ids by when they are due, in ms: being created, or to be tried again
-    relay:{jobs}:task:<id>      hash: job; token (who created it); entry (in the stream); attempts; owner (the attempt that
-                                runs); cancel (somebody asked for it)
+    relay:{jobs}:task:<id>        hash: job; token (of its creator); entry (in the stream); attempts; owner (the running
+                                  attempt); cancel (its cancellation was requested)
 
-A task is in exactly one of queue and later until it has ended. What needs memory is written first: a script that Redis
+A task is in exactly one of queue and delayed until it has ended. What needs memory is written first: a script that Redis
 refuses for want of it has then changed nothing.
 """
 
@@ -20,8 +20,8 @@ def _script(source: str) -> Script:
 
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000)\n"
 
-#: KEYS queue, later, task; ARGV task id, job, token, bound, ms until it is due in any case.
-#: Returns 1 taken, 0 there is such a task, -1 the backlog is full.
+#: KEYS queue, delayed, task; ARGV task id, job, token, bound, ms until it is due in any case.
+#: Returns 1 taken, 0 there is a task of this id, -1 the backlog is full.
 RESERVE = _script(
     _NOW
     + """
@@ -34,7 +34,7 @@ return 1
 """
 )
 
-#: KEYS queue, later, task; ARGV task id, 'now' or 'due'. Returns 1 if it is in the queue now by this call.
+#: KEYS queue, delayed, task; ARGV task id, 'now' or 'due'. Returns 1 if it is in the queue now by this call.
 READY = _script(
     _NOW
     + """
@@ -48,7 +48,7 @@ return 1
 """
 )
 
-#: KEYS later; ARGV how many. Returns task ids.
+#: KEYS delayed; ARGV how many. Returns task ids.
 DUE = _script(_NOW + "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])")
 
 #: KEYS queues; ARGV group.
@@ -76,9 +76,9 @@ end
 return found
 """)
 
-#: KEYS queue, task; ARGV group, consumer, entry, owner. Returns what to do: 'gone' (it is another's), 'missing' (nothing is
-#: known of it), 'cancelled' or 'run'; the job; which attempt this is.
-BEGIN = _script("""
+#: KEYS queue, task; ARGV group, consumer, entry, owner. Returns the action: 'gone' (another worker has it), 'missing'
+#: (there is no job), 'cancelled' or 'run'; the job; which attempt this is.
+CLAIM = _script("""
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
 if not held or held[2] ~= ARGV[2] then return { 'gone', '', 0 } end
 local job, owner, attempts, cancel = unpack(redis.call('HMGET', KEYS[2], 'job', 'owner', 'attempts', 'cancel'))
@@ -91,8 +91,8 @@ end
 return { cancel and 'cancelled' or 'run', job, attempts }
 """)
 
-#: KEYS queue, task; ARGV group, consumer, entry, owner. The claim is fresh again.
-#: Returns 'kept', 'cancelled' (kept, and to be cancelled), 'lost' (another has it) or 'missing' (nothing is known of it).
+#: KEYS queue, task; ARGV group, consumer, entry, owner. Renews the claim.
+#: Returns 'kept', 'cancelled' (kept, and to be cancelled), 'lost' (another worker has it) or 'missing' (there is no job).
 KEEP = _script("""
 local owner, cancel = unpack(redis.call('HMGET', KEYS[2], 'owner', 'cancel'))
 if owner ~= ARGV[4] then
@@ -102,7 +102,7 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
 return cancel and 'cancelled' or 'kept'
 """)
 
-#: KEYS queue, task; ARGV group, entry, owner ('' whoever). It has ended. Returns 1, or 0 if another has it.
+#: KEYS queue, task; ARGV group, entry, owner ('' any). Removes a task that has ended. Returns 1, or 0 if another has it.
 FINISH = _script("""
 local owner = redis.call('HGET', KEYS[2], 'owner')
 if ARGV[3] ~= '' and owner and owner ~= ARGV[3] then return 0 end
@@ -112,7 +112,7 @@ redis.call('DEL', KEYS[2])
 return 1
 """)
 
-#: KEYS queue, later, task; ARGV group, entry, owner, task id, ms until it is tried again. Returns 1, or 0 if another has it.
+#: KEYS queue, delayed, task; ARGV group, entry, owner, task id, ms until it is tried again. Returns 1, or 0 if another has it.
 RETRY = _script(
     _NOW
     + """
@@ -125,8 +125,8 @@ return 1
 """
 )
 
-#: KEYS queue, task; ARGV group, consumer, entry, owner ('' it has not claim). Whoever looks next may have it, and the attempt
-#: does not count. Returns 1, or 0 if another has it.
+#: KEYS queue, task; ARGV group, consumer, entry, owner ('' it has not claim). The next worker that looks may have it, and
+#: the attempt does not count. Returns 1, or 0 if another has it.
 RELEASE = _script("""
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
 if not held or held[2] ~= ARGV[2] then return 0 end
@@ -147,7 +147,8 @@ redis.call('HSET', KEYS[1], 'cancel', 1)
 return { owner and 'running' or 'waiting', job }
 """)
 
-#: KEYS queue, later, task; ARGV group, task id. What was cancelled while it waited. Returns 1, or 0 when a worker has it.
+#: KEYS queue, delayed, task; ARGV group, task id. Removes a task that was cancelled while it waited. Returns 1, or 0 if a
+#: worker has it.
 DROP = _script("""
 local owner, entry = unpack(redis.call('HMGET', KEYS[3], 'owner', 'entry'))
 if owner then return 0 end
@@ -160,7 +161,7 @@ redis.call('DEL', KEYS[3])
 return 1
 """)
 
-#: KEYS queue; ARGV group, consumer ('' those that have been idle for long), idle ms. Consumers without tasks are forgotten.
+#: KEYS queue; ARGV group, consumer ('' those that have been idle for long), idle ms. Removes consumers without tasks.
 FORGET = _script("""
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local consumer = {}

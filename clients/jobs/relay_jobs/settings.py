@@ -1,4 +1,4 @@
-"""How a worker runs."""
+"""The settings of a worker."""
 
 import os
 import socket
@@ -9,14 +9,15 @@ from relay_client import environment
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Checked when made. Raises ValueError that names what is wrong.
+    """How a worker runs. Raises ValueError that names what cannot be right.
 
-    url:         of Redis; by default ``REDIS_URL``, or ``REDIS_HOST``, ``_PORT``, ...
-    concurrency: tasks at once
-    name:        for logs and Redis; by default host and process
-    lease:       seconds without a sign of life after which a worker's tasks are another's
-    grace:       seconds for running tasks when the worker is to end; then they are handed over
-    timeout:     seconds for one try of a call to Redis
+    Attributes:
+        url: URL of Redis; by default ``REDIS_URL``, or ``REDIS_HOST``, ``REDIS_PORT``, ...
+        concurrency: Number of tasks at once, at least 1.
+        name: For logs, watchers and Redis, 1 to 100 characters; by default host and process.
+        lease: Seconds of silence after which other workers take a worker's tasks over, 1 to 86400.
+        grace: Seconds that running tasks have when the worker is to end; then they are handed over.
+        timeout: Seconds for one try of a call to Redis, at most 15.
     """
 
     url: str | None = None
@@ -40,7 +41,7 @@ class WorkerSettings:
 
     @property
     def redis_url(self) -> str:
-        """Where Redis is. Raises ValueError that names the variable."""
+        """URL of Redis. Raises ValueError that names the variable."""
         return self.url or environment.redis_url()
 
     @property
@@ -49,6 +50,6 @@ class WorkerSettings:
         return self.name or f"{socket.gethostname()}-{os.getpid()}"
 
     @property
-    def beat(self) -> float:
-        """Seconds between two signs of life, and two looks for what others have left."""
+    def heartbeat(self) -> float:
+        """Seconds between two renewals of the claims, and between two looks for what other workers have left."""
         return min(1.0, self.lease / 4)

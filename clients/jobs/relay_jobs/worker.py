@@ -1,4 +1,4 @@
-"""Doing tasks that a `TaskManager` created.
+"""Running tasks that a `TaskManager` has created.
 
 worker = Worker()
 
@@ -20,9 +20,9 @@ F = TypeVar("F", bound=Function)
 
 
 class Worker:
-    """Handlers for kinds of tasks, and what runs them: ``relay-worker module:worker``, or `run`.
+    """Handlers for kinds of tasks. The command ``relay-worker module:worker``, or `run`, runs them.
 
-    Arguments are those of `WorkerSettings`; the command's go before them. Making one does not connect.
+    Making one does not connect.
     """
 
     def __init__(
@@ -35,9 +35,22 @@ class Worker:
         grace: float = 20.0,
         timeout: float = 2.0,
     ) -> None:
+        """Make a worker; the command's arguments take precedence over these.
+
+        Args:
+            url: URL of Redis; by default ``REDIS_URL``, or ``REDIS_HOST``, ``REDIS_PORT``, ...
+            concurrency: Number of tasks at once, of all kinds together.
+            name: For logs, watchers and Redis; by default host and process.
+            lease: Seconds of silence after which other workers take this worker's tasks over, 1 to 86400.
+            grace: Seconds that running tasks have when the worker is to end; then they are handed over.
+            timeout: Seconds for one try of a call to Redis, at most 15.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         self.settings = WorkerSettings(url, concurrency, name, lease, grace, timeout)
         self.handlers: dict[str, Handler] = {}
-        self._run: WorkerRun | None = None
+        self._current: WorkerRun | None = None
 
     def task(
         self,
@@ -50,11 +63,25 @@ class Worker:
     ) -> Callable[[F], F]:
         """Register a handler for a kind of task: a function of the task, on which it reports, and of its parameters.
 
-        attempts, backoff, max_backoff, timeout: see `Handler`
+        An async function runs as a task of the event loop, and is cancelled with its task. Any other runs in a thread, where
+        `Task.progress` raises `TaskCancelled`. A mapping that it returns becomes fields of the task.
 
-        An async one runs as a task of the event loop, and is cancelled; any other in a thread, where `Task.progress` raises
-        `TaskCancelled`. What it raises is tried again, but for `TaskFailed`; a mapping that it returns becomes fields of the
-        task. A worker that dies leaves its tasks to others: a handler may run more than once, and should do no harm then.
+        A task whose handler raises is tried again; after `TaskFailed`, or the last attempt, it has failed. SystemExit and any
+        other BaseException are such errors, and end no more than their task; only KeyboardInterrupt in an async handler ends
+        the worker, for asyncio raises an operator's Ctrl-C wherever the program happens to be.
+
+        A worker that dies leaves its tasks to others: a handler may run more than once, and should be harmless to repeat.
+
+        Args:
+            kind: The kind: 1 to 100 letters, digits and any of ``_ . : -``.
+            attempts: How often a task is tried, at least once.
+            backoff: Seconds before the second attempt; doubled for each further one, with jitter.
+            max_backoff: Upper bound of these pauses, in seconds.
+            timeout: Seconds for one attempt; None: no limit.
+
+        Raises:
+            ValueError: There is a handler for this kind, or an argument is out of range.
+            TypeError: The handler is no function.
         """
 
         def register(function: F) -> F:
@@ -66,22 +93,29 @@ class Worker:
         return register
 
     async def run(self, **settings: Any) -> None:
-        """Do tasks until `drain`; settings go before those of the worker. Rides out outages of Redis.
+        """Run tasks until `drain`, through outages of Redis.
 
-        Cancelling ends it at once: its tasks are another's when their lease has run out. Raises ValueError for bad settings,
-        `relay_client.DeliveryRefused` when this Redis cannot be used at all, RuntimeError when it runs already.
+        Cancelling ends it at once; other workers take its tasks over when their lease has run out.
+
+        Args:
+            settings: Arguments of the worker, which take precedence over those it was made with.
+
+        Raises:
+            ValueError: The settings, or the environment, cannot be right, or there are no handlers.
+            relay_client.DeliveryRefused: This Redis cannot be used at all.
+            RuntimeError: The worker runs already.
         """
         if not self.handlers:
             raise ValueError("this worker has no handlers: register some with @worker.task(kind)")
-        if self._run is not None:
+        if self._current is not None:
             raise RuntimeError("this worker runs already")
-        self._run = WorkerRun(self.handlers, replace(self.settings, **settings))
+        self._current = WorkerRun(self.handlers, replace(self.settings, **settings))
         try:
-            await self._run.run()
+            await self._current.run()
         finally:
-            self._run = None
+            self._current = None
 
     def drain(self) -> None:
-        """Take no more tasks, give those that run ``grace`` seconds, and hand over what is left. From the loop's thread."""
-        if self._run is not None:
-            self._run.drain()
+        """Take no more tasks, give those that run ``grace`` seconds, and hand the others over. From the event loop's thread."""
+        if self._current is not None:
+            self._current.drain()

@@ -19,7 +19,7 @@ _TICKS = 100
 
 
 def run(redis_url: str | None, seconds: float, calls: float) -> float:
-    """CPU seconds of this process in each second, with so many reports in a second."""
+    """Return the CPU seconds of this process per second, with so many reports per second."""
     each_tick = calls / _TICKS
     with TaskReporter(redis_url, rate=RATE) as reporter, reporter(f"benchmark-{uuid4().hex[:8]}") as task:
         due = 0.0
@@ -36,7 +36,7 @@ def run(redis_url: str | None, seconds: float, calls: float) -> float:
 
 
 def measure(redis_url: str | None, seconds: float) -> dict[str, float]:
-    """Percent of a core: of the loop, of the sends, of reporting itself."""
+    """Return the percentage of a core for the loop, for sending, and for reporting itself."""
     run(redis_url, 0.2, CALLS)  # imports, connections
     idle, sends, reporting = (run(redis_url, seconds, calls) for calls in (0.0, RATE, CALLS))
     return {
@@ -47,7 +47,7 @@ def measure(redis_url: str | None, seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("redis_url", nargs="?", help="default: REDIS_URL, REDIS_HOST, ...")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")

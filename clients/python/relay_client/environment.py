@@ -1,4 +1,4 @@
-"""Settings that clients share with the relay, from the environment: where Redis is, and what is kept how long.
+"""Settings that clients share with the relay, from the environment: the URL of Redis, and what is kept how long.
 
 The names and defaults are those of the server, see its docs/configuration.md.
 """
@@ -10,20 +10,24 @@ from urllib.parse import quote
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
 
-#: With nothing configured: where the relay's own embedded server listens.
+#: The URL if nothing is configured: that of a relay's embedded server.
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
-#: Longest update that a relay takes by default, in bytes.
+#: Length of the longest update that a relay takes by default, in bytes.
 MAX_UPDATE_BYTES = 262_144
 
-#: In progress and silent for so many seconds: a relay marks the task as stalled.
+#: What a reporter may do with errors of its own.
+ON_ERROR = frozenset({"log", "raise"})
+
+#: A relay marks a task as stalled that is in progress and silent for so many seconds.
 STALL_SECONDS = 60.0
 
 
 def redis_url(environ: Mapping[str, str] | None = None) -> str:
-    """``REDIS_URL``, or what ``REDIS_HOST``, ``_PORT``, ``_DB``, ``_USERNAME``, ``_PASSWORD`` and ``_SSL`` come to.
+    """Return ``REDIS_URL``, or the URL made of ``REDIS_HOST``, ``_PORT``, ``_DB``, ``_USERNAME``, ``_PASSWORD`` and ``_SSL``.
 
-    Raises ValueError, without a password in it, that names the variable.
+    Raises:
+        ValueError: A variable cannot be right. The message names it, and has no password in it.
     """
     environ = os.environ if environ is None else environ
     url = environ.get("REDIS_URL")
@@ -45,8 +49,8 @@ def redis_url(environ: Mapping[str, str] | None = None) -> str:
 
 
 def retention(environ: Mapping[str, str] | None = None) -> Retention:
-    """What is kept how long: ``RELAY_HISTORY_SIZE``, ``_HISTORY_TTL``, ``_HISTORY_META_TTL``, ``_TASK_SECONDS``,
-    ``_TERMINAL_STATE_TTL``. Raises ValueError that names the variable."""
+    """Return how much Redis keeps, and for how long: ``RELAY_HISTORY_SIZE``, ``RELAY_HISTORY_TTL``, ``RELAY_HISTORY_META_TTL``,
+    ``RELAY_TASK_STATE_TTL``, ``RELAY_TERMINAL_STATE_TTL``. Raises ValueError that names the variable."""
     environ = os.environ if environ is None else environ
     default = Retention()
     return Retention(
@@ -59,12 +63,12 @@ def retention(environ: Mapping[str, str] | None = None) -> Retention:
 
 
 def max_update_bytes(environ: Mapping[str, str] | None = None) -> int:
-    """``RELAY_MAX_UPDATE_BYTES``. Raises ValueError that names the variable."""
+    """Return ``RELAY_MAX_UPDATE_BYTES``. Raises ValueError that names the variable."""
     return _integer(os.environ if environ is None else environ, "RELAY_MAX_UPDATE_BYTES", MAX_UPDATE_BYTES, 128)
 
 
 def stall_seconds(environ: Mapping[str, str] | None = None) -> float:
-    """``RELAY_TASK_STALL_SECONDS``. Raises ValueError that names the variable."""
+    """Return ``RELAY_TASK_STALL_SECONDS``. Raises ValueError that names the variable."""
     value = (os.environ if environ is None else environ).get("RELAY_TASK_STALL_SECONDS")
     if not value:
         return STALL_SECONDS
@@ -77,15 +81,23 @@ def stall_seconds(environ: Mapping[str, str] | None = None) -> float:
     return seconds
 
 
-def _integer(environ: Mapping[str, str], name: str, default: int, least: int = 0, most: int | None = None) -> int:
+def on_error(environ: Mapping[str, str] | None = None) -> str:
+    """Return ``RELAY_ON_ERROR``: ``log`` (the default) or ``raise``; see `relay_client.TaskReporter`. Raises ValueError."""
+    value = (os.environ if environ is None else environ).get("RELAY_ON_ERROR") or "log"
+    if value not in ON_ERROR:
+        raise ValueError(f"RELAY_ON_ERROR: must be log or raise, not {value!r}")
+    return value
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
     value = environ.get(name)
     if not value:
         return default
     try:
         number = int(value)
     except ValueError:
-        number = least - 1
-    if number < least or (most is not None and number > most):
-        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        number = minimum - 1
+    if number < minimum or (maximum is not None and number > maximum):
+        bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
         raise ValueError(f"{name}: must be a whole number, {bounds}, not {value!r}")
     return number

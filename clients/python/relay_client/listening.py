@@ -1,13 +1,12 @@
-"""Plain Redis channels, heard from asyncio: callbacks in tasks of their own, over a subscription that is kept up for ever."""
+"""Plain Redis channels from asyncio: callbacks in tasks of their own, over a subscription that always reconnects."""
 
 import asyncio
 import inspect
 import json
 import logging
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -16,6 +15,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import redis_urls
 
+from relay_client.backoff import full_jitter
 from relay_client.publishing.asyncio_runtime import cancellation_count
 from relay_client.publishing.connection import connection_options, without_retries
 from relay_client.redis_errors import REDIS_FAILURES
@@ -31,10 +31,11 @@ CALLBACK_QUEUE = 1024
 #: Seconds without a message before the connection is tested.
 _HEALTH_INTERVAL = 1.0
 
-#: Messages heard in one go, before the callbacks get their turn.
-_IN_ONE_GO = 64
+#: Messages read before the callbacks get their turn.
+_MAX_READ = 64
 
-_MOST_SECONDS_BETWEEN_TRIES = 5.0
+#: Seconds between two tries to connect: at first, and at most.
+_BASE_DELAY, _MAX_DELAY = 0.05, 5.0
 _GLOB = frozenset("*?[\\")
 
 
@@ -43,52 +44,52 @@ class Subscription:
 
     def __init__(self, channel: str, callback: Callback, note_change: Callable[[], None]) -> None:
         self.channel = channel
+        self.callback = callback
         self.is_pattern = not _GLOB.isdisjoint(channel)
-        self._callback = callback
         self._note_change = note_change
         self._waiting: deque[Any] = deque()
-        self._arrived: asyncio.Event | None = None
+        self._available: asyncio.Event | None = None
         self.has_ended = False
-        #: Messages lost, since so many waited already.
+        #: Messages that were lost because too many waited.
         self.overflows = 0
 
     def __call__(self) -> None:
         self.has_ended = True
-        if self._arrived is not None:
-            self._arrived.set()
+        if self._available is not None:
+            self._available.set()
         self._note_change()
 
     def __await__(self) -> Generator[Any, None, "Subscription"]:
         yield from ()
         return self
 
-    def hear(self, message: Any) -> None:
-        """Take a message for the callback."""
+    def put(self, message: Any) -> None:
+        """Queue a message for the callback."""
         if len(self._waiting) >= CALLBACK_QUEUE:
             if not self.overflows:
                 _log.error(
-                    "callback on %s is too slow: of over %d messages the newest are lost", self.channel, CALLBACK_QUEUE
+                    "callback on %s is too slow: %d messages wait, further ones are lost", self.channel, CALLBACK_QUEUE
                 )
             self.overflows += 1
             return
         self._waiting.append(message)
-        if self._arrived is not None:
-            self._arrived.set()
+        if self._available is not None:
+            self._available.set()
 
-    async def call_back(self) -> None:
-        """Call back, with one message after the other, until it is ended."""
-        self._arrived = asyncio.Event()
+    async def run(self) -> None:
+        """Call the callback with one message after the other, until the subscription ends."""
+        self._available = asyncio.Event()
         while True:
             while self._waiting:
                 await self._call(self._waiting.popleft())
             if self.has_ended:
                 return
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._available.clear()
+            await self._available.wait()
 
     async def _call(self, message: Any) -> None:
         try:
-            result = self._callback(message)
+            result = self.callback(message)
             if inspect.isawaitable(result):
                 await result
         except asyncio.CancelledError:
@@ -96,63 +97,82 @@ class Subscription:
             if task is None or task.cancelling():
                 raise
             _log.warning("callback on %s: something that it waited for was cancelled", self.channel)
-        except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - other people's code: it must end neither this subscription nor the others
             _log.exception("callback on %s failed", self.channel)
 
 
 class Listener:
-    """The subscriptions of one process, and the connection that hears them.
-
-    timeout: seconds for connecting, and for an answer to a test of the connection
-    """
+    """The subscriptions of one process, and the connection that receives their messages."""
 
     def __init__(self, timeout: float) -> None:
+        """Make a listener without subscriptions; timeout: seconds for connecting, and for testing the connection."""
         self._timeout = timeout
         self._subscriptions: list[Subscription] = []
-        self._noticing: set[asyncio.Event] = set()
-        self._is_running = False
+        self._change_events: set[asyncio.Event] = set()
+        self._work: asyncio.Task[None] | None = None
         #: The subscription is up and has answered within its deadline.
         self.alive = False
-        #: How often it had to be built anew.
+        #: How often the subscription had to be built again.
         self.reconnects = 0
 
     @property
     def overflows(self) -> int:
-        """Messages lost to callbacks that were too slow."""
+        """Messages that were lost to callbacks that were too slow."""
         return sum(subscription.overflows for subscription in self._subscriptions)
 
     def add(self, channel: str, callback: Callback) -> Subscription:
-        """A callback on a channel or glob pattern."""
+        """Add a callback on a channel or glob pattern; the same one on the same channel is added once."""
+        for each in self._subscriptions:
+            if (each.channel, each.callback) == (channel, callback) and not each.has_ended:
+                return each
         subscription = Subscription(channel, callback, self._note_change)
         self._subscriptions.append(subscription)
         self._note_change()
         return subscription
 
     def _note_change(self) -> None:
-        for event in self._noticing:
+        for event in self._change_events:
             event.set()
 
     @contextmanager
     def _changes(self) -> Iterator[asyncio.Event]:
-        """What is set whenever subscriptions have been added or ended."""
+        """Make an event that is set whenever subscriptions have been added or ended."""
         event = asyncio.Event()
-        self._noticing.add(event)
+        self._change_events.add(event)
         try:
             yield event
         finally:
-            self._noticing.discard(event)
+            self._change_events.discard(event)
 
     async def run(self, target: redis_urls.RedisTarget) -> None:
-        """Hear and call back until cancelled; reconnects for ever. Raises RuntimeError if it runs already."""
-        if self._is_running:
+        """Receive messages and call callbacks until cancelled or stopped; always reconnects. Raises RuntimeError if it runs."""
+        if self._work is not None:
             raise RuntimeError("this service listens already")
-        self._is_running = True
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_connected(without_retries(target, self._timeout)))
-                await self._run_callbacks(group)
+                self._work = group.create_task(self._listen(target))
         finally:
-            self._is_running = self.alive = False
+            self._work = None
+            self.alive = False
+
+    async def stop(self) -> None:
+        """Have `run` return, and wait until it does; nothing happens where it does not run."""
+        work = self._work
+        if work is None:
+            return
+        if work.get_loop() is asyncio.get_running_loop():
+            work.cancel()
+            await asyncio.wait({work})
+        else:
+            with suppress(RuntimeError):  # that loop is closed
+                work.get_loop().call_soon_threadsafe(work.cancel)
+
+    async def _listen(self, target: redis_urls.RedisTarget) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_connected(without_retries(target, self._timeout)))
+            await self._run_callbacks(group)
 
     async def _run_callbacks(self, group: asyncio.TaskGroup) -> None:
         running: set[Subscription] = set()
@@ -161,7 +181,7 @@ class Listener:
                 changed.clear()
                 for subscription in self._subscriptions:
                     if subscription not in running:
-                        group.create_task(subscription.call_back())
+                        group.create_task(subscription.run())
                 self._subscriptions = [each for each in self._subscriptions if not each.has_ended]
                 running = set(self._subscriptions)
                 await changed.wait()
@@ -172,25 +192,25 @@ class Listener:
             started = monotonic()
             try:
                 async with self._client(target) as client, client.pubsub() as pubsub, asyncio.TaskGroup() as group:
-                    following = asyncio.Event()
-                    group.create_task(self._follow(pubsub, following))
-                    await following.wait()
-                    await self._hear(pubsub)
+                    subscribed = asyncio.Event()
+                    group.create_task(self._keep_subscribed(pubsub, subscribed))
+                    await subscribed.wait()
+                    await self._receive(pubsub)
             except* REDIS_FAILURES as errors:
                 _log.warning("redis subscription lost: %s", errors.exceptions[0])
             if cancellation_count():
                 raise asyncio.CancelledError
             self.alive = False
             self.reconnects += 1
-            attempt = 0 if monotonic() - started > 2 * _MOST_SECONDS_BETWEEN_TRIES else attempt + 1
-            await asyncio.sleep(random.uniform(0.0, min(_MOST_SECONDS_BETWEEN_TRIES, 0.05 * 2.0 ** min(attempt, 10))))
+            attempt = 0 if monotonic() - started > 2 * _MAX_DELAY else attempt + 1
+            await asyncio.sleep(full_jitter(attempt, _BASE_DELAY, _MAX_DELAY))
 
     @asynccontextmanager
     async def _client(self, target: redis_urls.RedisTarget) -> AsyncIterator[Redis]:
         options = connection_options(self._timeout, "relay-listener")
         client = redis_urls.async_client(target, **options)
         if isinstance(client, RedisCluster):
-            # Plain channels are heard from any node.
+            # Any node delivers plain channels.
             try:
                 async with asyncio.timeout(2 * self._timeout):
                     await client.initialize()
@@ -203,8 +223,8 @@ class Listener:
         finally:
             await redis_urls.close_pool(client.connection_pool)
 
-    async def _follow(self, pubsub: PubSub, following: asyncio.Event) -> None:
-        """Be subscribed to what is wanted, now and whenever that changes."""
+    async def _keep_subscribed(self, pubsub: PubSub, subscribed: asyncio.Event) -> None:
+        """Keep the connection subscribed to all channels, now and whenever they change."""
         have: set[tuple[str, bool]] = set()
         with self._changes() as changed:
             while True:
@@ -219,31 +239,31 @@ class Listener:
                     raise asyncio.CancelledError
                 have = want
                 if have:
-                    following.set()
+                    subscribed.set()
                 await changed.wait()
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        heard = monotonic()
+    async def _receive(self, pubsub: PubSub) -> None:
+        last_message = monotonic()
         is_tested = False
         while True:
-            for _ in range(_IN_ONE_GO):
+            for _ in range(_MAX_READ):
                 message: dict[str, Any] | None = await pubsub.get_message(timeout=_HEALTH_INTERVAL)
                 if message is None:
                     break
-                heard, is_tested, self.alive = monotonic(), False, True
+                last_message, is_tested, self.alive = monotonic(), False, True
                 if message["type"] in ("message", "pmessage"):
-                    self._hand_on(message)
+                    self._dispatch(message)
             else:
                 await asyncio.sleep(0)  # redis-py does not let others run while it has messages
                 continue
-            if monotonic() - heard > _HEALTH_INTERVAL + self._timeout:
+            if monotonic() - last_message > _HEALTH_INTERVAL + self._timeout:
                 raise RedisTimeoutError(f"Redis has not answered within {self._timeout:g} s")
             if not is_tested:
                 is_tested = True
                 async with asyncio.timeout(self._timeout):
                     await pubsub.ping()
 
-    def _hand_on(self, message: dict[str, Any]) -> None:
+    def _dispatch(self, message: dict[str, Any]) -> None:
         is_pattern = message["type"] == "pmessage"
         name = _text(message["pattern" if is_pattern else "channel"])
         try:
@@ -253,7 +273,7 @@ class Listener:
             return
         for subscription in self._subscriptions:
             if subscription.channel == name and subscription.is_pattern == is_pattern and not subscription.has_ended:
-                subscription.hear(data)
+                subscription.put(data)
 
 
 def _text(name: str | bytes) -> str:

@@ -9,14 +9,17 @@ with reporter("task-123", title="A picture") as task:
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
 from relay_client import environment
-from relay_client.errors import NotDelivered
+from relay_client.errors import BufferFull, NotDelivered
+from relay_client.progress.block import FULL_PAUSE, checked_on_error, note_lost_end, report_failure
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task, terminal_fields
 from relay_client.publisher import Publisher
@@ -41,7 +44,9 @@ class TaskReporter:
         *,
         rate: float = 10.0,
         heartbeat: float | None = None,
+        on_error: str | None = None,
         cancel_timeout: float = 2.0,
+        end_timeout: float = 120.0,
     ) -> None:
         """Make a reporter.
 
@@ -50,7 +55,13 @@ class TaskReporter:
             rate: Updates of each task per second, at most 1000; what is reported more often is merged.
             heartbeat: Seconds without an update after which a heartbeat is sent; by default a third of
                 ``RELAY_TASK_STALL_SECONDS``, after which a relay shows a task as stalled.
+            on_error: ``log``: reporting never raises, so that it cannot break the work. What cannot be published is left out, a
+                beginning that Redis does not take by the deadline is sent later, and an end that it does not take within
+                ``end_timeout`` is lost; all of that is logged. ``raise``: each of these raises. By default what
+                ``RELAY_ON_ERROR`` says for the whole process, else ``log``.
             cancel_timeout: Seconds for sending that a task was cancelled, or interrupted.
+            end_timeout: Seconds for sending the end of a task when errors are logged, at most 150: the block waits that long
+                for a Redis that is away.
 
         Raises:
             ValueError: A number is out of range, or the environment cannot be right.
@@ -59,7 +70,9 @@ class TaskReporter:
         self._owns_publisher = not isinstance(publisher, Publisher)
         self._rate = rate
         self._heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
+        self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
+        self._end_timeout = end_timeout
         self.reset()
         _reporters.add(self)
 
@@ -83,44 +96,70 @@ class TaskReporter:
             NotDelivered: Redis did not take that it begins, or ends.
             ValueError, TypeError: The id or a field cannot be published.
         """
-        task = Task(task_id, info, self._note)
+        task = Task(task_id, info, self._note, on_error=self._on_error)
         try:
             self._start(task, announce=announce)
+        except NotDelivered as error:
+            if task.raises:
+                raise
+            _log.warning("task %s: its beginning is not delivered yet, and tried again: %s", task.id, error)
+            task.requeue_beginning()
+            self._schedule_soon(task)
         except Exception:
             raise
         except BaseException as error:
-            task.requeue_all()  # it may have begun, or not
-            self._end_with(task, error)
+            task.requeue_beginning()  # it may have begun, or not
+            self._end_block(task, error)
             raise
         try:
             yield task
         except BaseException as error:
-            self._end_with(task, error)
+            self._end_block(task, error)
             raise
-        self.end(task, *terminal_fields(None))
-        if task.failure is not None:
-            raise task.failure
+        self._end_block(task, None)
 
-    def _end_with(self, task: Task, error: BaseException) -> None:
-        timeout = None if isinstance(error, Exception) else self._cancel_timeout
+    def _end_block(self, task: Task, error: BaseException | None) -> None:
         try:
-            self.end(task, *terminal_fields(error), timeout=timeout)
+            if error is not None and not isinstance(error, Exception):
+                self.end(task, *terminal_fields(error), timeout=self._cancel_timeout)
+            elif task.raises:
+                self.end(task, *terminal_fields(error))
+            else:
+                self._end_patiently(task, error)
         except NotDelivered as lost:
-            _log.error("task %s: its end was not delivered: %s", task.id, lost)
-            error.add_note(f"Relay was not notified of the task's end: {lost}")
+            note_lost_end(task, error, lost)
+        report_failure(task, error)
+
+    def _end_patiently(self, task: Task, error: BaseException | None) -> None:
+        deadline = monotonic() + self._end_timeout
+        while True:
+            try:
+                self.end(task, *terminal_fields(error), timeout=deadline - monotonic())
+            except BufferFull:
+                if monotonic() + FULL_PAUSE >= deadline:
+                    raise
+                time.sleep(FULL_PAUSE)
+            else:
+                return
 
     def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
-        """Begin a task that `end` is to end, for programs in which a block does not fit; otherwise as calling the reporter."""
-        task = Task(task_id, info, self._note)
+        """Begin a task that `end` is to end, for programs in which a block does not fit.
+
+        As calling the reporter, but that it raises NotDelivered in any case.
+        """
+        task = Task(task_id, info, self._note, on_error=self._on_error)
         self._start(task, announce=announce)
         return task
 
     def _start(self, task: Task, *, announce: bool) -> None:
         calls = task.begin(self.publisher.updates, announce=announce)
-        sender, schedule = self.publisher.sender, self._schedule
-        sender.deliver(calls)
+        self.publisher.sender.deliver(calls)
         for call in calls:
             call.outcome()
+        self._schedule_soon(task)
+
+    def _schedule_soon(self, task: Task) -> None:
+        sender, schedule = self.publisher.sender, self._schedule
 
         def add() -> None:
             sender.add_source(schedule)

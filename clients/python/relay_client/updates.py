@@ -1,4 +1,4 @@
-"""What publishers send: updates checked, encoded, and made into calls of Redis."""
+"""The updates of publishers: checked, encoded, and made into calls of Redis."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,23 @@ from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
 from relay_client.publishing.call import Call
+
+#: Length of an idempotency key, in characters.
+_MAX_KEY_LENGTH = 1000
 
 
 def task_channel(task_id: str | int) -> str:
-    """The channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
+    """Return the channel of a task. Raises ValueError or TypeError for what cannot be a task id."""
     if isinstance(task_id, bool) or not isinstance(task_id, str | int):
         raise TypeError(f"a task id is a str or an int, not {type(task_id).__name__}")
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
+    if not is_well_formed(name):
+        # Not repaired: two ids could become one.
+        raise ValueError(f"a task id must be Unicode text without lone surrogates, not {name!r}")
     return TASK_PREFIX + name
 
 
@@ -53,12 +59,12 @@ def _was_taken(answer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """Makes calls of updates.
+    """Makes calls of updates. All methods raise TypeError or ValueError for what cannot be published.
 
-    sharded:   the server is a cluster
-    max_bytes: longest update; a relay does not take longer ones
-
-    All methods raise TypeError or ValueError for what cannot be published.
+    Attributes:
+        retention: How much Redis keeps, and for how long.
+        sharded: Whether the server is a cluster.
+        max_bytes: Length of the longest update, in bytes; a relay does not take longer ones.
     """
 
     retention: Retention
@@ -67,12 +73,11 @@ class Updates:
 
     @classmethod
     def from_environment(cls, retention: Retention | None, *, sharded: bool) -> "Updates":
-        """With the bounds that the environment gives."""
+        """Make one with the limits that the environment gives. Raises ValueError that names the variable."""
         return cls(retention or environment.retention(), sharded, environment.max_update_bytes())
 
     def on(self, channel: str, data: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """An update of a channel by its name: ``task:<id>``, ``general``, or an operator-named one. The last call's outcome is
-        its position."""
+        """Return the calls of an update on a channel by its name; the last call's outcome is the update's position."""
         if not isinstance(channel, str) or not 0 < len(channel) <= len(TASK_PREFIX) + MAX_NAME_LENGTH:
             raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}")
         if channel.startswith(TASK_PREFIX):
@@ -81,8 +86,10 @@ class Updates:
             return self.general_update(data, durable=durable, key=key)
         if channel in (TASK_UPDATES, GENERAL_UPDATES) or channel.startswith(keys.PREFIX):
             raise ValueError(f"{channel!r} is Redis' name, not Relay's: publish to 'task:<id>' or 'general'")
-        if len(channel) > MAX_NAME_LENGTH:
-            raise ValueError(f"a channel's name has 1 to {MAX_NAME_LENGTH} characters, not {len(channel)}")
+        if len(channel) > MAX_NAME_LENGTH or not is_well_formed(channel):
+            raise ValueError(
+                f"a channel's name is Unicode text of 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}"
+            )
         message = self._checked(object_of(encode_fields(data)))
         if not durable:
             return [_plain(channel, channel, message)]
@@ -91,7 +98,7 @@ class Updates:
     def task_update(
         self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None
     ) -> list[Call]:
-        """Fields of a task."""
+        """Return the calls of a task's update; the last call's outcome is its position."""
         channel = task_channel(task_id)
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
@@ -103,14 +110,15 @@ class Updates:
         return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update))]
 
     def general_update(self, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
-        """Something for every client. The announcement of a task gives it its first state, where it has none."""
+        """Return the calls of an update for every client. A task's announcement gives it its first state."""
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
-        return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
+        key = key or token_hex(12)
+        return [*self._creation(update, key), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
     def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
-        """The announcement of a new task."""
+        """Return the calls that announce a new task."""
         task_channel(task_id)
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
         return self.general_update(announced, key=key)
@@ -120,8 +128,8 @@ class Updates:
         channel = task_channel(task_id)
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
-    def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
-        """As a relay does it that hears a plain announcement."""
+    def _creation(self, update: Mapping[str, Any], key: str) -> list[Call]:
+        """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
             return []
@@ -139,6 +147,7 @@ class Updates:
             object_of(encoded),
             self.retention,
             status=_status(fields),
+            idempotency_key=key,
             sharded=self.sharded,
         )
         return [_task_call(channel, create)]
@@ -152,6 +161,10 @@ class Updates:
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
     ) -> Call:
+        if key is not None and (not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH or not is_well_formed(key)):
+            raise ValueError(
+                f"an idempotency key is Unicode text of {_MAX_KEY_LENGTH} characters at most, not {key!r:.80}"
+            )
         script, names, values = publications.publish_call(
             channel,
             kind,
@@ -175,7 +188,7 @@ class Updates:
         return data
 
     def _envelope(self, kind: str, data: bytes, task_id: str | None = None) -> bytes:
-        """As existing services write it."""
+        """Return a message as existing services write it."""
         task = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
         return self._checked(
             b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), task, data, encode(time.time()))
@@ -194,6 +207,6 @@ def _task_call(channel: str, call: ScriptCall) -> Call:
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:
-    """Its outcome is the number of those who heard it; on a cluster, at one node."""
+    """Return a plain PUBLISH. Its outcome is the number of subscribers; on a cluster, of one node."""
     command = ("PUBLISH", redis_channel, message)
     return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int)

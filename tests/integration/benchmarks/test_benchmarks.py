@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scenarios import SCENARIOS
 from tests.harness import ROOT
 from tests.integration.benchmarks.runs import PEERS, TIMEOUT, assert_complete, benchmarks
 
@@ -64,6 +65,12 @@ def test_a_result_compared_with_itself_is_the_same(compared: Path) -> None:
     rows = [line for line in lines if line.startswith("   relay ")]
     assert rows
     assert all(line.endswith(" 1.00") for line in rows)
+
+
+def test_the_scenarios_are_listed_with_their_questions() -> None:
+    lines = benchmarks("scenarios").splitlines()
+    assert [line.split()[0] for line in lines] == list(SCENARIOS)
+    assert all(line.endswith("?") for line in lines)
 
 
 def test_what_it_cannot_read_it_says(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import trio
 from relay_wire import keys, publications
 from relay_wire.channels import TASK_UPDATES
+from relay_wire.publications import Occurrence
 
-from relay.broker import recorder, script_calls
+from relay.broker import script_calls
 from relay.broker.service import RedisService, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import read_published
@@ -94,9 +95,14 @@ async def test_live_messages_are_what_is_read_back(redis_server: RedisServer) ->
             for data in (b'{"a":1}', b' { "b" : [ ] } ', '{"ü":"\u2028"}'.encode()):
                 await publish(redis, data)
             raw = [pubsub.get_message(timeout=5)["data"] for _ in range(3)]
-        heard = [script_calls.live_message("task:t", message, 0.0) for message in raw]
         snapshot = await read(redis, Position((await read(redis)).top.epoch, 0))
-        assert heard == snapshot.entries
+        assert snapshot.entries is not None
+        assert raw == [
+            b"%b %d %b\n%b"
+            % (update.position.epoch.encode(), update.position.offset, update.type.encode(), update.data)
+            for update in snapshot.entries
+            if update.position is not None
+        ]
 
 
 async def test_the_state_keeps_every_value_as_it_was_written(redis_server: RedisServer) -> None:
@@ -174,9 +180,9 @@ async def test_a_new_epoch_begins_when_the_memory_is_lost(redis_server: RedisSer
         assert state.data == b'{"m":3}'
 
 
-async def test_an_announced_task_has_a_state_unless_it_has_one_already(redis_server: RedisServer) -> None:
+async def test_an_announced_task_has_a_state_unless_another_relay_has_given_it_one(redis_server: RedisServer) -> None:
     announcement = b'{"type":"task_created","task_info":{"task_id":7,"status":"pending","tier":"gold"}}'
-    call = script_calls.create_call(announcement, RETENTION)
+    call = script_calls.ingest_created_call(announcement, Occurrence("digest", 1, 0, 30_000), RETENTION)
     assert call is not None
     async with opened(redis_server) as redis:
         await redis.run_calls([call])
@@ -274,11 +280,11 @@ async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
 async def recording(redis: RedisService, *, given_up: list[Update] | None = None) -> AsyncIterator[Callable[..., None]]:
     """A recorder as a relay has one; yields what lets it hear messages."""
     lost: list[Update] = [] if given_up is None else given_up
-    instance = redis.recorder(lost.append, lambda: None)
+    instance = redis.publish_ingester(lost.append, lambda: None)
 
     def hear(*messages: bytes) -> None:
         for message in messages:
-            instance.hear(read_published(TASK_UPDATES, message, monotonic()), message)
+            instance.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(instance.run)
@@ -344,9 +350,9 @@ async def test_many_equal_ones_in_a_row_stay_as_many(redis_server: RedisServer) 
 @pytest.fixture
 def short_times(monkeypatch: pytest.MonkeyPatch) -> float:
     """Digests are forgotten in fractions of a second; returns the time after which a count begins anew."""
-    monkeypatch.setattr(recorder, "REMEMBER", 2.0)
-    monkeypatch.setattr(recorder, "COUNT", 0.8)
-    monkeypatch.setattr(recorder, "_LAG", 0.3)
+    monkeypatch.setattr("relay.broker.publish_ingester.DEDUP_TTL", 2.0)
+    monkeypatch.setattr("relay.core.occurrences.DEDUP_COUNTED", 0.8)
+    monkeypatch.setattr("relay.core.occurrences.MAX_LAG", 0.3)
     return 0.8
 
 
@@ -405,10 +411,10 @@ async def test_a_relay_that_takes_over_between_two_equal_ones_does_not_take_them
 async def test_a_relay_that_was_cut_off_between_two_equal_ones_counts_anew(redis_server: RedisServer) -> None:
     first, second = (task_message("t", number) for number in (1, 2))
     async with opened(redis_server) as redis, recording(redis) as other:
-        lone = redis.recorder(lambda _: None, lambda: None)
+        lone = redis.publish_ingester(lambda _: None, lambda: None)
 
         def hear(message: bytes) -> None:
-            lone.hear(read_published(TASK_UPDATES, message, monotonic()), message)
+            lone.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lone.run)
@@ -418,7 +424,7 @@ async def test_a_relay_that_was_cut_off_between_two_equal_ones_counts_anew(redis
             other(first)  # this one it has missed
             await logged(redis_server, "task:t", 2)
             await trio.sleep(0.1)
-            lone.start_hearing()
+            lone.on_reconnecting()
             hear(first)  # and this one the other has
             await logged(redis_server, "task:t", 3)
             hear(second)
@@ -444,12 +450,12 @@ async def test_what_waited_in_vain_is_not_waited_for_again_before_something_is_r
         await logged(redis_server, "task:t", 1)
         with redis_server.client() as admin:
             admin.config_set("min-replicas-to-write", 1)
-            monkeypatch.setattr("relay.broker.recorder.PATIENCE", 0.3)
+            monkeypatch.setattr("relay.core.plain_order.MAX_WAIT", 0.3)
             hear(task_message("t", 2))
             with trio.fail_after(10):
                 while not lost:  # noqa: ASYNC110 - nobody tells us
                     await trio.sleep(0.01)
-            monkeypatch.setattr("relay.broker.recorder.PATIENCE", 1000.0)
+            monkeypatch.setattr("relay.core.plain_order.MAX_WAIT", 1000.0)
             hear(task_message("t", 3))
             with trio.fail_after(10):
                 while len(lost) < 2:  # noqa: ASYNC110 - as above

@@ -21,11 +21,11 @@ from relay.core.closecodes import Close
 from relay.processes import start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
-from tests.integration.interop.test_websocket_clients import chromium
+from tests.integration.interop.browser import chromium
 
 CLIENT = ROOT / "clients" / "js"
 NODE = ROOT / "tests" / "integration" / "interop" / "node"
-PAGE = ROOT / "tests" / "integration" / "interop" / "browser" / "client.html"
+PAGE = ROOT / "tests" / "integration" / "interop" / "pages" / "client.html"
 
 Report = dict[str, Any]
 

@@ -124,6 +124,35 @@ def exits(_task: Task, _params: Params) -> None:
     raise SystemExit(3)
 
 
+class Abort(BaseException):
+    """Like the time limits and exits of some libraries."""
+
+    def __init__(self) -> None:
+        super().__init__("no text")
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+@worker.task("aborts", attempts=1)
+async def aborts(_task: Task, _params: Params) -> None:
+    """Raises what is no Exception."""
+    await asyncio.sleep(0)
+    raise Abort
+
+
+@worker.task("aborts_in_thread", attempts=1)
+def aborts_in_thread(_task: Task, _params: Params) -> None:
+    """Raises what is no Exception, in a thread."""
+    raise Abort
+
+
+@worker.task("exits_async", attempts=1)
+async def exits_async(_task: Task, _params: Params) -> None:
+    """Must not end the worker."""
+    raise SystemExit(4)
+
+
 @worker.task("odd")
 async def odd(_task: Task, _params: Params) -> Any:
     """Returns what cannot be published."""

@@ -160,7 +160,7 @@ def test_draining_while_redis_is_away(
     redis_server.kill()
     worker.signal(signal.SIGTERM)
     assert worker.wait(12) == 0
-    assert "wait for their lease" in worker.logged()
+    assert "wait until their lease" in worker.logged()
     assert "Traceback" not in worker.logged()
 
 

@@ -105,7 +105,7 @@ def test_failed_in_the_end(
     cases = [
         ("flaky", 3, "OSError: trouble 3"),
         ("hopeless", 1, "out of paint"),
-        ("exits", 2, "SystemExit(3)"),
+        ("exits", 2, "SystemExit: 3"),
         ("odd", 1, "object is not JSON"),
         ("hanging", 2, "TimeoutError: not done within 0.3 s"),
     ]
@@ -116,6 +116,26 @@ def test_failed_in_the_end(
         assert error in state.fields["error"]
     eventually(lambda: left_in_redis(redis_server) == {})
     assert worker.child.poll() is None
+
+
+def test_a_base_exception_ends_its_own_task_alone(
+    redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
+) -> None:
+    """On the event loop and in a thread, also where not even its repr can be had; a neighbour goes on."""
+    worker = start_worker()
+    neighbour = manager.create("slow", {"seconds": 1.5})
+    state_when(manager, neighbour, has_begun)
+    for kind, error in (
+        ("aborts", "Abort: no text"),
+        ("exits_async", "SystemExit: 4"),
+        ("aborts_in_thread", "Abort: no text"),
+    ):
+        state = manager.wait(manager.create(kind), 10)
+        assert (state.status, error in state.fields["error"]) == ("failed", True), state
+    state = manager.wait(neighbour, 10)
+    assert (state.status, state.fields["attempt"]) == ("completed", 1)
+    assert worker.child.poll() is None
+    eventually(lambda: left_in_redis(redis_server) == {})
 
 
 def test_poison(redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker) -> None:

@@ -25,14 +25,23 @@ from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
 
 
-@pytest.fixture
-def redis(redis_server: RedisServer) -> RedisServer:
-    return redis_server
+@pytest.fixture(scope="module")
+def redis_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--save", "") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory, redis_home: RedisServer) -> Iterator[RelayServer]:
+    """One for all tests that leave it as it was; each starts from an empty Redis."""
+    with RelayServer(tmp_path_factory.mktemp("relay"), redis_home.url, "serve") as server:
+        yield server
 
 
 @pytest.fixture
-def relay(start_relay: StartRelay) -> RelayServer:
-    return start_relay("serve")
+def redis(redis_home: RedisServer) -> RedisServer:
+    redis_home.clear()
+    return redis_home
 
 
 class Tail:
@@ -201,20 +210,21 @@ def test_it_goes_on_if_told_to(redis: RedisServer, relay: RelayServer, start_tai
     assert ended(tail) == 130
 
 
-def test_it_says_when_redis_is_away(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
+def test_it_says_when_redis_is_away(redis_server: RedisServer, start_relay: StartRelay, start_tail: StartTail) -> None:
     """Both before and after the subscription."""
-    redis.kill()
+    relay = start_relay("serve")
+    redis_server.kill()
     tail = start_tail("--task", "t", "--url", relay.url)
     eventually(lambda: "# the relay cannot reach Redis" in tail.remarks)
     eventually(lambda: any(line.startswith("# the relay is not ready: ") for line in tail.remarks))
-    redis.start()
+    redis_server.start()
     eventually(lambda: "# the relay can reach Redis again" in tail.remarks)
     eventually(lambda: "# the relay is ready again" in tail.remarks)
-    redis.kill()
+    redis_server.kill()
     eventually(lambda: sum(line.startswith("# the relay is not ready: ") for line in tail.remarks) > 1)
-    redis.start()
+    redis_server.start()
     eventually(lambda: tail.remarks.count("# the relay is ready again") > 1)
-    redis.publish_task("t", status="completed")
+    redis_server.publish_task("t", status="completed")
     assert ended(tail) == 0
 
 

@@ -1,5 +1,4 @@
-"""Commissions: a post is fetched, a product designed, an image generated and stamped. The work is simulated, its reports are
-not.
+"""Commissions: a post is fetched, a product designed, an image generated and stamped. The work is simulated.
 
 relay-worker relay_jobs.examples.commission:worker
 
@@ -46,7 +45,7 @@ async def commission(task: Task, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _generate(task: Task, seconds: float) -> None:
-    """Tells of each step, as image models do; what is too much for watchers is merged before it is sent."""
+    """Report each step, as image models do; what is too much for watchers is merged before it is sent."""
     for step in task.track(range(50), start=40, end=80):
         await asyncio.sleep(seconds / 50)
         task.progress(message=f"Step {step + 1} of 50")

@@ -2,8 +2,8 @@
 
     python -m relay_jobs.examples.demo [--seconds N] [--url ws://HOST:PORT/ws/tasks] [--plain]
 
-It runs until Ctrl-C or SIGTERM, and leaves nothing behind. With a Redis configured (``REDIS_URL``, ...) that one is used; with
-``--url`` as well, the relay that is there already.
+It runs until Ctrl-C or SIGTERM, and leaves nothing behind. A Redis that is configured (``REDIS_URL``, ...) is used; with
+``--url``, also a relay that runs already.
 """
 
 import argparse
@@ -27,26 +27,26 @@ from relay_client import NotDelivered, environment
 from relay_jobs import BacklogFull, TaskManager
 from relay_jobs.examples.processes import DemoError, Process, free_port
 
-#: Seconds for the relay to come up, between two looks, and between two tasks.
+#: Seconds for the relay to start, between two looks, and between two tasks.
 _START, _LOOK, _PAUSE = 30.0, 0.1, 1.0
 
-#: Tasks of one kind that may wait: workers that are slow, or stopped by somebody who tries that out, are waited for.
+#: Tasks of one kind that may wait: workers may be slow, or stopped for a try.
 _BACKLOG = 30
 
 _KINDS = ("commission", "pipeline")
 _SUBREDDITS = ("golf", "birding", "sourdough", "mechanicalkeyboards", "houseplants")
 
 
-#: Keeps an eye on a process, and ends it in the end.
+#: Watches a process, and ends it with the demonstration.
 Started = Callable[[Process], Process]
 
 
 class _Stopped(Exception):
-    """By a signal, or since its time is over."""
+    """Ended by a signal, or because its time is over."""
 
 
 def _start_relay(directory: Path, environ: dict[str, str], started: Started) -> tuple[str, str]:
-    """A relay of our own: its URL, and the Redis that it uses."""
+    """Start a relay; return its URL, and the Redis that it uses."""
     port = free_port(int(environ.get("RELAY_PORT") or 8000))
     log = directory / "relay.log"
     relay = started(Process("the relay", "relay.cli", "serve", "--port", str(port), environ=environ, log=log))
@@ -55,7 +55,7 @@ def _start_relay(directory: Path, environ: dict[str, str], started: Started) -> 
     while time.monotonic() < deadline:
         relay.check()
         # Where the embedded Redis is, only its banner says.
-        found = re.search(r"^ +Redis +(\S+)", relay.said(), re.MULTILINE)
+        found = re.search(r"^ +Redis +(\S+)", relay.output(), re.MULTILINE)
         try:
             with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=2.0):
                 if found is not None:
@@ -63,7 +63,7 @@ def _start_relay(directory: Path, environ: dict[str, str], started: Started) -> 
         except OSError:
             pass  # not up yet
         time.sleep(_LOOK)
-    raise DemoError(f"the relay was not ready within {_START:g} s:\n{relay.said()}")
+    raise DemoError(f"the relay was not ready within {_START:g} s:\n{relay.output()}")
 
 
 def _is_redis_configured() -> bool:
@@ -71,7 +71,7 @@ def _is_redis_configured() -> bool:
 
 
 def _create(manager: TaskManager, number: int) -> None:
-    """One task: each kind in turn."""
+    """Create one task: each kind in turn."""
     try:
         if number % 2 == 0:
             subreddit = random.choice(_SUBREDDITS)
@@ -112,7 +112,7 @@ def _run(url: str | None, *, seconds: float | None, plain: bool) -> None:
             worker = Process(f"the {kind} worker", "relay_jobs.command", *arguments, environ=environ, log=log)
             started(worker)
         for worker in children[-len(_KINDS) :]:
-            stack.callback(worker.ask_to_end)  # both, before either is waited for
+            stack.callback(worker.request_end)  # both, before either is waited for
         events = re.sub("^ws", "http", url).removesuffix("/ws/tasks") + "/events?general=1"
         print(f"demo: WebSocket {url}   events {events}   logs {directory}   Ctrl-C ends it", file=sys.stderr)
         manager = stack.enter_context(TaskManager(redis_url, max_backlog=_BACKLOG))

@@ -1,4 +1,4 @@
-"""A pipeline of four steps over some records, in a thread. The work is simulated, its reports are not.
+"""A pipeline of four steps over some records, in a thread. The work is simulated.
 
 relay-worker relay_jobs.examples.pipeline:worker
 

@@ -19,7 +19,7 @@ class DemoError(Exception):
 
 
 def _die_with_parent(parent: int) -> None:
-    """In the child, before exec: have the kernel kill it when this process ends, however that comes about."""
+    """In the child, before exec: have the kernel kill it when its parent ends, however it ends."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -27,14 +27,14 @@ def _die_with_parent(parent: int) -> None:
 
 
 class Process:
-    """A child. log: where what it says goes; None: to the terminal."""
+    """A child process. log: the file for its output; None: the terminal."""
 
     def __init__(
         self, name: str, module: str, *arguments: str, environ: dict[str, str], log: Path | None = None
     ) -> None:
         self.name = name
         self._log = log
-        self._was_asked = False
+        self._is_ending = False
         parent = os.getpid()
         command = [sys.executable, "-m", module, *arguments]
         with (log or Path(os.devnull)).open("ab") as output:
@@ -44,31 +44,31 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=None if log is None else output,
                 stderr=None if log is None else subprocess.STDOUT,
-                # A Ctrl-C is for us to hand on, in order.
+                # The parent passes Ctrl-C on, in order.
                 start_new_session=log is not None,
                 preexec_fn=lambda: _die_with_parent(parent),
             )
 
-    def said(self) -> str:
-        """Its log."""
+    def output(self) -> str:
+        """Return what it has logged."""
         return "" if self._log is None else self._log.read_text(errors="replace")
 
     def check(self) -> None:
         """Raises DemoError if it has ended."""
         status = self.popen.poll()
         if status is not None:
-            last = "\n".join(self.said().splitlines()[-20:])
+            last = "\n".join(self.output().splitlines()[-20:])
             raise DemoError(f"{self.name} has ended with status {status}\n{last}".rstrip())
 
-    def ask_to_end(self) -> None:
-        """Once: a worker ends at once, and not in order, when it is asked again."""
-        if not self._was_asked and self.popen.poll() is None:
+    def request_end(self) -> None:
+        """Send SIGTERM, once: at a second one a worker ends without draining."""
+        if not self._is_ending and self.popen.poll() is None:
             self.popen.terminate()
-        self._was_asked = True
+        self._is_ending = True
 
     def stop(self) -> None:
         """End it, and wait for that."""
-        self.ask_to_end()
+        self.request_end()
         try:
             self.popen.wait(_STOP)
         except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ class Process:
 
 
 def free_port(preferred: int) -> int:
-    """The preferred port, or a free one if that is taken."""
+    """Return the preferred port, or a free one if that is taken."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

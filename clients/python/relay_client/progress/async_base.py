@@ -3,11 +3,13 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from relay_client import environment
-from relay_client.errors import NotDelivered
+from relay_client.errors import BufferFull, NotDelivered
+from relay_client.progress.block import FULL_PAUSE, checked_on_error, note_lost_end, report_failure
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task, terminal_fields
 from relay_client.publishing.async_base import AsyncPublisher
@@ -31,14 +33,18 @@ class AsyncTaskReporter(Generic[P]):
         own_publisher: P | None,
         rate: float,
         heartbeat: float | None,
+        on_error: str | None,
         cancel_timeout: float,
+        end_timeout: float,
     ) -> None:
         either = publisher or own_publisher
         assert either is not None
         #: By which it reports.
         self.publisher: P = either
         self._owns_publisher = publisher is None
+        self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
+        self._end_timeout = end_timeout
         heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
         self._schedule = Schedule(self.publisher.updates, rate, heartbeat)
         self._is_open = False
@@ -52,35 +58,58 @@ class AsyncTaskReporter(Generic[P]):
         A block that is cancelled makes the task ``cancelled``: that is sent within ``cancel_timeout`` seconds, and then the
         cancellation goes on. The same holds for one that is cancelled while its beginning or its end is sent.
         """
-        task = Task(task_id, info, self._note)
+        task = Task(task_id, info, self._note, on_error=self._on_error)
         try:
             await self._start(task, announce=announce)
+        except NotDelivered as error:
+            if task.raises:
+                raise
+            _log.warning("task %s: its beginning is not delivered yet, and tried again: %s", task.id, error)
+            task.requeue_beginning()
+            self._add(task)
         except Exception:
             raise
         except BaseException as error:
-            task.requeue_all()  # it may have begun, or not
-            await self._end_with(task, error)
+            task.requeue_beginning()  # it may have begun, or not
+            await self._end_block(task, error)
             raise
         try:
             yield task
         except BaseException as error:
-            await self._end_with(task, error)
+            await self._end_block(task, error)
             raise
-        await self.end(task, *terminal_fields(None))
-        if task.failure is not None:
-            raise task.failure
+        await self._end_block(task, None)
 
-    async def _end_with(self, task: Task, error: BaseException) -> None:
-        timeout = None if isinstance(error, Exception) else self._cancel_timeout
+    async def _end_block(self, task: Task, error: BaseException | None) -> None:
         try:
-            await self.end(task, *terminal_fields(error), timeout=timeout)
+            if error is not None and not isinstance(error, Exception):
+                await self.end(task, *terminal_fields(error), timeout=self._cancel_timeout)
+            elif task.raises:
+                await self.end(task, *terminal_fields(error))
+            else:
+                await self._end_patiently(task, error)
         except NotDelivered as lost:
-            _log.error("task %s: its end was not delivered: %s", task.id, lost)
-            error.add_note(f"Relay was not notified of the task's end: {lost}")
+            note_lost_end(task, error, lost)
+        report_failure(task, error)
+
+    async def _end_patiently(self, task: Task, error: BaseException | None) -> None:
+        deadline = monotonic() + self._end_timeout
+        while True:
+            try:
+                await self.end(task, *terminal_fields(error), timeout=deadline - monotonic())
+            except BufferFull:
+                if monotonic() + FULL_PAUSE >= deadline:
+                    raise
+                await self.publisher.sender.runtime.sleep(FULL_PAUSE)
+            else:
+                return
 
     async def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
-        """Begin a task that `end` is to end, for programs in which a block does not fit; otherwise as calling the reporter."""
-        task = Task(task_id, info, self._note)
+        """Begin a task that `end` is to end, for programs in which a block does not fit.
+
+        As calling the reporter, but that it raises NotDelivered in any case.
+        """
+        task = Task(task_id, info, self._note, on_error=self._on_error)
         await self._start(task, announce=announce)
         return task
 
@@ -91,6 +120,9 @@ class AsyncTaskReporter(Generic[P]):
         await self.publisher.sender.deliver(calls)
         for call in calls:
             call.outcome()
+        self._add(task)
+
+    def _add(self, task: Task) -> None:
         self._schedule.add(task)
         self.publisher.sender.wake()
 

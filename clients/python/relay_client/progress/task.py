@@ -12,7 +12,7 @@ Any thread, signal handler or finalizer may report. Taking, acknowledging and en
 event loop.
 """
 
-import json
+import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -27,15 +27,20 @@ from weakref import WeakSet
 from relay_wire.channels import MAX_FIELDS
 from relay_wire.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING
 
-from relay_client.encoding import encode
+from relay_client.encoding import plain_copy
 from relay_client.errors import NotDelivered
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates, task_channel
+
+_log = logging.getLogger("relay_client")
 
 _T = TypeVar("_T")
 
 #: Changes of stage that are kept apart while they wait; of more, the oldest are merged.
 _MAX_STAGES = 16
+
+#: By so much progress may be out of its range: sums of floats miss 100 by less.
+_TOLERANCE = 1e-3
 
 #: Longest text of an error that is published, in characters.
 _MAX_ERROR_LENGTH = 2000
@@ -84,10 +89,36 @@ class Task:
         failure: What kept a part of its fields from being published for good.
     """
 
-    def __init__(self, task_id: str | int | None, info: Mapping[str, Any], note: Callable[["Task"], None]) -> None:
+    def __init__(
+        self,
+        task_id: str | int | None,
+        info: Mapping[str, Any],
+        note: Callable[["Task"], None],
+        *,
+        on_error: str = "raise",
+    ) -> None:
+        """Make a task that has not begun.
+
+        Args:
+            task_id: Its id; None for a new one.
+            info: Its first fields.
+            note: Called when there is something to send; from any thread.
+            on_error: ``raise`` or ``log`` what cannot be reported.
+
+        Raises:
+            ValueError, TypeError: The id cannot be one; or, with ``raise``, a field cannot be published.
+        """
         self.id = uuid4().hex if task_id is None else str(task_id)
         task_channel(self.id)
-        self._info = _copied({name: value for name, value in info.items() if value is not None})
+        #: What cannot be reported is raised, not logged.
+        self.raises = on_error == "raise"
+        self._has_logged = False
+        given = {name: value for name, value in info.items() if value is not None}
+        self._info = _copied(given) if self.raises else self._publishable(given)
+        #: What announces it to every client, where that may not have arrived; and its idempotency key.
+        self._announcement: dict[str, Any] | None = None
+        self._is_announced_again = False
+        self._announcement_key = f"announced:{uuid4().hex}"
         self._note = note
         self._fields: dict[str, Any] = {}  # the last values of all that was ever reported
         self._ended_stages: deque[dict[str, Any]] = deque(maxlen=_MAX_STAGES)  # the fields when each of them ended
@@ -117,26 +148,36 @@ class Task:
             stage: Name of the stage. Stages stay apart when updates are merged.
             fields: Further fields, published as they are; values that JSON has a form for.
 
+        Progress that is out of range by a rounding error is set to the bound; NaN and the infinities become null in other
+        fields. What cannot be published at all, and what is reported after the end, is logged once and left out; reporters
+        with ``on_error="raise"`` raise it.
+
         Raises:
-            ValueError, TypeError: Something cannot be published.
             TaskCancelled: The task's cancellation was requested.
-            RuntimeError: The task has ended.
+            ValueError, TypeError: With ``on_error="raise"``: something cannot be published.
+            RuntimeError: With ``on_error="raise"``: the task has ended.
         """
         if self._stopped is not None:
-            raise type(self._stopped)(*self._stopped.args)
-        if progress is not None:
-            if not 0 <= progress <= 100:
-                raise ValueError(f"progress is from 0 to 100, not {progress!r}")
-            if type(progress) is not int and type(progress) is not float:
-                progress = float(progress)
-        if message is not None and type(message) is not str:
-            message = str(message)
-        if fields:
-            fields = self._checked(fields)
+            self._refuse(self._stopped)
+            return
+        try:
+            if progress is not None and (type(progress) is not int or not 0 <= progress <= 100):
+                progress = _percentage(progress)
+            if message is not None and type(message) is not str:
+                message = str(message)
+            if stage is not None and type(stage) is not str:
+                stage = str(stage)
+            if fields:
+                fields = self._checked(fields)
+        except Exception as error:
+            if self.raises:
+                raise
+            self.log_left_out("a report", error)
+            progress, message, stage, fields = self._publishable_parts(progress, message, stage, fields)
         if stage is not None and stage != self._stage:
             if self._stage is not None:
                 self._ended_stages.append(self._fields.copy())  # before anything of the next one is written
-            self._fields["stage"] = self._stage = str(stage)
+            self._fields["stage"] = self._stage = stage
         # Each of these is atomic, and is before the look at `_is_noted`, which the sender resets before it looks at these.
         if progress is not None:
             self._fields["progress"] = progress
@@ -147,6 +188,50 @@ class Task:
         if not self._is_noted:
             self._is_noted = True
             self._note(self)
+
+    def _refuse(self, reason: Exception) -> None:
+        """Answer a report that comes too late."""
+        if self.raises or isinstance(reason, TaskCancelled):
+            raise type(reason)(*reason.args)
+        self.log_left_out("a report", reason)
+
+    def log_left_out(self, what: str, error: Exception) -> None:
+        """Log what is not published; only the first time."""
+        if not self._has_logged:
+            self._has_logged = True
+            _log.warning("task %s: %s is left out, and any further without a log: %s", self.id, what, error_text(error))
+
+    def _publishable_parts(
+        self, progress: Any, message: Any, stage: Any, fields: dict[str, Any]
+    ) -> tuple[float | None, str | None, str | None, dict[str, Any]]:
+        """Return what can be published of a report."""
+        return (
+            self._converted(_percentage, progress),
+            self._converted(str, message),
+            self._converted(str, stage),
+            self._publishable(fields),
+        )
+
+    def _converted(self, convert: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return None if value is None else convert(value)
+        except Exception as error:  # noqa: BLE001 - also from the value's own methods
+            self.log_left_out("a report", error)
+            return None
+
+    def _publishable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of some fields that can be published, as far as there is room."""
+        found: dict[str, Any] = {}
+        room = MAX_FIELDS - 16 - len(getattr(self, "_fields", ()))
+        for name, value in fields.items():
+            try:
+                if room <= 0:
+                    raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
+                found |= _copied({name: value})
+                room -= 1
+            except Exception as error:  # noqa: BLE001 - also from the value's own methods
+                self.log_left_out(f"field {name!r}", error)
+        return found
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
         # With some room for those of this module's own.
@@ -221,13 +306,19 @@ class Task:
         started = {**created, "status": IN_PROGRESS, "started_at": utc_now_iso()}
         if not announce:
             started = {**self._info, "status": IN_PROGRESS, "started_at": started["started_at"]}
-        calls = updates.created(self.id, created) if announce else []
+        self._announcement = created if announce else None
+        calls = self._announced(updates)
         calls += updates.task_update(self.id, started)
         self._fields.update(started)
         self._taken.update(started)
         self.last_sent = self.not_before = monotonic()
         _open_tasks.add(self)
         return calls
+
+    def _announced(self, updates: Updates) -> list[Call]:
+        if self._announcement is None:
+            return []
+        return updates.created(self.id, self._announcement, key=self._announcement_key)
 
     def has_pending(self) -> bool:
         """Return whether there is something to send."""
@@ -248,7 +339,7 @@ class Task:
 
     def _take(self, updates: Updates) -> list[Call]:
         self._is_noted = False
-        calls: list[Call] = []
+        calls = self._announced(updates) if self._is_announced_again else []
         for part in self._parts():
             try:
                 calls += updates.task_update(self.id, part)
@@ -290,6 +381,7 @@ class Task:
 
     def acknowledged(self, now: float) -> None:
         """Note that what was taken has arrived."""
+        self._is_announced_again = False
         self._unacknowledged.clear()
         self.last_sent = now
 
@@ -299,6 +391,11 @@ class Task:
             self._taken.pop(name, None)
         self._unacknowledged.clear()
         self._is_noted = True
+
+    def requeue_beginning(self) -> None:
+        """Note that its beginning may not have arrived: it is to be announced and sent again, which Redis recognises."""
+        self._is_announced_again = True
+        self.requeue_all()
 
     def requeue_all(self) -> None:
         """Note that Redis has lost the task: all that is known of it is to be taken again."""
@@ -353,8 +450,15 @@ class _Count:
         message: str | None,
         stage: str | None,
     ) -> None:
-        if not 0 <= start <= end <= 100:
-            raise ValueError(f"start and end are from 0 to 100, not {start!r} and {end!r}")
+        try:
+            start, end = _percentage(start), _percentage(end)
+            if start > end:
+                raise ValueError(f"start and end are from 0 to 100, not {start!r} and {end!r}")
+        except (TypeError, ValueError) as error:
+            if task.raises:
+                raise
+            task.log_left_out("the part of its progress", error)
+            start, end = 0.0, 100.0
         self._task = task
         self._done = 0
         self._total = (length_hint(items, -1) if total is None else total) or 0
@@ -373,20 +477,25 @@ class _Count:
 
 def _copied(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields that do not change when their values do. Raises TypeError or ValueError for what has no JSON form."""
-    return {
-        name: value
-        if type(value) in _PLAIN
-        else json.loads(encode(value))
-        if type(value) is not float
-        else _finite(value)
-        for name, value in fields.items()
-    }
+    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in fields.items()}
 
 
-def _finite(value: float) -> float:
-    if not isfinite(value):
-        raise ValueError(f"{value!r} is not JSON")
-    return value
+def _plain(value: Any) -> Any:
+    if type(value) is float:
+        return value if isfinite(value) else None
+    return plain_copy(value)
+
+
+def _percentage(progress: Any) -> float:
+    """Return progress as a number from 0 to 100. Raises TypeError or ValueError."""
+    if isinstance(progress, str | bytes):
+        raise TypeError(f"progress is a number from 0 to 100, not {progress!r:.80}")
+    number = progress if type(progress) is int or type(progress) is float else float(progress)
+    if 0 <= number <= 100:
+        return number
+    if -_TOLERANCE <= number <= 100 + _TOLERANCE:
+        return 0.0 if number < 0 else 100.0
+    raise ValueError(f"progress is from 0 to 100, not {progress!r}")
 
 
 def _is_same(value: object, other: object) -> bool:

@@ -106,11 +106,14 @@ class DeliveryQueue:
                 f"{waiting} updates ({waiting_bytes} bytes) wait for Redis already{reason}", calls[0].channel
             )
 
+    def deadline_of(self, timeout: float | None) -> float:
+        """Return the seconds for which calls with this timeout are tried."""
+        return self.limits.deadline if timeout is None else min(timeout, MAX_DEADLINE)
+
     def stamp(self, calls: Sequence[Call], now: float, timeout: float | None, *, posted: bool) -> None:
         """Give calls their deadline; timeout: in seconds, where it is not the queue's. From any thread."""
-        limits = self.limits
         for call in calls:
-            call.timeout = limits.deadline if timeout is None else min(timeout, limits.deadline)
+            call.timeout = self.deadline_of(timeout)
             call.deadline = now + call.timeout
             call.is_posted = posted
 

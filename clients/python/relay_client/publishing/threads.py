@@ -211,15 +211,14 @@ class ThreadSender:
         self.wake()
 
     def _hand_over_and_wait(self, request: Request, timeout: float | None) -> None:
-        limits = self.limits
-        seconds = limits.deadline if timeout is None else min(timeout, limits.deadline)
+        seconds = self._queue.deadline_of(timeout)
         deadline = monotonic() + seconds
         try:
             self._hand_over(request)
             if request.wait(deadline - monotonic()):
                 return
             maybe_sent = request.abandon()
-            if maybe_sent and request.wait(limits.timeout):  # the answer may be on its way
+            if maybe_sent and request.wait(self.limits.timeout):  # the answer may be on its way
                 return
         except BaseException:
             request.abandon()

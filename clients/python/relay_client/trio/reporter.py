@@ -20,9 +20,11 @@ class TaskReporter(AsyncTaskReporter[Publisher]):
         *,
         rate: float = 10.0,
         heartbeat: float | None = None,
+        on_error: str | None = None,
         cancel_timeout: float = 2.0,
+        end_timeout: float = 120.0,
     ) -> None:
         """Make a reporter; the arguments are those of `relay_client.TaskReporter`."""
         given = publisher if isinstance(publisher, Publisher) else None
         own = None if isinstance(publisher, Publisher) else Publisher(publisher)
-        super().__init__(given, own, rate, heartbeat, cancel_timeout)
+        super().__init__(given, own, rate, heartbeat, on_error, cancel_timeout, end_timeout)

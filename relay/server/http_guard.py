@@ -1,0 +1,76 @@
+"""The guard of the HTTP routes: origins and hosts are checked, CORS headers added, and answers are sent to their end."""
+
+import json
+from typing import Any
+
+import trio
+
+from relay.server.cors import CorsPolicy, header
+
+#: Paths of the routes that pages of other origins may use.
+_API_PREFIX = "/api/"
+
+#: Operators' routes, which are asked for by address, and by no page.
+_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+#: Seconds that the last part of an answer may take once the app is done with it.
+_SEND_TIMEOUT = 10.0
+
+
+async def answer(
+    send: Any, status: int, body: dict[str, str] | None, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    """Answer a request with JSON, or without a body."""
+    content = b"" if body is None else json.dumps(body).encode() + b"\n"
+    own = [(b"content-type", b"application/json")] if content else []
+    own += [(b"content-length", b"%d" % len(content)), *(headers or [])] if status != 204 else (headers or [])
+    await send({"type": "http.response.start", "status": status, "headers": own})
+    await send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+class HttpGuard:
+    """Stands before Quart's routes.
+
+    Args:
+        policy: Which pages may use the relay.
+    """
+
+    def __init__(self, policy: CorsPolicy) -> None:
+        self._policy = policy
+
+    def rejection_reason(self, path: str, headers: Any) -> str | None:
+        """Return why a request to this path is refused; None when it is allowed."""
+        return None if path in _OPERATORS else self._policy.rejection_reason(headers)
+
+    async def refuse(self, send: Any, reason: str) -> None:
+        """Answer a request that is refused."""
+        which = "this page's origin" if reason == "origin" else "this Host"
+        await answer(send, 403, {"code": reason, "message": f"{which} is not allowed here"})
+
+    async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
+        """Answer a browser that asks before its request; False when this is another request."""
+        headers = scope["headers"]
+        is_preflight = scope["method"] == "OPTIONS" and header(headers, b"access-control-request-method") is not None
+        if not is_preflight or not (path.startswith(_API_PREFIX) or path == "/events"):
+            return False
+        await answer(send, 204, None, self._policy.preflight_headers(headers))
+        return True
+
+    def guarded(self, scope: Any, path: str, send: Any) -> Any:
+        """Return the ``send`` for Quart's part.
+
+        Quart-Trio is cancelled by the server in the middle of the last `send` of an answer, so that a connection that is to be
+        closed after it would stay open. That one is shielded, for a limited time.
+        """
+        more = self._policy.answer_headers(scope["headers"]) if path.startswith(_API_PREFIX) else []
+
+        async def guarded_send(message: Any) -> None:
+            if message["type"] == "http.response.start" and more:
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _SEND_TIMEOUT):
+                    await send(message)
+            else:
+                await send(message)
+
+        return guarded_send
