@@ -51,7 +51,7 @@ def serve_command(
     """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     from relay.commands import serve
 
-    serve.run(host, port, workers, redis_url, fd=fd, alive_fd=alive_fd, worker=worker)
+    serve.run(host, port, workers, redis_url, fd, alive_fd, worker)
 
 
 @publish_app.command("task")

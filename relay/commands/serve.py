@@ -42,7 +42,6 @@ def run(
     port: int | None,
     workers: int | None,
     redis_url: str | None,
-    *,
     fd: int | None,
     alive_fd: int | None,
     worker: int,
@@ -50,10 +49,13 @@ def run(
     """Run the relay until it is told to stop.
 
     Args:
-        host, port, workers, redis_url: Options, which win over the environment.
-        fd: For a worker of a supervisor: the listening socket.
-        alive_fd: For a worker: ends when its supervisor does.
-        worker: For a worker: its number.
+        host: The address to listen on. This and the next three win over the environment.
+        port: The port to listen on.
+        workers: Processes behind the port.
+        redis_url: The Redis to use.
+        fd: The listening socket, for a worker of a supervisor.
+        alive_fd: Where a worker shows its supervisor that its event loop turns.
+        worker: The worker's number.
     """
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
     logs.configure(settings.log_level)
