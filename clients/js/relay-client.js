@@ -163,7 +163,7 @@ export class RelayClient {
     socket.onclose = ifCurrent(({ code, reason }) => {
       this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, hasFailed ? null : code);
     });
-    // A close event usually follows at once, and says more; but not from Node's own WebSocket when a handshake fails.
+    // A close event with more detail usually follows at once, but not from Node's own WebSocket when a handshake fails.
     socket.onerror = ifCurrent(() => {
       hasFailed = true;
       clearTimeout(this.#timers.failed);

@@ -181,7 +181,7 @@ async def node(directory: Path, url: str, kind: str) -> AsyncIterator[Callable[[
 @asynccontextmanager
 async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[Report]]]:
     """Chromium with a page that follows a relay: what it has reported so far."""
-    told: list[Report] = []
+    reported: list[Report] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -194,7 +194,7 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
                 self._answer("image/x-icon", b"")
 
         def do_POST(self) -> None:
-            told.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
+            reported.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
             self._answer("text/plain", b"")
 
         def _answer(self, kind: str, body: bytes) -> None:
@@ -211,7 +211,7 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
         thread.start()
         try:
             with chromium(directory, f"http://127.0.0.1:{server.server_port}/?relay={quote(url)}"):
-                yield lambda: told
+                yield lambda: reported
         finally:
             server.shutdown()
             thread.join()
@@ -238,7 +238,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
                 return [report for report in all_reports if report.get("channel") == channel]
 
             # It is asked for last, so that all are followed once its state is there.
-            await until(lambda told: len(of("task:t", told)) == 1)
+            await until(lambda reported: len(of("task:t", reported)) == 1)
             count = 60
             for number in range(1, count + 1):
                 redis_server.publish_task("t", n=number)
@@ -249,12 +249,14 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
                 await trio.sleep(0.01)
             channels = ("task:t", "task:u", "general")
             await until(
-                lambda told: all(of(name, told) and of(name, told)[-1]["data"]["n"] == count for name in channels)
+                lambda reported: all(
+                    of(name, reported) and of(name, reported)[-1]["data"]["n"] == count for name in channels
+                )
             )
-            told = reports()
+            reported = reports()
         nursery.cancel_scope.cancel()
     for name in channels:
-        updates = of(name, told)
+        updates = of(name, reported)
         if name == "task:t":
             assert updates.pop(0) | {"event": "", "position": {}} == {
                 "event": "",
@@ -271,7 +273,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
         assert {update["type"] for update in updates} == {"general_update" if name == "general" else "task_update"}
         first = updates[0]["position"]["offset"]
         assert [update["position"]["offset"] for update in updates] == list(range(first, first + count))
-    assert of("task:t", told)[-1]["state"] == {"first": "field", "n": count}
-    changes = [report for report in told if report["event"] == "connection"]
+    assert of("task:t", reported)[-1]["state"] == {"first": "field", "n": count}
+    changes = [report for report in reported if report["event"] == "connection"]
     assert [change["isUp"] for change in changes].count(True) == 2
-    assert not [report for report in told if report["event"] == "error"]
+    assert not [report for report in reported if report["event"] == "error"]

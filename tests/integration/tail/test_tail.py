@@ -86,7 +86,7 @@ StartTail = Callable[..., Tail]
 
 
 async def test_lines_through_a_cut(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
-    """Each update once, in order, as the relay sent it; what is said of the connection is on stderr."""
+    """Each update once, in order, as the relay sent it; remarks about the connection are on stderr."""
     async with trio.open_nursery() as nursery:
         proxy = Proxy(relay.port)
         await nursery.start(proxy.run)
@@ -132,17 +132,17 @@ def test_all_tasks(redis: RedisServer, relay: RelayServer, start_tail: StartTail
     tail = start_tail("--all", "--url", relay.url)
     eventually(tail.is_connected)
 
-    def told(task_id: str) -> list[Any]:
+    def updates_of(task_id: str) -> list[Any]:
         return [message["data"] for message in tail.messages if message.get("task_id") == task_id]
 
-    eventually(lambda: all(told(f"old{number}") for number in range(3)))
+    eventually(lambda: all(updates_of(f"old{number}") for number in range(3)))
     redis.publish_general(type="task_created", task_info={"task_id": 77, "status": "pending"})
-    eventually(lambda: told("77"))
+    eventually(lambda: updates_of("77"))
     redis.publish_task("77", status="completed")
     redis.publish_task("old1", status="failed")
-    eventually(lambda: len(told("77")) == 2 and len(told("old1")) == 2)
-    assert told("77") == [{"status": "pending"}, {"status": "completed"}]
-    assert told("old1") == [{"status": "in_progress", "number": 1}, {"status": "failed"}]
+    eventually(lambda: len(updates_of("77")) == 2 and len(updates_of("old1")) == 2)
+    assert updates_of("77") == [{"status": "pending"}, {"status": "completed"}]
+    assert updates_of("old1") == [{"status": "in_progress", "number": 1}, {"status": "failed"}]
 
 
 def test_lost_updates_are_told(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
