@@ -204,7 +204,13 @@ export class RelayClient {
     }
     if (openedAt !== null && performance.now() - openedAt >= GOOD_MS) this.#attempt = 0;
     const retryIn = fullJitter(this.#attempt++, retryBase, retryCap, random);
-    this.#timers.retry = setTimeout(() => this.#connect(), retryIn);
+    this.#timers.retry = setTimeout(() => {
+      try {
+        this.#connect();
+      } catch (error) {
+        this.#lost(`cannot connect: ${error}`, null); // the address was right before
+      }
+    }, retryIn);
     call(onConnection, { isUp: false, isRedisAvailable: true, detail, retryIn });
   }
 

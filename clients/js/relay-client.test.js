@@ -353,8 +353,23 @@ test("delays grow, are drawn at random, and have a bound", (t) => {
   }
 });
 
+test("a WebSocket that cannot be made is tried again", async () => {
+  const played = play();
+  opened(played).end(1006);
+  const { sockets, changes } = played;
+  const push = sockets.push;
+  sockets.push = () => {
+    sockets.push = push;
+    throw new Error("not now");
+  };
+  await soon();
+  assert.match(changes.at(-1).detail, /not now/);
+  await soon();
+  assert.equal(sockets.length, 2);
+});
+
 test("unexpected messages end the connection", async () => {
-  const bad = ["nonsense", "[]", "null", '{"type":"pong"}', '{"type":"subscribed","task_id":"t"}', '{"type":"subscribed","task_id":"t","position":{"epoch":"e","offset":1}}', '{"type":"task_update","task_id":"t","data":3}'];
+  const bad = ["nonsense", "[]", "null", '{"type":"pong"}', '{"type":"subscribed","task_id":"t"}', '{"type":"subscribed","task_id":"t","position":5,"state":false}', '{"type":"task_update","task_id":"t","data":{},"position":{"epoch":"e"}}', '{"type":"subscribed","task_id":"t","position":{"epoch":"e","offset":1}}', '{"type":"task_update","task_id":"t","data":3}'];
   for (const data of bad) {
     const played = play();
     played.relay.task("t", played.take);
