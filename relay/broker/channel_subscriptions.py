@@ -178,7 +178,7 @@ class ChannelSubscriptions:
         except ValueError:
             self._on_invalid(channel)
             return False
-        self._hub.on_publication(Update(channel, kind, data, monotonic(), position))
+        self._hub.on_publication(Update(channel, kind, script_calls.utf8(data), monotonic(), position))
         return self._hub.is_full
 
     def _on_invalid(self, channel: str) -> None:

@@ -183,10 +183,10 @@ class PublishIngester:
         for pending in effect.batch:
             try:
                 occurrence = self._occurrence(pending)
+                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
                 created = script_calls.ingest_created_call(
                     pending.update.data, occurrence, self._retention, sharded=self._sharded
                 )
-                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
             except BadMessage as error:
                 self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
                 places.append(None)

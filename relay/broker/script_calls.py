@@ -5,6 +5,7 @@ in: what cannot be read is a refusal that concerns one channel.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from relay.core.recovery import Snapshot
 from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
@@ -226,10 +228,10 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
         entries = None
         if flat is not None:
             entries = [
-                Update(channel, kind.decode(), bytes(data), received_at, Position(top.epoch, int(each)))
+                Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(top.epoch, int(each)))
                 for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
             ]
-        return Snapshot(top, entries, state_update(channel, pairs(state), top, received_at))
+        return Snapshot(top, entries, state_update(channel, readable_fields(state), top, received_at))
     except _MALFORMED as error:
         return _unreadable(channel, error)
 
@@ -238,18 +240,33 @@ def _unreadable(what: str, error: Exception) -> BrokerRefused:
     return BrokerRefused(f"Redis gave an answer about {what} that cannot be read: {type(error).__name__}: {error}")
 
 
-def pairs(state: Any) -> dict[str, bytes]:
-    """Return the answer of HGETALL as a dictionary, from RESP2's or RESP3's form.
+def readable_fields(state: Any) -> dict[str, bytes]:
+    """Return the fields of a task from the answer of HGETALL, in RESP2's or RESP3's form.
+
+    Fields that no publisher of Relay's can have written, whose names are not UTF-8 or whose values are not JSON, are left out:
+    they would break the frame for the clients.
 
     Raises:
-        ValueError: A name or a value is not UTF-8, or the answer has another form. So does TypeError.
+        ValueError: The answer has another form. So does TypeError.
     """
     items: Iterable[tuple[bytes, bytes]]
     items = state.items() if isinstance(state, Mapping) else zip(*[iter(state)] * 2, strict=True)
-    fields = {name.decode(): value for name, value in items}
-    for value in fields.values():
-        value.decode()  # it becomes a part of a text frame
+    fields: dict[str, bytes] = {}
+    for name, value in items:
+        with suppress(UnicodeDecodeError, msgspec.DecodeError):
+            _decode_raw(value)
+            if not value.isascii():
+                value.decode()
+            fields[name.decode()] = value
     return fields
+
+
+def utf8(data: bytes) -> bytes:
+    """Return data that may become a part of a text frame: bytes that are not UTF-8, which none of Relay's publishers sends, are
+    replaced by U+FFFD."""
+    if data.isascii():
+        return data
+    return data.decode(errors="replace").encode()
 
 
 def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:

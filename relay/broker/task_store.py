@@ -301,7 +301,7 @@ def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError
         return answer
     try:
         epoch, top, state = answer
-        fields = script_calls.pairs(state)
+        fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         return Task(task_id, fields, Position(epoch.decode(), int(top)), active)

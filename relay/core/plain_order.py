@@ -191,7 +191,7 @@ class PlainOrder:
             else:
                 self._on_request(request, now)
         elif (kind == b"done" and request in self._echoes) or (
-            kind == b"held" and count.isdigit() and int(count) <= self._echoes.get(request, -1)
+            kind == b"held" and count.isdigit() and len(count) < 20 and int(count) <= self._echoes.get(request, -1)
         ):
             self._answered.add(name)
             self._count_is_due = self.state is OrderState.ASKING

@@ -2,6 +2,7 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
+from math import ceil
 
 import msgspec
 from quart import Response, request
@@ -9,7 +10,7 @@ from quart_trio import QuartTrio
 
 from relay.broker.task_store import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerError
+from relay.core.errors import BadMessage, BrokerBusy, BrokerError
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.running_relay import RelayHandle
@@ -24,8 +25,8 @@ def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> 
     return Response(body, status, {"cache-control": "no-cache", **(headers or {})}, content_type="application/json")
 
 
-def _error(status: int, code: str, message: str) -> Response:
-    return _answer(status, _json({"code": code, "message": message}))
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return _answer(status, _json({"code": code, "message": message}), headers)
 
 
 def _tagged(body: bytes, tag: str) -> Response:
@@ -50,7 +51,8 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
 
     @app.errorhandler(BrokerError)
     async def unavailable(error: BrokerError) -> Response:
-        return _error(503, "unavailable", str(error))
+        seconds = error.retry_after if isinstance(error, BrokerBusy) else 1.0
+        return _error(503, "unavailable", str(error), {"retry-after": str(ceil(seconds))})
 
     @app.errorhandler(BadMessage)
     async def bad_request(error: BadMessage) -> Response:

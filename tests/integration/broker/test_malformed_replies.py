@@ -144,3 +144,18 @@ async def test_a_garbled_answer_is_an_error_of_that_call(what: str, redis_server
                 except BrokerUnavailable:
                     await trio.sleep(0.01)
         assert task is not None
+
+
+@pytest.mark.parametrize("what", [*GARBLED, "cut off in the middle"])
+async def test_a_garbled_handshake_is_tried_again(what: str, redis_server: RedisServer) -> None:
+    reply = GARBLED.get(what, b"")
+    async with behind_proxy(redis_server) as (redis, proxy), trio.open_nursery() as nursery:
+        proxy.garble = lambda _: reply
+        nursery.start_soon(redis.start_listening)
+        with suppress(BrokerError):
+            await redis.publish_task_update("t", {"n": 1})
+        await until(lambda: proxy.garbled >= 3)
+        proxy.garble = lambda _: None
+        await until(lambda: redis.alive)
+        assert await redis.publish_task_update("t", {"n": 1}) is not None
+        nursery.cancel_scope.cancel()

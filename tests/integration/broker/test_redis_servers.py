@@ -44,7 +44,7 @@ async def until(check: Callable[[], object]) -> None:
         await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize("options", ["", "?protocol=3", "?protocol=2"])
+@pytest.mark.parametrize("options", ["", "?protocol=3", "?protocol=2", "?decode_responses=True&max_connections=1"])
 @pytest.mark.parametrize("knows_hello", [True, False])
 async def test_whatever_protocol_the_url_and_the_server_speak_the_subscription_works(
     options: str, knows_hello: bool, tmp_path: Path

@@ -141,19 +141,26 @@ async def test_updates_without_fields_are_one_life(redis_server: RedisServer) ->
     assert len({epoch for epoch, _ in positions}) == 1
 
 
-async def test_a_history_that_does_not_fit_is_not_read(redis_server: RedisServer) -> None:
+async def test_a_history_that_does_not_fit_comes_in_parts_and_redis_reads_little_more(
+    redis_server: RedisServer,
+) -> None:
     async with opened(redis_server) as redis:
         start = (await read(redis)).top
         for _ in range(20):
             await publish(redis, b'{"text":"%b"}' % (b"x" * 1000))
-        whole = 20 * (128 + 1011)
-        assert len((await read(redis, start, max_bytes=whole)).entries or ()) == 20
-        assert (await read(redis, start, max_bytes=whole - 1)).entries is None
-        assert len((await read(redis, start._replace(offset=10), max_bytes=whole // 2)).entries or ()) == 10
+        each = 128 + 1011
+        assert len((await read(redis, start, max_bytes=20 * each)).entries or ()) == 20
+        position, parts = start, []
+        while position.offset < 20:
+            entries = (await read(redis, position, max_bytes=6 * each)).entries
+            assert entries
+            parts.append(len(entries))
+            position = entries[-1].position or start
+        assert parts == [6, 6, 6, 2]
         with redis_server.client() as client:
             client.config_resetstat()
-            assert (await read(redis, start, max_bytes=whole // 2)).entries is None
-            assert client.info("commandstats")["cmdstat_xrange"]["calls"] == 1  # it looked at the first only
+            assert len((await read(redis, start, max_bytes=1)).entries or ()) == 1
+            assert client.info("commandstats")["cmdstat_xrange"]["calls"] == 1
 
 
 async def test_what_a_relay_has_passed_on_and_redis_forgot_is_not_numbered_again(redis_server: RedisServer) -> None:
@@ -335,3 +342,26 @@ async def test_a_stalled_task_is_marked_once_and_revived_by_a_heartbeat(redis_se
         assert task is not None
         assert task.fields["stalled"] == b"false"
         assert task.position == (first.epoch, 3)
+
+
+# What others have written.
+
+
+async def test_what_would_break_a_frame_is_left_out(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as redis:
+        start = (await read(redis)).top
+        top = await publish(redis, '{"é":"ü","n":1}'.encode())
+        with redis_server.client() as client:
+            client.hset(TASK_KEYS["state"], mapping={b"\xff": b"1", "bad": b"\xff", "broken": b'"x', "text": b'"\xff"'})
+        snapshot = await read(redis)
+        assert snapshot.state is not None
+        assert snapshot.state.data == '{"é":"ü","n":1}'.encode()
+        task = await redis.tasks(100).get("t")
+        assert task is not None
+        assert set(task.fields) == {"é", "n"}
+        with redis_server.client() as client:
+            client.xadd(TASK_KEYS["log"], {"time": 1, "type": "x", "data": b'"\xff"'}, f"{top.offset + 1}-0")
+            client.hset(TASK_KEYS["meta"], mapping={"top": top.offset + 1, "volume": 99})
+        entries = (await read(redis, start)).entries
+        assert entries is not None
+        assert [entry.data.decode() for entry in entries] == ['{"é":"ü","n":1}', '"\ufffd"']

@@ -18,8 +18,7 @@ local offset = top
 if is_update then
   top, volume = top + 1, volume + #ARGV[15]
   offset = top
-  local id = next_top .. '-' .. volume
-  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[4], id, 'time', now, 'type', ARGV[14], 'data', ARGV[15])
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[4], next_top .. '-0', 'time', now, 'type', ARGV[14], 'data', ARGV[15])
   if type(added) == 'table' then
     -- The log is not a stream, or has later entries than the numbers say.
     if written_key then
@@ -32,8 +31,7 @@ elseif has_fields then
 end
 if is_revived then
   top, volume = top + 1, volume + 17
-  local id = top .. '-' .. volume
-  call('XADD', log, 'MAXLEN', '~', ARGV[4], id, 'time', now, 'type', 'task_update', 'data', '{"stalled":false}')
+  call('XADD', log, 'MAXLEN', '~', ARGV[4], top .. '-0', 'time', now, 'type', 'task_update', 'data', '{"stalled":false}')
 end
 
 if is_due or has_new_status or is_active or is_stall_mark or uncounted ~= last_uncounted then

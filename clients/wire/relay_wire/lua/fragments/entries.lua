@@ -3,10 +3,10 @@ local offset, limit, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(
 local entries = false
 if ARGV[1] == epoch and offset >= 0 and offset <= top and top - offset <= limit then
   entries = {}
-  local size = 0
+  local size, count = 0, 1
   while offset < top and size < max_bytes do
-    -- A few at a time: how large they are is known when they are read.
-    local some = redis.call('XRANGE', KEYS[2], string.format('%.0f-0', offset + 1), '+', 'COUNT', 16)
+    -- A few at a time, and one at first: how large they are is known when they are read.
+    local some = redis.call('XRANGE', KEYS[2], string.format('%.0f-0', offset + 1), '+', 'COUNT', count)
     local last = offset
     for _, entry in ipairs(some) do
       -- The oldest may have gone, by count or by age.
@@ -23,6 +23,6 @@ if ARGV[1] == epoch and offset >= 0 and offset <= top and top - offset <= limit 
       entries = #entries > 0 and entries
       break
     end
-    offset = last
+    offset, count = last, math.min(2 * count, 16)
   end
 end
