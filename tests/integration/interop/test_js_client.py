@@ -126,13 +126,6 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
             thread.join()
 
 
-@pytest.fixture(scope="session")
-def ws_package() -> None:
-    """The `ws` package, as package-lock.json has it."""
-    if not (NODE / "node_modules" / "ws").exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=120)
-
-
 @pytest.mark.usefixtures("ws_package")
 @pytest.mark.parametrize("peer", ["ws", "built-in", "chromium"])
 async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServer], tmp_path: Path) -> None:

@@ -114,17 +114,9 @@ def test_browser(way: Way, shared_redis: RedisServer, share_relay: StartRelay, t
     way.check(relay)
 
 
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """The `ws` package as package-lock.json has it."""
-    installed = NODE / "node_modules"
-    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True)
-    return installed
-
-
 @two_ways
 @pytest.mark.parametrize("compression", ["deflate", "plain"])
-@pytest.mark.usefixtures("node_modules")
+@pytest.mark.usefixtures("ws_package")
 def test_node_ws(compression: str, way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
     relay = way.start(share_relay)
     node = start_child(["node", str(NODE / "peer.js"), relay.url, compression], stdout=subprocess.PIPE)
