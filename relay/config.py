@@ -25,7 +25,7 @@ _YEAR = 366 * 86_400
 _DECADE = 10 * _YEAR
 
 #: Command, signal and build variables that begin with RELAY_ without being settings of the server.
-_NOT_SETTINGS = frozenset({"RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
+_NOT_SETTINGS = frozenset({"RELAY_URL", "RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
 
 
 class RedisSettings(BaseSettings):
@@ -202,16 +202,22 @@ def load(**overrides: Any) -> tuple[Settings, RedisSettings]:
         raise ConfigError(f"{_ENV_FILE} is not valid UTF-8: {error.reason} at byte {error.start}") from None
     except ValidationError as error:
         prefix = "REDIS_" if error.title == RedisSettings.__name__ else "RELAY_"
-        raise ConfigError("\n".join(_explained(prefix, dict(detail)) for detail in error.errors())) from None
+        options = {"url": "--redis-url"} if prefix == "REDIS_" else {name: f"--{name}" for name in overrides}
+        given = redis_overrides if prefix == "REDIS_" else overrides
+        options = {name: option for name, option in options.items() if name in given}
+        raise ConfigError("\n".join(_explained(prefix, dict(detail), options) for detail in error.errors())) from None
 
 
-def _explained(prefix: str, detail: dict[str, Any]) -> str:
+def _explained(prefix: str, detail: dict[str, Any], options: dict[str, str]) -> str:
+    """Return what is wrong, and with which variable, or with which option if it was given as one."""
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["loc"]:
         name = str(detail["loc"][0])
     else:  # from the checks across fields, whose messages begin with the field's name
         name, _, message = message.partition(": ")
     shown = "" if prefix == "REDIS_" or not detail["loc"] else f" (it is {detail['input']!r})"
+    if name in options:
+        return f"{options[name]}: {message}{shown}."
     return f"{prefix}{name.upper()}: {message}{shown}. Change it in the environment or in .env."
 
 

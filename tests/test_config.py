@@ -157,7 +157,7 @@ def test_env_file_then_environment_then_command_line(monkeypatch: pytest.MonkeyP
     assert (settings.port, settings.workers, redis.configured_url()) == (2222, 3, "redis://environment:1")
     settings, redis = load(port=3333, redis_url="redis://line:1")
     assert (settings.port, redis.configured_url()) == (3333, "redis://line:1")
-    with pytest.raises(ConfigError, match=r"^RELAY_PORT: "):
+    with pytest.raises(ConfigError, match=r"^--port: "):
         load(port=99999)
 
 

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from relay.core.updates import Position
 from relay.processes import start_child
-from relay.protocols.sse import event_id
+from relay.protocols.event_ids import EventId
 from tests.conftest import StartRelay
 from tests.harness import Kind, RedisServer, RelayServer, eventually, free_port
 from tests.kernel import connections_to
@@ -120,8 +120,10 @@ def test_a_position_that_nobody_was_ever_given(redis_server: RedisServer, start_
     with redis_server.client() as admin:
         eventually(lambda: admin.exists(keys.meta("task:t")))
         epoch = admin.hget(keys.meta("task:t"), "epoch").decode()
-    for offset in (-5, -1, 2**53 + 1):
-        made_up = event_id({"task:t": Position(epoch, offset)}).decode()
+    for offset in (2**53 + 1, 2**55):  # an id has no negative numbers
+        identifier = EventId()
+        identifier.set("task:t", Position(epoch, offset))
+        made_up = identifier.encode().decode()
         url = f"http://127.0.0.1:{relay.port}/events?task=t"
         with httpx.stream("GET", url, headers={"Last-Event-ID": made_up}, timeout=20) as response:
             lines = response.iter_lines()
