@@ -97,7 +97,7 @@ def page_server() -> Iterator[tuple[str, Callable[[], Report]]]:
         thread.start()
         try:
             # A browser's first start, on a busy machine, takes its time.
-            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=3 * PATIENCE)
+            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=PATIENCE)
         finally:
             server.shutdown()
             thread.join()
