@@ -358,7 +358,7 @@ class Session:
         try:
             snapshot = await self._context.load_history(subscription.channel, since)
         except BrokerError as error:
-            subscription.on_unavailable(str(error))
+            subscription.on_unavailable(error.public_message)
         else:
             subscription.on_history(snapshot)
 
