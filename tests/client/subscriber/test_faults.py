@@ -98,7 +98,7 @@ class FaultyNetwork(TrioRuntime):
         self._relay.cut()
         try:
             async for data in stream:
-                connection.receive_data(data)
+                connection.receive_data(bytes(data))
                 for event in connection.events():
                     match event:
                         case Request():
