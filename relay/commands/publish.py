@@ -9,7 +9,7 @@ import typer
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import load
 from relay.core.updates import Position
 
@@ -30,7 +30,7 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _publish(redis_url: str | None, publish: Callable[[RedisService], Awaitable[Position | None]]) -> None:
+def _publish(redis_url: str | None, publish: Callable[[RedisBroker], Awaitable[Position | None]]) -> None:
     settings, redis_settings = load(redis_url=redis_url)
     logs.configure("CRITICAL")
     url = redis_settings.configured_url() or f"redis://127.0.0.1:{DEFAULT_PORT}/0"

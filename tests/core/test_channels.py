@@ -1,6 +1,8 @@
 """Reading what services publish: where it goes, and every way in which it can be wrong."""
 
+import re
 import tracemalloc
+from time import process_time
 
 import msgspec
 import pytest
@@ -176,3 +178,58 @@ def test_named_channels_are_those_that_one_pattern_matches() -> None:
     assert "other" not in named
     assert "agent:" + "x" * MAX_NAME_LENGTH not in named
     assert "news" not in ChannelPatterns()
+
+
+@pytest.mark.parametrize("stars", ["*", "**"])
+def test_a_pattern_of_many_stars_is_matched_in_no_time(stars: str) -> None:
+    """It is asked with what a client sends, and a client may send what nearly matches."""
+    patterns = ChannelPatterns([stars.join("a" * 60) + stars + "b"])
+    name = "a" * MAX_NAME_LENGTH
+    started = process_time()
+    for _ in range(100):
+        assert name not in patterns
+        assert name[:-1] + "b" in patterns
+    assert process_time() - started < 1.0
+
+
+@settings(max_examples=300)
+@given(
+    st.text(st.sampled_from("ab?*[]^-\\"), max_size=8),
+    st.text(st.sampled_from("ab-]^*\\"), max_size=8),
+)
+def test_patterns_mean_what_redis_means_by_them(pattern: str, name: str) -> None:
+    if pattern.endswith("\\") or re.search(r"\[[^\]]*$", pattern):
+        return  # Redis reads beyond what a pattern like this says
+    assert (name in ChannelPatterns([pattern])) == as_redis(pattern, name)
+
+
+def as_redis(pattern: str, name: str) -> bool:
+    """Redis' stringmatchlen (src/util.c), for patterns that are complete."""
+    if not pattern:
+        return not name
+    first, rest = pattern[0], pattern[1:]
+    if first == "*":
+        return as_redis(rest, name) or (bool(name) and as_redis(pattern, name[1:]))
+    if not name:
+        return False
+    if first == "?":
+        return as_redis(rest, name[1:])
+    if first == "[":
+        negated = rest.startswith("^")
+        rest = rest[negated:]
+        found = False
+        while rest and rest[0] != "]":
+            if rest[0] == "\\" and len(rest) >= 2:
+                found |= rest[1] == name[0]
+                rest = rest[2:]
+            elif len(rest) >= 3 and rest[1] == "-":
+                low, high = sorted((rest[0], rest[2]))
+                found |= low <= name[0] <= high
+                rest = rest[3:]
+            else:
+                found |= rest[0] == name[0]
+                rest = rest[1:]
+        return found != negated and as_redis(rest[1:], name[1:])
+    if first == "\\" and rest:
+        first, rest = rest[0], rest[1:]
+    return first == name[0] and as_redis(rest, name[1:])

@@ -13,7 +13,7 @@ import trio
 from relay_wire import keys
 from structlog.testing import capture_logs
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
@@ -27,7 +27,7 @@ class WithoutHello(RedisServer):
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[RedisService]:
+async def listening(url: str) -> AsyncIterator[RedisBroker]:
     read: Any = Settings
     redis_settings: Any = RedisSettings
     settings = read(_env_file=None, redis_health_interval=0.1)

@@ -230,7 +230,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
         async with browser(tmp_path, url) if peer == "chromium" else node(tmp_path, url, peer) as reports:
 
             async def until(check: Callable[[list[Report]], bool]) -> None:
-                with trio.fail_after(3 * PATIENCE):  # a browser's first start, on a busy machine, takes its time
+                with trio.fail_after(PATIENCE):  # a browser's first start, on a busy machine, takes its time
                     while not check(reports()):  # noqa: ASYNC110 - it is another process
                         await trio.sleep(0.02)
 

@@ -72,8 +72,9 @@ def test_an_announced_task_has_a_state(redis_server: RedisServer) -> None:
         client.publish_general_update({"type": "task_created", "task_info": info})
         assert state_of(redis_server, "5") == {"status": "pending", "tier": "gold"}
         client.publish_task_update(5, {"status": "in_progress"})
-        client.publish_general_update({"type": "task_created", "task_info": info})
         assert state_of(redis_server, "5") == {"status": "in_progress", "tier": "gold"}
+        client.publish_general_update({"type": "task_created", "task_info": info})  # the id is used again
+        assert state_of(redis_server, "5") == {"status": "pending", "tier": "gold"}
         client.publish_general_update({"type": "task_created", "task_info": "nothing of ours"})
 
 

@@ -14,7 +14,7 @@ from relay_client.subscriber import (
     Update,
 )
 
-from relay.broker.service import RedisService
+from relay.broker.service import RedisBroker
 from relay.core.closecodes import Close
 from tests.conftest import StartRelay
 from tests.faults.proxy import Proxy
@@ -33,7 +33,7 @@ async def test_cut_off_and_through_a_restart(
     changes: list[ConnectionChange] = []
     enough = trio.Event()
 
-    async def publish(redis: RedisService) -> None:
+    async def publish(redis: RedisBroker) -> None:
         number = 0
         while not enough.is_set():
             number += 1
