@@ -84,6 +84,7 @@ class ChannelSubscriptions:
         self._catch_up_due = trio.Event()
         self._logged_at = -math.inf
         self.invalid_messages = 0
+        self.messages = 0
 
     # Called by the hub and the subscription; nothing here waits.
 
@@ -134,6 +135,7 @@ class ChannelSubscriptions:
 
     def on_message(self, pubsub_channel: bytes, message: bytes) -> bool:
         """Take a message, as the publish script sends it. Return whether the turn has to end."""
+        self.messages += 1
         channel = self._channels.get(pubsub_channel)
         if channel is None:
             return False  # it was left meanwhile

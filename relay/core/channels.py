@@ -123,6 +123,18 @@ class ChannelPatterns:
         return len(name) <= MAX_NAME_LENGTH and self.first_match(name) is not None
 
 
+#: One escape sequence of JSON; a whole surrogate pair, or a surrogate that may be alone.
+_ESCAPE = compile_pattern(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD]([89a-fA-F])..|.)", DOTALL)
+
+
+def replace_lone_surrogates(message: bytes) -> bytes:
+    """Return JSON text with U+FFFD in place of each escaped surrogate that has no partner.
+
+    Python's encoder writes them for file names with foreign bytes. Browsers read them, and strict parsers refuse the message.
+    """
+    return _ESCAPE.sub(lambda match: match[0] if match[1] is None else b"\\ufffd", message)
+
+
 def _is_object(raw: bytes) -> bool:
     return raw.lstrip(b" \t\r\n")[:1] == b"{"
 
@@ -140,6 +152,16 @@ def read_published(redis_channel: str, message: bytes, received_at: float) -> Up
     Raises:
         BadMessage: It is not a JSON object of a known form; the code is for the metrics.
     """
+    try:
+        return _read_published(redis_channel, message, received_at)
+    except BadMessage as error:
+        repaired = replace_lone_surrogates(message) if error.code == "not_json" else message
+        if repaired == message:
+            raise
+    return _read_published(redis_channel, repaired, received_at)
+
+
+def _read_published(redis_channel: str, message: bytes, received_at: float) -> Update:
     try:
         message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
     except UnicodeDecodeError as error:

@@ -33,6 +33,11 @@ class BadMessage(RelayError):
 class BrokerError(RelayError):
     """Redis did not do what was asked."""
 
+    @property
+    def public_message(self) -> str:
+        """What clients may read: without the details, which name hosts, ports and keys."""
+        return str(self).partition(": ")[0]
+
 
 class BrokerUnavailable(BrokerError):
     """Redis cannot be reached, or did not answer before the deadline."""

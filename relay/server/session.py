@@ -338,7 +338,7 @@ class Session:
                     try:
                         subscription.on_history(await self._context.load_history(channel, since))
                     except BrokerError as error:
-                        subscription.on_unavailable(str(error))
+                        subscription.on_unavailable(error.public_message)
                 case Send(batch, result):
                     if result is not None:
                         self._context.statistics.on_recovery(result.recovered)
