@@ -409,6 +409,6 @@ class Session:
             try:
                 await self._transport.close(self._queue, self.closing)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it hung up first: nobody is left to say goodbye to
+                pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _serve
                 _log.exception("closing handshake failed", client=self.peer)
