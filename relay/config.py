@@ -10,27 +10,35 @@ from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from relay_wire.redis_urls import parse
+from relay_wire import keys
 
 from relay.core.errors import ConfigError
+from relay.setting_checks import checked_redis_url, normal_host, normal_origin
 
 #: Read from the directory in which the server is started, where there is one.
 _ENV_FILE = ".env"
 
 _KIB = 1024
 _MIB = 1024 * _KIB
+_YEAR = 366 * 86_400
+_DECADE = 10 * _YEAR
 
 #: Command, signal and build variables that begin with RELAY_ without being settings of the server.
-_NOT_SETTINGS = frozenset({"RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
+_NOT_SETTINGS = frozenset({"RELAY_URL", "RELAY_SERVICE_HOST", "RELAY_SERVICE_PORT"})
 
 
 class RedisSettings(BaseSettings):
     """Where Redis is. With nothing set, an embedded one is started."""
 
     model_config = SettingsConfigDict(
-        env_prefix="REDIS_", env_file=_ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="REDIS_",
+        env_file=_ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     url: SecretStr | None = Field(
@@ -48,7 +56,7 @@ class RedisSettings(BaseSettings):
     def _check(self) -> Self:
         if self.url is not None:
             try:
-                parse(self.url.get_secret_value())
+                checked_redis_url(self.url.get_secret_value())
             except ValueError as error:
                 raise ValueError(f"url: {error}") from None
         if self.ssl_ca_certs is not None and not self.ssl_ca_certs.is_file():
@@ -76,17 +84,22 @@ def _split(value: object) -> object:
 class Settings(BaseSettings):
     """Everything else. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAY_", env_file=_ENV_FILE, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_", env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
-    graceful_timeout: float = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
+    worker_timeout: FiniteFloat = Field(
+        15.0, ge=3, le=_YEAR, description="a worker whose event loop does not turn for this long is replaced"
+    )
+    graceful_timeout: FiniteFloat = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
 
-    redis_timeout: float = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
+    redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
     extra_channels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="more Redis channels to serve: names or patterns, separated by commas"
@@ -94,18 +107,26 @@ class Settings(BaseSettings):
     wait_replicas: int = Field(
         0, ge=0, le=16, description="replicas that must have an update of `relay publish` before it counts as published"
     )
-    redis_health_interval: float = Field(1.0, gt=0, le=60, description="seconds between checks of the subscription")
+    redis_health_interval: FiniteFloat = Field(
+        1.0, gt=0, le=60, description="seconds between checks of the subscription"
+    )
 
     history_size: int = Field(1000, ge=1, le=100_000, description="updates kept for each channel")
-    history_ttl: int = Field(3600, ge=1, description="how long they are kept")
-    history_meta_ttl: int = Field(7 * 86400, ge=1, description="how long positions are valid after the last update")
-    task_state_ttl: int = Field(86400, ge=1, description="how long a task's state is kept after its last update")
-    terminal_state_ttl: int = Field(3600, ge=1, description="how long the state of a task that has ended is kept")
+    history_ttl: int = Field(3600, ge=1, le=_DECADE, description="how long they are kept")
+    history_meta_ttl: int = Field(
+        7 * 86400, ge=1, le=_DECADE, description="how long positions are valid after the last update"
+    )
+    task_state_ttl: int = Field(
+        86400, ge=1, le=_DECADE, description="how long a task's state is kept after its last update"
+    )
+    terminal_state_ttl: int = Field(3600, ge=1, le=_DECADE, description="how long a task that has ended is kept")
     max_state_bytes: int = Field(
         512 * _KIB, ge=128, description="largest state of a task; an update that would make it larger is refused"
     )
     max_tasks: int = Field(100_000, ge=1, description="tasks in the list; the least recently active are left out")
-    task_stall_seconds: float = Field(60.0, gt=0, description="silence after which a task in progress is stalled")
+    task_stall_seconds: FiniteFloat = Field(
+        60.0, gt=0, le=_YEAR, description="a task in progress is stalled after this silence"
+    )
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
     max_clients_per_address: int = Field(
@@ -118,12 +139,16 @@ class Settings(BaseSettings):
     coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are coalesced")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
-    queue_max_age: float = Field(10.0, gt=0, description="how long a message may wait for one client")
-    handshake_timeout: float = Field(10.0, gt=0, description="from the request to the open session")
-    message_timeout: float = Field(10.0, gt=0, description="from the first to the last byte of a client's message")
-    close_timeout: float = Field(2.0, gt=0, description="how long a closing handshake may take")
-    heartbeat_interval: float = Field(25.0, gt=0, description="between two heartbeats to a client")
-    dead_peer_timeout: float = Field(20.0, gt=0, description="unacknowledged for this long: the peer is gone")
+    queue_max_age: FiniteFloat = Field(10.0, gt=0, le=_YEAR, description="how long a message may wait for one client")
+    handshake_timeout: FiniteFloat = Field(10.0, gt=0, le=_YEAR, description="from the request to the open session")
+    message_timeout: FiniteFloat = Field(
+        10.0, gt=0, le=_YEAR, description="from a client message's first to its last byte"
+    )
+    close_timeout: FiniteFloat = Field(2.0, gt=0, le=_YEAR, description="how long a closing handshake may take")
+    heartbeat_interval: FiniteFloat = Field(25.0, gt=0, le=_YEAR, description="between two heartbeats to a client")
+    dead_peer_timeout: FiniteFloat = Field(
+        20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
@@ -137,15 +162,34 @@ class Settings(BaseSettings):
         lists = ("extra_channels", "allowed_origins", "allowed_hosts")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
+    @field_validator("allowed_origins", mode="after")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(normal_origin(origin) for origin in origins)
+
+    @field_validator("extra_channels", mode="after")
+    @classmethod
+    def _channels(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if pattern.startswith(keys.PREFIX):
+                raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
+        return patterns
+
+    @field_validator("allowed_hosts", mode="after")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(normal_host(host) for host in hosts)
+
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.queue_bytes < self.max_update_bytes:
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
             )
-        if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl):
+        if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl, self.terminal_state_ttl):
             raise ValueError(
-                "history_meta_ttl: must be at least RELAY_HISTORY_TTL and RELAY_TASK_STATE_TTL, or positions would be lost"
+                "history_meta_ttl: must be at least RELAY_HISTORY_TTL, RELAY_TASK_STATE_TTL and RELAY_TERMINAL_STATE_TTL, "
+                "or positions would be lost"
             )
         if self.coalesce_after >= self.queue_messages:
             raise ValueError("coalesce_after: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")
@@ -163,18 +207,26 @@ def load(**overrides: Any) -> tuple[Settings, RedisSettings]:
     overrides = {name: value for name, value in overrides.items() if value is not None and name != "redis_url"}
     try:
         return Settings(**overrides), RedisSettings(**redis_overrides)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{_ENV_FILE} is not valid UTF-8: {error.reason} at byte {error.start}") from None
     except ValidationError as error:
         prefix = "REDIS_" if error.title == RedisSettings.__name__ else "RELAY_"
-        raise ConfigError("\n".join(_explained(prefix, dict(detail)) for detail in error.errors())) from None
+        options = {"url": "--redis-url"} if prefix == "REDIS_" else {name: f"--{name}" for name in overrides}
+        given = redis_overrides if prefix == "REDIS_" else overrides
+        options = {name: option for name, option in options.items() if name in given}
+        raise ConfigError("\n".join(_explained(prefix, dict(detail), options) for detail in error.errors())) from None
 
 
-def _explained(prefix: str, detail: dict[str, Any]) -> str:
+def _explained(prefix: str, detail: dict[str, Any], options: dict[str, str]) -> str:
+    """Return what is wrong, and with which variable, or with which option if it was given as one."""
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["loc"]:
         name = str(detail["loc"][0])
     else:  # from the checks across fields, whose messages begin with the field's name
         name, _, message = message.partition(": ")
     shown = "" if prefix == "REDIS_" or not detail["loc"] else f" (it is {detail['input']!r})"
+    if name in options:
+        return f"{options[name]}: {message}{shown}."
     return f"{prefix}{name.upper()}: {message}{shown}. Change it in the environment or in .env."
 
 
@@ -185,8 +237,9 @@ def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
     warnings = []
     for name in sorted(names):
         if name.startswith("RELAY_") and name not in known | _NOT_SETTINGS:
-            near = difflib.get_close_matches(name, known, n=1)
-            warnings.append(
-                f"{name} is not a setting and does nothing" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            # Without the prefix that all have in common, or every name would be near to some other.
+            ends = [each.removeprefix("RELAY_") for each in known]
+            near = difflib.get_close_matches(name.removeprefix("RELAY_"), ends, n=1, cutoff=0.7)
+            suggestion = f"; did you mean RELAY_{near[0]}?" if near else ""
+            warnings.append(f"{name} is not a setting and does nothing{suggestion}")
     return warnings

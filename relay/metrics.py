@@ -14,12 +14,22 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+def identify_worker(number: int) -> None:
+    """Write this worker's metrics to the files of its number, so that one that replaces it goes on counting there.
+
+    Without effect where no ``PROMETHEUS_MULTIPROC_DIR`` is shared. Call it before the metrics are made.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -61,6 +71,11 @@ class Metrics:
         self.redis_reconnects = Counter(
             "relay_redis_reconnects", "Times the Redis subscription was lost", registry=registry
         )
+        self.redis_output_buffer_disconnects = Counter(
+            "relay_redis_output_buffer_disconnects",
+            "Times Redis closed the subscription since it had more than client-output-buffer-limit to send",
+            registry=registry,
+        )
         self.connections_accepted = Counter(
             "relay_connections_accepted", "Clients accepted", ["transport"], registry=registry
         )
@@ -76,7 +91,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.updates_received = Counter("relay_updates_received", "Updates received from Redis", registry=registry)
+        self.updates_received = Counter(
+            "relay_updates_received",
+            "Messages received from Redis: plain publishes, and updates that Redis has persisted",
+            ["kind"],
+            registry=registry,
+        )
         self.messages_sent = Counter("relay_messages_sent", "Messages written to clients", registry=registry)
         self.updates_coalesced = Counter(
             "relay_updates_coalesced", "Updates that were merged into later ones for slow clients", registry=registry

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import pytest
 import trustme
+from relay_wire import keys
 
 from relay.config import Settings
-from tests.harness import ROOT, Kind, RedisServer, RelayServer
+from tests.harness import ROOT, Kind, RedisServer, RelayServer, eventually
 
 #: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
 SLOWEST = (
@@ -107,8 +108,7 @@ class SharedServers:
     def relay(self, kind: Kind, settings: dict[str, Any]) -> RelayServer:
         """The relay that is there, without clients; or another one, when it has other settings."""
         made_for = kind, {name: text for name, value in settings.items() if (text := str(value)) != _default(name)}
-        if self._relay is not None and self._made_for == made_for and self._relay.child.poll() is None:
-            self._relay.begin_again()
+        if self._relay is not None and self._made_for == made_for and self._is_as_it_was(self._relay):
             return self._relay
         self._end_relay()
         self._started += 1
@@ -117,6 +117,20 @@ class SharedServers:
         self._relay = RelayServer(directory, self.redis.url, kind, certificate=self._certificate, **settings)
         self._made_for = made_for
         return self._relay
+
+    def settle(self) -> None:
+        """Wait until the relay has forgotten the clients of a test. Only then may its channels be deleted from Redis."""
+        if self._relay is None:
+            return
+        assert self._relay.child.poll() is None, f"the relay ended:\n{self._relay.logged()}"
+        self._relay.begin_again()
+        with self.redis.client() as client:
+            eventually(lambda: not client.pubsub_channels("relay:{*"))
+
+    def _is_as_it_was(self, relay: RelayServer) -> bool:
+        """The relay runs, and no test has flushed its Redis."""
+        with self.redis.client() as client:
+            return relay.child.poll() is None and bool(client.exists(keys.generation(0)))
 
     def _end_relay(self) -> None:
         if self._relay is not None:
@@ -140,8 +154,7 @@ def _shared_servers(
 @pytest.fixture
 def shared_redis(_shared_servers: SharedServers) -> RedisServer:
     """A real, empty Valkey that other tests had before. No test may end it or change its configuration."""
-    with _shared_servers.redis.client() as client:
-        client.flushall()
+    _shared_servers.redis.clear()
     return _shared_servers.redis
 
 
@@ -158,5 +171,4 @@ def share_relay(_shared_servers: SharedServers, shared_redis: RedisServer) -> It
         return relay
 
     yield share
-    if relay is not None:
-        assert relay.child.poll() is None, f"the relay ended:\n{relay.logged()}"
+    _shared_servers.settle()

@@ -35,16 +35,71 @@ WRONG = [
     ("RELAY_LOG_LEVEL", "loud", "debug|info|warning|error|critical"),
     ("RELAY_HIJACK_SOCKETS", "perhaps", "valid boolean"),
     ("RELAY_QUEUE_MAX_AGE", "0", "greater than 0"),
-    ("RELAY_QUEUE_MAX_AGE", "", "valid number"),
+    ("RELAY_QUEUE_MAX_AGE", "inf", "finite number"),
+    ("RELAY_QUEUE_MAX_AGE", "nan", "finite number"),
+    ("RELAY_HEARTBEAT_INTERVAL", "1e12", "less than or equal"),
+    ("RELAY_HISTORY_META_TTL", "86399", "RELAY_TASK_STATE_TTL"),
+    ("RELAY_ALLOWED_ORIGINS", "https://a.example/", "scheme://host"),
+    ("RELAY_ALLOWED_ORIGINS", "https://a.example, b.example", "'b.example'"),
+    ("RELAY_ALLOWED_ORIGINS", "https://*.example.com", "any origin"),
+    ("RELAY_ALLOWED_HOSTS", "relay.example:8000", "without scheme and port"),
+    ("RELAY_ALLOWED_HOSTS", "https://relay.example", "without scheme and port"),
     ("RELAY_QUEUE_BYTES", "1024", "RELAY_MAX_UPDATE_BYTES"),
     ("RELAY_CLOSE_TIMEOUT", "20", "RELAY_GRACEFUL_TIMEOUT"),
     ("RELAY_MAX_MESSAGE_BYTES", "1e9 ", "valid integer"),
     ("REDIS_PORT", "tcp://10.0.0.1:6379", "valid integer"),
-    ("REDIS_HOST", "", "at least 1 character"),
+    ("REDIS_URL", "redis://host/abc", "a number, not 'abc'"),
+    ("REDIS_URL", "redis://host?db=x", "a number, not 'x'"),
+    ("REDIS_URL", "redis+sentinel://host/mymaster/x", "a number, not 'x'"),
+    ("REDIS_URL", "redis://host/0?decode_responses=True", "does not take the option 'decode_responses'"),
+    ("REDIS_URL", "redis://host/0?foo=bar", "does not take the option 'foo'"),
     ("REDIS_URL", "http://somewhere", "redis://, rediss://, unix://"),
     ("REDIS_DB", "-1", "greater than or equal to 0"),
     ("REDIS_SSL_CA_CERTS", "/no/such/file", "no such file"),
 ]
+
+
+def test_empty_variables_are_unset_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Compose makes of ``${REDIS_PORT:-}``."""
+    names = ["RELAY_" + name for name in Settings.model_fields] + [
+        "REDIS_" + name for name in RedisSettings.model_fields
+    ]
+    for name in names:
+        monkeypatch.setenv(name.upper(), "")
+    settings, redis = load()
+    assert settings == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert redis.configured_url() is None
+
+
+def test_origins_and_hosts_are_taken_as_browsers_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = "HTTPS://App.Example:443, http://localhost:3000, capacitor://localhost, null"
+    monkeypatch.setenv("RELAY_ALLOWED_ORIGINS", origins)
+    monkeypatch.setenv("RELAY_ALLOWED_HOSTS", "Relay.Example, [::1], 10.0.0.1")
+    settings, _ = load()
+    assert settings.allowed_origins == ("https://app.example", "http://localhost:3000", "capacitor://localhost", "null")
+    assert settings.allowed_hosts == ("relay.example", "[::1]", "10.0.0.1")
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"RELAY_PORT=8000\n#\xff\n")
+    with pytest.raises(ConfigError, match=r"\.env is not valid UTF-8"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:p@host:1/3?socket_timeout=2",
+        "unix:///run/redis.sock?db=2",
+        "rediss://host?ssl_cert_reqs=none",
+        "redis+sentinel://a,b/mymaster",
+        "redis+sentinel://a,b/mymaster/1?sentinel_password=x",
+        "redis+cluster://a,b",
+    ],
+)
+def test_urls_that_are_right_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert load()[1].configured_url() == url
 
 
 @pytest.mark.parametrize(("name", "value", "mend"), WRONG, ids=[f"{name}={value}" for name, value, _ in WRONG])
@@ -75,7 +130,9 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_bounds_that_belong_together_may_be_moved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_QUEUE_BYTES", "1024")
+    monkeypatch.setenv("RELAY_MAX_STATE_BYTES", "1024")
     monkeypatch.setenv("RELAY_MAX_UPDATE_BYTES", "1024")
+    monkeypatch.setenv("RELAY_MAX_STATE_BYTES", "1024")
     assert load()[0].queue_bytes == 1024
     monkeypatch.setenv("RELAY_MAX_UPDATE_BYTES", "1025")
     with pytest.raises(ConfigError):
@@ -100,7 +157,7 @@ def test_env_file_then_environment_then_command_line(monkeypatch: pytest.MonkeyP
     assert (settings.port, settings.workers, redis.configured_url()) == (2222, 3, "redis://environment:1")
     settings, redis = load(port=3333, redis_url="redis://line:1")
     assert (settings.port, redis.configured_url()) == (3333, "redis://line:1")
-    with pytest.raises(ConfigError, match=r"^RELAY_PORT: "):
+    with pytest.raises(ConfigError, match=r"^--port: "):
         load(port=99999)
 
 
@@ -164,9 +221,17 @@ def test_no_secret_is_shown_by_settings_or_errors(monkeypatch: pytest.MonkeyPatc
 
 def test_unknown_variables_are_pointed_out_with_what_was_meant() -> None:
     warnings = unknown_variables(
-        {"RELAY_QUEUE_MESAGES": "1", "RELAY_XYZZY": "1", "RELAY_PORT": "1", "REDIS_FOO": "1", "RELAY_SERVICE_HOST": "x"}
+        {
+            "RELAY_QUEUE_MESAGES": "1",
+            "RELAY_XYZZY": "1",
+            "RELAY_IMAGE": "1",
+            "RELAY_PORT": "1",
+            "REDIS_FOO": "1",
+            "RELAY_SERVICE_HOST": "x",
+        }
     )
     assert warnings == [
+        "RELAY_IMAGE is not a setting and does nothing",
         "RELAY_QUEUE_MESAGES is not a setting and does nothing; did you mean RELAY_QUEUE_MESSAGES?",
         "RELAY_XYZZY is not a setting and does nothing",
     ]

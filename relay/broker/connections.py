@@ -13,7 +13,7 @@ from hiredis import PushNotification, pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import close_pool
@@ -67,7 +67,7 @@ class Server:
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         async with self._free_connections:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            connection = await _connection_of(self._pool)
             try:
                 await write(connection, b"".join([pack_command(tuple(command)) for command in commands]))
                 return await self._answers(connection, len(commands))
@@ -115,7 +115,7 @@ class Server:
         if not replicas:
             return await self._run_loaded(calls, [])
         *answers, reached = await self._run_loaded(calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
-        if isinstance(reached, Exception) or reached < replicas:
+        if not isinstance(reached, int) or reached < replicas:
             return [RedisTimeoutError(f"{reached} replicas have it, not {replicas}")] * len(answers)
         return answers
 
@@ -150,10 +150,7 @@ class Server:
         """
         self._users += 1
         try:
-            return await self._subscriber_pool.get_connection()  # type: ignore[no-any-return, no-untyped-call]
-        except MALFORMED as error:
-            await self._leave()
-            raise malformed_reply(error) from error
+            return await _connection_of(self._subscriber_pool)
         except BaseException:
             await self._leave()
             raise
@@ -180,3 +177,18 @@ class Server:
     async def _close_pools(self) -> None:
         await close_pool(self._subscriber_pool)
         await close_pool(self._pool)
+
+
+async def _connection_of(pool: ConnectionPool) -> AbstractConnection:
+    """Return a connected connection.
+
+    Raises:
+        RedisError: The server, or a Sentinel, cannot be reached, refuses, or sends what is no reply.
+        OSError: The same.
+    """
+    try:
+        return await pool.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+    except (RedisError, OSError):
+        raise
+    except Exception as error:
+        raise malformed_reply(error) from error

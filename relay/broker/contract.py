@@ -3,8 +3,8 @@
 Delivery
     An update that a durable publish has acknowledged is in the channel's history, folded into its state, and sent to every
     subscription connection that was confirmed before. A subscription connection that breaks may have missed updates; they are
-    read from the history afterwards. The history is bounded, in number, age and, for one read, bytes: a reader is given all
-    updates after its position or told that it cannot be, never a part of them.
+    read from the history afterwards. The history is bounded, in number and age, and one read of it in bytes: a reader is given
+    the updates right after its position, without a gap, or told that the first of them is gone.
 
 Order
     Within one epoch of a channel offsets count from 1 without gaps, and the live messages of a connection arrive in that order,

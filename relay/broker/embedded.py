@@ -6,7 +6,6 @@ The child never outlives this process: the kernel kills it when the thread that 
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import structlog
 import trio
 
 from relay.core.errors import BrokerUnavailable, ConfigError
-from relay.processes import Child, start_child, stop_child, wait_for_exit
+from relay.processes import Child, start_child, stop_child, temporary_directory, wait_for_exit
 
 _log = structlog.get_logger("relay.embedded")
 
@@ -109,7 +108,7 @@ async def embedded_redis(preferred_port: int = DEFAULT_PORT) -> AsyncIterator[st
         ConfigError: It is not installed.
     """
     port = free_port(preferred_port)
-    with tempfile.TemporaryDirectory(prefix="relay-redis-") as directory:
+    with temporary_directory("relay-redis-") as directory:
         async with trio.open_nursery() as nursery:
             await nursery.start(_keep_running, port, Path(directory))
             try:

@@ -314,7 +314,7 @@ class PubSubConnection:
             if not channel.startswith(keys.PREFIX):
                 for handler in tuple(self._handlers.get(pattern.decode(errors="replace"), ())):
                     handler(channel, message)
-        elif kind in _CONFIRMATIONS:
+        elif type(kind) is bytes and kind in _CONFIRMATIONS:
             self._on_confirmation(kind, response)
         else:
             raise malformed_reply(response)

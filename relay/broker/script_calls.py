@@ -5,6 +5,7 @@ in: what cannot be read is a refusal that concerns one channel.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,12 +18,10 @@ from relay_wire.scripts import Script
 from relay.config import Settings
 from relay.core.errors import BrokerRefused
 from relay.core.recovery import Snapshot
-from relay.core.taskstate import STALLED, fields_of, object_of, status_of
+from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
 
-#: `Position(...)` at half of its cost: there is one for each update.
-_position = tuple.__new__
-
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
@@ -103,11 +102,14 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
     )
 
 
-def create_call(announcement: bytes, retention: Retention, *, sharded: bool = False) -> ScriptCall | None:
-    """Return a call that makes a ``task_created`` announcement the first state of its task.
+def ingest_created_call(
+    announcement: bytes, occurrence: Occurrence, retention: Retention, *, sharded: bool = False
+) -> ScriptCall | None:
+    """Return a call that creates the task of a plain ``task_created`` announcement.
 
     Args:
         announcement: The data of a general update.
+        occurrence: Which one of several equal announcements it is.
         retention: How much is kept, and for how long.
         sharded: Whether the server is a cluster.
 
@@ -133,7 +135,9 @@ def create_call(announcement: bytes, retention: Retention, *, sharded: bool = Fa
         return None
     if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
         return None
-    return publications.create_call(task_id, task, object_of(task), retention, status=status_of(task), sharded=sharded)
+    return publications.ingest_created_call(
+        task_id, task, object_of(task), retention, occurrence, status=status_of(task), sharded=sharded
+    )
 
 
 def _fields_and_status(channel: str, data: bytes) -> tuple[dict[str, bytes] | None, str | None]:
@@ -169,8 +173,8 @@ def read_call(
         channel: Relay's channel name.
         since: The position; without one no entries are read.
         retention: Its history size bounds the entries, and its times say which epoch a new channel has.
-        max_bytes: Most bytes of entries, with 128 for each besides its data. More than that counts as not recoverable; Redis
-            knows before it reads them.
+        max_bytes: Most bytes of entries, with 128 for each besides its data, give or take one entry. Of more than that the
+            first part comes.
         is_ours: The position was passed on by this relay, it is not a client's word. If Redis has forgotten it, the channel
             goes on in a new epoch.
     """
@@ -205,6 +209,11 @@ def read_result(answer: Any) -> PublishResult | BrokerRefused:
         return _unreadable("a script", error)
 
 
+def read_clock(answer: Any) -> int | BrokerRefused:
+    """Return the milliseconds that `clock_call` answered with, or a refusal if it cannot be read."""
+    return answer if isinstance(answer, int) else _unreadable("its clock", TypeError(f"{answer!r:.200}"))
+
+
 def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | BrokerRefused:
     """Return the look at a channel, or a refusal if it cannot be read: somebody else has written to the channel's keys.
 
@@ -219,10 +228,10 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
         entries = None
         if flat is not None:
             entries = [
-                Update(channel, kind.decode(), bytes(data), received_at, Position(top.epoch, int(each)))
+                Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(top.epoch, int(each)))
                 for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
             ]
-        return Snapshot(top, entries, state_update(channel, pairs(state), top, received_at))
+        return Snapshot(top, entries, state_update(channel, readable_fields(state), top, received_at))
     except _MALFORMED as error:
         return _unreadable(channel, error)
 
@@ -231,18 +240,33 @@ def _unreadable(what: str, error: Exception) -> BrokerRefused:
     return BrokerRefused(f"Redis gave an answer about {what} that cannot be read: {type(error).__name__}: {error}")
 
 
-def pairs(state: Any) -> dict[str, bytes]:
-    """Return the answer of HGETALL as a dictionary, from RESP2's or RESP3's form.
+def readable_fields(state: Any) -> dict[str, bytes]:
+    """Return the fields of a task from the answer of HGETALL, in RESP2's or RESP3's form.
+
+    Fields that no publisher of Relay's can have written, whose names are not UTF-8 or whose values are not JSON, are left out:
+    they would break the frame for the clients.
 
     Raises:
-        ValueError: A name or a value is not UTF-8, or the answer has another form. So does TypeError.
+        ValueError: The answer has another form. So does TypeError.
     """
     items: Iterable[tuple[bytes, bytes]]
     items = state.items() if isinstance(state, Mapping) else zip(*[iter(state)] * 2, strict=True)
-    fields = {name.decode(): value for name, value in items}
-    for value in fields.values():
-        value.decode()  # it becomes a part of a text frame
+    fields: dict[str, bytes] = {}
+    for name, value in items:
+        with suppress(UnicodeDecodeError, msgspec.DecodeError):
+            _decode_raw(value)
+            if not value.isascii():
+                value.decode()
+            fields[name.decode()] = value
     return fields
+
+
+def utf8(data: bytes) -> bytes:
+    """Return data that may become a part of a text frame: bytes that are not UTF-8, which none of Relay's publishers sends, are
+    replaced by U+FFFD."""
+    if data.isascii():
+        return data
+    return data.decode(errors="replace").encode()
 
 
 def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:
@@ -250,14 +274,3 @@ def state_update(channel: str, fields: dict[str, bytes], top: Position, received
     if not fields:
         return None
     return Update(channel, "task_update", object_of(fields), received_at, top)
-
-
-def live_message(channel: str, message: bytes, received_at: float) -> Update:
-    """Return an update as the scripts publish it.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    header, _, data = message.partition(b"\n")
-    epoch, offset, kind = header.decode().split(" ")
-    return Update(channel, kind, data, received_at, None if epoch == "-" else _position(Position, (epoch, int(offset))))

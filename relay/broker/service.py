@@ -23,13 +23,13 @@ from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
+from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.client_reads import CONNECTIONS, ClientReads
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
-from relay.broker.feeds import Feeds
+from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
-from relay.broker.recorder import Recorder
 from relay.broker.task_store import TaskStore
 from relay.broker.topology import Servers, open_servers
 from relay.broker.write_probe import WriteProbe
@@ -48,7 +48,7 @@ Callback = Callable[[Any], Awaitable[None] | None]
 CALLBACK_QUEUE = 1024
 
 
-class RedisService:
+class RedisBroker:
     """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends.
 
     Attributes:
@@ -121,7 +121,7 @@ class RedisService:
         for connection in self._dedicated:
             await connection.close()
 
-    async def record(
+    async def publish_durably(
         self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
     ) -> Position | None:
         """Publish one update durably.
@@ -160,15 +160,18 @@ class RedisService:
 
     async def publish(self, channel: str, message: bytes) -> int:
         """Publish plainly. Returns how many subscribers Redis sent it to; see `Commands.command` for what is raised."""
-        return int(await self._commands.command("PUBLISH", channel, message))
+        count = await self._commands.command("PUBLISH", channel, message)
+        if not isinstance(count, int):
+            raise BrokerRefused(f"Redis gave an answer to PUBLISH that cannot be read: {count!r:.200}")
+        return count
 
     async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
-        """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
-        return await self.record(task_channel(task_id), "task_update", msgspec.json.encode(update))
+        """Publish the fields of a task that changed, durably; see `publish_durably` for what is returned and raised."""
+        return await self.publish_durably(task_channel(task_id), "task_update", msgspec.json.encode(update))
 
     async def publish_general_update(self, update: dict[str, Any]) -> Position | None:
-        """Publish an update for every client, durably; see `record` for what is returned and raised."""
-        return await self.record(GENERAL, "general_update", msgspec.json.encode(update))
+        """Publish an update for every client, durably; see `publish_durably` for what is returned and raised."""
+        return await self.publish_durably(GENERAL, "general_update", msgspec.json.encode(update))
 
     async def ping(self) -> float:
         """Return the seconds of one round trip; see `Commands.command` for what is raised."""
@@ -233,9 +236,14 @@ class RedisService:
             except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
                 _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
-    def follow(self, hub: Hub) -> Feeds:
-        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that."""
-        return Feeds(
+    def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
+        """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that.
+
+        Args:
+            hub: Whose channels they are.
+            on_flushed: Called when the updates of a turn were handed out.
+        """
+        return ChannelSubscriptions(
             hub,
             self._commands.run_calls,
             self._client_reads.run_calls,
@@ -243,7 +251,7 @@ class RedisService:
             self._pubsub.unsubscribe,
             self._retention,
             self._settings.redis_timeout,
-            self._settings.queue_bytes // 2,
+            on_flushed,
         )
 
     def tasks(self, max_tasks: int) -> TaskStore:
@@ -256,24 +264,31 @@ class RedisService:
             sharded=self._servers.is_sharded,
         )
 
-    def recorder(self, pass_on: Callable[[Update], None], on_refused: Callable[[], None]) -> Recorder:
-        """Return what records plain publishes; pass its `start_hearing` to `start_listening`, and run it beside that."""
+    def publish_ingester(
+        self, deliver: Callable[[Update], None], on_unpersisted: Callable[[], None]
+    ) -> PublishIngester:
+        """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
+
+        Args:
+            deliver: Delivers an update that Redis does not persist to this process's own clients.
+            on_unpersisted: Called each time that this happens.
+        """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
             connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
             self._dedicated.append(connection)
             run_calls = partial(self._commands.run_calls_on, connection)
-        recorder = Recorder(
+        ingester = PublishIngester(
             run_calls,
             self._retention,
             self._servers.is_sharded,
             self.publish,
             self._commands.count_subscribers,
-            pass_on,
-            on_refused,
+            deliver,
+            on_unpersisted,
         )
-        self._pubsub.add(keys.BARRIER, recorder.others.hear)
-        return recorder
+        self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
+        return ingester
 
     async def run_client_reads(self) -> None:
         """Serve what clients ask to be read, until cancelled. `open_redis` runs it."""
@@ -299,7 +314,7 @@ class RedisService:
 
 
 @asynccontextmanager
-async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisService]:
+async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisBroker]:
     """Open Redis for the time of the block. Opening does not connect: a Redis that is away is no error here.
 
     Args:
@@ -315,7 +330,7 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
     async with trio_asyncio.open_loop() as loop:
         servers = open_servers(target, settings, more, settings.redis_max_connections)
         client_servers = open_servers(target, settings, more, CONNECTIONS)
-        service = RedisService(servers, client_servers, loop, settings)
+        service = RedisBroker(servers, client_servers, loop, settings)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(service.run_client_reads)

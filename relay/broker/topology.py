@@ -21,6 +21,14 @@ from relay.config import Settings
 REFRESH = 10.0
 
 
+#: Every supported Redis knows RESP2, and redis-py returns the messages of a RESP2 subscription without a detour for each. Relay
+#: reads bytes.
+_FIXED: dict[str, Any] = {"protocol": 2, "decode_responses": False}
+
+#: Connections for subscriptions: one is used at a time, and one is the dedicated connection for plain messages.
+_SUBSCRIBER_CONNECTIONS = 8
+
+
 class Servers(Protocol):
     """Where the commands for a key go."""
 
@@ -200,8 +208,7 @@ def _slots_of(answer: Any, asked: tuple[str, int]) -> list[tuple[int, int, tuple
 def open_servers(target: RedisTarget, settings: Settings, more: dict[str, Any], max_connections: int) -> Servers:
     """Return the servers that a URL names. Does not connect.
 
-    All connections speak RESP2, whatever the URL says: every supported Redis knows it, and redis-py returns the messages of a
-    RESP2 subscription without a detour for each.
+    All connections speak RESP2 and return bytes, whatever the URL says.
 
     Args:
         target: The parsed URL.
@@ -217,8 +224,8 @@ def open_servers(target: RedisTarget, settings: Settings, more: dict[str, Any], 
         "retry": Retry(NoBackoff(), 0),
         "client_name": "relay",
         **more,
-        "protocol": 2,
     }
     if target.kind == "cluster":
-        return ClusterServers(target, options)
-    return OneServer(Server("redis", async_pool(target, **options), async_pool(target, **options)))
+        return ClusterServers(target, options | _FIXED)
+    subscriber_pool = async_pool(target, fixed=_FIXED | {"max_connections": _SUBSCRIBER_CONNECTIONS}, **options)
+    return OneServer(Server("redis", async_pool(target, fixed=_FIXED, **options), subscriber_pool))

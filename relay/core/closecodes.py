@@ -1,4 +1,4 @@
-"""The one registry of close codes: what each means, who sends it, and whether to come back.
+"""The one registry of close codes: what each means, who sends it, and whether to reconnect.
 
 1000-1015 are those of RFC 6455 section 7.4 and of IANA's registry; 4000-4999 are Relay's own. docs/protocol.md shows
 the same table, and a test keeps the two alike.
@@ -15,7 +15,7 @@ class Close(Enum):
     SHUTDOWN = (1001, "relay is shutting down", "shutdown", True)
     PROTOCOL_ERROR = (1002, "WebSocket protocol error", "protocol_error", False)
     BINARY = (1003, "binary messages are not supported", "binary", False)
-    GONE = (1006, "", "gone", True)
+    ABNORMAL_CLOSURE = (1006, "", "gone", True)
     INVALID_TEXT = (1007, "text is not valid UTF-8", "invalid_utf8", False)
     TOO_MANY_ERRORS = (1008, "too many malformed messages", "too_many_errors", False)
     TOO_BIG = (1009, "message too big", "message_too_big", False)
@@ -24,7 +24,8 @@ class Close(Enum):
     SLOW_MESSAGES = (4008, "slow: too many messages waiting", "slow_messages", True)
     SLOW_BYTES = (4008, "slow: too many bytes waiting", "slow_bytes", True)
     SLOW_AGE = (4008, "slow: messages waited too long", "slow_age", True)
-    HALF_MESSAGE = (4009, "message begun but not finished in time", "message_timeout", True)
+    MESSAGE_TIMEOUT = (4009, "message begun but not finished in time", "message_timeout", True)
+    FLOODING = (4010, "too many messages from this client", "flooding", True)
 
     def __init__(self, code: int, reason: str, label: str, reconnect: bool) -> None:
         self.code = code
@@ -34,10 +35,10 @@ class Close(Enum):
 
     @property
     def is_slow(self) -> bool:
-        """The client could not keep up: what waits for it is given up."""
+        """The client could not keep up: what waits for it is discarded."""
         return self.code == 4008
 
     @property
     def is_drop(self) -> bool:
         """Relay ended it because of something the client did or did not do."""
-        return self not in (Close.NORMAL, Close.SHUTDOWN, Close.GONE)
+        return self not in (Close.NORMAL, Close.SHUTDOWN, Close.ABNORMAL_CLOSURE)

@@ -1,102 +1,114 @@
-"""Who listens to what, and batches to frames.
+"""Who is subscribed to what, and from updates to batches.
 
-The hub takes what Redis gives, keeps each channel's line unbroken (`relay.core.recovery`), encodes every update once per
-format, gathers what one turn of the event loop brings, and hands every listener one batch. It never waits and never
-touches a socket.
+The hub takes what Redis brings, keeps each channel's sequence unbroken (`relay.core.recovery`), encodes every update once per
+format, collects what one turn of the event loop brings, and hands every listener one batch. It never waits and never touches a
+socket.
 """
 
-from collections.abc import Callable, Iterable, KeysView
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Protocol
 
-from relay.core.outbox import Batch, Format, Message, batch_of
-from relay.core.recovery import Feed, Joining, Reset, Snapshot
+from relay.core.batches import Batch, Format, Message, batch_of
+from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 
-#: Updates of one channel that are handed out together at most, give or take a few. A client's queue has to hold them several
-#: times over, or one that reads well is dropped.
-FULL = 1024
+#: Updates of one channel, or bytes of them, that are flushed together at most, give or take one: a client's queue has to hold
+#: them several times over, or one that reads well is dropped.
+FLUSH_THRESHOLD = 1024
+FLUSH_BYTES = 128 * 1024
 
 
 class Listener(Protocol):
     """One client, as the hub sees it."""
 
     def offer(self, batch: Batch) -> None:
-        """Take a batch, now, without waiting. It may leave the hub while doing so."""
+        """Take a batch now, without waiting. It may leave the hub while doing so."""
+
+
+class Recovering(Protocol):
+    """A subscription that reads history, and needs what is live meanwhile."""
+
+    def on_update(self, update: Update) -> None:
+        """The channel delivers an update. The subscription may leave the hub while doing so, or begin to follow."""
+
+    def on_reset(self) -> None:
+        """The channel's sequence was broken. The subscription may begin to follow, and is then told with the others."""
 
 
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("batch", "blind", "format", "listeners", "pending", "places")
+    __slots__ = ("batch", "format", "listeners", "needs_snapshot", "pending", "sequence_numbers", "size")
 
     def __init__(self, format: Format) -> None:
         self.format = format
-        #: One of them has not seen the channel's state, since Redis was away.
-        self.blind = False
         self.listeners: dict[Listener, None] = {}
+        #: Those that have not got the channel's state, since Redis was away when they subscribed.
+        self.needs_snapshot: dict[Listener, None] = {}
         self.pending: list[Update | Message] = []
-        #: The place in the turn of each that is pending.
-        self.places: list[int] = []
+        #: For each that is pending, the order in which it came in this hub.
+        self.sequence_numbers: list[int] = []
+        self.size = 0
         self.batch: Batch | None = None
 
-    def gather(self) -> Batch:
-        """What is pending as one batch, made once for all."""
-        batch = self.batch
-        if batch is None:
-            batch = self.batch = self.format.batch(self.pending)
-        return batch
-
     def entries(self) -> list[tuple[int, Message]]:
-        """What is pending as messages, with their places."""
+        """Encode what is pending into messages with their sequence numbers."""
         messages = [item if isinstance(item, Message) else self.format.message(item) for item in self.pending]
-        self.batch = batch_of(messages)  # encoded once, for those who follow nothing else as well
-        return list(zip(self.places, messages, strict=True))
+        self.batch = batch_of(messages)  # encoded once, also for listeners that have nothing else pending
+        return list(zip(self.sequence_numbers, messages, strict=True))
 
     def clear(self) -> None:
-        """It was handed out."""
+        """Forget what is pending, after it was flushed."""
         self.pending = []
-        self.places = []
+        self.sequence_numbers = []
+        self.size = 0
         self.batch = None
 
 
 class _Channel:
-    """One channel that somebody follows."""
+    """One channel with at least one subscriber."""
 
-    __slots__ = ("feed", "groups", "joinings")
+    __slots__ = ("groups", "recovering", "sequence")
 
     def __init__(self) -> None:
-        self.feed = Feed()
+        self.sequence = ChannelSequence()
         self.groups: dict[Format, _Group] = {}
-        self.joinings: dict[Joining, Callable[[], None]] = {}
+        self.recovering: dict[Recovering, None] = {}
 
 
 class Hub:
     """The channels that this process serves.
 
-    on_pending:   called when there is something to flush, once until the next flush; `is_in_turn` tells whether it will be
-                  flushed anyway, at the end of the turn
-    on_watched:   called when a channel gets its first follower: it must be attached, and then caught up with
-    on_unwatched: called when it loses the last one
-    on_behind:    called when a channel's line has a hole: it must be caught up with
+    Attributes:
+        is_in_turn: Messages come in, one after the other, and `flush` is called after the last.
+        is_full: A channel has so much pending that it should be flushed now.
+        subscriptions: Number of listeners over all channels.
+        resets: Number of broken sequences so far.
     """
 
     def __init__(
         self,
         on_pending: Callable[[], None],
-        on_watched: Callable[[str], None] = lambda _: None,
-        on_unwatched: Callable[[str], None] = lambda _: None,
-        on_behind: Callable[[str], None] = lambda _: None,
+        on_first_subscriber: Callable[[str], None] = lambda _: None,
+        on_last_unsubscribed: Callable[[str], None] = lambda _: None,
+        on_gap: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Make an empty hub.
+
+        Args:
+            on_pending: Called when there is something to flush, once until the next flush.
+            on_first_subscriber: Called with a channel that needs to be subscribed to, and then caught up with.
+            on_last_unsubscribed: Called with a channel that is no longer needed.
+            on_gap: Called with a channel that needs a snapshot: see `catch_up`.
+        """
         self._on_pending = on_pending
-        self._on_watched = on_watched
-        self._on_unwatched = on_unwatched
-        self._on_behind = on_behind
+        self._on_first_subscriber = on_first_subscriber
+        self._on_last_unsubscribed = on_last_unsubscribed
+        self._on_gap = on_gap
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[_Group] = []
-        self._sequence = 0
-        #: Messages come in, one after the other, and `flush` is called after the last.
+        self._sequence_number = 0
         self.is_in_turn = False
-        #: A channel has so much pending that it should be flushed: it must go into a client's queue at once.
         self.is_full = False
         self.subscriptions = 0
         self.resets = 0
@@ -108,175 +120,181 @@ class Hub:
 
     @property
     def channels(self) -> KeysView[str]:
-        """The channels that somebody follows."""
+        """The channels that have subscribers."""
         return self._channels.keys()
 
-    # Who follows what.
+    def position(self, name: str) -> Position | None:
+        """Return the position of the last update that a channel delivered; None if it is not known yet."""
+        channel = self._channels.get(name)
+        return channel.sequence.last if channel is not None else None
+
+    def needs_snapshot(self, name: str) -> bool:
+        """Whether a listener of a channel still needs its state."""
+        channel = self._channels.get(name)
+        return channel is not None and any(group.needs_snapshot for group in channel.groups.values())
+
+    # Subscribers.
 
     def _channel(self, name: str) -> _Channel:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel()
-            self._on_watched(name)
+            self._on_first_subscriber(name)
         return channel
 
-    def _forget_if_unwatched(self, name: str, channel: _Channel) -> None:
-        if not channel.groups and not channel.joinings:
+    def _remove_if_unused(self, name: str, channel: _Channel) -> None:
+        if not channel.groups and not channel.recovering and self._channels.get(name) is channel:
             del self._channels[name]
-            self._on_unwatched(name)
+            self._on_last_unsubscribed(name)
 
-    def subscribe(self, listener: Listener, name: str, format: Format, *, blind: bool = False) -> None:
-        """Let a listener follow a channel from now on; following it already in this format changes nothing.
+    def subscribe(self, listener: Listener, name: str, format: Format, *, needs_snapshot: bool = False) -> None:
+        """Deliver a channel to a listener from now on. Repeating it changes nothing.
 
-        blind: it has not been given the channel's state and is to get it as soon as that can be read
+        Args:
+            listener: The client.
+            name: The channel.
+            format: How it gets the updates.
+            needs_snapshot: It has not got the channel's state, and gets it as soon as that can be read.
         """
+        channel = self._channels.get(name)
+        group = channel.groups.get(format) if channel is not None else None
+        if group is not None and group.pending and listener not in group.listeners:
+            self.flush()  # what came before the subscription is for those that were there before, who may leave by that
         channel = self._channel(name)
         group = channel.groups.get(format)
         if group is None:
             group = channel.groups[format] = _Group(format)
         if listener not in group.listeners:
-            if group.pending:
-                self.flush()  # what came before the subscription goes to those who were there before
             group.listeners[listener] = None
             self.subscriptions += 1
-        if blind:
-            group.blind = True
-            if channel.feed.is_live:
-                self._on_behind(name)
+        if needs_snapshot:
+            group.needs_snapshot[listener] = None
+            if channel.sequence.is_live:
+                self._on_gap(name)
 
     def unsubscribe(self, listener: Listener, name: str, format: Format) -> None:
-        """The opposite. What this turn has brought and not yet flushed does not reach the listener any more."""
+        """End a subscription. What is pending does not reach the listener any more."""
         channel = self._channels.get(name)
         group = channel.groups.get(format) if channel is not None else None
         if channel is None or group is None or listener not in group.listeners:
             return
         del group.listeners[listener]
+        group.needs_snapshot.pop(listener, None)
         self.subscriptions -= 1
         if not group.listeners:
             del channel.groups[format]
-            self._forget_if_unwatched(name, channel)
+            self._remove_if_unused(name, channel)
 
-    def join(self, name: str, joining: Joining, on_ready: Callable[[], None]) -> None:
-        """Have a subscription that begins gather what is live. `settle` or `leave` ends that.
+    def start_recovery(self, name: str, recovering: Recovering) -> None:
+        """Pass everything that a channel delivers to a subscription that reads history, until `end_recovery`."""
+        self._channel(name).recovering[recovering] = None
 
-        on_ready: called when what is live has come as far as its welcome; it must then settle
-        """
-        self._channel(name).joinings[joining] = on_ready
-
-    def leave(self, name: str, joining: Joining) -> None:
-        """A subscription that had begun is given up."""
+    def end_recovery(self, name: str, recovering: Recovering) -> None:
+        """Undo `start_recovery`. A subscription that goes on calls `subscribe` before."""
         channel = self._channels.get(name)
-        if channel is not None and channel.joinings.pop(joining, None) is not None:
-            self._forget_if_unwatched(name, channel)
+        if channel is not None and recovering in channel.recovering:
+            del channel.recovering[recovering]
+            self._remove_if_unused(name, channel)
 
-    def settle(self, listener: Listener, name: str, joining: Joining, format: Format, *, blind: bool = False) -> None:
-        """A subscription has got its welcome and what was gathered: from now on it follows like all others."""
-        self.subscribe(listener, name, format, blind=blind)
-        self.leave(name, joining)
+    # What Redis brings.
 
-    def position(self, name: str) -> Position | None:
-        """The last position that a channel has passed on; None when it is not known yet."""
-        channel = self._channels.get(name)
-        return channel.feed.last if channel is not None else None
-
-    # What Redis gives.
-
-    def hear(self, update: Update) -> None:
-        """One update from the live feed."""
+    def on_publication(self, update: Update) -> None:
+        """Take one update from the live subscription."""
         channel = self._channels.get(update.channel)
         if channel is None:
             return
-        feed = channel.feed
-        if update.position is None or feed.is_next(
-            update.position
-        ):  # without one Redis could not record it: live, or never
-            self._pass_on(channel, update)
-            return
-        was_live = feed.is_live
-        passed = feed.hear(update)
-        if passed is not None:
-            self._pass_on(channel, passed)
-        elif was_live and not feed.is_live:
-            self._on_behind(update.channel)
+        position = update.position
+        if position is not None:  # unpersisted updates have no position: deliver at once
+            sequence = channel.sequence
+            last = sequence.last
+            # Nearly always it is the next one; `admit` would say the same at three times the cost.
+            if last is not None and sequence.is_live and position[1] == last[1] + 1 and position[0] == last[0]:
+                sequence.last = position
+            else:
+                was_live = sequence.is_live
+                if not sequence.admit(update):
+                    if was_live and not sequence.is_live:
+                        self._on_gap(update.channel)
+                    return
+        self._deliver(channel, update)
 
-    def cut_off(self, names: Iterable[str]) -> None:
-        """The live feeds of these channels broke: they must be caught up with once they are attached again."""
+    def on_disconnect(self, names: Iterable[str]) -> None:
+        """The connection that brought these channels is gone: each needs a snapshot when it is subscribed again."""
         for name in names:
             channel = self._channels.get(name)
             if channel is not None:
-                channel.feed.cut_off()
+                channel.sequence.disconnect()
 
     def catch_up(self, name: str, snapshot: Snapshot) -> None:
-        """What was read of a channel after its `position`, with the live feed attached before."""
+        """Merge a snapshot into a channel, read after its `position` while it was subscribed."""
         channel = self._channels.get(name)
         if channel is None:
             return
-        before = channel.feed.last
-        if before is not None and before.epoch == snapshot.top.epoch and before > snapshot.top:
-            # The feed was live and has come further meanwhile: what is shown of the state must not be older.
-            if any(group.blind for group in channel.groups.values()):
-                self._on_behind(name)
-            if channel.feed.is_live:
-                return
-        out = channel.feed.catch_up(snapshot)
-        for item in out:
-            if isinstance(item, Reset):
+        for item in channel.sequence.merge(snapshot):
+            if isinstance(item, Update):
+                self._deliver(channel, item)
+            elif isinstance(item, Reset):
                 self._reset(name, channel, item.snapshot)
-                continue
-            if item.position is not None and item.position > snapshot.top:
-                self._show_blind(name, channel, snapshot)
-            self._pass_on(channel, item)
-        self._show_blind(name, channel, snapshot)
-        if not channel.feed.is_live:
-            self._on_behind(name)
+            else:
+                self._send_missing_states(name, channel, item.snapshot)
+        if not channel.sequence.is_live or self.needs_snapshot(name):
+            self._on_gap(name)
 
     # What goes out.
 
+    def _deliver(self, channel: _Channel, update: Update) -> None:
+        self._sequence_number += 1
+        for group in channel.groups.values():
+            if not group.pending:
+                self._mark_dirty(group)
+            group.pending.append(update)
+            group.sequence_numbers.append(self._sequence_number)
+            group.size += len(update.data)
+            if len(group.pending) >= FLUSH_THRESHOLD or group.size >= FLUSH_BYTES:
+                self.is_full = True
+        if channel.recovering:
+            for recovering in list(channel.recovering):
+                recovering.on_update(update)
+
+    def _mark_dirty(self, group: _Group) -> None:
+        if not self._dirty:
+            self._on_pending()
+        self._dirty.append(group)
+
     def _reset(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         self.resets += 1
-        for joining, on_ready in list(channel.joinings.items()):
-            if joining.is_welcomed:
-                on_ready()  # it is one of the others now, and is told with them
-            else:
-                joining.restart()
+        for recovering in list(channel.recovering):
+            recovering.on_reset()
         for group in list(channel.groups.values()):
-            self._tell(name, group, snapshot)
+            self._send_reset(name, group, snapshot)
 
-    def _show_blind(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
-        """Those who have not seen the state get it, when all that it has in it was passed on."""
-        for group in list(channel.groups.values()):
-            if group.blind:
-                self._tell(name, group, snapshot)
-
-    def _tell(self, name: str, group: _Group, snapshot: Snapshot) -> None:
-        group.blind = False
+    def _send_reset(self, name: str, group: _Group, snapshot: Snapshot) -> None:
+        """Tell a whole group that updates were lost, and how the channel continues."""
+        group.needs_snapshot.clear()
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
         for payload in group.format.encoding.reset(name, snapshot):
-            self._put(group, group.format.payload(payload))
+            if not group.pending:
+                self._mark_dirty(group)
+            group.pending.append(group.format.payload(payload))
+            group.sequence_numbers.append(self._sequence_number)
 
-    def _pass_on(self, channel: _Channel, update: Update) -> None:
-        self._sequence += 1
-        for group in channel.groups.values():
-            self._put(group, update)
-        if channel.joinings:
-            for joining, on_ready in list(channel.joinings.items()):
-                joining.live(update)
-                if joining.is_ready_at(update.position):
-                    on_ready()
-
-    def _put(self, group: _Group, item: Update | Message) -> None:
-        if not group.pending:
-            if not self._dirty:
-                self._on_pending()
-            self._dirty.append(group)
-        group.pending.append(item)
-        group.places.append(self._sequence)
-        if len(group.pending) >= FULL:
-            self.is_full = True
+    def _send_missing_states(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
+        """Give the state to the listeners that lack it, and to no others."""
+        for group in list(channel.groups.values()):
+            if not group.needs_snapshot:
+                continue
+            self.flush()  # what is pending came before
+            listeners, group.needs_snapshot = group.needs_snapshot, {}
+            messages = [group.format.payload(payload) for payload in group.format.encoding.reset(name, snapshot)]
+            if messages:
+                batch = batch_of(messages)
+                for listener in listeners:
+                    if listener in group.listeners:
+                        listener.offer(batch)
 
     def flush(self) -> None:
-        """Hand out what has gathered, one batch to each listener."""
+        """Hand out what is pending, one batch to each listener."""
         self.is_full = False
         dirty, self._dirty = self._dirty, []
         first: dict[Listener, _Group] = {}
@@ -289,40 +307,45 @@ class Hub:
         if several:
             self._flush_merged(several)
         for group in dirty:
-            # Whoever leaves while a batch is handed out is not asked any more.
+            batch = group.batch
+            # A listener that leaves while a batch is handed out is not offered anything more.
             for listener in tuple(group.listeners):
                 if listener not in several:
-                    listener.offer(group.gather())
+                    if batch is None:
+                        batch = group.batch = group.format.batch(group.pending)
+                    listener.offer(batch)
         for group in dirty:
             group.clear()
 
     @staticmethod
     def _flush_merged(several: dict[Listener, list[_Group]]) -> None:
-        """A listener of several channels gets their updates in the order in which they came, as one batch."""
-        batches: dict[tuple[int, ...], Batch] = {}  # listeners that follow the same channels share it
+        """Give a listener of several channels their updates in the order in which they came, as one batch."""
+        batches: dict[tuple[int, ...], Batch] = {}  # shared by listeners of the same channels
         entries: dict[_Group, list[tuple[int, Message]]] = {}
         for listener, groups in several.items():
             key = tuple(map(id, groups))
             batch = batches.get(key)
             if any(group.format.encoding.stateful for group in groups):
-                batch = batch_of(_in_order(groups))  # of nobody else's groups
+                batch = batch_of(_encode_in_order(groups))  # no other listener shares these groups
             elif batch is None:
                 for group in groups:
                     if group not in entries:
                         entries[group] = group.entries()
-                merged = sorted((entry for group in groups for entry in entries[group]), key=_by_place)
+                merged = sorted((entry for group in groups for entry in entries[group]), key=_sequence_number_of)
                 batch = batches[key] = batch_of([message for _, message in merged])
             listener.offer(batch)
 
 
-def _by_place(entry: tuple[int, Message]) -> int:
+def _sequence_number_of(entry: tuple[int, Message]) -> int:
     return entry[0]
 
 
-def _in_order(groups: Iterable[_Group]) -> list[Message]:
-    """What is pending in several groups, encoded in the order in which it came: what is said of one depends on those before."""
+def _encode_in_order(groups: Sequence[_Group]) -> list[Message]:
+    """Encode what is pending in several groups in the order in which it came: each payload depends on those before it."""
     items = [
-        (place, group.format, item) for group in groups for place, item in zip(group.places, group.pending, strict=True)
+        (number, group.format, item)
+        for group in groups
+        for number, item in zip(group.sequence_numbers, group.pending, strict=True)
     ]
     items.sort(key=lambda entry: entry[0])
     return [item if isinstance(item, Message) else format.message(item) for _, format, item in items]

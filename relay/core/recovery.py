@@ -1,14 +1,8 @@
-"""Resuming without holes: how the live feed of a channel and what Redis has kept become one line of updates.
+"""Recovery without gaps: how a channel's live updates and what Redis has kept become one unbroken sequence.
 
-Two state machines, fed by whoever does the I/O:
-
-- `Feed`, one for each channel that this process watches. It passes on an unbroken run of offsets. What it has passed on
-  already it drops; where it sees a hole, or was cut off, it holds back what is live until it is given a `Snapshot`.
-- `Joining`, one for each subscription that begins: it gathers what is live while the past is read, and then says what
-  the client gets, and from which offset on it follows the others.
-
-With E for an epoch, a channel's line is E:1, E:2, ...; offsets have no holes within an epoch, and a new epoch means that the
-history was lost.
+With E for an epoch, the updates of a channel are E:1, E:2, ... There are no missing offsets within an epoch; a new epoch means
+that Redis lost the channel's history. `ChannelSequence` keeps the order of one channel in this process, `RecoveryBuffer` keeps
+what is live while one subscription reads history.
 """
 
 from collections.abc import Sequence
@@ -19,180 +13,218 @@ from relay.core.updates import Position, Update
 
 
 class Snapshot(NamedTuple):
-    """One look at a channel: where it stands, its state there, and what came after the position that was asked about.
+    """One consistent look at a channel.
 
-    ``entries`` is None when those are not all there any more (or the position is of another epoch): never a part of them.
-    ``state`` is the folded update that brings a newcomer up to date, or None where there is none.
+    Attributes:
+        top: Where the channel stands.
+        entries: The updates right after the position that was asked about, without a gap: all up to `top`, or only the first of
+            them where a limit in bytes was reached. None if the first is not kept any more, or the position is of another
+            epoch.
+        state: The folded state at `top`, or None where there is none.
     """
 
     top: Position
     entries: Sequence[Update] | None
     state: Update | None
 
+    @property
+    def is_partial(self) -> bool:
+        """There is more history between the entries and `top`."""
+        entries = self.entries
+        if not entries:
+            return False
+        last = entries[-1].position
+        return last is not None and last.offset < self.top.offset
+
+
+class SubscribeResult(NamedTuple):
+    """What a new subscription gets first.
+
+    Attributes:
+        position: Where the channel stood.
+        recovered: Whether all updates after the client's position follow; None if the client gave no position.
+        updates: The first of the missed updates if recovered, else the folded state, if there is one.
+    """
+
+    position: Position
+    recovered: bool | None
+    updates: Sequence[Update]
+
+    @property
+    def has_state(self) -> bool:
+        """Exactly one update with the folded state follows."""
+        return not self.recovered and bool(self.updates)
+
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The line of a channel is broken: its listeners are told, and go on from the snapshot."""
+    """Updates were lost: subscribers are told so and continue from the snapshot."""
 
     snapshot: Snapshot
 
 
-class Feed:
-    """What one channel has passed on, and what is held back.
+@dataclass(frozen=True, slots=True)
+class StateDue:
+    """All updates that are part of the snapshot's state were delivered: subscribers that lack the state can get it here."""
 
-    ``last`` is the position of the last update passed on, None before the first snapshot. ``is_live`` is False from the start,
-    from `cut_off`, and from a hole, until `catch_up`.
+    snapshot: Snapshot
+
+
+class ChannelSequence:
+    """Lets the updates of one channel pass in an unbroken sequence, and holds them back where there is a gap.
+
+    ==========  ============================================  ==========  ==========================================
+    state       event                                         next        result
+    ==========  ============================================  ==========  ==========================================
+    held        update                                        held        held back (the newest MAX_HELD of them)
+    held        merge of a complete snapshot                  live, held  what was missed, then what was held back
+    held        merge of a partial snapshot                   held        the first part of what was missed
+    live        the next offset                               live        delivered
+    live        an offset that was delivered                  live        dropped
+    live        an offset beyond the next, or a new epoch     held        held back; a snapshot is needed
+    live        merge of a snapshot                           live, held  what is newer than what was delivered
+    any         disconnect                                    held        what was held back is dropped
+    ==========  ============================================  ==========  ==========================================
+
+    "Live, held": if what was held back has a gap itself, the sequence is held again and another snapshot is needed.
+
+    Attributes:
+        last: Position of the last update that was delivered; None before the first snapshot.
+        is_live: Updates pass.
     """
 
-    #: Updates held back while catching up; when more come, the snapshot that is asked for then has them.
+    #: Updates held back at most. Those beyond it are in the snapshot that is read later.
     MAX_HELD = 4096
 
-    __slots__ = ("_held", "_older", "is_live", "last")
+    __slots__ = ("_held", "_stale_count", "is_live", "last")
 
     def __init__(self) -> None:
         self.last: Position | None = None
         self.is_live = False
         self._held: list[Update] = []
-        # So many of them were there before the read began that is awaited.
-        self._older = 0
+        # How many of them came before the awaited read began.
+        self._stale_count = 0
 
-    def is_next(self, position: Position) -> bool:
-        """Whether this is what follows, so that it is to be passed on now, and counts as passed on. `hear` says the same, and
-        what to do otherwise; nearly always it is the next, and this costs less."""
-        last = self.last
-        if last is not None and self.is_live and position[1] == last[1] + 1 and position[0] == last[0]:
-            self.last = position
-            return True
-        return False
-
-    def hear(self, update: Update) -> Update | None:
-        """An update from the live feed: what is to be passed on now. Look at `is_live` afterwards."""
+    def admit(self, update: Update) -> bool:
+        """Take a live update; return whether it is to be delivered now. `Hub.on_publication` has the common case inline."""
         if not self.is_live:
             self._held.append(update)
             if len(self._held) > self.MAX_HELD:
                 del self._held[: -self.MAX_HELD // 2]
-                self._older = 0
-            return None
+                self._stale_count = 0
+            return False
         position, last = update.position, self.last
         assert position is not None
         assert last is not None
         if position.epoch == last.epoch:
             if position.offset == last.offset + 1:
                 self.last = position
-                return update
+                return True
             if position.offset <= last.offset:
-                return None
+                return False
         self.is_live = False
         self._held.append(update)
-        self._older = 1
-        return None
+        self._stale_count = 1
+        return False
 
-    def cut_off(self) -> None:
-        """The live feed broke: whatever comes next may have a hole before it."""
+    def disconnect(self) -> None:
+        """The connection that brought live updates is gone: there may be a gap before the next one."""
         self.is_live = False
         self._held.clear()
-        self._older = 0
+        self._stale_count = 0
 
-    def catch_up(self, snapshot: Snapshot) -> list[Update | Reset]:
-        """What was read after `last`, as it was when the read began: what is to be passed on, in order. The feed is live
-        afterwards, or the snapshot was already old when it came, and another one is needed."""
+    def merge(self, snapshot: Snapshot) -> list[Update | Reset | StateDue]:
+        """Merge a snapshot, read after `last` as it was when the read began, with what was delivered and held back since.
+
+        Args:
+            snapshot: The answer to the read. It may be older than what was delivered meanwhile.
+
+        Returns:
+            What is to be delivered, in order, with StateDue where the snapshot's state belongs. If the sequence is not live
+            afterwards, another snapshot is needed.
+        """
         top, last = snapshot.top, self.last
-        # What was heard before the read began and is of another epoch is of one that has ended.
-        old, held = self._held[: self._older], self._held[self._older :]
-        held[:0] = [update for update in old if update.position is not None and update.position.epoch == top.epoch]
-        self._held = []
-        out: list[Update | Reset] = []
+        is_newer = last is None or top.epoch != last.epoch or top.offset >= last.offset
+        out: list[Update | Reset | StateDue] = []
         if last is None:
             self.last = top
-        elif self.is_live and top.epoch == last.epoch and top.offset <= last.offset:
-            pass  # it was live all the same, and has come further
-        elif snapshot.entries is None or top.epoch != last.epoch:
+        elif top.epoch == last.epoch and (snapshot.entries is not None or (self.is_live and not is_newer)):
+            missed = [update for update in snapshot.entries or () if update.position and update.position > last]
+            out += missed
+            if snapshot.is_partial:
+                self._hold_from(missed[-1].position if missed else None)
+                return out
+            self.last = max(last, top)
+        elif not (self.is_live and top == last):
             out.append(Reset(snapshot))
             self.last = top
-        else:
-            # A feed that was live all the same has passed on some of them meanwhile.
-            out += [update for update in snapshot.entries if update.position and update.position.offset > last.offset]
-            self.last = max(last, top)
-        self.is_live = True
-        for update in held:
-            if not self.is_live:
-                self._held.append(update)
-            elif (passed := self.hear(update)) is not None:
-                out.append(passed)
-        self._older = len(self._held)
+        if is_newer:
+            out.append(StateDue(snapshot))
+        out += self._release_held(top.epoch)
         return out
 
+    def _hold_from(self, delivered: Position | None) -> None:
+        """Only a part of what was missed came: hold updates back until the rest is read."""
+        if delivered is not None:
+            self.last = delivered
+        elif self.is_live:
+            return  # it has come further by itself meanwhile
+        self.is_live = False
+        self._stale_count = len(self._held)
 
-class Welcome(NamedTuple):
-    """What a new subscription gets first. ``recovered`` is None when no position was given."""
+    def _release_held(self, epoch: str) -> list[Update]:
+        # What came before the read began and is of another epoch belongs to one that has ended.
+        old, held = self._held[: self._stale_count], self._held[self._stale_count :]
+        held[:0] = [update for update in old if update.position is not None and update.position.epoch == epoch]
+        self._held = []
+        self.is_live = True
+        released = [update for update in held if self.admit(update)]
+        self._stale_count = len(self._held)
+        return released
 
-    position: Position
-    recovered: bool | None
-    updates: Sequence[Update]
 
+class RecoveryBuffer:
+    """Keeps the live updates of a channel while a subscription reads its history.
 
-class Joining:
-    """One subscription that begins.
-
-    since: the position that the client has, None for a newcomer
+    Attributes:
+        is_stale: It overflowed, or the sequence was reset, since `restart`: history has to be read again.
     """
 
-    #: Updates gathered while the past is read; when more come, it must be read anew.
-    MAX_GATHERED = 4096
+    #: Updates kept at most, and their bytes.
+    MAX_UPDATES = 4096
+    MAX_BYTES = 4 * 1024 * 1024
 
-    __slots__ = ("_gathered", "_until", "is_stale", "since")
+    __slots__ = ("_size", "_updates", "is_stale")
 
-    def __init__(self, since: Position | None) -> None:
-        self.since = since
-        self._gathered: list[Update] = []
-        self._until: Position | None = None
-        #: What is being read is out of date: `begin` again, and read again.
+    def __init__(self) -> None:
+        self._updates: list[Update] = []
+        self._size = 0
         self.is_stale = False
 
-    @property
-    def is_welcomed(self) -> bool:
-        """The past was read."""
-        return self._until is not None
-
-    def begin(self) -> None:
-        """The past is about to be read."""
-        self._gathered.clear()
+    def restart(self) -> None:
+        """History is about to be read. Drops what the read will bring; unpersisted updates, which it will not, stay."""
+        self._updates = [update for update in self._updates if update.position is None]
+        self._size = sum(len(update.data) for update in self._updates)
         self.is_stale = False
 
-    def live(self, update: Update) -> None:
-        """An update that the feed passes on meanwhile."""
-        if len(self._gathered) < self.MAX_GATHERED:
-            self._gathered.append(update)
+    def append(self, update: Update) -> None:
+        """Add a live update; at the limit the buffer becomes stale instead."""
+        if len(self._updates) < self.MAX_UPDATES and self._size < self.MAX_BYTES:
+            self._updates.append(update)
+            self._size += len(update.data)
         else:
             self.is_stale = True
 
-    def restart(self) -> None:
-        """The line broke."""
-        self.is_stale = True
+    def take_all(self) -> list[Update]:
+        """Remove and return everything, in order."""
+        updates, self._updates = self._updates, []
+        self._size = 0
+        return updates
 
-    def welcome(self, snapshot: Snapshot) -> Welcome:
-        """The past was read: what the client gets first."""
-        self._until = snapshot.top
-        if self.since is not None and snapshot.entries is not None:
-            return Welcome(snapshot.top, True, snapshot.entries)
-        state = [snapshot.state] if snapshot.state is not None else []
-        return Welcome(snapshot.top, None if self.since is None else False, state)
-
-    def is_ready_at(self, position: Position | None) -> bool:
-        """The feed, which has passed on this position, has come as far as the welcome. One that is of another epoch has not
-        noticed yet that it ended."""
-        until = self._until
-        if until is None or position is None:
-            return False
-        return position.epoch == until.epoch and position.offset >= until.offset
-
-    def rest(self) -> list[Update]:
-        """What was gathered and was not in the welcome, in order."""
-        until = self._until
-        assert until is not None
-        gathered, self._gathered = self._gathered, []
-        # What is of another epoch came before the welcome: when a newer one begins, all is read anew.
-        return [update for update in gathered if update.position is None or _follows(until, update.position)]
+    def take(self, after: Position) -> list[Update]:
+        """Remove and return what follows a position, in order, with the unpersisted updates among it."""
+        # What is of another epoch came before the read: when a newer epoch begins, the buffer becomes stale.
+        return [update for update in self.take_all() if update.position is None or _follows(after, update.position)]
 
 
 def _follows(first: Position, second: Position) -> bool:

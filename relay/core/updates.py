@@ -9,15 +9,16 @@ __all__ = ["Position", "Update"]
 class Update(msgspec.Struct, frozen=True, gc=False):
     """One update on its way to the clients.
 
-    channel:  Relay's channel name, see `relay.core.channels`
-    type:     the message's type as clients see it, such as ``task_update``
-    data:     raw JSON, as the publisher sent it; for operator-named channels the whole message
-    heard:    when this relay heard it, in seconds of the monotonic clock
-    position: None for an update that Redis did not record
+    Attributes:
+        channel: Relay's channel name, see `relay.core.channels`.
+        type: The message's type as clients see it, such as ``task_update``.
+        data: Raw JSON as the publisher sent it; for operator-named channels the whole message.
+        received_at: When this relay received it, in seconds of the monotonic clock.
+        position: Where it stands in its channel; None if Redis did not persist it.
     """
 
     channel: str
     type: str
     data: bytes
-    heard: float
+    received_at: float
     position: Position | None = None

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from relay.core.batches import Encoding
 from relay.core.closecodes import Close
-from relay.core.outbox import Encoding
-from relay.core.recovery import Welcome
+from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
 
 
@@ -31,7 +31,7 @@ class Subscribe:
 
     channel: str
     encoding: Encoding
-    answer: Callable[[Welcome | None], Iterable[bytes]]
+    answer: Callable[[SubscribeResult | None], Iterable[bytes]]
     since: Position | None = None
     wants_history: bool = True
     requires_position: bool = False

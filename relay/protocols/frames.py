@@ -135,7 +135,7 @@ class FrameReader:
             that makes it. By default it has no extensions.
     """
 
-    __slots__ = ("_connection", "_in_message", "_make_connection", "_max_message", "_over", "_parts", "_size")
+    __slots__ = ("_connection", "_in_message", "_make_connection", "_max_message", "_over", "_parts", "_size", "frames")
 
     def __init__(
         self,
@@ -153,6 +153,8 @@ class FrameReader:
         self._parts: list[str | bytes] = []
         self._size = 0
         self._over = False
+        #: Messages, fragments and control frames read so far.
+        self.frames = 0
 
     @property
     def in_message(self) -> bool:
@@ -177,6 +179,7 @@ class FrameReader:
             text, end = _short_text(data)
             if text is None or end > self._max_message:
                 break
+            self.frames += 1
             yield Received(text)
             data = data[end:]
         if data:
@@ -189,6 +192,7 @@ class FrameReader:
             connection = self._connection = self._make_connection()
         connection.receive_data(data)
         for event in connection.events():
+            self.frames += 1
             if isinstance(event, Message):
                 self._in_message = not event.message_finished
                 self._size += _size(event.data)

@@ -10,10 +10,12 @@ from typing import Any
 import structlog
 import trio
 from quart_trio import QuartTrio
+from relay_wire.channels import GENERAL
 
 from relay.config import RedisSettings, Settings, unknown_variables
-from relay.core.channels import NamedChannels
-from relay.logs import without_password
+from relay.core.channels import ChannelPatterns
+from relay.core.errors import RelayError
+from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
@@ -26,6 +28,7 @@ from relay.server.http_guard import HttpGuard
 from relay.server.lifespan import run_relay
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
+from relay.server.task_paths import routed
 
 _log = structlog.get_logger("relay.app")
 
@@ -41,6 +44,7 @@ class RelayApp(QuartTrio):
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there. Change them before start-up.
         relay: The running relay, once it has started.
         has_failed: One of the relay's services has failed, by a bug; the process is about to end.
+        start_failure: Why the relay could not be started, where that is an error of ours.
     """
 
     def __init__(self, settings: Settings, redis_settings: RedisSettings) -> None:
@@ -48,12 +52,13 @@ class RelayApp(QuartTrio):
         self.settings = settings
         self.redis_settings = redis_settings
         self.metrics = Metrics()
-        self.named = NamedChannels(settings.extra_channels)
+        self.named = ChannelPatterns(settings.extra_channels)
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self._guard = HttpGuard(self.policy)
         self.has_failed = False
+        self.start_failure: RelayError | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
@@ -86,7 +91,7 @@ class RelayApp(QuartTrio):
         elif await guard.answers_preflight(scope, path, send):
             pass
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
-            await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+            await super().asgi_app(routed(scope), receive, guard.guarded(scope, path, send))
         elif running is None:
             await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
         else:
@@ -115,8 +120,11 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             await app.shutdown()
             nursery.cancel_scope.cancel()
     except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is told
-        _log.critical("relay failed", exc_info=errors)
         failed = errors
+        if not started and isinstance(cause := _only_cause(errors), RelayError):
+            app.start_failure = cause
+        else:
+            _log.critical("relay failed", exc_info=errors)
     finally:
         app.relay.current = None
     if failed is None:
@@ -129,11 +137,22 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         await _end_process(app, receive, send)
 
 
+def _only_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
+    """Return the one error of a group; None when there are several."""
+    error: Exception | BaseExceptionGroup[Exception] = errors
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            return None
+        error = error.exceptions[0]
+    return error
+
+
 async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:
     """End the process after a failure while running: the server would go on without us, and nobody would notice."""
     app.has_failed = True
     if multiprocessing.parent_process() is not None:
         # Hypercorn starts a worker again that ended with 0; at any other status it ends, and says 0 itself.
+        flush()
         os._exit(0)
     os.kill(os.getpid(), signal.SIGTERM)
     await receive()  # lifespan.shutdown
@@ -143,6 +162,8 @@ async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:
 def _log_start(app: RelayApp, redis_url: str) -> None:
     for warning in unknown_variables():
         _log.warning(warning)
+    if GENERAL in app.named.patterns:
+        _log.warning("no client can subscribe to an extra channel of this name, which is Relay's own", channel=GENERAL)
     _log.info(
         "relay is up",
         redis=without_password(redis_url),

@@ -169,15 +169,27 @@ class AsyncioBridge:
             raise
 
 
+def _keep_asyncio_as_it_was() -> None:
+    """Let asyncio servers of this thread make the event loops that they would make without us.
+
+    Importing trio-asyncio replaces the policy, so that a loop made outside of Trio is one that runs Trio within: the server
+    would be asyncio's, and everything in it would seem to be a task of Trio's.
+    """
+    if not trio.lowlevel.in_trio_task():
+        # What this returns is the policy from before; setting it makes it hold in this thread.
+        asyncio.set_event_loop_policy(asyncio.get_event_loop_policy())
+
+
 class AsgiDispatcher:
     """The app for any ASGI server: used directly on Trio, bridged on asyncio."""
 
     def __init__(self, app: AsgiApp) -> None:
         self.app = app
+        _keep_asyncio_as_it_was()
         self._bridge = AsyncioBridge(app)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if trio.lowlevel.in_trio_run():
+        if trio.lowlevel.in_trio_task():
             await self.app(scope, receive, send)
         else:
             await self._bridge(scope, receive, send)

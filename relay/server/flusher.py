@@ -29,10 +29,13 @@ class Flusher:
             self._pending.set()
 
     def flush(self) -> None:
-        """Flush the hub now, and observe how long the oldest update was pending."""
-        received = self._oldest_received
+        """Flush the hub now."""
         self._hub.flush()
-        self._metrics.latency.observe(monotonic() - received)
+        self.on_flushed()
+
+    def on_flushed(self) -> None:
+        """Observe how long the oldest update was pending that was flushed just now."""
+        self._metrics.latency.observe(monotonic() - self._oldest_received)
 
     async def run(self) -> None:
         """Flush what becomes pending outside of a turn, until cancelled."""

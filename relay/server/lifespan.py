@@ -6,6 +6,8 @@ trio-asyncio loop         redis-py lives here
     sessions              one nursery for each client
 """
 
+import multiprocessing
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -14,12 +16,15 @@ from typing import Any
 import trio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
+from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
+from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.metrics import Metrics
+from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.cors import CorsPolicy
@@ -28,11 +33,10 @@ from relay.server.endpoints import Endpoint
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
-from relay.server.history import HistoryLoader
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.running_relay import RunningRelay
-from relay.server.session_context import SessionContext, bounds_of
+from relay.server.session_context import SessionContext, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
@@ -66,7 +70,7 @@ async def run_relay(
     settings: Settings,
     redis_settings: RedisSettings,
     metrics: Metrics,
-    named: NamedChannels,
+    named: ChannelPatterns,
     policy: CorsPolicy,
     endpoints: Mapping[str, Endpoint],
     app: object,
@@ -85,19 +89,19 @@ async def run_relay(
     async with AsyncExitStack() as stack:
         url = redis_settings.configured_url()
         if url is None:
+            _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
-            on_watched=lambda channel: feeds.on_change(channel),
-            on_unwatched=lambda channel: feeds.on_change(channel),
-            on_behind=lambda channel: feeds.on_behind(channel),
+            on_first_subscriber=lambda channel: channels.on_change(channel),
+            on_last_unsubscribed=lambda channel: channels.on_change(channel),
+            on_gap=lambda channel: channels.on_gap(channel),
         )
         flusher = Flusher(hub, metrics)
-        feeds = redis.follow(hub)
-        feeds.hand_out = flusher.flush
-        ingester = redis.recorder(hub.hear, metrics.updates_unpersisted.inc)
-        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.hear)
+        channels = redis.follow(hub, flusher.on_flushed)
+        ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
+        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.on_message)
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
         for pattern in named.patterns:
@@ -105,7 +109,6 @@ async def run_relay(
         tasks = redis.tasks(settings.max_tasks)
         statistics = Statistics(metrics, hub)
         memory = MemoryTuner()
-        bounds = bounds_of(settings)
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
         registry = SessionRegistry(
@@ -116,17 +119,16 @@ async def run_relay(
             statistics,
             memory,
         )
-        history = HistoryLoader(feeds.read, bounds)
-        context = SessionContext(settings, bounds, hub, registry, statistics, history.load)
+        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
         drain_seconds = _drain_seconds(settings)
         admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
         heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
         acceptor = Acceptor(endpoints, admission)
-        services.start_soon(redis.start_listening, feeds, ingester.start_hearing)
-        for service in (feeds.run, ingester.run, flusher.run, heartbeat.run):
+        services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
-        services.start_soon(_report_redis, redis, hub, metrics)
+        services.start_soon(_report_redis, redis, channels, hub, metrics)
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
@@ -144,18 +146,34 @@ async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
             nursery.cancel_scope.cancel()
 
 
+def _require_single_worker() -> None:
+    """Let one worker of a server with several have the embedded Redis: each would start one of its own, and hear no other.
+
+    Raises:
+        ConfigError: Another worker has it.
+    """
+    if multiprocessing.parent_process() is not None and not take_lock(f"relay-embedded-{os.getppid()}"):
+        raise ConfigError(
+            "several workers need one Redis for all: set REDIS_URL, or run `relay serve --workers`, which starts one for them"
+        )
+
+
 def _drain_seconds(settings: Settings) -> float:
     """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
     return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
 
 
-async def _report_redis(redis: RedisService, hub: Hub, metrics: Metrics) -> None:
+async def _report_redis(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
     """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = 0
+    reconnects = resets = messages = output_buffer_disconnects = 0
     while True:
         metrics.redis_up.set(redis.alive)
         metrics.redis_reconnects.inc(redis.reconnects - reconnects)
         reconnects = redis.reconnects
+        metrics.redis_output_buffer_disconnects.inc(redis.output_buffer_disconnects - output_buffer_disconnects)
+        output_buffer_disconnects = redis.output_buffer_disconnects
         metrics.history_resets.inc(hub.resets - resets)
         resets = hub.resets
+        metrics.updates_received.labels("persisted").inc(channels.messages - messages)
+        messages = channels.messages
         await trio.sleep(_REPORT_SECONDS)

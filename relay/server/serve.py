@@ -1,28 +1,26 @@
-"""`relay serve`: Hypercorn in this process, or a supervisor with several worker processes behind one port."""
+"""`relay serve`: the listening socket, and Hypercorn in this process; `relay.server.workers` has several processes."""
 
 import logging
 import os
-import shutil
-import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
+from hypercorn.utils import LifespanFailureError
 
-from relay.broker.backoff import backoff
-from relay.broker.embedded import embedded_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import ConfigError
-from relay.processes import start_child, stop_child, wait_for_exit
-from relay.server.app import create_app
+from relay.processes import reap_orphans
+from relay.server.app import RelayApp, create_app
 from relay.server.bridge import AsgiApp
+from relay.server.shutdown import Shutdown
+from relay.server.workers import show_alive
 
 _log = structlog.get_logger("relay.serve")
 
@@ -41,7 +39,10 @@ def listen(settings: Settings) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        # All addresses are those of IPv4, too.
+        is_dual = settings.host == "::" and socket.has_dualstack_ipv6()
+        address = (settings.host, settings.port)
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Set RELAY_HOST and RELAY_PORT."
@@ -62,91 +63,84 @@ def _hypercorn_config(settings: Settings, descriptor: int) -> Config:
     return config
 
 
-async def _wait_for_signal() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            return
+async def _abort_sessions(hurried: trio.Event, app: RelayApp) -> None:
+    """Abort all sessions when the shutdown is hurried: their closing handshakes would take longer."""
+    await hurried.wait()
+    if app.relay.current is not None:
+        for session in list(app.relay.current.admission.context.registry):
+            session.abort()
 
 
-async def serve(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT, and end within `graceful_timeout` seconds after it.
+class _StartInterrupted(Exception):
+    """A signal came before the relay was up."""
 
-    What is still running then is cancelled, and logged. The process exits with 1 when the relay fails.
+
+async def serve(
+    settings: Settings,
+    redis_settings: RedisSettings,
+    sock: socket.socket,
+    on_up: OnUp,
+    alive_descriptor: int | None = None,
+) -> None:
+    """Serve on a listening socket until SIGTERM, SIGINT or SIGHUP, and end within `graceful_timeout` seconds after it.
+
+    What is still running then is cancelled, and logged; a second signal cancels at once. The process exits with 1 when the
+    relay fails.
 
     Args:
         settings: All but where Redis is.
         redis_settings: Where Redis is.
         sock: The listening socket, which Hypercorn owns from now on.
         on_up: See `OnUp`.
+        alive_descriptor: Where a supervisor is shown that the event loop turns; see `relay.server.workers`.
+
+    Raises:
+        RelayError: The relay could not be started.
     """
     app = create_app(settings, redis_settings)
     config = _hypercorn_config(settings, sock.detach())
-    overdue = trio.CancelScope()
-
-    async def shutdown_trigger() -> None:
-        await _wait_for_signal()
-        overdue.deadline = trio.current_time() + settings.graceful_timeout
-
+    shutdown = Shutdown(settings.graceful_timeout)
     asgi: AsgiApp = app
-    with overdue:
-        async with trio.open_nursery() as nursery:
-            binds = await nursery.start(
-                partial(hypercorn_serve, asgi, config, shutdown_trigger=shutdown_trigger, mode="asgi")
-            )
-            on_up(binds[0], app.relay.running.redis_url)
-    if overdue.cancelled_caught:
-        _log.error("shutdown took longer than RELAY_GRACEFUL_TIMEOUT", seconds=settings.graceful_timeout)
+    run = partial(hypercorn_serve, asgi, config, shutdown_trigger=shutdown.requested.wait, mode="asgi")
+    try:
+        with shutdown.limit:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(shutdown.watch)
+                nursery.start_soon(_abort_sessions, shutdown.hurried, app)
+                if os.getpid() == 1:
+                    nursery.start_soon(reap_orphans)
+                if alive_descriptor is not None:
+                    nursery.start_soon(show_alive, alive_descriptor)
+                async with trio.open_nursery() as server:
+                    binds = await _start(server, run, shutdown)
+                    on_up(binds[0], app.relay.running.redis_url)
+                nursery.cancel_scope.cancel()
+    except* _StartInterrupted:
+        _log.info("ended by a signal before it was up")
+    except* LifespanFailureError:
+        if app.start_failure is None:
+            raise
+        raise app.start_failure from None
     if app.has_failed:
         sys.exit(1)
 
 
-async def supervise(settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: OnUp) -> None:
-    """Run `settings.workers` worker processes on one listening socket until SIGTERM or SIGINT.
+async def _start(server: trio.Nursery, run: Callable[..., Any], shutdown: Shutdown) -> list[str]:
+    """Start Hypercorn in a nursery, and return the addresses that it is bound to.
 
-    A worker that dies is started again, with backoff. The workers share one embedded Redis when none is configured.
-
-    Args:
-        settings: All but where Redis is.
-        redis_settings: Where Redis is.
-        sock: The listening socket.
-        on_up: See `OnUp`.
+    Raises:
+        _StartInterrupted: A signal came first.
     """
-    async with AsyncExitStack() as stack:
-        url = redis_settings.configured_url()
-        if url is None:
-            url = await stack.enter_async_context(embedded_redis())
-        directory = await stack.enter_async_context(_metrics_directory())
-        environ = {**os.environ, "REDIS_URL": url, "PROMETHEUS_MULTIPROC_DIR": directory}
-        async with trio.open_nursery() as nursery:
-            for number in range(settings.workers):
-                nursery.start_soon(_keep_worker, number, sock, environ, settings)
-            host, port = sock.getsockname()[:2]
-            on_up(f"http://{host}:{port}", url)
-            await _wait_for_signal()
-            nursery.cancel_scope.cancel()
+    binds: list[str] | None = None
+    async with trio.open_nursery() as starting:
 
+        async def interrupt() -> None:
+            await shutdown.requested.wait()
+            starting.cancel_scope.cancel()
 
-async def _keep_worker(number: int, sock: socket.socket, environ: dict[str, str], settings: Settings) -> None:
-    attempt = 0
-    while True:
-        started = trio.current_time()
-        arguments = [sys.executable, "-m", "relay.cli", "serve", "--fd", str(sock.fileno())]
-        worker = start_child(arguments, env=environ, pass_fds=[sock.fileno()])
-        try:
-            status = await wait_for_exit(worker)
-        finally:
-            # When we are cancelled, by a signal, all workers drain side by side.
-            await stop_child(worker, settings.graceful_timeout + 2.0)
-        attempt = 0 if trio.current_time() - started > 10 else attempt + 1
-        _log.error("worker ended, starting it again", worker=number, status=status)
-        await trio.sleep(backoff(attempt))
-
-
-@asynccontextmanager
-async def _metrics_directory() -> AsyncIterator[str]:
-    """A directory where the workers put their counts, so that each can show the sums."""
-    directory = tempfile.mkdtemp(prefix="relay-metrics-")
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        starting.start_soon(interrupt)
+        binds = await server.start(run)
+        starting.cancel_scope.cancel()
+    if binds is None:
+        raise _StartInterrupted
+    return binds

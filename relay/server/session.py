@@ -1,23 +1,29 @@
-"""One client: its nursery, its loops, its outbox, and how it ends.
+"""One client: its nursery, its loops, its send queue, and how it ends.
 
-A session is one task. It reads its client and obeys; the hub's batches are written the moment they are offered, and only
-when the socket takes no more does a send loop start beside it, which ends when the outbox is empty. Whoever wants a
-session gone calls `Session.close`, which never waits; the session's own task then says goodbye and closes the
+A session is one task. It reads its client and executes what the protocol makes of that; the hub's batches are written the
+moment they are offered, and only when the socket takes no more does a send loop start beside it, which ends when the queue is
+empty. `Session.close` ends a session and never waits; the session's own task then sends the close frame and closes the
 connection, within a deadline.
+
+Answers, states and history are produced at the client's pace: while much waits for it, neither are they written nor is the
+client read. Only live updates, which cannot be held back, count against the limits of the queue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from time import monotonic
+from typing import Any
 
 import structlog
 import trio
 
+from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
+from relay.core.client_budget import ClientBudget
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
 from relay.core.hub import Hub
-from relay.core.outbox import Batch, Encoding, Format, Framing, Outbox, batch_of
-from relay.core.recovery import Joining
+from relay.core.send_queue import SendQueue
+from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, SubscriptionSet
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
@@ -26,31 +32,44 @@ from relay.server.transports import Transport
 
 _log = structlog.get_logger("relay.session")
 
-#: Channels that a client may join in a second, on and on; as many as it may follow at a time it may join at once.
-JOIN_RATE = 50.0
-
-#: For what is said to one client alone, and is no update.
-_WORDS = PLAIN
+#: Encodes what is sent to one client alone and carries no update.
+REPLY_ENCODING = PLAIN
 
 
 @cache
 def format_of(encoding: Encoding, framing: Framing) -> Format:
-    """The one format of a shared encoding in a framing."""
+    """Return the one format of a shared encoding in a framing."""
     return Format(encoding, framing)
 
 
+def _request(command: Subscribe, format: Format) -> Request:
+    return Request(
+        command.channel, format, command.answer, command.since, command.wants_history, command.requires_position
+    )
+
+
+def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
+    """Keep what a client gets without asking, while its handshake is answered; see `Session.register`."""
+    commands = [command for command in protocol.open() if isinstance(command, Subscribe)]
+    return EarlyUpdates(hub, [command.channel for command in commands if not command.wants_history])
+
+
 class Session:
-    """A connected client. Run it with `run`, once; all else may be called from any task of the loop."""
+    """A connected client. Run it with `run`, once; all else may be called from any task of the event loop.
+
+    Attributes:
+        peer: The client's address, for logs.
+        closing: How the session ends; None while it is open.
+    """
 
     __slots__ = (
+        "_budget",
         "_context",
         "_errors",
-        "_hub",
-        "_joinings",
-        "_joins_paced",
         "_nursery",
-        "_outbox",
+        "_opening",
         "_protocol",
+        "_queue",
         "_sending",
         "_subscriptions",
         "_transport",
@@ -61,25 +80,60 @@ class Session:
 
     def __init__(self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str) -> None:
         self._context = context
-        self._hub: Hub = context.hub
         self._transport = transport
         self._protocol = protocol
-        #: What writes at once; None while something waits in the outbox, and when the session is closing.
-        self._write = transport.write
-        self._outbox = Outbox(context.bounds)
+        #: What writes at once; None before the session runs, while something waits in the queue, and when it is closing.
+        self._write: Callable[[Any], int] | None = None
+        self._queue = SendQueue(context.limits)
+        self._subscriptions = SubscriptionSet(context.hub, self)
+        self._budget = ClientBudget(context.settings.max_subscriptions)
         self._nursery: trio.Nursery | None = None
-        self._subscriptions: dict[str, Format] = {}
-        self._joinings: dict[str, Joining] = {}
+        #: What remains to be done before the client's own messages; None before `register`.
+        self._opening: list[Command] | None = None
         self._sending = False
-        self._joins_paced = float("-inf")
         self._errors = 0
         self.peer = peer
         self.closing: Close | None = None
 
     # What others do to a session: nothing here waits.
 
-    def offer(self, batch: Batch) -> None:
-        """Write a batch, or queue what the socket does not take; a client past its bounds is closed."""
+    def register(self, early: EarlyUpdates | None = None) -> None:
+        """Subscribe the client to what it gets without asking, before its handshake is answered.
+
+        What is published from here on reaches it; it is written when the session runs. Call `unregister` if it never will.
+
+        Args:
+            early: What came before, for a client whose handshake is answered before there is a session.
+        """
+        self._context.registry.add(self)
+        self._opening = []
+        try:
+            for command in self._protocol.open():
+                if isinstance(command, Subscribe) and not command.wants_history:
+                    format = self._format(command.encoding)
+                    updates = early.take(command.channel) if early is not None else []
+                    if updates:
+                        self.offer(format.batch(updates))
+                    self._subscribe_now(command, format)
+                else:
+                    self._opening.append(command)
+        except Exception:  # noqa: BLE001 - a bug in one session must not end the others
+            _log.exception("session failed", client=self.peer)
+            self.close(Close.INTERNAL_ERROR)
+
+    def unregister(self) -> None:
+        """Undo `register`, for a handshake that failed."""
+        self._subscriptions.close()
+        self._queue.clear()
+        self._context.registry.remove(self)
+
+    def offer(self, batch: Batch, *, paced: bool = False) -> None:
+        """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
+
+        Args:
+            batch: Frames of this client's transport.
+            paced: The caller has waited until little is queued, so the batch does not count against the limits.
+        """
         write = self._write
         written = 0
         if write is not None:
@@ -88,62 +142,62 @@ class Session:
             except BlockingIOError:
                 pass
             except OSError:
-                self.close(Close.GONE)
+                self.close(Close.ABNORMAL_CLOSURE)
                 return
             if written == batch.size:
                 self._context.statistics.messages_sent += batch.count
                 return
-        self._enqueue(batch, written)
+        self._enqueue(batch, written, paced)
 
-    def _enqueue(self, batch: Batch, written: int) -> None:
+    def _enqueue(self, batch: Batch, written: int, paced: bool) -> None:
         if self.closing is not None:
             return
-        outbox = self._outbox
-        is_first = not outbox
-        outbox.push(batch, monotonic())
+        queue = self._queue
+        is_first = not queue
+        queue.push(batch, monotonic(), paced=paced)
         if is_first:
-            outbox.written = written
+            queue.written = written
             self._write = None
             self._start_sending()
-        overflow = outbox.overflow()
+        overflow = queue.overflow()
         if overflow is not None:
             self.close(overflow)
 
     def close(self, close: Close) -> None:
-        """End the session this way; the first reason wins. Returns at once, the goodbye happens in the session's task."""
+        """End the session; the first reason wins. Returns at once: the closing handshake happens in the session's task."""
         if self.closing is not None:
             return
         self.closing = close
         self._write = None
-        self._leave()
+        self._subscriptions.close()
         self._context.registry.on_closing(self, close)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
     def heartbeat(self) -> None:
-        """Send a heartbeat, unless something is under way to the client anyhow."""
+        """Send a heartbeat, unless something waits for the client anyway."""
         chunk = self._transport.heartbeat()
-        if chunk is not None and not self._outbox:
+        if chunk is not None and not self._queue:
             self.offer(Batch(chunk, 0, len(chunk)))
 
     def check_age(self, now: float) -> None:
-        """Close the session when something has waited too long in its outbox."""
-        overdue = self._outbox.overdue(now)
-        if overdue is not None:
-            self.close(overdue)
+        """Close the session if its client has not made progress for too long. `now` is the monotonic time in seconds."""
+        expired = self._queue.expired(now)
+        if expired is not None:
+            self.close(expired)
 
     @property
     def waiting(self) -> int:
-        """Messages that wait in the outbox."""
-        return self._outbox.count
+        """Messages that wait in the send queue."""
+        return self._queue.count
 
     @property
     def transport_name(self) -> str:
-        """How the client is reached: "hijacked" or "asgi"."""
+        """The metrics label of the transport."""
         return self._transport.name
 
     def abort(self) -> None:
-        """Close the connection under whatever waits for it. The session's task ends by that."""
+        """Close the connection at once. The session's task ends by that."""
         self._transport.abort()
 
     # What the session's own task does.
@@ -151,29 +205,37 @@ class Session:
     async def run(self, events: Sequence[Event] = ()) -> None:
         """Serve the client until it goes, is dropped, or this is cancelled; the connection is closed afterwards.
 
-        events: what came from the client before the session began. Cancelled from outside, it closes with 1001. The
-        goodbye is shielded from cancellation, for `close_timeout` seconds at most.
+        Cancelled from outside, it closes with 1001. The closing handshake is shielded from cancellation, for `close_timeout`
+        seconds at most.
+
+        Args:
+            events: What came from the client before the session began.
         """
-        self._context.registry.add(self)
+        if self._opening is None:
+            self.register()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self.closing is None:
+                    if self._queue:
+                        self._start_sending()
+                    else:
+                        self._write = self._transport.write
                     await self._serve(events)
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
             try:
-                await self._say_goodbye()
+                await self._close_handshake()
             finally:
                 self._transport.abort()
-                self._outbox.clear()
+                self._queue.clear()
                 self._context.registry.remove(self)
 
     async def _serve(self, events: Sequence[Event]) -> None:
         try:
-            for command in self._protocol.open():
-                await self._obey(command)
+            for command in self._opening or ():
+                await self._execute(command)
             await self._handle(events)
             await self._receive_loop()
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
@@ -185,39 +247,61 @@ class Session:
 
     async def _receive_loop(self) -> None:
         timeout = self._context.settings.message_timeout
+        transport = self._transport
+        size, frames = transport.bytes_received, transport.frames_received
         while self.closing is None:
             try:
-                events = await self._transport.receive(timeout)
+                events = await transport.receive(timeout)
             except trio.TooSlowError:
-                self.close(Close.HALF_MESSAGE)
+                self.close(Close.MESSAGE_TIMEOUT)
+                return
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                self.close(Close.GONE)
-            else:
-                await self._handle(events)
+                self.close(Close.ABNORMAL_CLOSURE)
+                return
+            new_bytes, size = transport.bytes_received - size, transport.bytes_received
+            new_frames, frames = transport.frames_received - frames, transport.frames_received
+            verdict = self._budget.charge(monotonic(), new_frames, new_bytes)
+            await self._handle(events)
+            if isinstance(verdict, Close):
+                self.close(verdict)
+            elif verdict:
+                await trio.sleep(verdict)  # it is not read meanwhile
 
     async def _handle(self, events: Sequence[Event]) -> None:
-        for event in events:
+        for index, event in enumerate(events):
             if self.closing is not None:
                 return
+            if not self._queue.is_low:
+                await self._wait_low()
             if isinstance(event, Received):
                 for command in self._protocol.receive(event.message):
-                    await self._obey(command)
+                    await self._execute(command)
             elif isinstance(event, ControlReply):
-                self.offer(Batch(event.frame, 0, len(event.frame)))
+                following = events[index + 1] if index + 1 < len(events) else None
+                if not isinstance(
+                    following, ControlReply
+                ):  # the last of several pings is answered (RFC 6455 section 5.5.3)
+                    self.offer(Batch(event.frame, 0, len(event.frame)), paced=True)
             elif isinstance(event, Violation):
                 self.close(event.close)
             elif isinstance(event, PeerClosed):
-                self.close(Close.GONE if event.code == 1006 else Close.NORMAL)
+                self.close(Close.ABNORMAL_CLOSURE if event.code == 1006 else Close.NORMAL)
 
-    async def _obey(self, command: Command) -> None:
+    async def _wait_low(self) -> None:
+        """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
+        low = trio.Event()
+        self._queue.call_when_low(low.set)
+        await low.wait()
+
+    async def _execute(self, command: Command) -> None:
         match command:
             case Subscribe():
                 await self._subscribe(command)
             case Unsubscribe(channel, payload):
-                self._unsubscribe(channel)
-                self._send(payload)
+                self._subscriptions.end(channel)
+                self._send([payload])
             case Reply(payload):
-                self._send(payload)
+                self._send([payload])
             case Refusal():
                 self._refuse(command)
             case End(close):
@@ -225,137 +309,102 @@ class Session:
 
     async def _subscribe(self, command: Subscribe) -> None:
         channel = command.channel
-        format = self._format(command.encoding)
+        subscriptions = self._subscriptions
         limit = self._context.settings.max_subscriptions
-        if channel not in self._subscriptions and len(self._subscriptions) >= limit:
-            refusal = f"this connection follows {limit} channels, the limit; unsubscribe from some"
-            self._refuse(self._protocol.refuse("too_many_subscriptions", refusal))
-        elif self._subscriptions.get(channel) is format and not command.requires_position:
-            self._send(*command.answer(None))  # answered twice, delivered once
-        elif command.wants_history:
-            await self._pace(limit)
-            self._unsubscribe(channel)
-            await self._join(command, format)
-        else:
-            self._unsubscribe(channel)
-            self._send(*command.answer(None))
-            self._follow(channel, format)
-
-    def _follow(self, channel: str, format: Format, *, blind: bool = False) -> None:
-        if self.closing is None:
-            self._subscriptions[channel] = format
-            self._hub.subscribe(self, channel, format, blind=blind)
-
-    def _unsubscribe(self, channel: str) -> None:
-        waiting = self._joinings.pop(channel, None)
-        if waiting is not None:
-            self._hub.leave(channel, waiting)
-        format = self._subscriptions.pop(channel, None)
-        if format is not None:
-            self._hub.unsubscribe(self, channel, format)
-
-    async def _pace(self, burst: int) -> None:
-        """Whoever joins channels again and again has to wait, and is not heard meanwhile: Redis keeps each name for a while."""
-        now = monotonic()
-        self._joins_paced = max(self._joins_paced, now - burst / JOIN_RATE) + 1 / JOIN_RATE
-        if self._joins_paced > now:
-            await trio.sleep(self._joins_paced - now)
-
-    async def _join(self, command: Subscribe, format: Format) -> None:
-        """Follow a channel from its past on: what is live is gathered first, then the past is read, then both are merged."""
-        channel = command.channel
-        joining = Joining(command.since)
-        self._hub.join(channel, joining, lambda: self._settle(channel, joining, format))
-        self._joinings[channel] = joining
-        self._subscriptions[channel] = format
-        try:
-            snapshot = await self._context.load_history(channel, joining)
-        except BrokerError as error:
-            self._unsubscribe(channel)
-            if command.requires_position:
-                reason = f"positions are not available now ({error}); subscribe again"
-                # Redis is away, which is no mistake of the client's.
-                self._send(self._protocol.refuse("unavailable", reason).payload)
-            else:
-                self._send(*command.answer(None))
-                self._follow(channel, format, blind=True)
+        format = self._format(command.encoding)
+        if channel not in subscriptions and len(subscriptions) >= limit:
+            reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+            self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
             return
-        if self.closing is not None:
+        if subscriptions.has(channel, format) and not command.requires_position:
+            self._send(command.answer(None))  # answered twice, delivered once
             return
-        welcome = joining.welcome(snapshot)
-        self._context.statistics.on_recovery(welcome.recovered)
-        messages = [format.payload(payload) for payload in command.answer(welcome)]
-        messages += [format.message(update) for update in welcome.updates]
-        if messages:
-            self.offer(batch_of(messages))
-        if joining.is_ready_at(self._hub.position(channel)):
-            self._settle(channel, joining, format)
+        if not command.wants_history:
+            self._subscribe_now(command, format)
+            return
+        delay = self._budget.charge_subscribe(monotonic())
+        if delay:
+            await trio.sleep(delay)
+        subscription = subscriptions.start(_request(command, format))
+        while subscription is not None:
+            if subscription.has_page and not self._queue.is_low:
+                await self._wait_low()
+            match subscription.next_effect():
+                case ReadHistory(since):
+                    try:
+                        subscription.on_history(await self._context.load_history(channel, since))
+                    except BrokerError as error:
+                        subscription.on_unavailable(error.public_message)
+                case Send(batch, result):
+                    if result is not None:
+                        self._context.statistics.on_recovery(result.recovered)
+                    if batch.count:
+                        self.offer(batch, paced=True)
+                    if subscription.has_page:
+                        await trio.lowlevel.checkpoint()  # a long history must not delay others
+                case Refuse(reason):
+                    # Redis is away, which is no mistake of the client's.
+                    subscriptions.discard(subscription)
+                    self._send([self._protocol.refuse("unavailable", reason).payload])
+                case None:
+                    return
 
-    def _settle(self, channel: str, joining: Joining, format: Format) -> None:
-        """What is live has come as far as the welcome: give the client the rest, and let it follow like all others."""
-        if self._joinings.get(channel) is not joining or self.closing is not None:
-            return
-        rest = joining.rest()
-        if rest:
-            self.offer(batch_of([format.message(update) for update in rest]))
-        # A client that was closed for what it was offered has left the hub as well.
-        if self.closing is None:
-            del self._joinings[channel]
-            self._hub.settle(self, channel, joining, format)
+    def _subscribe_now(self, command: Subscribe, format: Format) -> None:
+        subscription = self._subscriptions.start(_request(command, format))
+        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
+            self.offer(effect.batch, paced=True)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._context.statistics.on_invalid_message(refusal.code)
-        self._send(refusal.payload)
+        self._send([refusal.payload])
         self._errors += 1
         if self._errors >= self._context.settings.max_client_errors:
             self.close(Close.TOO_MANY_ERRORS)
 
-    def _send(self, *payloads: bytes) -> None:
-        if payloads:
-            format = self._format(_WORDS)
-            self.offer(batch_of([format.payload(payload) for payload in payloads]))
+    def _send(self, payloads: Iterable[bytes]) -> None:
+        format = self._format(REPLY_ENCODING)
+        messages = [format.payload(payload) for payload in payloads]
+        if messages:
+            self.offer(batch_of(messages), paced=True)
 
     def _format(self, encoding: Encoding) -> Format:
-        """The format of an encoding on this client's transport; one instance for all who share the encoding."""
+        """Return the format of an encoding on this client's transport: one instance for all that share the encoding."""
         if encoding.stateful:
             return Format(encoding, self._transport.framing)
         return format_of(encoding, self._transport.framing)
 
     def _start_sending(self) -> None:
-        """Start the send loop. Before the nursery is open nothing is offered, and after it has closed nothing is taken."""
+        """Start the send loop. Before the nursery is open it starts with the nursery; after it has closed nothing is taken."""
         if not self._sending and self._nursery is not None:
             self._sending = True
             self._context.registry.backlogged[self] = None
             self._nursery.start_soon(self._send_loop)
 
     async def _send_loop(self) -> None:
+        queue = self._queue
         try:
-            await self._transport.drain(self._outbox)
+            await self._transport.drain(queue)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self.close(Close.GONE)
+            self.close(Close.ABNORMAL_CLOSURE)
         except Exception:  # noqa: BLE001 - as in _serve
             _log.exception("sending failed", client=self.peer)
             self.close(Close.INTERNAL_ERROR)
         finally:
             self._sending = False
-            if not self._outbox and self.closing is None:
+            if not queue and self.closing is None:
                 self._write = self._transport.write
-            self._context.statistics.messages_sent += self._outbox.delivered
-            self._context.statistics.updates_coalesced += self._outbox.folded
-            self._outbox.delivered = self._outbox.folded = 0
+            self._context.statistics.messages_sent += queue.delivered
+            self._context.statistics.updates_coalesced += queue.coalesced
+            queue.delivered = queue.coalesced = 0
             self._context.registry.backlogged.pop(self, None)
 
-    def _leave(self) -> None:
-        for channel in [*self._subscriptions]:
-            self._unsubscribe(channel)
-
-    async def _say_goodbye(self) -> None:
+    async def _close_handshake(self) -> None:
         assert self.closing is not None
         deadline = trio.current_time() + self._context.settings.close_timeout
         with trio.CancelScope(shield=True, deadline=deadline):
             try:
-                await self._transport.close(self._outbox, self.closing)
+                await self._transport.close(self._queue, self.closing)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it hung up first: nobody is left to say goodbye to
-            except Exception:  # noqa: BLE001 - as above
+            except Exception:  # noqa: BLE001 - as in _serve
                 _log.exception("closing handshake failed", client=self.peer)

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from relay.config import Settings
 from relay.core.hub import Hub
-from relay.core.outbox import Bounds
-from relay.core.recovery import Joining, Snapshot
+from relay.core.recovery import Snapshot
+from relay.core.send_queue import QueueLimits
+from relay.core.updates import Position
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
+
+#: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
+LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +21,21 @@ class SessionContext:
 
     Attributes:
         settings: The limits of a client.
-        bounds: The limits of a client's send queue.
+        limits: The limits of a client's send queue.
         hub: Where a session subscribes.
         registry: Where a session registers while it lives.
         statistics: Counts what a session does.
-        load_history: Reads what a new subscription missed; see `relay.server.history.HistoryLoader.load`.
+        load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
     """
 
     settings: Settings
-    bounds: Bounds
+    limits: QueueLimits
     hub: Hub
     registry: SessionRegistry
     statistics: Statistics
-    load_history: Callable[[str, Joining], Awaitable[Snapshot]]
+    load_history: LoadHistory
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    """The limits of a client's send queue."""
-    return Bounds(settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age)
+def limits_of(settings: Settings) -> QueueLimits:
+    """Return the limits of a client's send queue."""
+    return QueueLimits(settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age)

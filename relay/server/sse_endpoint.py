@@ -7,10 +7,12 @@ from urllib.parse import parse_qs
 import trio
 from relay_wire.channels import GENERAL
 
-from relay.core.channels import NamedChannels, task_channel
+from relay.core.batches import Batch, Framing
+from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
-from relay.core.outbox import Batch, Framing, Outbox
+from relay.core.extra_channels import channel_of
+from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.server.admission import Admission, address_of, peer_of
@@ -46,6 +48,7 @@ class _HangUpReader:
     """Reads a client of an event stream, which can do nothing but hang up."""
 
     in_message = False
+    frames = 0
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
@@ -64,12 +67,12 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
         if close.is_slow:
             # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
         ending = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
-        outbox.push(Batch(ending, 0, len(ending)), 0)
+        queue.push(Batch(ending, 0, len(ending)), 0)
 
 
 class EventAsgiTransport(AsgiTransport):
@@ -79,13 +82,13 @@ class EventAsgiTransport(AsgiTransport):
 
     framing = Framing(bytes, tuple)
 
-    async def drain(self, outbox: Outbox) -> None:
+    async def drain(self, queue: SendQueue) -> None:
         self._is_writing = True
-        while outbox:
-            for payload in outbox.head().chunk[outbox.written :]:
+        while queue:
+            for payload in queue.head().chunk[queue.written :]:
                 await self._send({"type": "http.response.body", "body": payload, "more_body": True})
-                outbox.written += 1
-            outbox.pop()
+                queue.written += 1
+            queue.pop()
         self._is_writing = False
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - nothing that is sent here has an end
@@ -99,16 +102,16 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
-        if close in (Close.GONE, Close.NORMAL) or close.is_slow:
+    async def close(self, queue: SendQueue, close: Close) -> None:
+        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
-        await self.drain(outbox)
+        await self.drain(queue)
         ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": ending, "more_body": False})
         self._abort_via = None
 
 
-def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) -> list[str]:
+def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int) -> list[str]:
     """Return the channels that a query names.
 
     Raises:
@@ -120,7 +123,7 @@ def _channels_of(query: dict[str, list[str]], named: NamedChannels, limit: int) 
     for name in query.get("channel", []):
         if name not in named:
             raise BadMessage("unknown_channel", f"no such channel: {name[:64]}")
-        channels.append(name)
+        channels.append(channel_of(name))
     if not channels:
         raise BadMessage("nothing_wanted", "say what to follow: ?task=ID (repeatable) or ?general=1")
     if len(set(channels)) > limit:
@@ -138,7 +141,7 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
-async def accept_reader(admission: Admission, named: NamedChannels, scope: Any, receive: Receive, send: Send) -> None:
+async def accept_reader(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
     chain = inspect(send)

@@ -8,13 +8,15 @@ import contextlib
 import math
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import trio
 
+from relay.core.batches import Batch, Framing
 from relay.core.closecodes import Close
-from relay.core.outbox import Batch, Framing, Outbox
+from relay.core.send_queue import SendQueue
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
     Event,
@@ -27,7 +29,10 @@ from relay.protocols.frames import (
 )
 
 #: Bytes read from a client at a time. Clients send little.
-RECEIVE_BYTES = 4096
+RECEIVE_BYTES = 1024
+
+#: Messages and control frames of a client that are taken in one turn of the event loop.
+_EVENTS_AT_ONCE = 4
 
 #: Unsent bytes that the kernel takes before a send would block. What waits should wait in the send queue, which is bounded.
 NOTSENT_LOWAT = 128 * 1024
@@ -45,13 +50,20 @@ _GATHER = 64
 class Transport(Protocol):
     """What a session needs of its client's connection.
 
-    The `Outbox` that is passed in is the session's; only the transport pops from it.
+    The `SendQueue` that is passed in is the session's; only the transport pops from it.
     """
 
     #: The metrics label.
     name: str
 
     framing: Framing
+
+    #: Bytes that the client has sent so far.
+    bytes_received: int
+
+    @property
+    def frames_received(self) -> int:
+        """Messages, fragments and control frames that the client has sent so far."""
 
     @property
     def write(self) -> Callable[[Any], int] | None:
@@ -61,8 +73,8 @@ class Transport(Protocol):
         awaited. Every delivery costs this one call, so nothing stands before it.
         """
 
-    async def drain(self, outbox: Outbox) -> None:
-        """Write until the outbox is empty. Cancelling leaves what is not written in the outbox.
+    async def drain(self, queue: SendQueue) -> None:
+        """Write until the queue is empty. Cancelling leaves what is not written in the queue.
 
         Raises:
             OSError: The connection is gone.
@@ -82,7 +94,7 @@ class Transport(Protocol):
     def heartbeat(self) -> Any | None:
         """Return the chunk that shows the client, and proxies, that the connection lives; None where the server sends one."""
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close) -> None:
         """Do the closing handshake. The caller sets the deadline.
 
         What waits is delivered first, unless the client was too slow for it; then the close code is sent, and the client
@@ -96,6 +108,9 @@ class Transport(Protocol):
 class Reader(Protocol):
     """Turns a client's bytes into events."""
 
+    #: Messages, fragments and control frames read so far.
+    frames: int
+
     @property
     def in_message(self) -> bool:
         """Whether a message or a frame has begun and is not complete."""
@@ -107,7 +122,7 @@ class Reader(Protocol):
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
 
-    __slots__ = ("_due", "_peer_closed", "_reader", "_sock", "write")
+    __slots__ = ("_due", "_events", "_peer_closed", "_reader", "_sock", "bytes_received", "write")
 
     name = "hijacked"
     framing = Framing(text_frame, b"".join)
@@ -116,38 +131,45 @@ class SocketTransport:
         self._sock: socket.socket | None = sock
         self.write: Callable[[Any], int] | None = sock.send
         self._reader = reader
+        #: Events in bytes that were read, which the reader finds as they are asked for.
+        self._events: Iterator[Event] = iter(())
+        self.bytes_received = 0
         self._due = math.inf
         self._peer_closed = PeerClosed(Close.NORMAL.code)
         if dead_peer_timeout is not None:
             sock.setblocking(False)
             set_tcp_options(sock, dead_peer_timeout)
 
+    @property
+    def frames_received(self) -> int:
+        return self._reader.frames
+
     def _open_socket(self) -> socket.socket:
         if self._sock is None:
             raise trio.ClosedResourceError("the transport was aborted")
         return self._sock
 
-    def _write_some(self, outbox: Outbox) -> None:
-        """Write until the outbox is empty or the kernel takes no more."""
+    def _write_some(self, queue: SendQueue) -> None:
+        """Write until the queue is empty or the kernel takes no more."""
         sock = self._open_socket()
-        while outbox:
-            views = [memoryview(batch.chunk) for batch in outbox.heads(_GATHER)]
-            views[0] = views[0][outbox.written :]
+        while queue:
+            views = [memoryview(batch.chunk) for batch in queue.peek(_GATHER)]
+            views[0] = views[0][queue.written :]
             try:
                 sent = sock.sendmsg(views)
             except BlockingIOError:
                 return
-            sent += outbox.written
-            while outbox and sent >= outbox.head().size:
-                sent -= outbox.pop().size
+            sent += queue.written
+            while queue and sent >= queue.head().size:
+                sent -= queue.pop().size
             if sent:
-                outbox.written = sent
+                queue.written = sent
                 return
 
-    async def drain(self, outbox: Outbox) -> None:
-        while outbox:
+    async def drain(self, queue: SendQueue) -> None:
+        while queue:
             await trio.lowlevel.wait_writable(self._open_socket())
-            self._write_some(outbox)
+            self._write_some(queue)
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events in bytes of the client that were read from the socket before it was ours."""
@@ -155,13 +177,19 @@ class SocketTransport:
         return [event for chunk in chunks for event in self._events_in(chunk)]
 
     def _events_in(self, data: bytes) -> list[Event]:
-        events = list(self._reader.receive(data))
+        return self._noted(list(self._reader.receive(data)))
+
+    def _noted(self, events: list[Event]) -> list[Event]:
         if events and isinstance(events[-1], PeerClosed):
             self._peer_closed = events[-1]
         return events
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
+        events = list(islice(self._events, _EVENTS_AT_ONCE))
+        if events:
+            await trio.lowlevel.checkpoint()
+            return self._noted(events)
         # From the first byte to the last: further bytes do not extend it.
         if not self._reader.in_message:
             self._due = math.inf
@@ -175,7 +203,10 @@ class SocketTransport:
             return []
         except OSError:
             data = b""
-        events = self._events_in(data)
+        self.bytes_received += len(data)
+        # A client that sends many at once gets its turn with all others.
+        self._events = iter(self._reader.receive(data))
+        events = self._noted(list(islice(self._events, _EVENTS_AT_ONCE)))
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
         return events
@@ -183,13 +214,13 @@ class SocketTransport:
     def heartbeat(self) -> bytes:
         return HEARTBEAT_FRAME
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
-        if close is Close.GONE:
+    async def close(self, queue: SendQueue, close: Close) -> None:
+        if close is Close.ABNORMAL_CLOSURE:
             return
         sock = self._open_socket()
-        self._enqueue_close_frame(outbox, close)
-        self._write_some(outbox)
-        await self.drain(outbox)
+        self._enqueue_close_frame(queue, close)
+        self._write_some(queue)
+        await self.drain(queue)
         # The client hangs up when it has read the close frame and sees our end of the stream; bytes that it still
         # sends must be read, or the kernel resets the connection and the close frame may be lost with it.
         sock.shutdown(socket.SHUT_WR)
@@ -204,18 +235,18 @@ class SocketTransport:
         trio.lowlevel.notify_closing(sock)
         sock.close()
 
-    def _enqueue_close_frame(self, outbox: Outbox, close: Close) -> None:
-        if close.is_slow and outbox:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
+        if close.is_slow and queue:
             # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
-            chunk: bytes = outbox.head().chunk
-            start = outbox.written
+            chunk: bytes = queue.head().chunk
+            start = queue.written
             rest = chunk[start : end_of_frame(chunk, start)]
-            outbox.clear()
-            outbox.push(Batch(rest, 1, len(rest)), 0)
+            queue.clear()
+            queue.push(Batch(rest, 1, len(rest)), 0)
         # A client that closes gets its own code and reason back, as with most servers.
         last = self._peer_closed if close is Close.NORMAL else close
         frame = close_frame(last.code, last.reason)
-        outbox.push(Batch(frame, 1, len(frame)), 0)
+        queue.push(Batch(frame, 1, len(frame)), 0)
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
@@ -238,7 +269,17 @@ class AsgiTransport:
         violation: Returns how the client broke RFC 6455 or a limit, where the server notices that.
     """
 
-    __slots__ = ("_abort_via", "_is_writing", "_max_message", "_ping_via", "_receive", "_send", "_violation")
+    __slots__ = (
+        "_abort_via",
+        "_is_writing",
+        "_max_message",
+        "_ping_via",
+        "_receive",
+        "_send",
+        "_violation",
+        "bytes_received",
+        "frames_received",
+    )
 
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
@@ -260,18 +301,20 @@ class AsgiTransport:
         self._abort_via = abort_via
         self._violation = violation
         self._is_writing = False
+        self.bytes_received = 0
+        self.frames_received = 0
 
-    async def drain(self, outbox: Outbox) -> None:
+    async def drain(self, queue: SendQueue) -> None:
         self._is_writing = True
-        while outbox:
+        while queue:
             # Counted message by message, so that closing in the middle of a batch does not send the first ones again.
-            for text in outbox.head().chunk[outbox.written :]:
+            for text in queue.head().chunk[queue.written :]:
                 if text:
                     await self._send({"type": "websocket.send", "text": text})
                 elif self._ping_via is not None:
                     await self._ping_via()
-                outbox.written += 1
-            outbox.pop()
+                queue.written += 1
+            queue.pop()
         self._is_writing = False
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:  # noqa: ARG002 - the server assembles messages
@@ -287,17 +330,19 @@ class AsgiTransport:
         if content is None:
             content = message["bytes"]
         size = len(content.encode()) if isinstance(content, str) else len(content)
+        self.bytes_received += size
+        self.frames_received += 1
         return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
 
     def heartbeat(self) -> Any | None:
         return None if self._ping_via is None else ("",)
 
-    async def close(self, outbox: Outbox, close: Close) -> None:
-        if close in (Close.GONE, Close.NORMAL):
+    async def close(self, queue: SendQueue, close: Close) -> None:
+        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):
             return
         if close.is_slow:
-            outbox.clear()
-        await self.drain(outbox)
+            queue.clear()
+        await self.drain(queue)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
         if close.is_slow:  # it may not read that either
             return

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.hub import Hub
-from relay.core.outbox import Batch, Format, Framing
+from relay.core.batches import Batch, Format, Framing
+from relay.core.hub import FLUSH_BYTES, Hub
 from relay.core.recovery import Snapshot
-from relay.core.updates import Update
+from relay.core.subscription import Request, SubscriptionSet
+from relay.core.updates import Position, Update
 
 
 def update(channel: str, data: str) -> Update:
@@ -44,7 +45,7 @@ class CountingFormat(Format):
         return self.counter.encoded
 
 
-class Ear:
+class RecordingListener:
     """A listener that keeps what it is offered."""
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Ear:
         self.on_offer()
 
     @property
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         return [frame for batch in self.batches for frame in batch.chunk]
 
 
@@ -70,43 +71,43 @@ def turns() -> list[str]:
 def hub(turns: list[str]) -> Hub:
     return Hub(
         on_pending=lambda: turns.append("pending"),
-        on_watched=lambda channel: turns.append(f"+{channel}"),
-        on_unwatched=lambda channel: turns.append(f"-{channel}"),
+        on_first_subscriber=lambda channel: turns.append(f"+{channel}"),
+        on_last_unsubscribed=lambda channel: turns.append(f"-{channel}"),
     )
 
 
 def test_an_update_is_encoded_once_for_each_format_however_many_listen(hub: Hub) -> None:
     plain, loud = CountingFormat(), CountingFormat("!")
-    ears = [Ear() for _ in range(5)]
-    for number, ear in enumerate(ears):
-        hub.subscribe(ear, "a", loud if number == 4 else plain)
-    hub.hear(update("a", "x"))
+    listeners = [RecordingListener() for _ in range(5)]
+    for number, listener_ in enumerate(listeners):
+        hub.subscribe(listener_, "a", loud if number == 4 else plain)
+    hub.on_publication(update("a", "x"))
     hub.flush()
     assert (plain.encoded, loud.encoded) == ([b"x"], [b"x"])
-    assert [ear.heard for ear in ears] == [["x"]] * 4 + [["!x"]]
+    assert [listener_.received for listener_ in listeners] == [["x"]] * 4 + [["!x"]]
 
 
 def test_an_update_that_nobody_follows_costs_nothing(hub: Hub, turns: list[str]) -> None:
-    format, ear = CountingFormat(), Ear()
-    hub.subscribe(ear, "a", format)
-    hub.hear(update("b", "x"))
+    format, listener_ = CountingFormat(), RecordingListener()
+    hub.subscribe(listener_, "a", format)
+    hub.on_publication(update("b", "x"))
     assert turns == ["+a"]  # no turn was asked for
     hub.flush()
-    assert (format.encoded, ear.batches) == ([], [])
+    assert (format.encoded, listener_.batches) == ([], [])
 
 
 def test_channels_are_interleaved_as_they_came_and_shared_by_those_who_follow_the_same(hub: Hub) -> None:
     format = CountingFormat()
-    both, also_both, only_b = Ear(), Ear(), Ear()
-    for ear in (both, also_both):
-        hub.subscribe(ear, "a", format)
-        hub.subscribe(ear, "b", format)
+    both, also_both, only_b = RecordingListener(), RecordingListener(), RecordingListener()
+    for listener_ in (both, also_both):
+        hub.subscribe(listener_, "a", format)
+        hub.subscribe(listener_, "b", format)
     hub.subscribe(only_b, "b", format)
     for channel, data in (("b", "1"), ("a", "2"), ("b", "3"), ("a", "4")):
-        hub.hear(update(channel, data))
+        hub.on_publication(update(channel, data))
     hub.flush()
-    assert both.heard == ["1", "2", "3", "4"]
-    assert only_b.heard == ["1", "3"]
+    assert both.received == ["1", "2", "3", "4"]
+    assert only_b.received == ["1", "3"]
     assert len(both.batches) == 1  # one write for all of it
     assert both.batches[0] is also_both.batches[0]
     assert (both.batches[0].count, both.batches[0].size) == (4, 4)
@@ -114,41 +115,41 @@ def test_channels_are_interleaved_as_they_came_and_shared_by_those_who_follow_th
 
 @pytest.mark.parametrize("channels", [("a",), ("a", "b")])
 def test_a_listener_may_leave_while_it_is_offered_something(hub: Hub, channels: tuple[str, ...]) -> None:
-    format, leaving, staying = CountingFormat(), Ear(), Ear()
+    format, leaving, staying = CountingFormat(), RecordingListener(), RecordingListener()
 
     def leave() -> None:
         for channel in channels:
             hub.unsubscribe(leaving, channel, format)
 
     leaving.on_offer = leave
-    for ear in (leaving, staying):
+    for listener_ in (leaving, staying):
         for channel in channels:
-            hub.subscribe(ear, channel, format)
+            hub.subscribe(listener_, channel, format)
     for data in ("1", "2"):
         for channel in channels:
-            hub.hear(update(channel, data))
+            hub.on_publication(update(channel, data))
         hub.flush()
-    assert leaving.heard == ["1"] * len(channels)
-    assert staying.heard == ["1"] * len(channels) + ["2"] * len(channels)
+    assert leaving.received == ["1"] * len(channels)
+    assert staying.received == ["1"] * len(channels) + ["2"] * len(channels)
     assert hub.subscriptions == len(channels)
 
 
 def test_a_turn_is_asked_for_once_until_it_is_flushed(hub: Hub, turns: list[str]) -> None:
     format = CountingFormat()
-    hub.subscribe(Ear(), "a", format)
-    hub.subscribe(Ear(), "b", format)
+    hub.subscribe(RecordingListener(), "a", format)
+    hub.subscribe(RecordingListener(), "b", format)
     turns.clear()
     for _ in range(3):
-        hub.hear(update("a", "x"))
-        hub.hear(update("b", "x"))
+        hub.on_publication(update("a", "x"))
+        hub.on_publication(update("b", "x"))
     assert turns == ["pending"]
     hub.flush()
-    hub.hear(update("b", "x"))
+    hub.on_publication(update("b", "x"))
     assert turns == ["pending", "pending"]
 
 
 def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turns: list[str]) -> None:
-    plain, loud, one, two = CountingFormat(), CountingFormat("!"), Ear(), Ear()
+    plain, loud, one, two = CountingFormat(), CountingFormat("!"), RecordingListener(), RecordingListener()
     hub.subscribe(one, "a", plain)
     hub.subscribe(one, "a", plain)  # again: changes nothing
     hub.subscribe(two, "a", loud)
@@ -162,23 +163,23 @@ def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turn
 
 
 def test_who_comes_between_two_updates_of_a_turn_gets_the_second(hub: Hub) -> None:
-    format, early, late = CountingFormat(), Ear(), Ear()
+    format, early, late = CountingFormat(), RecordingListener(), RecordingListener()
     hub.subscribe(early, "a", format)
-    hub.hear(update("a", "1"))
+    hub.on_publication(update("a", "1"))
     hub.subscribe(late, "a", format)
-    hub.hear(update("a", "2"))
+    hub.on_publication(update("a", "2"))
     hub.flush()
-    assert (early.heard, late.heard) == (["1", "2"], ["2"])
+    assert (early.received, late.received) == (["1", "2"], ["2"])
     assert format.encoded == [b"1", b"2"]
 
 
 def test_who_has_left_by_the_flush_gets_nothing_and_a_channel_without_listeners_is_dropped(hub: Hub) -> None:
-    format, ear = CountingFormat(), Ear()
-    hub.subscribe(ear, "a", format)
-    hub.hear(update("a", "x"))
-    hub.unsubscribe(ear, "a", format)
+    format, listener_ = CountingFormat(), RecordingListener()
+    hub.subscribe(listener_, "a", format)
+    hub.on_publication(update("a", "x"))
+    hub.unsubscribe(listener_, "a", format)
     hub.flush()
-    assert ear.batches == []
+    assert listener_.batches == []
 
 
 #: The first two share a format.
@@ -196,7 +197,7 @@ def test_every_interleaving_delivers_what_was_published_while_subscribed(script:
     """Once and in order: all of it to who is still there at the flush, and never anything else."""
     hub = Hub(on_pending=lambda: None)
     formats = CountingFormat(), CountingFormat()
-    ears = [Ear() for _ in LISTENERS]
+    listeners = [RecordingListener() for _ in LISTENERS]
     followed: list[dict[str, list[int]]] = [{} for _ in LISTENERS]  # by channel: what came and is not flushed
     may: list[set[int]] = [set() for _ in LISTENERS]
     must: list[set[int]] = [set() for _ in LISTENERS]
@@ -212,24 +213,82 @@ def test_every_interleaving_delivers_what_was_published_while_subscribed(script:
         format = formats[listener // 2]
         if verb == "subscribe":
             followed[listener].setdefault(channel, [])
-            hub.subscribe(ears[listener], channel, format)
+            hub.subscribe(listeners[listener], channel, format)
         elif verb == "unsubscribe":
             followed[listener].pop(channel, None)
-            hub.unsubscribe(ears[listener], channel, format)
+            hub.unsubscribe(listeners[listener], channel, format)
         elif verb == "publish":
             for who in LISTENERS:
                 if channel in followed[who]:
                     may[who].add(number)
                     followed[who][channel].append(number)
-            hub.hear(update(channel, str(number)))
+            hub.on_publication(update(channel, str(number)))
         else:
             flush()
     flush()
-    for listener, ear in enumerate(ears):
-        heard = [int(frame) for frame in ear.heard]
-        assert heard == sorted(set(heard))
-        assert must[listener] <= set(heard) <= may[listener]
+    for listener, listener_ in enumerate(listeners):
+        received = [int(frame) for frame in listener_.received]
+        assert received == sorted(set(received))
+        assert must[listener] <= set(received) <= may[listener]
     assert hub.subscriptions == sum(map(len, followed))
     assert set(hub.channels) == {channel for channels in followed for channel in channels}
     for format in formats:
         assert len(format.encoded) == len(set(format.encoded))
+
+
+class StatefulFormat(CountingFormat):
+    """Shows resets too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter.reset = lambda channel, snapshot: [b"reset to %d" % snapshot.top.offset]  # type: ignore[method-assign]
+
+
+def test_only_the_listener_that_lacks_the_state_gets_it_and_in_its_place(hub: Hub) -> None:
+    """A newcomer while Redis is away is no reason to reset those who were there before."""
+    format, early, newcomer = StatefulFormat(), RecordingListener(), RecordingListener()
+    hub.subscribe(early, "a", format)
+    hub.catch_up("a", Snapshot(Position("e", 0), None, None))
+    hub.on_disconnect(["a"])
+    hub.subscribe(newcomer, "a", format, needs_snapshot=True)
+    missed = Update("a", "message", b"1", 0.0, Position("e", 1))
+    newer = Update("a", "message", b"2", 0.0, Position("e", 2))
+    hub.on_publication(newer)
+    hub.catch_up("a", Snapshot(Position("e", 1), [missed], None))
+    hub.flush()
+    assert early.received == ["1", "2"]
+    assert newcomer.received == ["1", "reset to 1", "2"]
+    assert hub.resets == 0
+
+
+def test_a_channel_is_full_by_the_bytes_that_are_pending_as_well(hub: Hub) -> None:
+    hub.subscribe(RecordingListener(), "a", CountingFormat())
+    seen = []
+    for size in (FLUSH_BYTES // 2, FLUSH_BYTES // 2, 1):
+        hub.on_publication(update("a", "x" * size))
+        seen.append(hub.is_full)
+        if hub.is_full:
+            hub.flush()
+    assert seen == [False, True, False]
+
+
+def test_a_listener_that_is_closed_for_what_a_subscription_flushes_leaves_nothing(hub: Hub) -> None:
+    """Subscribing flushes what came before; that may close any listener, the one that subscribes among them."""
+    format, other = CountingFormat(), CountingFormat("!")
+    closing = RecordingListener()
+    subscriptions = SubscriptionSet(hub, closing)
+    closing.on_offer = subscriptions.close
+    for channel in ("a", "b"):
+        hub.catch_up(channel, Snapshot(Position("e", 0), None, None))
+    subscription = subscriptions.start(Request("a", format, lambda _: [], wants_history=False))
+    assert subscription is not None
+    subscription.next_effect()
+    staying = RecordingListener()
+    hub.subscribe(staying, "b", other)
+    hub.on_publication(update("a", "1"))
+    hub.on_publication(update("b", "2"))
+    late = subscriptions.start(Request("b", other, lambda _: [], wants_history=False))
+    assert late is not None
+    late.next_effect()
+    assert (hub.subscriptions, list(hub.channels)) == (1, ["b"])
+    assert staying.received == ["!2"]

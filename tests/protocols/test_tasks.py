@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_wire.channels import MAX_NAME_LENGTH
 
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
 from relay.core.closecodes import Close
-from relay.core.recovery import Snapshot, Welcome
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.tasks import PLAIN, POSITIONED, TasksProtocol
@@ -19,7 +19,7 @@ NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
 
 def protocol(*named: str) -> TasksProtocol:
-    return TasksProtocol(NamedChannels(named), lambda: NOON)
+    return TasksProtocol(ChannelPatterns(named), lambda: NOON)
 
 
 def answer(message: str | bytes, *named: str) -> Command:
@@ -55,7 +55,7 @@ def test_a_ping_is_answered_with_the_time() -> None:
     command = answer('{"type":"ping"}')
     assert isinstance(command, Reply)
     assert command.payload == b'{"type":"pong","timestamp":"2025-06-01T12:00:00+00:00"}'
-    (now,) = TasksProtocol(NamedChannels()).receive('{"type":"ping"}')
+    (now,) = TasksProtocol(ChannelPatterns()).receive('{"type":"ping"}')
     assert isinstance(now, Reply)
     sent = datetime.fromisoformat(msgspec.json.decode(now.payload)["timestamp"])
     assert abs((datetime.now(UTC) - sent).total_seconds()) < 60
@@ -183,7 +183,7 @@ def test_who_gives_no_position_sees_none() -> None:
         True,
         False,
     )
-    for welcome in (None, Welcome(TOP, None, ()), Welcome(TOP, False, ())):
+    for welcome in (None, SubscribeResult(TOP, None, ()), SubscribeResult(TOP, False, ())):
         assert list(command.answer(welcome)) == [b'{"type":"subscribed","task_id":"t"}']
     assert PLAIN.encode(UPDATE) == b'{"type":"task_update","task_id":"t","data":{"progress":40} }'
     assert list(PLAIN.reset("task:t", Snapshot(TOP, None, UPDATE))) == [PLAIN.encode(UPDATE)]
@@ -216,7 +216,7 @@ def test_who_gives_a_position_is_told_where_the_channel_stands(
     assert (command.channel, command.since, command.encoding) == (channel, since, POSITIONED)
     assert command.wants_history
     assert command.requires_position
-    (payload,) = command.answer(Welcome(TOP, recovered, updates))
+    (payload,) = command.answer(SubscribeResult(TOP, recovered, updates))
     expected = {"type": "subscribed", "position": {"epoch": "e", "offset": 9}, **msgspec.json.decode(f"{{{words}}}")}
     if recovered is not None:
         expected["recovered"] = recovered

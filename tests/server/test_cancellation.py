@@ -15,7 +15,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MockClock
 from wsproto.events import CloseConnection
 
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
@@ -25,9 +25,7 @@ from relay.server.cors import CorsPolicy
 from relay.server.endpoints import accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
-from tests.server.test_session import MakeWorld, Peer, World, make_world, settled, small_pair, value
-
-__all__ = ["make_world"]
+from tests.server.world import MakeWorld, Peer, World, settled, small_pair, value
 
 SUBSCRIBE = masked_text(b'{"type":"subscribe","task_id":"a"}')
 
@@ -162,17 +160,17 @@ async def joining_a_channel(world: World, session: Session, peer: Peer) -> None:
     top = Position("e", 5)
     state = Update("task:a", "task_update", b'{"n":0}', 0.0, top)
 
-    async def read_past(channel: str, since: Position | None) -> Snapshot:
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
         await trio.sleep(0.2)
         return Snapshot(top, None, state)
 
-    world.read_history = read_past
+    world.load_history = load_history
     peer.send_bytes(SUBSCRIBE)
     await trio.sleep(0.1)
     world.publish("a", 1)
     await trio.sleep(0.2)
     world.hub.catch_up("task:a", Snapshot(top, None, state))
-    world.hub.hear(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
+    world.hub.on_publication(Update("task:a", "task_update", b'{"n":2}', 0.0, Position("e", 6)))
     world.hub.flush()
     await settled()
     peer.send_bytes(masked_frame(0x88, b""))
@@ -318,7 +316,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
             ) -> None:
                 with scope:
                     instrument.root = trio.lowlevel.current_task()
-                    await accept_client(admission, lambda: TasksProtocol(NamedChannels()), asgi_scope, receive, send)
+                    await accept_client(admission, lambda: TasksProtocol(ChannelPatterns()), asgi_scope, receive, send)
                 instrument.root = None
 
             ours, theirs = socket.socketpair()

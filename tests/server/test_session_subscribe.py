@@ -7,17 +7,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from relay.core.channels import NamedChannels
+from relay.core.channels import ChannelPatterns
+from relay.core.client_budget import SUBSCRIBE_RATE
 from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command
-from relay.protocols.tasks import TasksProtocol
-from relay.server.session import JOIN_RATE, Session
+from relay.protocols.base import Command, Subscribe
+from relay.protocols.tasks import PLAIN, TasksProtocol
+from relay.server.session import Session
+from relay.server.session_context import LoadHistory
 from relay.server.transports import AsgiTransport
-from tests.server.test_session import MakeWorld, make_world, settled, small_pair
-
-__all__ = ["make_world"]  # a fixture
+from tests.server.world import MakeWorld, World, settled, small_pair
 
 
 def live(channel: str, offset: int, size: int = 0) -> Update:
@@ -27,14 +27,14 @@ def live(channel: str, offset: int, size: int = 0) -> Update:
 async def test_who_joins_again_and_again_has_to_wait(autojump_clock: MockClock, make_world: MakeWorld) -> None:
     world = make_world(max_subscriptions=5)
 
-    async def read_past(channel: str, since: Position | None) -> Snapshot:
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
         world.hub.catch_up(channel, Snapshot(Position("e", 0), [], None))
         return Snapshot(Position("e", 0), None, None)
 
-    world.read_history = read_past
+    world.load_history = load_history
     peer = await world.connect()
     started = trio.current_time()
-    for number in range(4 + 2 * round(JOIN_RATE)):
+    for number in range(4 + 2 * round(SUBSCRIBE_RATE)):
         peer.subscribe(str(number))
         assert (await peer.json())["type"] == "subscribed"
         if number == 3:
@@ -44,26 +44,83 @@ async def test_who_joins_again_and_again_has_to_wait(autojump_clock: MockClock, 
     assert trio.current_time() - started == pytest.approx(2.0, abs=0.1)
 
 
-async def test_who_overflows_while_it_joins_leaves_nothing_behind(
-    autojump_clock: MockClock, make_world: MakeWorld
-) -> None:
-    world = make_world(max_update_bytes=32_768, queue_bytes=65_536)
+def busy(world: World) -> LoadHistory:
+    """Reads during which twenty large updates come, twice as much as may wait for a client."""
+    reads = 0
 
-    async def read_past(channel: str, since: Position | None) -> Snapshot:
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            return Snapshot(Position("e", 20), [], None)
         world.hub.catch_up(channel, Snapshot(Position("e", 0), [], None))  # it is live from here on
         await trio.sleep(1)
         for offset in range(1, 21):
-            world.hub.hear(live(channel, offset, 20_000))
+            world.hub.on_publication(live(channel, offset, 20_000))
         return Snapshot(Position("e", 0), None, None)  # and this was read before all that
 
-    world.read_history = read_past
+    return load_history
+
+
+async def test_more_than_may_wait_comes_at_the_pace_of_the_client(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    world = make_world(max_update_bytes=32_768, queue_bytes=200_000, queue_max_age=5.0)
+    world.start_heartbeat()
+    world.load_history = busy(world)
+    session, peer, _ = world.session(small_pair())
+    world.nursery.start_soon(session.run)
+    peer.subscribe("t")
+    assert (await peer.json())["type"] == "subscribed"
+    for _ in range(20):
+        await trio.sleep(1)  # all of it takes longer than the maximum age
+        assert (await peer.json())["type"] == "task_update"
+        assert session.closing is None
+    world.hub.on_publication(live("task:t", 21))
+    world.hub.flush()
+    assert (await peer.json())["data"] == {"x": ""}
+
+
+async def test_who_hangs_up_while_history_waits_for_it_leaves_nothing_behind(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    world = make_world(max_update_bytes=32_768, queue_bytes=65_536)
+    world.load_history = busy(world)
     session, peer, _ = world.session(small_pair())
     world.nursery.start_soon(session.run)
     peer.subscribe("t")
     await trio.sleep(2)
-    assert session.closing is Close.SLOW_BYTES
+    assert session.closing is None
+    assert session.waiting > 0
     peer.hang_up()
     await trio.sleep(20)
+    world.assert_empty()
+
+
+class Following(TasksProtocol):
+    """Subscribes to three tasks without being asked, as a client of /events does."""
+
+    def open(self) -> Iterable[Command]:
+        return [Subscribe(f"task:{task}", PLAIN, lambda _: [b'{"a":"' + b"x" * 1000 + b'"}']) for task in "abc"]
+
+
+async def test_who_hangs_up_while_it_is_answered_subscribes_to_nothing_any_more(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    """The first answer finds the connection gone; the other subscriptions of the opening must not begin."""
+    world = make_world()
+    reads: list[str] = []
+
+    async def load_history(channel: str, since: Position | None) -> Snapshot:
+        reads.append(channel)
+        await trio.lowlevel.checkpoint()
+        return Snapshot(Position("e", 0), None, None)
+
+    world.load_history = load_history
+    session, peer, _ = world.session(protocol=Following(ChannelPatterns()))
+    peer.hang_up()
+    await session.run()
+    assert reads == ["task:a"]
     world.assert_empty()
 
 
@@ -91,7 +148,7 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
         if ends_by == "a bug in sending" and message["type"] == "websocket.send":
             raise ZeroDivisionError
 
-    protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(NamedChannels())
+    protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(ChannelPatterns())
     session = Session(world.context, AsgiTransport(receive, send, 128, None, None), protocol, "test")
 
     async def run() -> None:

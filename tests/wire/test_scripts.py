@@ -50,6 +50,7 @@ def calls() -> dict[str, ScriptCall]:
             "task:t", "task_update", b"{}", RETENTION, Occurrence("d", 1, 0, 30), fields=fields, status="failed"
         ),
         "create": publications.create_call("t", fields, b"{}", RETENTION, status="in_progress"),
+        "ingest_created": publications.ingest_created_call("t", fields, b"{}", RETENTION, Occurrence("d", 1, 0, 30)),
         "heartbeat": publications.heartbeat_call("t", RETENTION),
         "mark_stalled": publications.mark_stalled_call("t", "1", "stalled", RETENTION),
     }

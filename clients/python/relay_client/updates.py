@@ -114,7 +114,8 @@ class Updates:
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
-        return [*self._first_state(update), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
+        key = key or token_hex(12)
+        return [*self._creation(update, key), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
     def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
         """Return the calls that announce a new task."""
@@ -127,7 +128,7 @@ class Updates:
         channel = task_channel(task_id)
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
-    def _first_state(self, update: Mapping[str, Any]) -> list[Call]:
+    def _creation(self, update: Mapping[str, Any], key: str) -> list[Call]:
         """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
@@ -146,6 +147,7 @@ class Updates:
             object_of(encoded),
             self.retention,
             status=_status(fields),
+            idempotency_key=key,
             sharded=self.sharded,
         )
         return [_task_call(channel, create)]

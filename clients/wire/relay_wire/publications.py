@@ -122,11 +122,7 @@ def publish_call(
         sharded: Whether the server is a cluster.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
-    if idempotency_key is None:
-        values.append("0")
-    else:
-        names.append(f"{names[0]}:id:{idempotency_key}")
-        values.append(IDEMPOTENCY_TTL_MS)
+    _add_idempotency_key(names, values, idempotency_key)
     return _with_fields("publish", names, values, fields)
 
 
@@ -154,8 +150,7 @@ def ingest_call(
         sharded: Whether the server is a cluster.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
-    names.append(f"{names[0]}:digest:{occurrence.digest}")
-    values += (occurrence.remember_ms, occurrence.number, occurrence.since_ms)
+    _add_occurrence(names, values, occurrence)
     return _with_fields("ingest", names, values, fields)
 
 
@@ -166,9 +161,12 @@ def create_call(
     retention: Retention,
     *,
     status: str | None = None,
+    idempotency_key: str | None = None,
     sharded: bool = False,
 ) -> ScriptCall:
-    """Return a call that gives a task its first state, if it has none. It is no update: nobody is sent it.
+    """Return a call that creates an announced task: a first state, or a new life of an id that is used again.
+
+    The announcement itself is an update of `relay_wire.channels.GENERAL`.
 
     Args:
         task_id: The task.
@@ -176,10 +174,38 @@ def create_call(
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
         status: Its status, if it has one.
+        idempotency_key: A name of this announcement; within `IDEMPOTENCY_TTL_MS` it creates the task once.
         sharded: Whether the server is a cluster.
     """
     names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded)
+    _add_idempotency_key(names, values, idempotency_key)
     return _with_fields("create", names, values, fields)
+
+
+def ingest_created_call(
+    task_id: str,
+    fields: Mapping[str, bytes],
+    data: bytes,
+    retention: Retention,
+    occurrence: Occurrence,
+    *,
+    status: str | None = None,
+    sharded: bool = False,
+) -> ScriptCall:
+    """Return a call that creates a task which was announced plainly, unless this occurrence of the message has created it.
+
+    Args:
+        task_id: The task.
+        fields: Its fields, as JSON text.
+        data: The JSON object of the fields.
+        retention: How much is kept, and for how long.
+        occurrence: Which one of several equal announcements it is.
+        status: Its status, if it has one.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded)
+    _add_occurrence(names, values, occurrence)
+    return _with_fields("ingest_created", names, values, fields)
 
 
 def heartbeat_call(task_id: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
@@ -228,6 +254,19 @@ def _shared_arguments(
         data,
     ]
     return names, values
+
+
+def _add_idempotency_key(names: list[str], values: list[Any], key: str | None) -> None:
+    if key is None:
+        values.append("0")
+    else:
+        names.append(f"{names[0]}:id:{key}")
+        values.append(IDEMPOTENCY_TTL_MS)
+
+
+def _add_occurrence(names: list[str], values: list[Any], occurrence: Occurrence) -> None:
+    names.append(f"{names[0]}:digest:{occurrence.digest}")
+    values += (occurrence.remember_ms, occurrence.number, occurrence.since_ms)
 
 
 def _with_fields(script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None) -> ScriptCall:

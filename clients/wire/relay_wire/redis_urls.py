@@ -7,6 +7,7 @@
 Further options of redis-py may follow as a query, ``sentinel_username`` and ``sentinel_password`` among them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
@@ -123,17 +124,18 @@ def _node(place: str, default_port: int) -> tuple[str, int]:
     return parts.hostname, port or default_port
 
 
-def async_pool(target: RedisTarget, **options: Any) -> AsyncConnectionPool:
+def async_pool(target: RedisTarget, *, fixed: Mapping[str, Any] | None = None, **options: Any) -> AsyncConnectionPool:
     """Return a pool of asyncio connections to the one server, or to the master that the Sentinels name. Does not connect.
 
     Args:
         target: The parsed URL; not of a cluster.
-        options: Further arguments of redis-py's connections. For a single server the URL's own win, except for ``protocol``.
+        fixed: Arguments of redis-py's connections that the URL cannot change.
+        options: Further arguments. Those in the URL of a single server win over them.
     """
     if target.kind == "single":
-        protocol = {name: value for name, value in options.items() if name == "protocol"}
-        return AsyncConnectionPool(**(options | target.options | protocol))
+        return AsyncConnectionPool(**(options | target.options | dict(fixed or {})))
     assert target.kind == "sentinel"
+    options = options | dict(fixed or {})
     timeouts = _share_of_each_sentinel(target, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
     sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=timeouts | target.sentinel_options)  # type: ignore[no-untyped-call]
     return AsyncSentinelPool(target.name, sentinel, **(target.options | options))  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from relay_client.publishing import threads
 from relay_client.publishing.call import Call
 from relay_client.publishing.connection import Connection
 from relay_client.publishing.exchange import Exchange
+from relay_client.publishing.inbox import Request
 from relay_client.publishing.queue import DeliveryLimits
 from relay_client.publishing.threads import ThreadSender
 from relay_wire.redis_urls import RedisTarget, parse
@@ -213,15 +214,13 @@ def test_what_was_interrupted_before_it_was_sent_is_not_sent() -> None:
 def interrupt_while_waiting(sending: Sending, call: Call) -> None:
     """Raise where a lock would be waited for."""
 
-    class Waiting(threads.Request):
+    class Waiting(Request):
         def wait(self, timeout: float) -> bool:
             raise Interrupt
 
-    original, threads.Request = threads.Request, Waiting  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "Request", Waiting)
         sending.sender.deliver([call])
-    finally:
-        threads.Request = original  # type: ignore[misc]
 
 
 def test_limits_hold_while_redis_hangs() -> None:

@@ -1,4 +1,4 @@
-"""RedisService on a real Valkey: publishing, callbacks, deadlines, refusals."""
+"""RedisBroker on a real Valkey: publishing, callbacks, deadlines, refusals."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -14,20 +14,20 @@ import trio
 from structlog.testing import capture_logs
 
 from relay.broker import script_calls
-from relay.broker.feeds import Feeds
-from relay.broker.service import CALLBACK_QUEUE, RedisService, open_redis
+from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.service import CALLBACK_QUEUE, RedisBroker, open_redis
 from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
-from tests.core.test_hub import CountingFormat, Ear
+from tests.core.test_hub import CountingFormat, RecordingListener
 from tests.harness import PATIENCE, RedisServer
 
 SECRET = "s3cret!@/:"
 
 
 @asynccontextmanager
-async def service(url: str, **settings: Any) -> AsyncIterator[RedisService]:
+async def service(url: str, **settings: Any) -> AsyncIterator[RedisBroker]:
     """A service that does not listen yet."""
     read: Any = Settings
     redis_settings: Any = RedisSettings
@@ -42,7 +42,7 @@ async def until(check: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def listening(redis: RedisService, *receivers: Any) -> AsyncIterator[None]:
+async def listening(redis: RedisBroker, *receivers: Any) -> AsyncIterator[None]:
     """The service hears what it was subscribed to before."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(redis.start_listening, *receivers)
@@ -66,20 +66,20 @@ async def test_a_plain_publish_goes_to_whoever_listens_there(redis_server: Redis
 
 
 async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
-    ear, format = Ear(), CountingFormat()
+    recording, format = RecordingListener(), CountingFormat()
     async with service(redis_server.url) as redis:
-        feeds: Feeds
+        channels: ChannelSubscriptions
         hub = Hub(
             on_pending=lambda: None,
-            on_watched=lambda channel: feeds.on_change(channel),
-            on_unwatched=lambda channel: feeds.on_change(channel),
-            on_behind=lambda channel: feeds.on_behind(channel),
+            on_first_subscriber=lambda channel: channels.on_change(channel),
+            on_last_unsubscribed=lambda channel: channels.on_change(channel),
+            on_gap=lambda channel: channels.on_gap(channel),
         )
-        feeds = redis.follow(hub)
-        async with listening(redis, feeds), trio.open_nursery() as nursery:
-            nursery.start_soon(feeds.run)
+        channels = redis.follow(hub)
+        async with listening(redis, channels), trio.open_nursery() as nursery:
+            nursery.start_soon(channels.run)
             for channel in ("task:42", "general"):
-                hub.subscribe(ear, channel, format)
+                hub.subscribe(recording, channel, format)
             await until(lambda: None not in {hub.position("task:42"), hub.position("general")})
             first = await redis.publish_task_update(42, {"progress": 40, "message": "é"})
             news = await redis.publish_general_update({"news": [1]})
@@ -91,7 +91,7 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
             await redis.publish_task_update("", {})
     assert first is not None
     assert second == (first.epoch, first.offset + 1)
-    heard = [msgspec.json.decode(message) for message in ear.heard]
+    heard = [msgspec.json.decode(message) for message in recording.received]
     assert [message for message in heard if "news" not in message] == [
         {"progress": 40, "message": "é"},
         {"progress": 41},
@@ -101,35 +101,35 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
 
 async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(redis_server: RedisServer) -> None:
     """Whatever moment it is cut at: nothing is written to a connection that has gone, and none is made in its place."""
-    ear, format = Ear(), CountingFormat()
+    recording, format = RecordingListener(), CountingFormat()
     cuts = 0
     async with service(redis_server.url) as redis:
-        feeds: Feeds
+        channels: ChannelSubscriptions
         hub = Hub(
             on_pending=lambda: None,
-            on_watched=lambda channel: feeds.on_change(channel),
-            on_unwatched=lambda channel: feeds.on_change(channel),
-            on_behind=lambda channel: feeds.on_behind(channel),
+            on_first_subscriber=lambda channel: channels.on_change(channel),
+            on_last_unsubscribed=lambda channel: channels.on_change(channel),
+            on_gap=lambda channel: channels.on_gap(channel),
         )
-        feeds = redis.follow(hub)
+        channels = redis.follow(hub)
 
         async def come_and_go() -> None:
             number = 0
             while cuts < 40:
                 channel = f"task:{number % 5}"  # some are joined again before they were left for good
                 number += 1
-                hub.subscribe(ear, channel, format)
+                hub.subscribe(recording, channel, format)
                 for _ in range(number % 7):  # the first steps of attaching it
                     await trio.lowlevel.checkpoint()
-                hub.unsubscribe(ear, channel, format)
+                hub.unsubscribe(recording, channel, format)
 
         def cut() -> int:
             with redis_server.client() as admin:
                 return int(admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB"))
 
         with capture_logs():
-            async with listening(redis, feeds), trio.open_nursery() as nursery:
-                nursery.start_soon(feeds.run)
+            async with listening(redis, channels), trio.open_nursery() as nursery:
+                nursery.start_soon(channels.run)
                 async with trio.open_nursery() as guests:
                     guests.start_soon(come_and_go)
                     while cuts < 40:
@@ -137,18 +137,18 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
                         await until(lambda: redis.alive)
                 for number in range(5):
                     channel = f"task:{number}"
-                    hub.subscribe(ear, channel, format)
+                    hub.subscribe(recording, channel, format)
                     await until(lambda channel=channel: hub.position(channel) is not None)  # type: ignore[misc]
                     last = await redis.publish_task_update(number, {})
                     await until(lambda channel=channel, last=last: hub.position(channel) == last)  # type: ignore[misc]
-                    hub.unsubscribe(ear, channel, format)
+                    hub.unsubscribe(recording, channel, format)
                 (connection,) = redis._pubsub._plain
                 await until(
                     lambda: (
                         not connection._wanted
                         and not connection._pending_unsubscribes
-                        and not feeds._attached
-                        and not feeds._channels
+                        and not len(channels._lifecycles)
+                        and not channels._channels
                     )
                 )
                 with redis_server.client() as admin:

@@ -18,7 +18,16 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.deployment.containers import Container, Image, has_namespaces
 from tests.deployment.manifests import compose, resource, seconds, variables
-from tests.deployment.services import Relay, ShellCommand, Stack, environment, http, redis_commands, running_stack
+from tests.deployment.services import (
+    Nginx,
+    Relay,
+    ShellCommand,
+    Stack,
+    environment,
+    http,
+    redis_commands,
+    running_stack,
+)
 from tests.harness import PATIENCE, Client, eventually, free_port
 
 #: Their kinds of tasks, with parameters that make them short.
@@ -155,8 +164,20 @@ def test_nginx_lets_only_clients_paths_through(path: str, stack: Stack) -> None:
     assert http(stack.nginx.port, path)[0] == 404
 
 
+@pytest.fixture(scope="module")
+def http2(image: Image, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Nginx]]:
+    """A relay that would upgrade to HTTP/2 without TLS, and nginx before it."""
+    directory = tmp_path_factory.mktemp("http2")
+    environ = {**environment("relay-1", stack.redis), "RELAY_CLEARTEXT_HTTP2": "true"}
+    with (
+        Relay(image, directory / "relay", environ) as relay,
+        Nginx(image, directory / "nginx", [relay, relay]) as nginx,
+    ):
+        yield relay, nginx
+
+
 @pytest.mark.parametrize("path", ["/ws/tasks", "/events?general=1", "/healthz", "/api/tasks"])
-def test_nginx_upgrades_to_websocket_only(path: str, stack: Stack) -> None:
+def test_relay_and_nginx_upgrade_to_websocket_only(path: str, stack: Stack, http2: tuple[Relay, Nginx]) -> None:
     """Over HTTP/2 on that connection a client could ask for /metrics."""
 
     def answer(port: int) -> bytes:
@@ -167,8 +188,10 @@ def test_nginx_upgrades_to_websocket_only(path: str, stack: Stack) -> None:
             )
             return sock.recv(4096).split(b"\r\n")[0]
 
-    assert b" 101 " in answer(stack.relays[0].port)
-    assert b" 101 " not in answer(stack.nginx.port)
+    relay, nginx = http2
+    assert b" 101 " in answer(relay.port)
+    assert b" 101 " not in answer(nginx.port)
+    assert b" 101 " not in answer(stack.relays[0].port)  # as it is off unless asked for
 
 
 def test_relay_that_stops_sends_its_clients_to_the_other(stack: Stack, tmp_path: Path) -> None:

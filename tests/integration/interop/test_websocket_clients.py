@@ -1,10 +1,6 @@
-"""Real peers on real relays: a browser, Node's ws, trio-websocket and websockets each follow a task to its end.
-
-And what a client may do the moment that its handshake is answered, when the relay is about to take its socket over.
-"""
+"""Real peers on real relays: a browser, Node's ws, trio-websocket and websockets each follow a task to its end."""
 
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +9,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -25,10 +21,12 @@ from websockets.exceptions import ConnectionClosed
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually, masked_frame, masked_text
+from tests.harness import PATIENCE, RedisServer, eventually
+from tests.integration.interop.browser import chromium
+from tests.integration.interop.relays import HIJACKED, PLAIN_ASGI, UVICORN, Way, ways
 
 HERE = Path(__file__).parent
-BROWSER_PAGE = HERE / "browser" / "peer.html"
+BROWSER_PAGE = HERE / "pages" / "peer.html"
 NODE = HERE / "node"
 
 #: What is published: text beyond ASCII, and a payload for each of the three lengths that a frame's header can have.
@@ -40,48 +38,17 @@ UPDATES: list[dict[str, Any]] = [
 ]
 SUBSCRIBED = {"type": "subscribed", "task_id": "t"}
 TOLD = [SUBSCRIBED, *({"type": "task_update", "task_id": "t", "data": update} for update in UPDATES)]
-
 Report = dict[str, Any]
 
-
-class Way(NamedTuple):
-    """A way to run the relay, and the transport that its clients must then be on."""
-
-    kind: Kind
-    transport: str
-    hijack_sockets: bool = True
-
-    def start(self, start: StartRelay) -> RelayServer:
-        return start(self.kind, hijack_sockets=self.hijack_sockets)
-
-    def check(self, relay: RelayServer, clients: int = 1) -> None:
-        """All clients came over the expected transport. (The metrics behind TLS are out of the harness's reach.)"""
-        if self.kind != "hypercorn-tls":
-            assert relay.metric(f'relay_connections_accepted_total{{transport="{self.transport}"}}') == clients
-
-
-HIJACKED = Way("hypercorn", "hijacked")
-PLAIN_ASGI = Way("hypercorn", "asgi", hijack_sockets=False)
-UVICORN = Way("uvicorn", "asgi")
 TLS = Way("hypercorn-tls", "asgi")
-
-
-def ways(*ways: Way) -> pytest.MarkDecorator:
-    """The scope has pytest run all tests of one way together, on one relay."""
-    return pytest.mark.parametrize("way", ways, ids=[f"{way.kind}-{way.transport}" for way in ways], scope="module")
-
 
 each_way = ways(HIJACKED, UVICORN, PLAIN_ASGI, TLS)
 two_ways = ways(HIJACKED, UVICORN)
-plain_tcp = ways(HIJACKED, UVICORN, PLAIN_ASGI)
 
 
 def publish_all(redis_server: RedisServer) -> None:
     for update in UPDATES:
         assert redis_server.publish_task("t", **update) == 1
-
-
-# Peers in other processes: they report, the test publishes when they are subscribed.
 
 
 def follow(report: Callable[[], Report], redis_server: RedisServer) -> list[Report]:
@@ -130,46 +97,10 @@ def page_server() -> Iterator[tuple[str, Callable[[], Report]]]:
         thread.start()
         try:
             # A browser's first start, on a busy machine, takes its time.
-            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=3 * PATIENCE)
+            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=PATIENCE)
         finally:
             server.shutdown()
             thread.join()
-
-
-@contextmanager
-def chromium(directory: Path, url: str) -> Iterator[None]:
-    """Headless Chromium with a fresh profile, showing a page."""
-    program = shutil.which("chromium")
-    assert program is not None, "this test needs Debian's chromium package"
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={directory / 'profile'}",
-        # Without a debugging port a headless Chromium ends when it has loaded the page.
-        "--remote-debugging-port=0",
-    ]
-    log = directory / "chromium.log"
-    with log.open("wb") as output:
-        child = start_child([program, *flags, url], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        yield
-    except BaseException:
-        print(f"--- log of chromium\n{log.read_text(errors='replace')[-8000:]}")
-        raise
-    finally:
-        child.terminate()
-        try:
-            child.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 @two_ways
@@ -183,17 +114,9 @@ def test_browser(way: Way, shared_redis: RedisServer, share_relay: StartRelay, t
     way.check(relay)
 
 
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """The `ws` package as package-lock.json has it."""
-    installed = NODE / "node_modules"
-    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True)
-    return installed
-
-
 @two_ways
 @pytest.mark.parametrize("compression", ["deflate", "plain"])
-@pytest.mark.usefixtures("node_modules")
+@pytest.mark.usefixtures("ws_package")
 def test_node_ws(compression: str, way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
     relay = way.start(share_relay)
     node = start_child(["node", str(NODE / "peer.js"), relay.url, compression], stdout=subprocess.PIPE)
@@ -286,185 +209,3 @@ def test_compressed_message_of_several_reads(way: Way, share_relay: StartRelay) 
         assert client.receive() == SUBSCRIBED
         client.send({"type": "unsubscribe", "task_id": "t"})
         assert client.receive() == {"type": "unsubscribed", "task_id": "t"}
-
-
-# Bare sockets: what comes right behind the handshake.
-
-HANDSHAKE = (
-    b"GET /ws/tasks HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-TEXT, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x0, 0x8, 0x9, 0xA
-FINAL = 0x80
-
-Frame = tuple[int, bytes]
-
-
-class BareClient:
-    """A TCP connection after the handshake; nothing is read before the test asks for it."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-
-    async def send(self, data: bytes) -> None:
-        await self._stream.send_all(data)
-
-    async def _read(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            data = await self._stream.receive_some(65536)
-            if not data:
-                raise EOFError
-            self._buffer += data
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
-
-    async def shake_hands(self) -> None:
-        await self.send(HANDSHAKE)
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += await self._read(1)
-        assert b" 101 " in answer, answer
-
-    async def frame(self) -> Frame:
-        """The server's next frame, its heartbeats left out: opcode and payload."""
-        opcode = PING
-        while opcode == PING:
-            first, length = await self._read(2)
-            assert first & FINAL
-            assert length < 127, "no frame in these tests is as long as that"
-            size = int.from_bytes(await self._read(2)) if length == 126 else length
-            opcode, payload = first & 0xF, await self._read(size)
-        return opcode, payload
-
-    async def frames_to_end(self) -> list[Frame]:
-        """All frames until the server hangs up."""
-        frames = []
-        while True:
-            try:
-                frames.append(await self.frame())
-            except EOFError:
-                return frames
-
-
-def ask(task_id: str) -> bytes:
-    return msgspec.json.encode({"type": "subscribe", "task_id": task_id})
-
-
-def answer(task_id: str) -> Frame:
-    return TEXT, msgspec.json.encode({"type": "subscribed", "task_id": task_id})
-
-
-@contextmanager
-def within_patience() -> Iterator[None]:
-    with trio.fail_after(PATIENCE):
-        yield
-
-
-@plain_tcp
-async def test_burst_behind_the_handshake(way: Way, share_relay: StartRelay) -> None:
-    """Fifty messages and a ping in one write, before anything is read: each is answered, in order."""
-    relay = way.start(share_relay)
-    with within_patience():
-        async with await trio.open_tcp_stream("127.0.0.1", relay.port) as stream:
-            client = BareClient(stream)
-            await client.shake_hands()
-            burst = b"".join(masked_text(ask(f"task {number}")) for number in range(50))
-            await client.send(burst + masked_frame(FINAL | PING, b"last"))
-            frames = [await client.frame() for _ in range(51)]
-    # Behind an ASGI server a pong may overtake messages: it is the server's own.
-    assert [frame for frame in frames if frame[0] == TEXT] == [answer(f"task {number}") for number in range(50)]
-    assert (PONG, b"last") in frames
-    way.check(relay)
-
-
-@plain_tcp
-async def test_message_in_fragments_from_the_first_byte(way: Way, share_relay: StartRelay) -> None:
-    """The first fragment comes right behind the handshake, cut inside a character; a ping comes between the others."""
-    relay = way.start(share_relay)
-    message = msgspec.json.encode({"type": "subscribe", "task_id": "☃"})
-    cut = message.index("☃".encode()) + 1
-    with within_patience():
-        async with await trio.open_tcp_stream("127.0.0.1", relay.port) as stream:
-            client = BareClient(stream)
-            await client.shake_hands()
-            await client.send(masked_frame(TEXT, message[:cut]))
-            # Its pong tells that the first fragment was read, by whoever reads then.
-            await client.send(masked_frame(FINAL | PING, b"1"))
-            assert await client.frame() == (PONG, b"1")
-            await client.send(masked_frame(CONTINUATION, message[cut : cut + 1]))
-            await client.send(masked_frame(FINAL | PING, b"2"))
-            assert await client.frame() == (PONG, b"2")
-            await client.send(masked_frame(FINAL | CONTINUATION, message[cut + 1 :]))
-            assert await client.frame() == answer("☃")
-            # And one frame that comes in two pieces, the first of them half a header.
-            whole = masked_text(ask("t"))
-            await client.send(whole[:1])
-            await client.send(whole[1:])
-            assert await client.frame() == answer("t")
-    way.check(relay)
-
-
-async def _leaves(client: BareClient) -> None:
-    """Asks and says goodbye in one go."""
-    await client.send(masked_text(ask("t")) + masked_frame(FINAL | CLOSE, (1000).to_bytes(2)))
-    assert await client.frames_to_end() == [answer("t"), (CLOSE, (1000).to_bytes(2))]
-
-
-async def _pings(client: BareClient) -> None:
-    await client.send(masked_frame(FINAL | PING, b"p"))
-    assert await client.frame() == (PONG, b"p")
-
-
-async def _sends_half(client: BareClient) -> None:
-    """A fragment now, the rest when the other clients are through with it, too."""
-    message = ask("t")
-    await client.send(masked_frame(TEXT, message[:9]))
-    await trio.testing.wait_all_tasks_blocked(0.05)
-    await client.send(masked_frame(FINAL | CONTINUATION, message[9:]))
-    assert await client.frame() == answer("t")
-
-
-async def _breaks_the_protocol(client: BareClient) -> None:
-    """An opcode that is reserved, behind a good message: the message is answered, and then the reason is told."""
-    await client.send(masked_text(ask("t")) + masked_frame(FINAL | 0x5, b""))
-    first, last = await client.frames_to_end()
-    assert first == answer("t")
-    assert (last[0], last[1][:2]) == (CLOSE, (1002).to_bytes(2))
-
-
-async def _breaks_utf8(client: BareClient) -> None:
-    await client.send(masked_text(b'"\xff"'))
-    [(opcode, payload)] = await client.frames_to_end()
-    assert (opcode, payload[:2]) == (CLOSE, (1007).to_bytes(2))
-
-
-async def _says_too_much(client: BareClient) -> None:
-    """One byte more than RELAY_MAX_MESSAGE_BYTES."""
-    await client.send(masked_text(b" " * (64 * 1024 + 1)))
-    [(opcode, payload)] = await client.frames_to_end()
-    assert (opcode, payload[:2]) == (CLOSE, (1009).to_bytes(2))
-
-
-@pytest.mark.parametrize(
-    "first_words", [_leaves, _pings, _sends_half, _breaks_the_protocol, _breaks_utf8, _says_too_much]
-)
-async def test_first_words_meet_the_hijack(first_words: Callable[[BareClient], Any], share_relay: StartRelay) -> None:
-    """Many clients at once: the loop is busy, and what they say reaches the relay just before, during and just after
-    the hijack of their sockets. It must make no difference."""
-    relay = HIJACKED.start(share_relay)
-    count = 100
-
-    async def one() -> None:
-        async with await trio.open_tcp_stream("127.0.0.1", relay.port) as stream:
-            client = BareClient(stream)
-            await client.shake_hands()
-            await first_words(client)
-
-    with within_patience():
-        async with trio.open_nursery() as nursery:
-            for _ in range(count):
-                nursery.start_soon(one)
-    HIJACKED.check(relay, count)
-    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)

@@ -12,7 +12,8 @@ from relay_jobs.examples import demo
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, Server, eventually, free_port, process_is_gone
+from tests.harness import RedisServer, Server, eventually, free_port
+from tests.kernel import process_is_gone
 
 
 class Demo(Server):

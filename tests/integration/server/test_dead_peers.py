@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from tests.harness import Kind, RedisServer, RelayServer, eventually
+from tests.kernel import connections_to
 
 _CLONE_NEWNET = 0x4000_0000
-_LISTEN, _TIME_WAIT = "0A", "06"
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -56,15 +56,6 @@ def in_namespace(run: Callable[[], None]) -> None:
         pytest.skip(f"no network namespace can be had here: {refused[0]}")
     if failures:
         raise failures[0]
-
-
-def connections_to(port: int) -> int:
-    """Connections that a server on a port of this thread's namespace has, half-closed ones too."""
-    count = 0
-    for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]:
-        local, _, state = line.split()[1:4]
-        count += int(local.partition(":")[2], 16) == port and state not in (_LISTEN, _TIME_WAIT)
-    return count
 
 
 @pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-tls", "uvicorn"])

@@ -1,16 +1,26 @@
 """The main job on real processes: a plain PUBLISH reaches a subscribed client, however the relay is run."""
 
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer
+from tests.harness import Kind, RedisServer, eventually
+
+HANDSHAKE = (
+    b"GET /ws/tasks HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-tls", "uvicorn", "serve"])
+@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"])
 def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind)
     options = relay.tls_options()
@@ -30,6 +40,57 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
         assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 2
     # uvicorn, when it has shut down in good order, ends by the signal that it was sent.
     assert relay.terminate() == (-signal.SIGTERM if kind == "uvicorn" else 0)
+
+
+def test_several_workers_of_another_server_need_a_redis(start_relay: StartRelay) -> None:
+    relay = start_relay(redis_url=None, wait=False, arguments=("-w", "2"))
+    eventually(lambda: "several workers need one Redis for all: set REDIS_URL" in relay.logged())
+    assert relay.wait() is not None
+    assert relay.get("/healthz")[0] == 0
+
+
+def test_files_that_run_out_leave_room_for_health_checks(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve")
+    limit = 200
+    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    clients = []
+    for _ in range(limit + 50):
+        sock = socket.create_connection(("127.0.0.1", relay.port))
+        clients.append(sock)
+    for sock in clients:
+        try:
+            sock.sendall(HANDSHAKE)
+        except OSError:
+            continue
+    time.sleep(0.1)
+    assert relay.get("/healthz")[0] == 200
+    assert relay.get("/metrics")[0] == 200
+    connected = relay.metric('relay_connections{transport="hijacked"}')
+    assert limit / 2 < connected < limit - 64
+    files = len(list(Path(f"/proc/{relay.pid}/fd").iterdir()))
+    assert files < limit - 16
+    for sock in clients:
+        sock.close()
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
+    with relay.client("t") as client:
+        redis_server.publish_task("t", n=1)
+        assert client.receive()["data"] == {"n": 1}
+
+
+def test_one_address_may_not_have_all_places(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve", max_clients_per_address=3)
+    with relay.client(), relay.client(), relay.client() as last:
+        with pytest.raises(ConnectionClosed) as closed, relay.client() as refused:
+            refused.receive()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+        with socket.create_connection(("127.0.0.1", relay.port), source_address=("127.0.0.2", 0)) as other:
+            other.sendall(HANDSHAKE)
+            assert other.recv(12) == b"HTTP/1.1 101"
+        last.connection.close()
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
+    with relay.client() as again:
+        again.subscribe("t")
 
 
 def test_as_many_files_may_be_opened_as_the_system_lets_us() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, RelayServer, eventually, process_is_gone
+from tests.harness import Kind, RedisServer, RelayServer, eventually
+from tests.kernel import process_is_gone
 
 CLIENTS = 1000
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from relay_client import Publisher
 
-from relay.protocols.sse import positions_of
+from relay.protocols.event_ids import positions_of
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually
 
@@ -120,7 +120,7 @@ def test_an_id_says_what_came_before_it_when_channels_mix_in_one_turn(
             _, data = stream.next()
             assert data["task_id"] == task
             seen[task] += 1
-            positions = positions_of(stream.last_id)
+            positions = positions_of(stream.last_id, ["task:a", "task:b"])
             assert positions is not None
             assert {name: at.offset for name, at in positions.items()} == {f"task:{t}": seen[t] for t in "ab"}
 

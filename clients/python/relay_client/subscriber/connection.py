@@ -4,11 +4,12 @@ What to send, to believe and to do next is decided in `subscriptions`, `heartbea
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay_client.subscriber.errors import SubscriptionError
 from relay_client.subscriber.heartbeat import Health, Heartbeat
-from relay_client.subscriber.limits import Limits
+from relay_client.subscriber.limits import ConnectionChange, Limits
 from relay_client.subscriber.reconnect import Disconnect
 from relay_client.subscriber.runtime import Runtime, Signal, Stream
 from relay_client.subscriber.subscriptions import ProtocolError, Subscriptions
@@ -65,7 +66,10 @@ class Connection:
         subscriptions: Subscriptions,
         limits: Limits,
         signals: Signals,
+        on_connection: Callable[[ConnectionChange], None],
     ) -> None:
+        self._on_connection = on_connection
+        self._is_unavailable = False
         self._runtime = runtime
         self._stream = stream
         self._websocket = websocket
@@ -133,6 +137,10 @@ class Connection:
             if message is None:
                 break
             subscriptions.receive(message, self._runtime.current_time())
+        if subscriptions.is_unavailable != self._is_unavailable:
+            self._is_unavailable = subscriptions.is_unavailable
+            again = "the relay cannot reach Redis" if self._is_unavailable else "the relay can reach Redis again"
+            self._on_connection(ConnectionChange(True, again, is_redis_available=not self._is_unavailable))
         signals.update_available.notify()
         signals.answer_available.notify()
         signals.request_available.notify()

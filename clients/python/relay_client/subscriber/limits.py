@@ -42,17 +42,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionChange:
-    """The connection was opened, or lost.
+    """The connection was opened or lost; or it is open, and the relay has lost or regained Redis.
 
     Attributes:
         is_up: Whether it is open now.
         detail: The reason, for people.
+        is_redis_available: Whether the relay can serve subscriptions, as far as it has answered.
         retry_in: Seconds until the next attempt. None if the connection is open, or if there will be no further attempt.
     """
 
     is_up: bool
     detail: str
     retry_in: float | None = None
+    is_redis_available: bool = True
 
     def __str__(self) -> str:
         return self.detail if self.retry_in is None else f"{self.detail}; trying again in {self.retry_in:.1f} s"

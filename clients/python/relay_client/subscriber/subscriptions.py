@@ -98,6 +98,8 @@ class Subscriptions:
         self._retry_at = -math.inf
         self._attempts = 0
         self._is_ping_due = False
+        #: The relay has answered that it cannot reach Redis, and has not served a subscription since.
+        self.is_unavailable = False
         if general:
             self._add(GENERAL)
         for task_id in tasks:
@@ -174,7 +176,7 @@ class Subscriptions:
 
     def on_disconnected(self) -> None:
         """Take note that the connection is lost."""
-        self._is_connected = self._is_ping_due = False
+        self._is_connected = self._is_ping_due = self.is_unavailable = False
         self._pending.clear()
         self._unanswered.clear()
         for channel in self._channels.values():
@@ -257,6 +259,7 @@ class Subscriptions:
             request = self._unanswered.popleft()
             self._window = WINDOW
             self._attempts = 0
+            self.is_unavailable = False
             channel, had_position = oldest, request.since is not None
         else:  # unrequested: the relay could not keep the sequence of updates unbroken
             followed = self._channels.get(name)
@@ -278,6 +281,7 @@ class Subscriptions:
         if code != "unavailable" or channel is None:
             raise SubscriptionRefused(code, explanation, channel.name if channel is not None else None)
         self._window = 1
+        self.is_unavailable = True
         channel.phase = Phase.UNSUBSCRIBED
         if self._channels.get(channel.name) is channel:
             self._pending.append(_Request("subscribe", channel))

@@ -17,7 +17,8 @@ _log = logging.getLogger("relay_client")
 
 def log_change(change: ConnectionChange) -> None:
     """Log a change of the connection; what `subscribe` does by default."""
-    _log.log(logging.INFO if change.is_up else logging.WARNING, "%s", change)
+    is_good = change.is_up and change.is_redis_available
+    _log.log(logging.INFO if is_good else logging.WARNING, "%s", change)
 
 
 class ConnectionSupervisor:
@@ -112,7 +113,9 @@ class ConnectionSupervisor:
                 failed = Disconnect(f"the handshake took more than {limits.connect_timeout:g} s")
             if failed is not None:
                 return replace(failed, why=f"{prefix}: {failed.why}")
-            return await self._run(Connection(runtime, stream, websocket, self._subscriptions, limits, self.signals))
+            return await self._run(
+                Connection(runtime, stream, websocket, self._subscriptions, limits, self.signals, self._on_connection)
+            )
         finally:
             stream.abort()
 

@@ -1,6 +1,6 @@
 """`relay tail` on a terminal: a progress bar for each task, general updates as lines above.
 
-What services publish is shown as plain text: no markup, and nothing that a terminal would obey.
+Published text is shown as it is: no markup is interpreted, and no control character reaches the terminal.
 """
 
 import json
@@ -18,10 +18,10 @@ from rich.text import Text
 
 from relay_client.subscriber import Update
 
-#: Seconds between two looks at whether something is to be drawn.
+#: Seconds between two redraws.
 _REFRESH = 0.1
 
-#: Lines above the bars that are printed at once; of more, the last.
+#: Lines above the bars that are printed at a time; of more, only the last.
 _MAX_LINES = 50
 
 #: Lines of the terminal that are left free below the bars.
@@ -39,7 +39,7 @@ _STYLES = {
 
 
 def printable(value: object) -> str:
-    """What somebody else has written, as one line without control characters."""
+    """Return published text as one line without control characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
@@ -62,40 +62,39 @@ def _row(task_id: str, state: Mapping[str, Any]) -> tuple[Text, Text, ProgressBa
     status = _status(state)
     style = _STYLES.get(status, "white")
     percent = _percent(state)
-    words = [state.get("error") if status == FAILED else None, state.get("stage"), state.get("message")]
+    texts = [state.get("error") if status == FAILED else None, state.get("stage"), state.get("message")]
     return (
         Text(printable(task_id), no_wrap=True, overflow="ellipsis"),
         Text(printable(status), style=style, no_wrap=True, overflow="ellipsis"),
         Text("") if percent is None else ProgressBar(100, percent, complete_style=style, finished_style=style),
         Text("" if percent is None else f"{percent:.0f}%"),
         Text(
-            " \N{MIDDLE DOT} ".join(printable(word) for word in words if word not in (None, "")),
+            " \N{MIDDLE DOT} ".join(printable(text) for text in texts if text not in (None, "")),
             no_wrap=True,
             overflow="ellipsis",
         ),
     )
 
 
-class Board:
-    """The view of a terminal. Shows what fits: the tasks that run, in the order in which they came, and then the last that
-    ended."""
+class ProgressView:
+    """The view of a terminal. Shows what fits: running tasks in the order in which they came, then those that ended last."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._states: dict[str, Mapping[str, Any]] = {}
         self._lines: list[Text] = []
-        self._left_out = 0
+        self._omitted = 0
         self._is_dirty = True
 
     def show(self, update: Update) -> None:
-        """A task's bar moves; a general update becomes a line."""
+        """Move the bar of a task, or print a general update as a line."""
         task_id = update.task_id
         if task_id is None:
             if not update.is_reset:
                 self._print(Text(printable(update.data)))
             return
         if update.state.get("status") in TERMINAL and self._status_of(task_id) not in TERMINAL:
-            self._states.pop(task_id, None)  # the last that ended is the last
+            self._states.pop(task_id, None)  # the task that ended last comes last
         self._states[task_id] = update.state
         self._is_dirty = True
 
@@ -103,12 +102,12 @@ class Board:
         return self._states.get(task_id, {}).get("status")
 
     def forget(self, task_id: str) -> None:
-        """Its bar goes."""
+        """Remove the bar of a task."""
         self._states.pop(task_id, None)
         self._is_dirty = True
 
     def remark(self, text: str) -> None:
-        """A dim line."""
+        """Print a dim line."""
         self._print(Text(f"# {printable(text)}", style="dim"))
 
     def _print(self, line: Text) -> None:
@@ -116,12 +115,12 @@ class Board:
         self._lines.append(line)
         if len(self._lines) > _MAX_LINES:
             del self._lines[0]
-            self._left_out += 1
+            self._omitted += 1
         self._is_dirty = True
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Draw, until cancelled; then the board stands in the terminal as it was last."""
-        with Live(console=self._console, auto_refresh=False, get_renderable=self.board) as live:
+        """Draw until cancelled. The last picture stays in the terminal."""
+        with Live(console=self._console, auto_refresh=False, get_renderable=self.table) as live:
             task_status.started()
             try:
                 while True:
@@ -135,15 +134,15 @@ class Board:
             return
         self._is_dirty = False
         lines, self._lines = self._lines, []
-        if self._left_out:
-            lines.insert(0, Text(f"# {self._left_out} lines left out", style="dim"))
-            self._left_out = 0
+        if self._omitted:
+            lines.insert(0, Text(f"# {self._omitted} lines omitted", style="dim"))
+            self._omitted = 0
         if lines:
             live.console.print(Group(*lines))
         live.refresh()
 
-    def board(self) -> Table:
-        """The bars, as many as fit."""
+    def table(self) -> Table:
+        """Return the bars, as many as fit."""
         room = max(1, self._console.height - _MARGIN)
         running = [task_id for task_id in self._states if self._status_of(task_id) not in TERMINAL]
         ended = [task_id for task_id in reversed(self._states) if self._status_of(task_id) in TERMINAL]

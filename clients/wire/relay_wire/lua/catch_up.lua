@@ -8,8 +8,8 @@
 --       5 ms for which numbers are kept   6 a random epoch
 -- Returns the same as read.lua.
 --@include clock
-local epoch, top, volume = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top', 'volume'))
-top, volume = tonumber(top), tonumber(volume) or 0
+local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
+top = tonumber(top)
 local is_first = not epoch or not top
 if is_first then
   local name, meta_ms = redis.call('GET', KEYS[4]) or '', ARGV[5]
@@ -19,7 +19,7 @@ end
 if ARGV[1] == epoch and tonumber(ARGV[2]) > top then
   redis.call('XLEN', KEYS[2])
   redis.call('HLEN', KEYS[3])
-  epoch, top, volume = ARGV[6], 0, 0
+  epoch, top = ARGV[6], 0
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'top', 0, 'volume', 0)
   redis.call('HDEL', KEYS[1], 'renewed')
   redis.call('PEXPIRE', KEYS[1], ARGV[5])

@@ -1,19 +1,29 @@
--- Gives an announced task its first state, unless it has one. The announcement itself is an update of another channel.
+-- Creates an announced task, see the fragment creation. The announcement itself is an update of another channel.
 --
 -- Takes besides the shared arguments:
--- ARGV  16... field, value, ...
+-- KEYS  the last: the idempotency key, if ARGV 16 is not 0
+-- ARGV  16 ms for which the idempotency key is remembered, 0 without a key   17... field, value, ...
 --@include arguments
 --@include clock
 --@include channel
-local first_field, is_update, is_stall_mark = 16, false, false
-local next_top, written_key = tostring(top + 1), nil
-if field_count > 0 then
+local first_field = 17
+local written_key = ARGV[16] ~= '0' and KEYS[#KEYS]
+if written_key and call('EXISTS', written_key) == 1 then
   return { epoch, top, 1, 0 }
 end
+--@include creation
 --@include state_limits
-if refusal then
+if refusal and not is_known then
   return redis.error_reply(refusal)
 end
 --@include checks
+if written_key then
+  call('SET', written_key, epoch .. ' ' .. next_top, 'PX', ARGV[16])
+end
+if is_known then
+  call('HSET', meta, 'announced', 1)
+  return { epoch, top, 1, 0 }
+end
 --@include apply
+call('HSET', meta, 'announced', 1)
 return { epoch, offset, 0, 0 }

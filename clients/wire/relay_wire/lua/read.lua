@@ -3,11 +3,11 @@
 -- KEYS  1 meta   2 log   3 state   4 generation
 -- ARGV  1 epoch and 2 offset of the position ('' and 0 without one)   3 most entries   4 most bytes of them
 --       5 ms for which numbers are kept
--- Returns epoch, top, entries (offset, type, data, ... flat, or false when they are not all there or more than asked for),
--- state (flat).
+-- Returns epoch, top, entries (offset, type, data, ... flat, the first of them where they are more than asked for, or false when
+-- the first is gone), state (flat; only without entries).
 --@include clock
-local epoch, top, volume = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top', 'volume'))
-top, volume = tonumber(top), tonumber(volume) or 0
+local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
+top = tonumber(top)
 if not epoch or not top then
   local name, meta_ms = redis.call('GET', KEYS[4]) or '', ARGV[5]
 --@include first_epoch
@@ -15,4 +15,4 @@ if not epoch or not top then
   return { epoch, top, ARGV[1] == epoch and ARGV[2] == '0' and {}, {} }
 end
 --@include entries
-return { epoch, top, entries, redis.call('HGETALL', KEYS[3]) }
+return { epoch, top, entries, entries and {} or redis.call('HGETALL', KEYS[3]) }

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from relay import logs
 from relay.config import load
-from relay.core.outbox import Framing
+from relay.core.batches import Framing
 from relay.protocols.base import Command, Refusal, Reply
 from relay.protocols.frames import binary_frame, text_frame
 from relay.server.app import RelayApp, create_app

@@ -1,10 +1,11 @@
 -- Arguments that all scripts which write to a channel share.
 --
 -- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
---                     state_limits), status, stalled, renewed (when times to live were set), active (last activity)
---       2 log         stream: the entry of an offset is <offset>-<volume>, and has time (ms), type, data
+--                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
+--                     active (last activity)
+--       2 log         stream: the entry <offset>-0 has time (ms), type, data
 --       3 state       hash: field -> raw JSON text; only tasks have fields
---       4 generation  string: names the memory of this Redis; a Redis that lost it has another one
+--       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)
 --       5 tasks, 6 running   sorted sets of the bucket: task id by last activity; only for tasks
 --       the last      what an update is recognised by, if the script takes such a key
 -- ARGV  1 Redis channel to publish to   2 PUBLISH or SPUBLISH   3 a random epoch

@@ -4,20 +4,29 @@ local epoch, top, volume, uncounted, last_status, stalled, renewed, active =
 local field_count = is_task and call('HLEN', state) or 0
 top, volume, uncounted = tonumber(top), tonumber(volume), tonumber(uncounted) or 0
 
--- A channel begins a new life, with an epoch of its own, when it has no numbers, and when the state of its task has expired.
+-- A channel begins a new life, with an epoch, a history and a state of its own, when it has no numbers, when the state of its
+-- task has expired, and when a task that has ended is published as one that has not: its id is used again.
 local is_new, has_leftovers, new_generation = false, false, nil
+local last_epoch, last_top = epoch, top -- of the life that may end here
 if not epoch or not top or not volume then
   is_new = true
   local name = call('GET', generation)
   if not name then
-    name, new_generation = ARGV[3], ARGV[3]
+    new_generation = ARGV[3] .. ' 0'
+    name = new_generation
   end
   -- A history or a state that outlived its numbers belongs to an earlier life.
   has_leftovers = epoch or field_count > 0 or call('XLEN', log) > 0
   local meta_ms = ARGV[6]
 --@include first_epoch
   epoch = has_leftovers and ARGV[3] or first_epoch
-elseif is_task and field_count == 0 and volume > uncounted then
+elseif
+  is_task
+  and (
+    (field_count == 0 and volume > uncounted)
+    or (last_status == 'ended' and (ARGV[12] == 'running' or ARGV[12] == 'other'))
+  )
+then
   is_new, has_leftovers = true, true
   call('XLEN', log)
   epoch = ARGV[3]

@@ -1,0 +1,27 @@
+-- Creates a task that was announced by a plain PUBLISH, once, however many relays receive it; see create and ingest.
+--
+-- Takes besides the shared arguments:
+-- KEYS  the last: the digest's key, "<how often it was recorded> <when, ms> <when> ..."
+-- ARGV  16 ms for which the digest is remembered   17 occurrence   18 since when the caller counts, in ms on this clock; 0: ever
+--       19... field, value, ...
+--@include arguments
+--@include clock
+--@include channel
+local first_field, written_key = 19, nil
+local digest_key = KEYS[#KEYS]
+--@include occurrence
+--@include creation
+--@include state_limits
+if refusal and not is_known then
+  return redis.error_reply(refusal)
+end
+--@include checks
+if is_known then
+  call('SET', digest_key, recorded, 'PX', ARGV[16])
+  call('HSET', meta, 'announced', 1)
+  return { epoch, top, 1, before }
+end
+--@include apply
+call('SET', digest_key, recorded, 'PX', ARGV[16])
+call('HSET', meta, 'announced', 1)
+return { epoch, offset, 0, before }

@@ -1,0 +1,252 @@
+"""Plain ``PUBLISH`` made durable: every plain message is persisted once, however many relays receive it.
+
+`relay.core.plain_order` decides what is persisted when, and `relay.core.occurrences` counts equal messages; the tasks here
+perform it: one persists the queue, the other carries on the agreement with the other relays.
+"""
+
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+import structlog
+import trio
+from relay_wire import keys
+from relay_wire.publications import Occurrence, Retention, ScriptCall
+
+from relay.broker import script_calls
+from relay.broker.backoff import backoff
+from relay.broker.contract import RunCalls
+from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
+from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder
+from relay.core.updates import Update
+
+_log = structlog.get_logger("relay.publish_ingester")
+
+#: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
+_CLOCK_TTL = 60.0
+_CLOCK_SKEW = 0.05
+
+#: Seconds between two log lines about updates that cannot be persisted.
+_LOG_INTERVAL = 60.0
+
+
+def _new_request() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+class PublishIngester:
+    """Persists plain messages in order."""
+
+    def __init__(
+        self,
+        run_calls: RunCalls,
+        retention: Retention,
+        sharded: bool,
+        publish: Callable[[str, bytes], Awaitable[int]],
+        count: Callable[[str], Awaitable[int]],
+        deliver: Callable[[Update], None],
+        on_unpersisted: Callable[[], None],
+    ) -> None:
+        """Make an ingester; run `run` beside the subscription.
+
+        Args:
+            run_calls: Runs scripts; may raise BrokerError.
+            retention: The limits of what Redis keeps.
+            sharded: Redis is a cluster.
+            publish: Publishes a message on a channel; may raise BrokerError.
+            count: Counts the subscribers of a channel; may raise BrokerError.
+            deliver: Delivers an update that Redis does not persist to this process's own clients.
+            on_unpersisted: Called each time that this happens.
+        """
+        self._run_calls = run_calls
+        self._retention = retention
+        self._sharded = sharded
+        self._publish = publish
+        self._count = count
+        self._deliver = deliver
+        self._on_unpersisted = on_unpersisted
+        self._order = PlainOrder(_new_request(), _new_request)
+        self._occurrences = OccurrenceCounter(monotonic())
+        self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
+        self._changed = trio.Event()
+        self._attempt = 0
+        self._logged: dict[str, float] = {}  # when what was logged last
+
+    # Called by the subscription; nothing here waits.
+
+    def on_reconnecting(self) -> None:
+        """A new connection is about to receive plain messages."""
+        now = monotonic()
+        self._occurrences.restart(now)
+        self._clock = None  # it may be another server
+        self._order.on_connecting(now)
+        self._notify()
+
+    def on_message(self, update: Update, message: bytes) -> None:
+        """Take an update that was published plainly.
+
+        Args:
+            update: The update.
+            message: The bytes that it was read from, by which relays recognise it.
+        """
+        if self._order.on_received(update, self._occurrences.count(message, monotonic())):
+            self._notify()
+        else:
+            self._deliver_unpersisted(update)
+
+    def on_barrier_message(self, _channel: str, message: bytes) -> None:
+        """Take what a relay, this one or another, has published on the barrier channel."""
+        self._order.on_barrier_message(message, monotonic())
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    def _deliver_unpersisted(self, update: Update) -> None:
+        self._on_unpersisted()
+        self._deliver(update)
+
+    # The tasks.
+
+    async def run(self) -> None:
+        """Persist until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_barrier)
+            nursery.start_soon(self._run_persist)
+
+    async def _wait(self, until: float) -> None:
+        """Wait until something has happened, or a monotonic time."""
+        changed = self._changed
+        if changed.is_set():
+            changed = self._changed = trio.Event()
+        with trio.move_on_after(max(0.0, until - monotonic())) if until < math.inf else trio.CancelScope():
+            await changed.wait()
+
+    async def _run_barrier(self) -> None:
+        while True:
+            effect = self._order.next_barrier(monotonic())
+            if isinstance(effect, Announce):
+                self._order.on_asked(monotonic(), is_refused=await self._announce(effect.message))
+            elif isinstance(effect, CountPeers):
+                await self._count_peers()
+            else:
+                await self._wait(effect.until)
+                continue
+            self._notify()
+
+    async def _announce(self, message: bytes) -> bool:
+        """Publish to all relays. Return whether Redis refuses; where it is away the message will be asked for again."""
+        try:
+            await self._publish(keys.BARRIER, message)
+        except BrokerRefused:
+            return True
+        except BrokerUnavailable:
+            pass
+        return False
+
+    async def _count_peers(self) -> None:
+        try:
+            count = await self._count(keys.BARRIER)
+        except BrokerError as error:
+            self._order.on_peer_count(None, monotonic(), is_refused=isinstance(error, BrokerRefused))
+        else:
+            self._order.on_peer_count(count, monotonic())
+
+    async def _run_persist(self) -> None:
+        while True:
+            effect = self._order.next_persist(monotonic())
+            if isinstance(effect, Persist):
+                await self._persist(effect)
+                await trio.lowlevel.checkpoint()  # what this turn brings goes along
+            elif isinstance(effect, Announce):
+                await self._announce(effect.message)
+            else:
+                await self._wait(effect.until)
+                await trio.lowlevel.checkpoint()  # as above
+
+    async def _persist(self, effect: Persist) -> None:
+        outcomes = await self._outcomes(effect)
+        is_away = any(outcome is Outcome.UNAVAILABLE for _, outcome in outcomes)
+        live_only = self._order.on_outcomes(outcomes, monotonic(), backoff(self._attempt))
+        self._attempt = self._attempt + 1 if is_away else 0
+        for update in live_only:
+            self._deliver_unpersisted(update)
+
+    async def _outcomes(self, effect: Persist) -> list[tuple[Pending, Outcome]]:
+        """Persist a batch in one round trip."""
+        away = await self._read_clock()
+        calls: list[ScriptCall] = []
+        places: list[int | None] = []  # which call says what became of each update
+        for pending in effect.batch:
+            try:
+                occurrence = self._occurrence(pending)
+                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
+                created = script_calls.ingest_created_call(
+                    pending.update.data, occurrence, self._retention, sharded=self._sharded
+                )
+            except BadMessage as error:
+                self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
+                places.append(None)
+                continue
+            places.append(len(calls))
+            calls.append(call)
+            if created is not None:
+                calls.append(created)
+        answers: list[Any] = [away] * len(calls)
+        if away is None and calls:
+            try:
+                answers = await self._run_calls(calls)
+            except BrokerError as error:
+                answers = [error] * len(calls)
+        return [
+            (pending, Outcome.REFUSED if place is None else self._outcome(pending, answers[place]))
+            for pending, place in zip(effect.batch, places, strict=True)
+        ]
+
+    def _outcome(self, pending: Pending, answer: Any) -> Outcome:
+        result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
+        if isinstance(result, BrokerUnavailable):
+            return Outcome.UNAVAILABLE
+        if isinstance(result, BrokerError):
+            concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
+            self._log_unpersisted(None if concerns_all else pending.update, str(result))
+            return Outcome.REFUSED
+        self._occurrences.on_persisted(pending.counted, result.previous)
+        return Outcome.PERSISTED
+
+    def _log_unpersisted(self, update: Update | None, error: str) -> None:
+        """Log why an update is delivered live only: once a minute for each channel, and for what concerns all."""
+        channel = update.channel if update is not None else ""
+        now = monotonic()
+        if now - self._logged.get(channel, -math.inf) < _LOG_INTERVAL:
+            return
+        if len(self._logged) >= 1000:
+            self._logged.clear()
+        self._logged[channel] = now
+        if update is None:
+            _log.error("redis takes no writes; updates are delivered live only", error=error)
+        else:
+            _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
+
+    def _occurrence(self, pending: Pending) -> Occurrence:
+        counted = pending.counted
+        since = 0
+        if counted.since and self._clock is not None:
+            ours, redis_ms = self._clock
+            since = redis_ms - int((ours - counted.since + _CLOCK_SKEW) * 1000)
+        return Occurrence(counted.digest, counted.number, since, int(DEDUP_TTL * 1000))
+
+    async def _read_clock(self) -> BrokerError | None:
+        if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:
+            try:
+                (answer,) = await self._run_calls([script_calls.clock_call()])
+            except BrokerError as error:
+                return error
+            redis_ms = answer if isinstance(answer, BrokerError) else script_calls.read_clock(answer)
+            if isinstance(redis_ms, BrokerError):
+                return redis_ms
+            self._clock = monotonic(), redis_ms
+        return None

@@ -1,0 +1,1 @@
+"""What the commands of `relay` do. `relay.cli` declares them, and imports each of these only when its command runs."""

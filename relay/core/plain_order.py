@@ -1,0 +1,331 @@
+"""The order of plain publishes: how several relays agree on it, and in which order one relay persists what it received.
+
+Every relay persists all plain messages that it receives, in the order in which it receives them; Redis recognises those that
+were persisted already. A relay whose connection was away has missed some, and another relay may be about to persist just those.
+So it holds back what it receives on the new connection, and asks the others, on a channel that all relays receive on the same
+connection as plain messages:
+
+    one that has connected          ask <request>
+    each other, in its own time     done <request> <its name>
+    one that holds back itself      held <request> <its name> <how much it has received since it connected>
+
+A relay that receives the request has received everything that was published before it, and answers "done" when all of that is
+persisted. One that holds back itself would never come to that if it waited for the asker, so it answers "held" at once, when
+everything from before is persisted. Of two relays that have received the same request, the one with the larger
+count connected first and has missed nothing that the other one has received: it goes on, and the other waits until it is done.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from itertools import takewhile
+from math import inf
+from typing import NamedTuple
+
+from relay.core.occurrences import CountedMessage
+from relay.core.updates import Update
+
+#: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
+#: same time. Only a relay that starts and finds itself alone does not hold back.
+REORDER_WINDOW = 0.5
+MAX_REORDER_WINDOW = 3.0
+
+#: Seconds after which the request is sent again: as long as it has not come back to us, and then, since relays come and go.
+_RETRY_UNECHOED = 0.05
+_RETRY_ECHOED = 0.25
+
+#: Updates that wait to be persisted at most, and their bytes. What comes beyond is delivered live only.
+MAX_QUEUED = 20_000
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+
+#: Seconds for which an update waits for a Redis that is away, or cannot write now; then it is delivered live only. When one has
+#: waited so long in vain, the next do not wait until something is persisted again.
+MAX_WAIT = 15.0
+
+#: Updates persisted in one round trip, and their bytes: it has to end within the time-out.
+BATCH_UPDATES = 256
+BATCH_BYTES = 1024 * 1024
+
+
+class OrderState(Enum):
+    """Where a relay stands; the table is in `PlainOrder`."""
+
+    ASKING = auto()
+    HOLDING = auto()
+    FLOWING = auto()
+
+
+class Outcome(Enum):
+    """What became of an update that was to be persisted."""
+
+    #: It is persisted, by us or by another relay.
+    PERSISTED = auto()
+    #: Redis is away, or cannot write now.
+    UNAVAILABLE = auto()
+    #: Redis refuses it.
+    REFUSED = auto()
+
+
+class Pending(NamedTuple):
+    """An update that waits to be persisted."""
+
+    update: Update
+    counted: CountedMessage
+
+
+class _BarrierRequest(NamedTuple):
+    """Another relay's request, at its place in the queue. `held_count`: see "held" above; None for "done"."""
+
+    request: bytes
+    held_count: int | None
+
+
+class Persist(NamedTuple):
+    """Effect: persist these, in order, and call `PlainOrder.on_outcomes`."""
+
+    batch: Sequence[Pending]
+
+
+class Announce(NamedTuple):
+    """Effect: publish this message to all relays. For our own request call `PlainOrder.on_asked` afterwards."""
+
+    message: bytes
+
+
+class CountPeers(NamedTuple):
+    """Effect: count the relays that listen, this one included, and call `PlainOrder.on_peer_count`."""
+
+
+class Wait(NamedTuple):
+    """Effect: ask again when something has happened, or at this monotonic time."""
+
+    until: float
+
+
+class PlainOrder:
+    """One relay's part in the agreement. Two tasks drive it: `next_persist` for the queue, `next_barrier` for our own request.
+
+    =======  ================================================  =======  ==================================================
+    state    event                                             next     effect
+    =======  ================================================  =======  ==================================================
+    any      connected                                         ASKING   Announce "ask", repeated while it is not answered
+    ASKING   our request came back                             ASKING   CountPeers
+    ASKING   as many answers as peers; others connected before HOLDING
+    ASKING   alone, on the first connection                    FLOWING
+    ASKING   peers cannot be counted: Redis refuses            HOLDING
+    ASKING   MAX_REORDER_WINDOW has passed                     HOLDING
+    HOLDING  REORDER_WINDOW has passed since we connected      FLOWING
+    =======  ================================================  =======  ==================================================
+
+    ==================  ==============================================================================================
+    state               what `next_persist` lets pass, in the order of the queue
+    ==================  ==============================================================================================
+    ASKING, HOLDING     updates received before the state was ASKING, and "held" answers behind them
+    FLOWING             everything; a "done" answer when all before it is persisted
+    ==================  ==============================================================================================
+
+    Attributes:
+        state: See above.
+    """
+
+    def __init__(self, name: bytes, new_request: Callable[[], bytes]) -> None:
+        """Make the part of a relay that has not connected yet.
+
+        Args:
+            name: This relay's name, unique among relays, without blanks.
+            new_request: Makes a name for a request, unique among all relays, without blanks.
+        """
+        self._name = name
+        self._new_request = new_request
+        self._queue: deque[Pending | _BarrierRequest] = deque()
+        self._queued_bytes = 0
+        self._connected_at = -inf
+        #: Since when something may have been missed that is not persisted: the first connection after the state was FLOWING.
+        self._held_from = -inf
+        self._connections = 0
+        self._received_count = 0  # on this connection
+        self._retry_at = -inf
+        self._gave_up = False  # an update waited too long, and nothing was persisted since
+        # Our own request.
+        self._request = b""
+        self._times_asked = 0
+        self._echoes: dict[bytes, int] = {}  # how much had been received when each came back
+        self._answered: set[bytes] = set()
+        self._ask_at = inf
+        self._count_is_due = False
+        self.state = OrderState.FLOWING
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    # Events.
+
+    def on_connecting(self, now: float) -> None:
+        """A new connection is about to receive: something may have been missed since the last one."""
+        self._advance(now)
+        if self.state is OrderState.FLOWING:
+            self._held_from = now
+        self._connected_at = now
+        self._connections += 1
+        self._received_count = 0
+        self._request = self._new_request()
+        self._times_asked = 0
+        self._echoes = {}
+        self._answered = set()
+        self._ask_at = now
+        self._count_is_due = False
+        self.state = OrderState.ASKING
+
+    def on_received(self, update: Update, counted: CountedMessage) -> bool:
+        """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
+        self._received_count += 1
+        size = len(update.data)
+        if len(self._queue) >= MAX_QUEUED or self._queued_bytes + size > MAX_QUEUED_BYTES:
+            return False
+        self._queue.append(Pending(update, counted))
+        self._queued_bytes += size
+        return True
+
+    def on_barrier_message(self, message: bytes, now: float) -> None:
+        """A relay, this one or another, has published this to all relays."""
+        kind, request, name, count = (*message.split(b" "), b"", b"", b"")[:4]
+        if kind == b"ask":
+            if self._request and request.startswith(self._request + b"-"):
+                self._echoes[request] = self._received_count
+                self._count_is_due = self.state is OrderState.ASKING
+            else:
+                self._on_request(request, now)
+        elif (kind == b"done" and request in self._echoes) or (
+            kind == b"held" and count.isdigit() and len(count) < 20 and int(count) <= self._echoes.get(request, -1)
+        ):
+            self._answered.add(name)
+            self._count_is_due = self.state is OrderState.ASKING
+
+    def _on_request(self, request: bytes, now: float) -> None:
+        if len(self._queue) >= MAX_QUEUED:
+            return  # it will be repeated
+        self._advance(now)
+        # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
+        # other one waits until it is done.
+        if self.state is not OrderState.FLOWING and self._held_from == self._connected_at:
+            self._queue.insert(self._old_count(), _BarrierRequest(request, self._received_count))
+        self._queue.append(_BarrierRequest(request, None))
+
+    def on_asked(self, now: float, *, is_refused: bool) -> None:
+        """Our request was published, or could not be. is_refused: Redis does not let us."""
+        if self.state is not OrderState.ASKING:
+            return
+        if is_refused:
+            self.state = OrderState.HOLDING
+            return
+        self._ask_at = now + (_RETRY_ECHOED if self._echoes else _RETRY_UNECHOED)
+        self._count_is_due = self._count_is_due or bool(self._echoes)
+
+    def on_peer_count(self, count: int | None, now: float, *, is_refused: bool = False) -> None:
+        """The relays that listen were counted, this one included; None if they could not be counted now.
+
+        is_refused: Redis does not let us.
+        """
+        if self.state is not OrderState.ASKING:
+            return
+        if is_refused:
+            self.state = OrderState.HOLDING
+        elif count is not None and len(self._answered) >= count - 1:
+            is_alone_at_start = count <= 1 and self._connections == 1
+            self.state = OrderState.FLOWING if is_alone_at_start else OrderState.HOLDING
+        self._advance(now)
+
+    def on_outcomes(self, outcomes: Sequence[tuple[Pending, Outcome]], now: float, retry_delay: float) -> list[Update]:
+        """A batch was tried.
+
+        Args:
+            outcomes: The batch, in order, with what became of each.
+            now: The monotonic time in seconds.
+            retry_delay: Seconds until those are tried again for which Redis was away.
+
+        Returns:
+            Updates that are to be delivered live only.
+        """
+        again: list[Pending] = []
+        live_only: list[Update] = []
+        for pending, outcome in outcomes:
+            waited = now - pending.update.received_at
+            if outcome is Outcome.PERSISTED:
+                self._gave_up = False
+            elif outcome is Outcome.REFUSED:
+                live_only.append(pending.update)
+            elif self._gave_up or waited >= MAX_WAIT:
+                self._gave_up = True
+                live_only.append(pending.update)
+            else:
+                again.append(pending)
+        self._queue.extendleft(reversed(again))
+        self._queued_bytes += sum(len(pending.update.data) for pending in again)
+        # Less than others hold back for: they may have missed what waits here.
+        self._retry_at = now + min(retry_delay, REORDER_WINDOW / 4) if again else -inf
+        return live_only
+
+    # Effects.
+
+    def next_persist(self, now: float) -> Persist | Announce | Wait:
+        """Return what is to be done with the head of the queue. Call it again after each effect."""
+        self._advance(now)
+        if now < self._retry_at:
+            return Wait(self._retry_at)
+        batch = self._take(len(self._queue) if self.state is OrderState.FLOWING else self._old_count())
+        if batch:
+            return Persist(batch)
+        if self._queue and isinstance(head := self._queue[0], _BarrierRequest):
+            self._queue.popleft()
+            if head.held_count is None:
+                return Announce(b"done %b %b" % (head.request, self._name))
+            return Announce(b"held %b %b %d" % (head.request, self._name, head.held_count))
+        return Wait(self._flows_at if self._queue else inf)
+
+    def next_barrier(self, now: float) -> Announce | CountPeers | Wait:
+        """Return what is to be done for our own request. Call it again after each effect."""
+        self._advance(now)
+        if self.state is not OrderState.ASKING:
+            return Wait(inf)
+        if self._count_is_due:
+            self._count_is_due = False
+            return CountPeers()
+        if now >= self._ask_at:
+            self._ask_at = inf
+            self._times_asked += 1
+            return Announce(b"ask %b-%d" % (self._request, self._times_asked))
+        return Wait(min(self._ask_at, self._connected_at + MAX_REORDER_WINDOW))
+
+    @property
+    def _flows_at(self) -> float:
+        """When time alone changes the state."""
+        if self.state is OrderState.ASKING:
+            return self._connected_at + MAX_REORDER_WINDOW
+        return self._connected_at + REORDER_WINDOW if self.state is OrderState.HOLDING else inf
+
+    def _advance(self, now: float) -> None:
+        if self.state is OrderState.ASKING and now >= self._connected_at + MAX_REORDER_WINDOW:
+            self.state = OrderState.HOLDING
+        if self.state is OrderState.HOLDING and now >= self._connected_at + REORDER_WINDOW:
+            self.state = OrderState.FLOWING
+
+    def _old_count(self) -> int:
+        """Return how much at the head of the queue was received before something may have been missed."""
+        since = self._held_from
+        old = takewhile(lambda item: isinstance(item, _BarrierRequest) or item.update.received_at < since, self._queue)
+        return sum(1 for _ in old)
+
+    def _take(self, limit: int) -> list[Pending]:
+        """Remove updates from the head of the queue, up to a request."""
+        batch: list[Pending] = []
+        size = 0
+        while (
+            len(batch) < min(limit, BATCH_UPDATES)
+            and size < BATCH_BYTES
+            and isinstance(item := self._queue[0], Pending)
+        ):
+            self._queue.popleft()
+            batch.append(item)
+            size += len(item.update.data)
+        self._queued_bytes -= size
+        return batch

@@ -1,0 +1,428 @@
+"""Subscriptions: from a position, or from nothing, to the live sequence of a channel.
+
+A `Subscription` decides and returns effects; the session performs them: it reads history, and writes pages when the client has
+room for them. All subscriptions of a client are in one `SubscriptionSet`, which is the client's only way into the hub: a set
+that is closed subscribes to nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import NamedTuple
+
+from relay.core.batches import Batch, Format, Message, batch_of
+from relay.core.hub import Hub, Listener
+from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
+from relay.core.updates import Position, Update
+
+#: Data of one page, in bytes, give or take one update, and its updates.
+PAGE_BYTES = 64 * 1024
+PAGE_UPDATES = 256
+
+#: Reads in a row that come too late to be of use, after which the client is told to try again.
+MAX_STALE_READS = 5
+
+
+class State(Enum):
+    """Where a subscription stands; the table is in `Subscription`."""
+
+    READING = auto()
+    SENDING = auto()
+    WAITING = auto()
+    LIVE = auto()
+    ENDED = auto()
+
+
+class ReadHistory(NamedTuple):
+    """Effect: read the channel, and call `Subscription.on_history` or `Subscription.on_unavailable`."""
+
+    since: Position | None
+
+
+class Send(NamedTuple):
+    """Effect: write a batch that waits for the client's pace. `result` comes with the first one of a read channel."""
+
+    batch: Batch
+    result: SubscribeResult | None = None
+
+
+class Refuse(NamedTuple):
+    """Effect: refuse the subscription; it has ended."""
+
+    reason: str
+
+
+Effect = ReadHistory | Send | Refuse
+
+
+class Request(NamedTuple):
+    """What a client asks for.
+
+    Attributes:
+        channel: The channel to follow.
+        format: How its updates are encoded and framed.
+        answer: Returns the payloads that answer the request. Its argument is what the client gets of the past, or None where
+            that is not known or not wanted.
+        since: The position to resume from; None for a newcomer.
+        wants_history: The client gets what was before: the state, or what came after `since`.
+        requires_position: Refused while Redis cannot be read. Other clients are then served live, and get the state later.
+    """
+
+    channel: str
+    format: Format
+    answer: Callable[[SubscribeResult | None], Iterable[bytes]]
+    since: Position | None = None
+    wants_history: bool = True
+    requires_position: bool = False
+
+
+class Subscription:
+    """One client's subscription to one channel.
+
+    =========  =============================================  =========  =================================================
+    state      event                                          next       effect
+    =========  =============================================  =========  =================================================
+    (start)    history is wanted                              READING    ReadHistory; what is live is buffered from here on
+    (start)    no history is wanted                           SENDING    the answer is next
+    READING    history, the buffer is whole                   SENDING
+    READING    history, the buffer is stale                   READING    ReadHistory; Refuse after MAX_STALE_READS
+    READING    no history, positions are required             ENDED      Refuse
+    READING    no history, positions are not required         SENDING    the answer is next; the state follows when it can
+    SENDING    room for a page                                SENDING    Send the answer, the state, missed updates
+    SENDING    nothing left; history or buffer is incomplete  READING    ReadHistory after the last update sent
+    SENDING    nothing left; the channel is as far            LIVE
+    SENDING    nothing left; the channel is not as far yet    WAITING
+    WAITING    the channel is as far                          LIVE       the buffer is offered
+    READING,   the sequence was reset                         same       the buffer is stale
+    SENDING
+    WAITING    the sequence was reset                         LIVE       told like all others
+    any        end                                            ENDED      none, then or later
+    =========  =============================================  =========  =================================================
+
+    "As far": the channel's sequence has delivered the position that the history went up to.
+
+    Attributes:
+        state: See above.
+        format: How its updates are encoded and framed.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_hub",
+        "_listener",
+        "_needs_snapshot",
+        "_owner",
+        "_pages",
+        "_position",
+        "_read_is_due",
+        "_refusal",
+        "_request",
+        "_stale_reads",
+        "_until",
+        "format",
+        "state",
+    )
+
+    def __init__(self, owner: "SubscriptionSet", hub: Hub, listener: Listener, request: Request) -> None:
+        self._owner = owner
+        self._hub = hub
+        self._listener = listener
+        self._request = request
+        self._buffer = RecoveryBuffer()
+        self._answered = False
+        #: Position of the last update that was given out, or planned to be: what is live follows this one.
+        self._position = request.since
+        #: Where history went up to.
+        self._until: Position | None = None
+        #: What waits for room, in order: payloads are those of answers.
+        self._pages: deque[Update | bytes | SubscribeResult] = deque()
+        self._read_is_due = False
+        self._needs_snapshot = False
+        self._refusal: str | None = None
+        self._stale_reads = 0
+        self.format = request.format
+        self.state = State.READING if request.wants_history else State.SENDING
+        if request.wants_history:
+            self._read_is_due = True
+        else:
+            self._pages.extend(request.answer(None))
+
+    @property
+    def channel(self) -> str:
+        """The channel that is followed."""
+        return self._request.channel
+
+    @property
+    def has_page(self) -> bool:
+        """The next effect is a page, for which the client must have room."""
+        return self.state is State.SENDING and bool(self._pages)
+
+    def next_effect(self) -> Effect | None:
+        """Return what is to be done next; None when the channel is live, the subscription has ended, or it only waits for the
+        channel, of which the hub tells it."""
+        if self._refusal is not None and self.state is State.ENDED:
+            reason, self._refusal = self._refusal, None
+            return Refuse(reason)
+        if self.state is State.READING and self._read_is_due:
+            return self._read()
+        if self.state is not State.SENDING:
+            return None
+        if not self._pages:
+            return self._continue()
+        return self._next_page()
+
+    def _read(self) -> ReadHistory:
+        self._read_is_due = False
+        self._buffer.restart()
+        return ReadHistory(self._position)
+
+    def _next_page(self) -> Send:
+        """Encode what is next now: a stateful encoding depends on what was sent before."""
+        messages: list[Message] = []
+        result: SubscribeResult | None = None
+        size = 0
+        while self._pages and size < PAGE_BYTES and len(messages) < PAGE_UPDATES:
+            item = self._pages.popleft()
+            if isinstance(item, SubscribeResult):
+                result = item
+                messages += [self.format.payload(payload) for payload in self._request.answer(item)]
+            elif isinstance(item, bytes):
+                messages.append(self.format.payload(item))
+                size += len(item)
+            else:
+                messages.append(self.format.message(item))
+                size += len(item.data)
+        return Send(batch_of(messages) if messages else Batch(self.format.framing.join([]), 0, 0), result)
+
+    def _continue(self) -> Effect | None:
+        """All pages were written: follow the channel, or find out what else is missing."""
+        until = self._until
+        if until is None:  # there is no history, or none to be had
+            self._follow()
+            return None
+        assert self._position is not None
+        if self._buffer.is_stale or self._position < until:
+            self.state = State.READING
+            return self._read()
+        self._pages.extend(self._take_buffered())
+        if self._pages:
+            return self._next_page()
+        self.state = State.WAITING
+        if self._is_as_far(self._hub.position(self.channel)):
+            self._settle()
+        return None
+
+    def _take_buffered(self) -> list[Update]:
+        assert self._position is not None
+        updates = self._buffer.take(self._position)
+        for update in reversed(updates):
+            if update.position is not None:
+                self._position = update.position
+                break
+        return updates
+
+    # What the session reports.
+
+    def on_history(self, snapshot: Snapshot) -> None:
+        """History was read."""
+        if self.state is not State.READING:
+            return
+        if self._buffer.is_stale:
+            self._stale_reads += 1
+            self._read_is_due = True
+            if self._stale_reads >= MAX_STALE_READS:
+                self.on_unavailable("the channel changes faster than its history can be read")
+            return
+        self._stale_reads = 0
+        self.state = State.SENDING
+        entries = snapshot.entries if self._position is not None else None
+        state = [snapshot.state] if snapshot.state is not None else []
+        self._until = snapshot.top
+        if not self._answered:
+            self._answered = True
+            recovered = None if self._request.since is None else entries is not None
+            updates = entries if entries is not None else state
+            self._pages.append(SubscribeResult(snapshot.top, recovered, updates))
+            self._pages.extend(updates)
+        elif entries is not None:
+            self._pages.extend(entries)
+        else:  # history was cut off while it was sent
+            self._pages.extend(self.format.encoding.reset(self.channel, snapshot))
+        self._position = entries[-1].position if entries and snapshot.is_partial else snapshot.top
+
+    def on_unavailable(self, reason: str) -> None:
+        """History cannot be read now."""
+        if self.state is not State.READING:
+            return
+        if self._request.requires_position:
+            self.end()
+            self._refusal = f"positions are not available now ({reason}); subscribe again"
+            return
+        self.state = State.SENDING
+        self._until = None
+        self._needs_snapshot = True
+        if not self._answered:
+            self._pages.extend(self._request.answer(None))
+
+    def end(self) -> None:
+        """The client leaves the channel, or has gone: nothing happens any more."""
+        if self.state is not State.ENDED:
+            self.state = State.ENDED
+            self._pages.clear()
+            self._hub.end_recovery(self.channel, self)
+            self._hub.unsubscribe(self._listener, self.channel, self.format)
+
+    # What the hub reports, until the subscription follows.
+
+    def on_update(self, update: Update) -> None:
+        """The channel delivers an update: keep it, or go on with it."""
+        position = update.position
+        if self.state is not State.WAITING or position is None:
+            self._buffer.append(update)
+        elif self._is_as_far(position):  # else it was in the history
+            self._buffer.append(update)
+            self._settle()
+
+    def on_reset(self) -> None:
+        """The channel's sequence was broken: what was read is out of date, or up to date already."""
+        if self.state is State.WAITING:
+            self._settle()
+        else:
+            self._buffer.is_stale = True
+
+    def _is_as_far(self, position: Position | None) -> bool:
+        """Whether the channel has delivered what was read. If it is in another epoch, it has not noticed the new one yet."""
+        until = self._until
+        if until is None or position is None:
+            return False
+        return position.epoch == until.epoch and position.offset >= until.offset
+
+    def _settle(self) -> None:
+        """Give the client what was buffered, and have it follow like all others."""
+        updates = self._take_buffered()
+        if updates:
+            self._listener.offer(batch_of([self.format.message(update) for update in updates]))
+        # A client that was closed for what it was offered has left the hub as well.
+        if self.state is State.WAITING:
+            self._follow()
+
+    def _follow(self) -> None:
+        self.state = State.LIVE
+        self._hub.subscribe(self._listener, self.channel, self.format, needs_snapshot=self._needs_snapshot)
+        self._hub.end_recovery(self.channel, self)
+        if self.state is State.LIVE:
+            self._owner.on_live(self)
+        else:  # the client was closed for what that flushed
+            self._hub.unsubscribe(self._listener, self.channel, self.format)
+
+
+class EarlyUpdates:
+    """Keeps what is published while a client connects that has no session yet.
+
+    Used as a context manager: at the end of the block the channels are left.
+    """
+
+    def __init__(self, hub: Hub, channels: Iterable[str]) -> None:
+        """Begin to keep the updates of some channels.
+
+        Args:
+            hub: Where they are delivered.
+            channels: Those that the client gets without asking, and without history.
+        """
+        self._hub = hub
+        self._channels = list(channels)
+        self._buffer = RecoveryBuffer()
+        for channel in self._channels:
+            hub.start_recovery(channel, self)
+
+    def __enter__(self) -> "EarlyUpdates":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            self._hub.end_recovery(channel, self)
+
+    def on_update(self, update: Update) -> None:
+        """A channel delivers an update. Beyond the limits of a buffer, of a client that is slow to connect, it is dropped."""
+        self._buffer.append(update)
+
+    def on_reset(self) -> None:
+        """A channel's sequence was broken. A client without positions is not told."""
+
+    def take(self, channel: str) -> list[Update]:
+        """Remove and return the updates of a channel so far, in order."""
+        updates = self._buffer.take_all()
+        for update in updates:
+            if update.channel != channel:
+                self._buffer.append(update)
+        return [update for update in updates if update.channel == channel]
+
+
+class SubscriptionSet:
+    """All subscriptions of one client, at most one for each channel.
+
+    Attributes:
+        is_closed: The client has gone; the set stays empty.
+    """
+
+    __slots__ = ("_by_channel", "_hub", "_listener", "is_closed")
+
+    def __init__(self, hub: Hub, listener: Listener) -> None:
+        self._hub = hub
+        self._listener = listener
+        #: Of a live subscription only its format is kept: there are many of them.
+        self._by_channel: dict[str, Subscription | Format] = {}
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._by_channel)
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._by_channel
+
+    def has(self, channel: str, format: Format) -> bool:
+        """Whether a channel is followed in this format."""
+        entry = self._by_channel.get(channel)
+        return (entry.format if isinstance(entry, Subscription) else entry) is format
+
+    def start(self, request: Request) -> Subscription | None:
+        """Subscribe, in place of a subscription to the same channel. Call `Subscription.next_effect` afterwards.
+
+        Args:
+            request: What the client asks for.
+
+        Returns:
+            The subscription that begins; None if the set is closed.
+        """
+        if self.is_closed:
+            return None
+        self.end(request.channel)
+        subscription = self._by_channel[request.channel] = Subscription(self, self._hub, self._listener, request)
+        if request.wants_history:
+            self._hub.start_recovery(request.channel, subscription)
+        return subscription
+
+    def on_live(self, subscription: Subscription) -> None:
+        """A subscription needs nothing any more."""
+        if self._by_channel.get(subscription.channel) is subscription:
+            self._by_channel[subscription.channel] = subscription.format
+
+    def discard(self, subscription: Subscription) -> None:
+        """Forget a subscription that has ended by itself."""
+        if self._by_channel.get(subscription.channel) is subscription:
+            del self._by_channel[subscription.channel]
+
+    def end(self, channel: str) -> None:
+        """Unsubscribe from a channel, if it is followed."""
+        entry = self._by_channel.pop(channel, None)
+        if isinstance(entry, Subscription):
+            entry.end()
+        elif entry is not None:
+            self._hub.unsubscribe(self._listener, channel, entry)
+
+    def close(self) -> None:
+        """Leave all channels, for good."""
+        self.is_closed = True
+        while self._by_channel:
+            self.end(next(reversed(self._by_channel)))

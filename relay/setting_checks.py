@@ -1,0 +1,67 @@
+"""Checks of single settings whose form pydantic does not know: origins, hosts, and the URL of Redis."""
+
+from urllib.parse import parse_qsl, urlsplit
+
+from relay_wire.redis_urls import parse
+
+#: Options of redis-py that the URL may set. The others change what replies look like, or are unknown to it.
+_URL_OPTIONS = frozenset({
+    "client_name", "credential_provider", "db", "health_check_interval", "lib_name", "lib_version", "max_connections",
+    "password", "protocol", "retry_on_timeout", "sentinel_password", "sentinel_username", "socket_connect_timeout",
+    "socket_keepalive", "socket_timeout", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs",
+    "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password", "timeout",
+    "username",
+})  # fmt: skip
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def checked_redis_url(url: str) -> None:
+    """Check what a URL of Redis says, further than redis-py does.
+
+    Raises:
+        ValueError: It is wrong. The message says how, and has no password in it.
+    """
+    parts = urlsplit(url)
+    kind = parts.scheme.partition("+")[2]
+    database = parts.path.strip("/").rpartition("/")[2] if kind == "sentinel" else parts.path.strip("/")
+    is_missing = kind == "sentinel" and "/" not in parts.path.strip("/")
+    if parts.scheme != "unix" and database and not is_missing and not database.isdigit():
+        raise ValueError(f"the database must be a number, not {database[:32]!r}")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _URL_OPTIONS:
+            raise ValueError(f"Relay does not take the option {name[:32]!r}")
+        if name == "db" and not value.isdigit():
+            raise ValueError(f"the database must be a number, not {value[:32]!r}")
+    parse(url)
+
+
+def normal_origin(origin: str) -> str:
+    """Return an origin as browsers send it.
+
+    Raises:
+        ValueError: It is none, so that it would never match.
+    """
+    if origin in ("*", "null"):
+        return origin
+    parts = urlsplit(origin)
+    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{origin!r} is no origin; one is scheme://host or scheme://host:port, with nothing behind it")
+    if "*" in origin:
+        raise ValueError(f"{origin!r}: a * stands alone and is any origin; patterns are not known")
+    host = parts.netloc.lower()
+    if parts.port is not None and parts.port == _DEFAULT_PORTS.get(parts.scheme):
+        host = host.removesuffix(f":{parts.port}")
+    return f"{parts.scheme.lower()}://{host}"
+
+
+def normal_host(host: str) -> str:
+    """Return a name of the Host header, in lower case.
+
+    Raises:
+        ValueError: It has a port, a scheme or a pattern, so that it would never match.
+    """
+    is_address = host.startswith("[") and host.endswith("]")
+    if host != "*" and (not host or (not is_address and any(mark in host for mark in ":/*@ "))):
+        raise ValueError(f"{host!r} is no host; give a name or an address without scheme and port ([::1] in brackets)")
+    return host.lower()

@@ -1,0 +1,478 @@
+"""Nothing is lost silently: every interleaving of live updates, history, resubscribing and faults.
+
+The machine below is Redis, the subscription connection, the reads, and some clients, all without I/O. The hub, the lifecycles
+of the channels and the subscriptions are the real ones. Every step that takes time on a real network is a step of its own here,
+so that anything may happen in between.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from relay.core import subscription as subscriptions
+from relay.core.batches import Batch
+from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
+from relay.core.hub import Hub
+from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
+from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription, SubscriptionSet
+from relay.core.updates import Position, Update
+from tests.core.world import CHANNELS, KEPT, NUMBERED, PLAIN, JsonObject, Line, update_of
+
+
+class Read(NamedTuple):
+    """A read of a channel under way: not yet carried out, or its answer on the way back."""
+
+    channel: str
+    since: Position | None
+    snapshot: Snapshot | None = None
+
+
+class PositionedClient:
+    """A client that resumes. It checks every message as it comes."""
+
+    def __init__(self, world: "Interleavings", channel: str) -> None:
+        self.world = world
+        self.channel = channel
+        self.position: Position | None = None
+        self.connected = False
+        self.subscriptions = SubscriptionSet(world.hub, self)
+        self.subscription: Subscription | None = None
+        self.read: Read | None = None
+        #: It has resumed in a new epoch before the sequence has noticed that the old one ended, and is told with the others.
+        self.is_early = False
+
+    def request(self) -> Request:
+        return Request(self.channel, NUMBERED, self.answer, self.position, requires_position=True)
+
+    def answer(self, result: SubscribeResult | None) -> Iterable[bytes]:
+        assert result is not None
+        assert (result.recovered is None) == (self.position is None)
+        data = {"recovered": result.recovered, "state": result.has_state}
+        return [json.dumps(["subscribed", self.channel, result.position, data]).encode()]
+
+    def offer(self, batch: Batch) -> None:
+        for frame in batch.chunk:
+            kind, channel, position, data = json.loads(frame)
+            assert channel == self.channel
+            assert self.connected
+            if kind == "subscribed":
+                if not data["recovered"]:
+                    self.position = None if data["state"] else Position(*position)
+            elif kind == "reset":
+                self.jump(Position(*position), data)
+            elif position is not None:
+                self.follow(Position(*position), data)
+
+    def jump(self, position: Position, state: JsonObject) -> None:
+        """Told that updates were lost: only when they are, and never backwards."""
+        line, seen = self.world.lines[self.channel], self.position
+        assert seen is not None
+        if position.epoch == seen.epoch:
+            assert position.offset >= seen.offset
+            is_cut_short = self.world.cut_short[self.channel] > seen.offset + 1
+            assert is_cut_short or self.is_early, "told of a gap, but Redis had everything"
+        else:
+            assert position.epoch > seen.epoch
+        assert line.history.get(position, {}).items() <= state.items() or position.offset == 0
+        self.position = position
+        self.is_early = False
+
+    def follow(self, position: Position, data: JsonObject) -> None:
+        if self.position is None:  # the state
+            assert self.world.lines[self.channel].history[position].items() <= data.items()
+        else:
+            assert position == (self.position.epoch, self.position.offset + 1), f"{self.position} then {position}"
+            assert self.world.lines[self.channel].history[position] == data
+        self.position = position
+
+
+class PlainClient:
+    """A client without positions: it lays what comes over what it has."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.state: JsonObject = {}
+        self.following = False
+
+    def offer(self, batch: Batch) -> None:
+        for frame in batch.chunk:
+            _, channel, _, data = json.loads(frame)
+            assert channel == self.channel
+            assert self.following
+            for name, value in data.items():
+                assert value >= self.state.get(name, 0), "an old value came after a newer one"
+            self.state.update(data)
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Redis, its connections and clients, with the real hub, lifecycles and subscriptions between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = (
+            patch.object(subscriptions, "PAGE_UPDATES", 2),
+            patch.object(RecoveryBuffer, "MAX_UPDATES", 4),
+        )
+        for each in self.small:
+            each.start()
+        self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_gap)
+        self.lifecycles = ChannelLifecycles[Any]()
+        self.lines = {channel: Line() for channel in CHANNELS}
+        #: The highest `first_kept` in the present epoch, which is what justifies a gap.
+        self.cut_short = dict.fromkeys(CHANNELS, 1)
+        self.number = 0
+        # The subscription connection.
+        self.is_up = True
+        self.wire: list[Update | str] = []  # messages, and confirmations by channel, on their way to the relay
+        self.subscribed: set[str] = set()  # what Redis has of it
+        self.catching_up: Read | None = None
+        self.clients: list[PositionedClient] = []
+        self.plain: list[PlainClient] = []
+
+    @initialize()
+    def begin(self) -> None:
+        self.clients = [PositionedClient(self, channel) for channel in (CHANNELS[0], *CHANNELS)]
+        self.plain = [PlainClient(channel) for channel in CHANNELS]
+        for index, client in enumerate(self.clients):
+            self.publish(client.channel, 1)
+            self.subscribe(index, "none")
+        self.calm()
+
+    def on_change(self, channel: str) -> None:
+        is_wanted = channel in self.hub.channels
+        self.lifecycles.on(ChannelEvent.WANTED if is_wanted else ChannelEvent.UNWANTED, channel)
+
+    def on_gap(self, channel: str) -> None:
+        self.lifecycles.on(ChannelEvent.GAP, channel)
+
+    @property
+    def behind(self) -> list[str]:
+        return self.lifecycles.in_state(ChannelState.BEHIND)
+
+    # Redis.
+
+    @rule(channel=st.sampled_from(CHANNELS), count=st.sampled_from([1, 1, 1, 2, KEPT + 2]))
+    def publish(self, channel: str, count: int) -> None:
+        line = self.lines[channel]
+        for _ in range(count):
+            self.number += 1
+            position = line.publish(self.number)
+            self.cut_short[channel] = max(self.cut_short[channel], line.first_kept)
+            if channel in self.subscribed:
+                self.wire.append(update_of(channel, position, line.history[position]))
+
+    @rule(channel=st.sampled_from(CHANNELS))
+    def publish_unpersisted(self, channel: str) -> None:
+        if channel in self.subscribed:
+            self.wire.append(update_of(channel, None, {}))
+
+    @rule()
+    def lose_memory(self) -> None:
+        for channel, line in self.lines.items():
+            line.lose()
+            self.cut_short[channel] = 1
+
+    # The subscription connection.
+
+    @precondition(lambda self: self.wire)
+    @rule(count=st.integers(1, 4))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.wire))):
+            self.receive(self.wire.pop(0))
+
+    @precondition(lambda self: self.wire)
+    @rule()
+    def deliver_twice(self) -> None:
+        first = self.wire.pop(0)
+        self.receive(first)
+        self.receive(first)
+
+    def receive(self, item: Update | str) -> None:
+        if isinstance(item, str):
+            self.lifecycles.on(ChannelEvent.CONFIRMED, item)
+        elif self.lifecycles.is_confirmed(item.channel):
+            self.hub.on_publication(item)
+
+    @precondition(lambda self: self.is_up)
+    @rule()
+    def cut(self) -> None:
+        self.is_up = False
+        self.wire.clear()
+        self.subscribed.clear()
+        self.lifecycles.on_all(ChannelEvent.DISCONNECTED, CHANNELS)
+        self.hub.on_disconnect(list(self.hub.channels))
+
+    @precondition(lambda self: not self.is_up)
+    @rule()
+    def reconnect(self) -> None:
+        self.is_up = True
+
+    @precondition(lambda self: self.is_up)
+    @rule()
+    def subscribe_and_unsubscribe(self) -> None:
+        lifecycles = self.lifecycles
+        for channel in lifecycles.in_state(ChannelState.NEEDED):
+            lifecycles.on(ChannelEvent.SUBSCRIBE_SENT, channel)
+            self.subscribed.add(channel)
+            self.wire.append(channel)
+        for state in (ChannelState.LEAVING, ChannelState.LEAVING_UNCONFIRMED):
+            for channel in lifecycles.in_state(state):
+                lifecycles.on(ChannelEvent.UNSUBSCRIBE_SENT, channel)
+                self.subscribed.remove(channel)
+
+    # Catching up, one read after the other.
+
+    @precondition(lambda self: self.behind and self.catching_up is None)
+    @rule()
+    def begin_catching_up(self) -> None:
+        (channel,) = self.lifecycles.in_state(ChannelState.BEHIND, 1)
+        self.lifecycles.on(ChannelEvent.READ_SENT, channel)
+        self.catching_up = Read(channel, self.hub.position(channel))
+
+    @precondition(lambda self: self.catching_up is not None and self.catching_up.snapshot is None)
+    @rule(limit=st.sampled_from([1, 2, KEPT, KEPT]))
+    def carry_out_catching_up(self, limit: int = KEPT) -> None:
+        assert self.catching_up is not None
+        channel, since, _ = self.catching_up
+        self.catching_up = Read(channel, since, self.lines[channel].snapshot(channel, since, limit))
+
+    @precondition(lambda self: self.catching_up is not None and self.catching_up.snapshot is not None)
+    @rule()
+    def end_catching_up(self) -> None:
+        assert self.catching_up is not None
+        (channel, _, snapshot), self.catching_up = self.catching_up, None
+        assert snapshot is not None
+        if self.lifecycles.state(channel) in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
+            self.hub.catch_up(channel, snapshot)
+            self.lifecycles.on(ChannelEvent.CAUGHT_UP, channel)
+
+    @precondition(lambda self: self.catching_up is not None)
+    @rule(is_refused=st.booleans())
+    def catching_up_fails(self, is_refused: bool) -> None:
+        assert self.catching_up is not None
+        event = ChannelEvent.READ_REFUSED if is_refused else ChannelEvent.READ_FAILED
+        if self.lifecycles.state(self.catching_up.channel) in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
+            self.lifecycles.on(event, self.catching_up.channel)
+        self.catching_up = None
+
+    @rule()
+    def retry_refused(self) -> None:
+        self.lifecycles.on_all(ChannelEvent.RETRY, self.lifecycles.in_state(ChannelState.REFUSED))
+
+    # Clients that resume.
+
+    @rule(index=st.integers(0, 2), position=st.sampled_from(["own", "own", "own", "none", "wrong"]))
+    def subscribe(self, index: int, position: str) -> None:
+        """For the first time, or again on the same connection, or on a new one: with the position that it has seen."""
+        client = self.clients[index]
+        self.leave(index)
+        if position == "none":
+            client.position = None
+        elif position == "wrong":
+            client.position = Position("never", 3)
+        client.connected = True
+        client.subscription = client.subscriptions.start(client.request())
+
+    @rule(index=st.integers(0, 2))
+    def leave(self, index: int) -> None:
+        client = self.clients[index]
+        client.subscriptions.end(client.channel)
+        client.connected = client.is_early = False
+        client.subscription = client.read = None
+
+    @rule(index=st.integers(0, 2))
+    def hang_up(self, index: int) -> None:
+        """A set that is closed subscribes to nothing; the client comes back with another one."""
+        client = self.clients[index]
+        client.subscriptions.close()
+        assert client.subscriptions.start(client.request()) is None
+        if client.subscription is not None:
+            assert client.subscription.next_effect() is None
+        client.subscriptions = SubscriptionSet(self.hub, client)
+        self.leave(index)
+
+    @rule(index=st.integers(0, 2))
+    def go_on(self, index: int) -> None:
+        """The session performs the next effect."""
+        client = self.clients[index]
+        subscription = client.subscription
+        if subscription is None or client.read is not None:
+            return
+        effect = subscription.next_effect()
+        if isinstance(effect, ReadHistory):
+            client.read = Read(client.channel, effect.since)
+        elif isinstance(effect, Send):
+            client.offer(effect.batch)
+        elif isinstance(effect, Refuse):
+            self.leave(index)
+        elif subscription.state is State.WAITING:
+            known = self.hub.position(client.channel)
+            assert client.position is not None
+            client.is_early = known is not None and known.epoch != client.position.epoch
+
+    @rule(index=st.integers(0, 2), limit=st.sampled_from([1, 2, KEPT, KEPT]))
+    def carry_out_reading(self, index: int, limit: int = KEPT) -> None:
+        client = self.clients[index]
+        is_live = self.lifecycles.state(client.channel) is ChannelState.LIVE
+        if is_live and client.read is not None and client.read.snapshot is None:
+            snapshot = self.lines[client.channel].snapshot(client.channel, client.read.since, limit)
+            client.read = client.read._replace(snapshot=snapshot)
+
+    @rule(index=st.integers(0, 2))
+    def end_reading(self, index: int) -> None:
+        client = self.clients[index]
+        if client.read is None or client.read.snapshot is None:
+            return
+        snapshot, client.read = client.read.snapshot, None
+        assert client.subscription is not None
+        client.subscription.on_history(snapshot)
+
+    @rule(index=st.integers(0, 2))
+    def reading_fails(self, index: int) -> None:
+        client = self.clients[index]
+        if client.read is not None:
+            client.read = None
+            assert client.subscription is not None
+            client.subscription.on_unavailable("down")
+            self.go_on(index)
+            assert client.subscription is None
+
+    # Clients that know of no positions, while Redis is away: they get the state later.
+
+    @rule(index=st.integers(0, 1))
+    def subscribe_without_state(self, index: int) -> None:
+        client = self.plain[index]
+        if not client.following:
+            client.following, client.state = True, {}
+            self.hub.subscribe(client, client.channel, PLAIN, needs_snapshot=True)
+
+    @rule(index=st.integers(0, 1))
+    def leave_plain(self, index: int) -> None:
+        client = self.plain[index]
+        client.following = False
+        self.hub.unsubscribe(client, client.channel, PLAIN)
+
+    @rule()
+    def flush(self) -> None:
+        self.hub.flush()
+
+    # Several steps at once, without which the machine would rarely come far.
+
+    @rule()
+    def bring_up(self) -> None:
+        """The connection comes up, and all that is on its way arrives."""
+        self.is_up = True
+        self.subscribe_and_unsubscribe()
+        while self.wire:
+            self.receive(self.wire.pop(0))
+        self.catch_up_all()
+
+    @rule(index=st.integers(0, 2), limit=st.sampled_from([1, 2, KEPT]))
+    def read_and_send(self, index: int, limit: int) -> None:
+        self.go_on(index)
+        self.carry_out_reading(index, limit)
+        self.end_reading(index)
+        self.go_on(index)
+
+    @rule(index=st.integers(0, 2), missed=st.integers(0, KEPT + 1), limit=st.sampled_from([1, 2, KEPT]))
+    def come_back(self, index: int, missed: int, limit: int) -> None:
+        """A client was away while something was published, and has got a part of it."""
+        channel = self.clients[index].channel
+        self.leave(index)
+        for _ in range(missed):
+            self.publish(channel, 1)
+        self.subscribe(index, "own")
+        self.bring_up()
+        self.read_and_send(index, limit)
+
+    @rule(index=st.integers(0, 2), count=st.integers(1, 6))
+    def publish_while_reading(self, index: int, count: int) -> None:
+        """Updates come between a read and its answer."""
+        self.go_on(index)
+        self.carry_out_reading(index)
+        self.publish(self.clients[index].channel, count)
+        while self.wire:
+            self.receive(self.wire.pop(0))
+        self.end_reading(index)
+
+    @rule(channel=st.sampled_from(CHANNELS), limit=st.sampled_from([1, 2]))
+    def lose_messages(self, channel: str, limit: int) -> None:
+        """A short interruption, and a snapshot that has a part of what was missed."""
+        self.cut()
+        self.publish(channel, 3)
+        self.is_up = True
+        self.subscribe_and_unsubscribe()
+        while self.wire:
+            self.receive(self.wire.pop(0))
+        if self.behind and self.catching_up is None:
+            self.begin_catching_up()
+            self.carry_out_catching_up(limit)
+            self.publish(channel, 1)
+            self.end_catching_up()
+
+    # When the faults are over.
+
+    def catch_up_all(self) -> None:
+        for _ in range(8 * len(CHANNELS)):
+            if self.catching_up is None and self.behind:
+                self.begin_catching_up()
+            if self.catching_up is not None:
+                if self.catching_up.snapshot is None:
+                    self.carry_out_catching_up()
+                self.end_catching_up()
+
+    @rule()
+    def calm(self) -> None:
+        """Everybody comes to the same end, within a bounded number of steps."""
+        for _ in range(8):
+            self.is_up = True
+            self.retry_refused()
+            self.subscribe_and_unsubscribe()
+            while self.wire:
+                self.receive(self.wire.pop(0))
+            self.catch_up_all()
+            for index in range(len(self.clients)):
+                for _ in range(2 * KEPT):
+                    self.carry_out_reading(index)
+                    self.end_reading(index)
+                    self.go_on(index)
+            self.hub.flush()
+        assert not self.behind, "it goes on reading indefinitely"
+        # One more update each: what was lost without a trace shows at the next, and a lost memory too.
+        for channel in CHANNELS:
+            self.publish(channel, 1)
+        for _ in range(3):
+            while self.wire:
+                self.receive(self.wire.pop(0))
+            self.catch_up_all()
+        self.hub.flush()
+        assert not self.behind
+        for client in self.clients:
+            if client.connected:
+                assert client.subscription is not None
+                assert client.subscription.state is State.LIVE
+                assert client.position == self.lines[client.channel].top
+        for plain in self.plain:
+            if plain.following:
+                assert self.lines[plain.channel].state.items() <= plain.state.items()
+
+    def teardown(self) -> None:
+        if self.clients:
+            self.calm()
+        for index in range(len(self.clients)):
+            self.leave(index)
+        for index in range(len(self.plain)):
+            self.leave_plain(index)
+        for each in self.small:
+            each.stop()
+        assert not self.hub.channels
+        assert self.hub.subscriptions == 0
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

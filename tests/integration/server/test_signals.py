@@ -1,0 +1,105 @@
+"""Signals and workers that stop: each ends in order, in the promised time, and leaves nothing behind."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartRelay
+from tests.harness import RedisServer, eventually
+from tests.kernel import process_is_gone
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the relay makes its temporary directories."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    return place
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_first_signal_drains(number: signal.Signals, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve")
+    with relay.raw_client() as sock:
+        relay.signal(number)
+        assert sock.recv(4)[2:4] == (1001).to_bytes(2)
+    assert relay.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_second_signal_ends_at_once(
+    workers: int, redis_server: RedisServer, start_relay: StartRelay, place: Path
+) -> None:
+    relay = start_relay("serve", workers=workers, graceful_timeout=60, close_timeout=50)
+    clients = [relay.raw_client() for _ in range(10)]
+    pids = relay.worker_pids()
+    started = time.monotonic()
+    relay.signal(signal.SIGTERM)
+    for sock in clients:
+        assert sock.recv(4)[:1] == b"\x88"  # and it does not hang up
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    assert time.monotonic() - started < 20
+    assert all(process_is_gone(pid) for pid in pids)
+    assert list(place.iterdir()) == []
+
+
+def test_a_signal_that_comes_while_it_starts_ends_it_in_order(start_relay: StartRelay, place: Path) -> None:
+    relay = start_relay("serve", redis_url=None, wait=False)
+    children = Path(f"/proc/{relay.pid}/task/{relay.pid}/children")
+    (directory,) = eventually(lambda: list(place.glob("relay-redis-*")), every=0.001)
+    (valkey,) = eventually(lambda: [int(pid) for pid in children.read_text().split()], every=0.001)
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    assert process_is_gone(valkey)
+    assert not directory.exists()
+    assert list(place.iterdir()) == []
+    assert "Traceback" not in relay.logged()
+
+
+def test_a_worker_that_is_stopped_is_replaced(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve", workers=2, worker_timeout=3)
+    eventually(lambda: relay.logged().count("redis subscription up") == 2)
+    stopped, other = relay.worker_pids()
+    os.kill(stopped, signal.SIGSTOP)
+    eventually(lambda: "does not respond" in relay.logged())
+    eventually(lambda: process_is_gone(stopped))
+    eventually(lambda: len(set(relay.worker_pids()) - {stopped, other}) == 1)
+    assert not process_is_gone(other)
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_the_end(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve", workers=2, graceful_timeout=4)
+    eventually(lambda: relay.logged().count("redis subscription up") == 2)
+    pids = relay.worker_pids()
+    os.kill(pids[0], signal.SIGSTOP)
+    started = time.monotonic()
+    assert relay.terminate() == 0
+    assert time.monotonic() - started < 4
+    assert all(process_is_gone(pid) for pid in pids)
+
+
+def test_the_gauges_of_a_dead_worker_go_with_it(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay("serve", workers=2)
+    eventually(lambda: relay.logged().count("redis subscription up") == 2)
+    clients = [relay.raw_client() for _ in range(20)]
+    connected = 'relay_connections{transport="hijacked"}'
+    eventually(lambda: relay.metric(connected) == 20)
+    before = relay.metric('relay_connections_accepted_total{transport="hijacked"}')
+    os.kill(relay.worker_pids()[0], signal.SIGKILL)
+    left = 0
+    for sock in clients:
+        sock.settimeout(2)
+        try:
+            left += sock.recv(1) != b""
+        except TimeoutError:
+            left += 1
+        except ConnectionResetError:
+            pass
+    assert 0 < left < 20
+    eventually(lambda: relay.metric(connected) == left)
+    assert relay.metric('relay_connections_accepted_total{transport="hijacked"}') >= before

@@ -1,0 +1,206 @@
+"""How sessions end: drained, cancelled, failed, or because the client has gone."""
+
+import socket
+from collections.abc import Iterable
+
+import pytest
+import trio
+from trio.testing import MockClock
+from wsproto.events import CloseConnection
+
+from relay.core.channels import ChannelPatterns
+from relay.core.closecodes import Close
+from relay.protocols.base import Command
+from relay.protocols.tasks import TasksProtocol
+from tests.harness import masked_frame
+from tests.server.world import (
+    MakeWorld,
+    Peer,
+    settled,
+    small_pair,
+    task_update,
+    value,
+)
+
+
+async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world()
+    peers = [await world.connect("a", pair=small_pair()) for _ in range(3)]
+    world.publish("a", *range(1, 6), pad=3000)
+    world.nursery.start_soon(world.drain, 10.0)
+    await trio.sleep(0.5)
+    assert world.sessions.is_draining
+    world.publish("a", 6)  # nobody is there any more to hear it
+    for peer in peers:
+        messages, closed = await peer.rest()
+        assert messages == [task_update("a", number, 3000) for number in range(1, 6)]
+        assert closed == CloseConnection(1001, "relay is shutting down")
+        peer.hang_up()
+    await settled()
+    world.assert_empty()
+    assert value(world.metrics.connections_closed, "shutdown") == 3
+    late = await world.connect()
+    assert await late.rest() == ([], CloseConnection(1001, "relay is shutting down"))
+
+
+async def test_draining_is_paced_within_half_of_its_time(
+    autojump_clock: MockClock, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.server.drain.DRAIN_RATE", 10)
+    world = make_world()
+    peers = [await world.connect() for _ in range(40)]
+    closed_at: list[float] = []
+
+    async def close_politely(peer: Peer) -> None:
+        messages, closed = await peer.rest()
+        assert (messages, closed) == ([], CloseConnection(1001, "relay is shutting down"))
+        closed_at.append(trio.current_time())
+        peer.hang_up()
+
+    async with trio.open_nursery() as readers:
+        for peer in peers:
+            readers.start_soon(close_politely, peer)
+        started = trio.current_time()
+        await world.drain(20.0)
+    per_second = [sum(int(at - started) == second for at in closed_at) for second in range(4)]
+    # Ten a second, where one of the first second's may be due at its end.
+    assert sum(per_second) == 40
+    assert max(per_second) <= 20
+    assert trio.current_time() - started < 10.0
+    world.assert_empty()
+
+
+async def test_draining_ends_in_time_whoever_does_not_hang_up(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world(close_timeout=15.0)
+    stuck = [await world.connect("a", pair=small_pair()), await world.connect()]
+    world.publish("a", 1, pad=20_000)
+    started = trio.current_time()
+    world.nursery.start_soon(world.drain, 3.0)
+    await trio.sleep(1)
+    await world.drain(3.0)  # a second call waits for the first
+    await settled()
+    assert trio.current_time() - started == pytest.approx(3.0, abs=1.1)
+    world.assert_empty()
+    assert [peer.sock.fileno() >= 0 for peer in stuck] == [True, True]
+    assert (await stuck[1].rest())[1] == CloseConnection(1001, "relay is shutting down")
+
+
+@pytest.mark.parametrize("how", ["end of stream", "unread data", "close frame", "close frame without a code"])
+async def test_a_client_that_goes_is_let_go(autojump_clock: MockClock, make_world: MakeWorld, how: str) -> None:
+    world = make_world()
+    peer, other = await world.connect("a"), await world.connect("a")
+    if how == "unread data":
+        world.publish("a", 1)
+        assert await other.json() == task_update("a", 1)
+    if how.startswith("close"):
+        said = b"" if how.endswith("code") else (4321).to_bytes(2) + b"enough"
+        peer.send_bytes(masked_frame(0x88, said))
+        world.publish("a", 2)  # before the close frame is read: it is delivered still
+        answer = CloseConnection(4321, "enough") if said else CloseConnection(1005, "")
+        assert await peer.rest() == ([task_update("a", 2)], answer)
+        assert await other.json() == task_update("a", 2)
+    peer.hang_up()
+    await settled()
+    assert (len(world.sessions), world.hub.subscriptions) == (1, 2)
+    label = "client_closed" if how.startswith("close") else "gone"
+    assert value(world.metrics.connections_closed, label) == 1
+    assert sum(sample.value for metric in world.metrics.connections_dropped.collect() for sample in metric.samples) == 0
+    world.publish("a", 3)
+    assert await other.json() == task_update("a", 3)
+
+
+async def test_a_client_found_gone_while_it_is_written_to(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world()
+    peer, other = await world.connect("a"), await world.connect("a")
+    peer.hang_up()
+    world.publish("a", 1)  # before its session has seen the end of the stream
+    assert (await other.json()) == task_update("a", 1)
+    await settled()
+    assert value(world.metrics.connections_closed, "gone") == 1
+    assert len(world.sessions) == 1
+
+
+class Faulty(TasksProtocol):
+    """A protocol with a bug."""
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        super().__init__(ChannelPatterns())
+        self._where = where
+
+    def open(self) -> Iterable[Command]:
+        if self._where == "open":
+            raise ZeroDivisionError
+        return super().open()
+
+    def receive(self, message: str | bytes) -> Iterable[Command]:
+        if self._where == "receive":
+            raise ZeroDivisionError
+        yield from super().receive(message)
+        if self._where == "after":
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("where", ["open", "receive", "after"])
+async def test_a_bug_in_one_session_ends_it_with_1011_and_no_other(
+    autojump_clock: MockClock, make_world: MakeWorld, where: str
+) -> None:
+    world = make_world()
+    other = await world.connect("a")
+    peer = await world.connect(protocol=Faulty(where))
+    peer.send({"type": "subscribe", "task_id": "a"})
+    messages, closed = await peer.rest()
+    assert messages == ([{"type": "subscribed", "task_id": "a"}] if where == "after" else [])
+    assert closed == CloseConnection(1011, "internal error")
+    peer.hang_up()
+    await settled()
+    assert value(world.metrics.connections_dropped, "internal_error") == 1
+    world.publish("a", 1)
+    assert await other.json() == task_update("a", 1)
+    assert (len(world.sessions), world.hub.subscriptions) == (1, 2)
+
+
+async def test_cancelled_from_outside_it_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world()
+    session, peer, ours = world.session()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as running:
+            running.start_soon(session.run)
+            await settled()
+            scope.cancel()
+            peer.sock.shutdown(socket.SHUT_WR)
+    assert await peer.rest() == ([], CloseConnection(1001, "relay is shutting down"))
+    assert ours.fileno() == -1
+    world.assert_empty()
+
+
+async def test_the_first_reason_to_end_wins(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+    world = make_world()
+    session, peer, _ = world.session()
+    world.nursery.start_soon(session.run)
+    await settled()
+    session.close(Close.TOO_MANY_ERRORS)
+    session.close(Close.SHUTDOWN)
+    assert (await peer.rest())[1] == CloseConnection(1008, Close.TOO_MANY_ERRORS.reason)
+    peer.hang_up()
+    await settled()
+    assert value(world.metrics.connections_closed, "too_many_errors") == 1
+    world.assert_empty()
+
+
+async def test_the_nursery_of_the_sessions_ends_them_with_its_block(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    async with trio.open_nursery() as nursery:
+        world = make_world(in_nursery=nursery)
+        session, peer, ours = world.session()
+        world.sessions.start(session.run)
+        await settled()
+        assert len(world.sessions) == 1
+        peer.sock.shutdown(socket.SHUT_WR)
+        nursery.cancel_scope.cancel()
+    world.assert_empty()
+    assert ours.fileno() == -1
+    with pytest.raises(trio.RunFinishedError):
+        world.sessions.start(session.run)
