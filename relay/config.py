@@ -12,6 +12,7 @@ from urllib.parse import quote
 from dotenv import dotenv_values
 from pydantic import Field, FiniteFloat, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from relay_wire import keys
 
 from relay.core.errors import ConfigError
 from relay.setting_checks import checked_redis_url, normal_host, normal_origin
@@ -166,6 +167,14 @@ class Settings(BaseSettings):
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normal_origin(origin) for origin in origins)
 
+    @field_validator("extra_channels", mode="after")
+    @classmethod
+    def _channels(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if pattern.startswith(keys.PREFIX):
+                raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
+        return patterns
+
     @field_validator("allowed_hosts", mode="after")
     @classmethod
     def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -228,8 +237,9 @@ def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
     warnings = []
     for name in sorted(names):
         if name.startswith("RELAY_") and name not in known | _NOT_SETTINGS:
-            near = difflib.get_close_matches(name, known, n=1)
-            warnings.append(
-                f"{name} is not a setting and does nothing" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            # Without the prefix that all have in common, or every name would be near to some other.
+            ends = [each.removeprefix("RELAY_") for each in known]
+            near = difflib.get_close_matches(name.removeprefix("RELAY_"), ends, n=1, cutoff=0.7)
+            suggestion = f"; did you mean RELAY_{near[0]}?" if near else ""
+            warnings.append(f"{name} is not a setting and does nothing{suggestion}")
     return warnings
