@@ -17,7 +17,7 @@ from relay_client.subscriber.trio import Updates, subscribe
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 
@@ -63,7 +63,7 @@ async def wait_for(updates: Updates, key: str) -> None:
             return
 
 
-async def publish_plain(redis: RedisService, updates: Updates, task_id: str, *, is_cluster: bool) -> None:
+async def publish_plain(redis: RedisBroker, updates: Updates, task_id: str, *, is_cluster: bool) -> None:
     """Publish with a plain PUBLISH, and wait for the update.
 
     Raises:
@@ -79,7 +79,7 @@ async def publish_plain(redis: RedisService, updates: Updates, task_id: str, *, 
         await wait_for(updates, "plain")
 
 
-async def publish_durably(redis: RedisService, updates: Updates, task_id: str) -> None:
+async def publish_durably(redis: RedisBroker, updates: Updates, task_id: str) -> None:
     """Publish durably, like Relay's own clients, and wait for the update.
 
     The update ends the task, so Redis deletes the task after RELAY_TERMINAL_STATE_TTL.
@@ -93,7 +93,7 @@ async def publish_durably(redis: RedisService, updates: Updates, task_id: str) -
         await wait_for(updates, "durable")
 
 
-async def round_trip(redis: RedisService, url: str, *, is_cluster: bool) -> None:
+async def round_trip(redis: RedisBroker, url: str, *, is_cluster: bool) -> None:
     """Run all steps.
 
     Raises:

@@ -75,7 +75,8 @@ class ClientReads:
             with trio.fail_after(self._deadline):
                 await request.done.wait()
         except trio.TooSlowError:
-            raise BrokerUnavailable(f"Redis did not answer within {self._deadline:g} s") from None
+            if not request.done.is_set():  # else it was this process that was late
+                raise BrokerUnavailable(f"Redis did not answer within {self._deadline:g} s") from None
         finally:
             request.waiters -= 1
             self._waiting -= 1

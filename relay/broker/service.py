@@ -48,7 +48,7 @@ Callback = Callable[[Any], Awaitable[None] | None]
 CALLBACK_QUEUE = 1024
 
 
-class RedisService:
+class RedisBroker:
     """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends.
 
     Attributes:
@@ -121,7 +121,7 @@ class RedisService:
         for connection in self._dedicated:
             await connection.close()
 
-    async def record(
+    async def publish_durably(
         self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
     ) -> Position | None:
         """Publish one update durably.
@@ -166,12 +166,12 @@ class RedisService:
         return count
 
     async def publish_task_update(self, task_id: str | int, update: dict[str, Any]) -> Position | None:
-        """Publish the fields of a task that changed, durably; see `record` for what is returned and raised."""
-        return await self.record(task_channel(task_id), "task_update", msgspec.json.encode(update))
+        """Publish the fields of a task that changed, durably; see `publish_durably` for what is returned and raised."""
+        return await self.publish_durably(task_channel(task_id), "task_update", msgspec.json.encode(update))
 
     async def publish_general_update(self, update: dict[str, Any]) -> Position | None:
-        """Publish an update for every client, durably; see `record` for what is returned and raised."""
-        return await self.record(GENERAL, "general_update", msgspec.json.encode(update))
+        """Publish an update for every client, durably; see `publish_durably` for what is returned and raised."""
+        return await self.publish_durably(GENERAL, "general_update", msgspec.json.encode(update))
 
     async def ping(self) -> float:
         """Return the seconds of one round trip; see `Commands.command` for what is raised."""
@@ -314,7 +314,7 @@ class RedisService:
 
 
 @asynccontextmanager
-async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisService]:
+async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisBroker]:
     """Open Redis for the time of the block. Opening does not connect: a Redis that is away is no error here.
 
     Args:
@@ -330,7 +330,7 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
     async with trio_asyncio.open_loop() as loop:
         servers = open_servers(target, settings, more, settings.redis_max_connections)
         client_servers = open_servers(target, settings, more, CONNECTIONS)
-        service = RedisService(servers, client_servers, loop, settings)
+        service = RedisBroker(servers, client_servers, loop, settings)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(service.run_client_reads)

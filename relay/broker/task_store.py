@@ -62,7 +62,7 @@ _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 _BUCKETS = range(keys.BUCKETS)
 
 #: A task's place in the list: its last activity in milliseconds of the Unix epoch, and its id.
-Entry = tuple[float, str]
+IndexEntry = tuple[float, str]
 
 
 class Task(NamedTuple):
@@ -90,7 +90,7 @@ class Page(NamedTuple):
     """
 
     tasks: Sequence[Task]
-    next: Entry | None
+    next: IndexEntry | None
 
 
 class TaskStore:
@@ -143,7 +143,7 @@ class TaskStore:
         return not result.is_duplicate
 
     async def page(
-        self, limit: int, statuses: frozenset[str] | None, max_age: float | None, after: Entry | None
+        self, limit: int, statuses: frozenset[str] | None, max_age: float | None, after: IndexEntry | None
     ) -> Page:
         """Return tasks, the most recently active first.
 
@@ -180,7 +180,7 @@ class TaskStore:
                 at_once *= 2  # so many were active in one millisecond
         return Page(found, after)
 
-    async def _latest(self, after: Entry | None, oldest: str, at_once: int) -> tuple[list[Entry], bool]:
+    async def _latest(self, after: IndexEntry | None, oldest: str, at_once: int) -> tuple[list[IndexEntry], bool]:
         """Return the next entries of all buckets' indexes, the latest first, and whether these are all."""
         newest = "(+inf" if after is None else f"{after[0]:.0f}"
         calls = [ScriptCall(_LATEST, [keys.tasks(bucket)], [newest, oldest, at_once]) for bucket in _BUCKETS]
@@ -192,7 +192,7 @@ class TaskStore:
             return merged, True
         return list(takewhile(lambda entry: entry >= horizon, merged)), False
 
-    async def _matching(self, entries: list[Entry], statuses: frozenset[str] | None) -> list[Entry]:
+    async def _matching(self, entries: list[IndexEntry], statuses: frozenset[str] | None) -> list[IndexEntry]:
         if statuses is None or not entries:
             return entries
         calls = [ScriptCall(_STATUS, [keys.state(TASK_PREFIX + task_id)], []) for _, task_id in entries]
@@ -207,7 +207,7 @@ class TaskStore:
                 matching.append(entry)
         return matching
 
-    async def _states(self, entries: Sequence[Entry]) -> list[Task]:
+    async def _states(self, entries: Sequence[IndexEntry]) -> list[Task]:
         answers = await self._run_client_calls([_state_call(task_id) for _, task_id in entries])
         tasks: list[Task] = []
         for (active, task_id), answer in zip(entries, answers, strict=True):
@@ -309,7 +309,7 @@ def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 
 
-def _entries(answer: Any) -> list[Entry]:
+def _entries(answer: Any) -> list[IndexEntry]:
     """Return the members and scores of an index; an id with unreadable bytes becomes one that no task has."""
     try:
         flat = zip(answer[::2], answer[1::2], strict=True)

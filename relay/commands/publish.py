@@ -6,10 +6,11 @@ from typing import Any
 
 import trio
 import typer
+from relay_client.encoding import well_formed
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import load
 from relay.core.updates import Position
 
@@ -17,7 +18,7 @@ from relay.core.updates import Position
 def _fields(pairs: list[str]) -> dict[str, Any]:
     """``key=value`` pairs; values are JSON where they can be read as such, text otherwise."""
     fields: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in map(well_formed, pairs):  # an argument may have bytes that are not UTF-8
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{pair!r} is not of the form key=value")
@@ -30,7 +31,7 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _publish(redis_url: str | None, publish: Callable[[RedisService], Awaitable[Position | None]]) -> None:
+def _publish(redis_url: str | None, publish: Callable[[RedisBroker], Awaitable[Position | None]]) -> None:
     settings, redis_settings = load(redis_url=redis_url)
     logs.configure("CRITICAL")
     url = redis_settings.configured_url() or f"redis://127.0.0.1:{DEFAULT_PORT}/0"

@@ -1,7 +1,7 @@
 """Relay's errors, one small tree:
 
     RelayError
-    +-- ConfigError         a setting is wrong; the message names the variable and the mend
+    +-- ConfigError         a setting is wrong; the message names the variable and the remedy
     +-- BadMessage          a client or a publisher sent what cannot be read
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again
@@ -32,6 +32,11 @@ class BadMessage(RelayError):
 
 class BrokerError(RelayError):
     """Redis did not do what was asked."""
+
+    @property
+    def public_message(self) -> str:
+        """What clients may read: without the details, which name hosts, ports and keys."""
+        return str(self).partition(": ")[0]
 
 
 class BrokerUnavailable(BrokerError):

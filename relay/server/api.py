@@ -78,7 +78,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
     @app.errorhandler(BrokerError)
     async def unavailable(error: BrokerError) -> Response:
         seconds = error.retry_after if isinstance(error, BrokerBusy) else 1.0
-        return _error(503, "unavailable", str(error), {"retry-after": str(ceil(seconds))})
+        return _error(503, "unavailable", error.public_message, {"retry-after": str(ceil(seconds))})
 
     @app.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response | HTTPException:

@@ -18,7 +18,7 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.errors import ConfigError
@@ -163,7 +163,7 @@ def _drain_seconds(settings: Settings) -> float:
     return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
 
 
-async def _report_redis(redis: RedisService, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
+async def _report_redis(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
     """Keep the metrics of the Redis connection current, until cancelled."""
     reconnects = resets = messages = output_buffer_disconnects = 0
     while True:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from relay.broker.publish_ingester import PublishIngester
-from relay.broker.service import RedisService
+from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerUnavailable
 from relay.server.admission import Admission
@@ -24,7 +24,7 @@ class RunningRelay:
     """
 
     admission: Admission
-    redis: RedisService
+    redis: RedisBroker
     redis_url: str
     tasks: TaskStore
     ingester: PublishIngester

@@ -21,9 +21,9 @@ from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
 from relay.core.client_budget import ClientBudget
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
+from relay.core.hub import Hub
 from relay.core.send_queue import SendQueue
-from relay.core.subscription import ReadHistory, Refuse, Request, Send, Subscription, SubscriptionSet
-from relay.core.updates import Position
+from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, SubscriptionSet
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
@@ -35,14 +35,23 @@ _log = structlog.get_logger("relay.session")
 #: Encodes what is sent to one client alone and carries no update.
 REPLY_ENCODING = PLAIN
 
-#: Messages of a client that are executed in one turn of the event loop.
-_MESSAGES_AT_ONCE = 16
-
 
 @cache
 def format_of(encoding: Encoding, framing: Framing) -> Format:
     """Return the one format of a shared encoding in a framing."""
     return Format(encoding, framing)
+
+
+def _request(command: Subscribe, format: Format) -> Request:
+    return Request(
+        command.channel, format, command.answer, command.since, command.wants_history, command.requires_position
+    )
+
+
+def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
+    """Keep what a client gets without asking, while its handshake is answered; see `Session.register`."""
+    commands = [command for command in protocol.open() if isinstance(command, Subscribe)]
+    return EarlyUpdates(hub, [command.channel for command in commands if not command.wants_history])
 
 
 class Session:
@@ -88,17 +97,24 @@ class Session:
 
     # What others do to a session: nothing here waits.
 
-    def register(self) -> None:
+    def register(self, early: EarlyUpdates | None = None) -> None:
         """Subscribe the client to what it gets without asking, before its handshake is answered.
 
         What is published from here on reaches it; it is written when the session runs. Call `unregister` if it never will.
+
+        Args:
+            early: What came before, for a client whose handshake is answered before there is a session.
         """
         self._context.registry.add(self)
         self._opening = []
         try:
             for command in self._protocol.open():
                 if isinstance(command, Subscribe) and not command.wants_history:
-                    self._subscribe_now(command, self._format(command.encoding))
+                    format = self._format(command.encoding)
+                    updates = early.take(command.channel) if early is not None else []
+                    if updates:
+                        self.offer(format.batch(updates))
+                    self._subscribe_now(command, format)
                 else:
                     self._opening.append(command)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
@@ -270,8 +286,6 @@ class Session:
                 self.close(event.close)
             elif isinstance(event, PeerClosed):
                 self.close(Close.ABNORMAL_CLOSURE if event.code == 1006 else Close.NORMAL)
-            if index % _MESSAGES_AT_ONCE == _MESSAGES_AT_ONCE - 1:
-                await trio.lowlevel.checkpoint()
 
     async def _wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
@@ -301,66 +315,44 @@ class Session:
         if channel not in subscriptions and len(subscriptions) >= limit:
             reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
             self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
-        elif subscriptions.has(channel, format) and not command.requires_position:
+            return
+        if subscriptions.has(channel, format) and not command.requires_position:
             self._send(command.answer(None))  # answered twice, delivered once
-        elif command.wants_history:
-            await self._subscribe_with_history(command, format)
-        else:
+            return
+        if not command.wants_history:
             self._subscribe_now(command, format)
-
-    @staticmethod
-    def _request(command: Subscribe, format: Format) -> Request:
-        return Request(
-            command.channel,
-            format,
-            command.answer,
-            command.since,
-            command.wants_history,
-            command.requires_position,
-        )
-
-    def _subscribe_now(self, command: Subscribe, format: Format) -> None:
-        subscription = self._subscriptions.start(self._request(command, format))
-        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
-            self.offer(effect.batch, paced=True)
-
-    async def _subscribe_with_history(self, command: Subscribe, format: Format) -> None:
+            return
         delay = self._budget.charge_subscribe(monotonic())
         if delay:
             await trio.sleep(delay)
-        subscription = self._subscriptions.start(self._request(command, format))
-        if subscription is None:
-            return
-        pages = 0
-        while True:
-            if subscription.has_page:
-                if not self._queue.is_low:
-                    await self._wait_low()
-                elif pages:
-                    await trio.lowlevel.checkpoint()  # a long history must not delay others
-                pages += 1
+        subscription = subscriptions.start(_request(command, format))
+        while subscription is not None:
+            if subscription.has_page and not self._queue.is_low:
+                await self._wait_low()
             match subscription.next_effect():
                 case ReadHistory(since):
-                    await self._read_history(subscription, since)
+                    try:
+                        subscription.on_history(await self._context.load_history(channel, since))
+                    except BrokerError as error:
+                        subscription.on_unavailable(error.public_message)
                 case Send(batch, result):
                     if result is not None:
                         self._context.statistics.on_recovery(result.recovered)
                     if batch.count:
                         self.offer(batch, paced=True)
+                    if subscription.has_page:
+                        await trio.lowlevel.checkpoint()  # a long history must not delay others
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
-                    self._subscriptions.discard(subscription)
+                    subscriptions.discard(subscription)
                     self._send([self._protocol.refuse("unavailable", reason).payload])
                 case None:
                     return
 
-    async def _read_history(self, subscription: Subscription, since: Position | None) -> None:
-        try:
-            snapshot = await self._context.load_history(subscription.channel, since)
-        except BrokerError as error:
-            subscription.on_unavailable(str(error))
-        else:
-            subscription.on_history(snapshot)
+    def _subscribe_now(self, command: Subscribe, format: Format) -> None:
+        subscription = self._subscriptions.start(_request(command, format))
+        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
+            self.offer(effect.batch, paced=True)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._context.statistics.on_invalid_message(refusal.code)

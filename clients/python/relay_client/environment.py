@@ -50,7 +50,11 @@ def redis_url(environ: Mapping[str, str] | None = None) -> str:
 
 def retention(environ: Mapping[str, str] | None = None) -> Retention:
     """Return how much Redis keeps, and for how long: ``RELAY_HISTORY_SIZE``, ``RELAY_HISTORY_TTL``, ``RELAY_HISTORY_META_TTL``,
-    ``RELAY_TASK_STATE_TTL``, ``RELAY_TERMINAL_STATE_TTL``. Raises ValueError that names the variable."""
+    ``RELAY_TASK_STATE_TTL``, ``RELAY_TERMINAL_STATE_TTL``, ``RELAY_MAX_STATE_BYTES``.
+
+    Raises:
+        ValueError: One of them is wrong; the message names the variable.
+    """
     environ = os.environ if environ is None else environ
     default = Retention()
     return Retention(
@@ -59,6 +63,7 @@ def retention(environ: Mapping[str, str] | None = None) -> Retention:
         _integer(environ, "RELAY_HISTORY_META_TTL", default.history_meta_ttl, 1),
         _integer(environ, "RELAY_TASK_STATE_TTL", default.task_state_ttl, 1),
         _integer(environ, "RELAY_TERMINAL_STATE_TTL", default.terminal_state_ttl, 1),
+        _integer(environ, "RELAY_MAX_STATE_BYTES", default.max_state_bytes, 128),
     )
 
 

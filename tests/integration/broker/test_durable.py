@@ -13,7 +13,7 @@ from relay_wire.channels import TASK_UPDATES
 from relay_wire.publications import Occurrence
 
 from relay.broker import script_calls
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import read_published
 from relay.core.errors import BrokerError, BrokerRefused
@@ -28,7 +28,7 @@ RETENTION = script_calls.retention_of(SETTINGS)
 
 
 @asynccontextmanager
-async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
+async def opened(server: RedisServer) -> AsyncIterator[RedisBroker]:
     with trio.fail_after(30):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
             assert await redis.check_writes() is None
@@ -36,7 +36,7 @@ async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
 
 
 async def publish(
-    redis: RedisService, data: bytes, channel: str = "task:t", retention: publications.Retention = RETENTION
+    redis: RedisBroker, data: bytes, channel: str = "task:t", retention: publications.Retention = RETENTION
 ) -> Position:
     call = script_calls.publish_call(channel, "task_update", data, retention)
     (answer,) = await redis.run_calls([call])
@@ -45,17 +45,21 @@ async def publish(
 
 
 async def read(
-    redis: RedisService,
+    redis: RedisBroker,
     since: Position | None = None,
     channel: str = "task:t",
     retention: publications.Retention = RETENTION,
 ) -> Snapshot:
-    call = script_calls.read_call(channel, since, retention, 1 << 20)
-    (answer,) = await redis.run_calls([call])
-    assert not isinstance(answer, BrokerError), answer
-    snapshot = script_calls.read_snapshot(channel, answer, 0.0)
-    assert not isinstance(snapshot, BrokerError), snapshot
-    return snapshot
+    """What a client gets that resumes, and besides the state, which comes only without history."""
+    snapshots = []
+    for position in dict.fromkeys((since, None)):
+        (answer,) = await redis.run_calls([script_calls.read_call(channel, position, retention, 1 << 20)])
+        assert not isinstance(answer, BrokerError), answer
+        snapshot = script_calls.read_snapshot(channel, answer, 0.0)
+        assert not isinstance(snapshot, BrokerError), snapshot
+        snapshots.append(snapshot)
+    assert snapshots[0].state is None or snapshots[0].entries is None
+    return snapshots[0]._replace(state=snapshots[-1].state)
 
 
 def entries(snapshot: Snapshot) -> list[tuple[int, bytes]]:
@@ -130,10 +134,10 @@ async def test_the_state_keeps_every_value_as_it_was_written(redis_server: Redis
 
 async def test_an_idempotency_key_makes_it_the_same_update(redis_server: RedisServer) -> None:
     async with opened(redis_server) as redis:
-        first = await redis.record("task:t", "task_update", b'{"n":1}', idempotency_key="k")
-        other = await redis.record("task:t", "task_update", b'{"n":2}', idempotency_key="k2")
-        again = await redis.record("task:t", "task_update", b'{"n":1}', idempotency_key="k")
-        elsewhere = await redis.record("task:u", "task_update", b'{"n":1}', idempotency_key="k")
+        first = await redis.publish_durably("task:t", "task_update", b'{"n":1}', idempotency_key="k")
+        other = await redis.publish_durably("task:t", "task_update", b'{"n":2}', idempotency_key="k2")
+        again = await redis.publish_durably("task:t", "task_update", b'{"n":1}', idempotency_key="k")
+        elsewhere = await redis.publish_durably("task:u", "task_update", b'{"n":1}', idempotency_key="k")
         assert first is not None
         assert other == (first.epoch, 2)
         assert again == first
@@ -141,12 +145,13 @@ async def test_an_idempotency_key_makes_it_the_same_update(redis_server: RedisSe
         assert elsewhere.epoch != first.epoch
         snapshot = await read(redis, Position(first.epoch, 0))
         assert entries(snapshot) == [(1, b'{"n":1}'), (2, b'{"n":2}')]
-        assert snapshot.state is not None
-        assert snapshot.state.data == b'{"n":2}'  # the repetition does not overwrite what came after it
+        state = (await read(redis)).state
+        assert state is not None
+        assert state.data == b'{"n":2}'  # the repetition does not overwrite what came after it
         # A key may outlive the channel's numbers: the position is that of then, which no longer leads anywhere.
         with redis_server.client() as client:
             client.delete(keys.meta("task:t"))
-        assert await redis.record("task:t", "task_update", b'{"n":1}', idempotency_key="k") == first
+        assert await redis.publish_durably("task:t", "task_update", b'{"n":1}', idempotency_key="k") == first
         assert (await read(redis, first)).entries is None
 
 
@@ -231,9 +236,8 @@ async def test_the_log_is_bounded_in_age(redis_server: RedisServer) -> None:
         await trio.sleep(1.1)
         assert (await read(redis, Position(first.epoch, 3))).entries is None
         # The numbers and the state live on.
-        snapshot = await read(redis, Position(first.epoch, 4))
-        assert entries(snapshot) == []
-        assert snapshot.state is not None
+        assert entries(await read(redis, Position(first.epoch, 4))) == []
+        assert (await read(redis)).state is not None
         assert (await publish(redis, b'{"n":4}', retention=short)) == (first.epoch, 5)
 
 
@@ -249,10 +253,12 @@ async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
         await publish(redis, b'{"status":"completed"}', "task:restarted")
         await publish(redis, b'{"status":"in_progress"}', "task:restarted")
         await publish(redis, b"{}", "general")
-        await redis.record("task:id", "task_update", b"{}", idempotency_key="k")
+        await redis.publish_durably("task:id", "task_update", b"{}", idempotency_key="k")
         with redis_server.client() as client:
             client.delete(keys.meta("task:id"))
-        await redis.record("task:id", "task_update", b"{}", idempotency_key="k")  # known, in a channel that is new
+        await redis.publish_durably(
+            "task:id", "task_update", b"{}", idempotency_key="k"
+        )  # known, in a channel that is new
         async with recording(redis) as hear:
             hear(b'{"type":"task_update","task_id":"plain","data":{"a":1}}')
             hear(b'{"type":"general_update","data":{"type":"task_created","task_info":{"task_id":"new","a":1}}}')
@@ -277,7 +283,7 @@ async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:
 
 
 @asynccontextmanager
-async def recording(redis: RedisService, *, given_up: list[Update] | None = None) -> AsyncIterator[Callable[..., None]]:
+async def recording(redis: RedisBroker, *, given_up: list[Update] | None = None) -> AsyncIterator[Callable[..., None]]:
     """A recorder as a relay has one; yields what lets it hear messages."""
     lost: list[Update] = [] if given_up is None else given_up
     instance = redis.publish_ingester(lost.append, lambda: None)
@@ -356,20 +362,24 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.8
 
 
-@pytest.mark.parametrize("apart", [0.0, 0.2, 0.6, 1.0, 2.4])
-async def test_equal_ones_that_are_meant_as_several_stay_several(
-    apart: float, short_times: float, redis_server: RedisServer
-) -> None:
+async def test_equal_ones_that_are_meant_as_several_stay_several(short_times: float, redis_server: RedisServer) -> None:
     """However far apart, and however the time between them compares to how long a count is kept, here and in Redis."""
-    message = task_message("t", 1)
     async with opened(redis_server) as redis, recording(redis) as first, recording(redis) as second:
-        for count in range(1, 4):
-            for hear in (first, second) if count % 2 else (second, first):
-                hear(message)
-            await logged(redis_server, "task:t", count)
-            await trio.sleep(apart)
+
+        async def publish_thrice(task_id: str, apart: float) -> None:
+            for count in range(1, 4):
+                for hear in (first, second) if count % 2 else (second, first):
+                    hear(task_message(task_id, 1))
+                await logged(redis_server, f"task:{task_id}", count)
+                await trio.sleep(apart)
+
+        times = {f"{apart} s apart": apart for apart in (0.0, 0.2, 0.6, 1.0, 2.4)}
+        async with trio.open_nursery() as nursery:
+            for task_id, apart in times.items():
+                nursery.start_soon(publish_thrice, task_id, apart)
         await trio.sleep(0.2)
-    assert numbers_in_log(redis_server, "task:t") == [1, 1, 1]
+    for task_id in times:
+        assert numbers_in_log(redis_server, f"task:{task_id}") == [1, 1, 1], task_id
 
 
 async def test_a_relay_that_starts_between_two_equal_ones_counts_right(
@@ -475,19 +485,22 @@ async def test_no_write_at_all_is_made_without_memory(redis_server: RedisServer)
             (answer,) = await redis.run_calls([call])
             assert isinstance(answer, BrokerRefused)
         with suppress(BrokerRefused):
-            assert await redis.record("task:t", "task_update", b'{"n":2}', idempotency_key="k") is None
+            assert await redis.publish_durably("task:t", "task_update", b'{"n":2}', idempotency_key="k") is None
         assert (await read(redis, before)).top == before  # what there is can be read
         out_of_memory(redis_server, False)
         with redis_server.client() as client:
             assert not client.exists(keys.meta("task:new"))
         # The key was not used up by the attempt.
-        assert await redis.record("task:t", "task_update", b'{"n":2}', idempotency_key="k") == (before.epoch, 2)
+        assert await redis.publish_durably("task:t", "task_update", b'{"n":2}', idempotency_key="k") == (
+            before.epoch,
+            2,
+        )
 
 
 async def test_without_memory_a_durable_publish_is_delivered_live(redis_server: RedisServer) -> None:
     async with opened(redis_server) as redis:
         out_of_memory(redis_server, True)
-        assert await redis.record("task:t", "task_update", b"{}") is None
+        assert await redis.publish_durably("task:t", "task_update", b"{}") is None
 
 
 def subscribe(client: Client, task_id: str, position: object = None) -> object:

@@ -14,7 +14,7 @@ import redis
 import trio
 from websockets.sync.client import connect
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerUnavailable
 from relay.core.updates import Position
@@ -101,13 +101,15 @@ class Publisher:
         self._settings = settings_with(redis_timeout=1.0, wait_replicas=replicas)
         self.acknowledged: dict[str, int] = {}
 
-    async def publish_each(self, redis: RedisService, number: int, tasks: Sequence[str]) -> None:
+    async def publish_each(self, redis: RedisBroker, number: int, tasks: Sequence[str]) -> None:
         for task in tasks:
             data = msgspec.json.encode({"status": "in_progress", "n": number})
             with trio.fail_after(PATIENCE):
                 while True:
                     try:
-                        await redis.record(f"task:{task}", "task_update", data, idempotency_key=f"{task}-{number}")
+                        await redis.publish_durably(
+                            f"task:{task}", "task_update", data, idempotency_key=f"{task}-{number}"
+                        )
                         break
                     except BrokerUnavailable:
                         await trio.sleep(0.05)
@@ -264,7 +266,7 @@ def test_what_no_replica_has_is_not_acknowledged(sentinels: SentinelSetup) -> No
     async def publish(key: str) -> Position | BrokerUnavailable | None:
         async with open_redis(sentinels.url, settings, NO_REDIS_SETTINGS) as service:
             try:
-                return await service.record("task:r", "task_update", b"{}", idempotency_key=key)
+                return await service.publish_durably("task:r", "task_update", b"{}", idempotency_key=key)
             except BrokerUnavailable as error:
                 return error
 

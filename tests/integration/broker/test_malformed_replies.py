@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerUnavailable
 from tests.harness import RedisServer
@@ -79,7 +79,7 @@ class GarblingProxy:
 
 
 @asynccontextmanager
-async def behind_proxy(server: RedisServer) -> AsyncIterator[tuple[RedisService, GarblingProxy]]:
+async def behind_proxy(server: RedisServer) -> AsyncIterator[tuple[RedisBroker, GarblingProxy]]:
     read: Any = Settings
     redis_settings: Any = RedisSettings
     settings = read(_env_file=None, redis_timeout=0.5, redis_health_interval=0.05)

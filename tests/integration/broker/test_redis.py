@@ -1,4 +1,4 @@
-"""RedisService on a real Valkey: publishing, callbacks, deadlines, refusals."""
+"""RedisBroker on a real Valkey: publishing, callbacks, deadlines, refusals."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from relay.broker import script_calls
 from relay.broker.channel_subscriptions import ChannelSubscriptions
-from relay.broker.service import CALLBACK_QUEUE, RedisService, open_redis
+from relay.broker.service import CALLBACK_QUEUE, RedisBroker, open_redis
 from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
@@ -27,7 +27,7 @@ SECRET = "s3cret!@/:"
 
 
 @asynccontextmanager
-async def service(url: str, **settings: Any) -> AsyncIterator[RedisService]:
+async def service(url: str, **settings: Any) -> AsyncIterator[RedisBroker]:
     """A service that does not listen yet."""
     read: Any = Settings
     redis_settings: Any = RedisSettings
@@ -42,7 +42,7 @@ async def until(check: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def listening(redis: RedisService, *receivers: Any) -> AsyncIterator[None]:
+async def listening(redis: RedisBroker, *receivers: Any) -> AsyncIterator[None]:
     """The service hears what it was subscribed to before."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(redis.start_listening, *receivers)

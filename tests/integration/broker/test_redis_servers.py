@@ -13,7 +13,7 @@ import trio
 from relay_wire import keys
 from structlog.testing import capture_logs
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
@@ -27,7 +27,7 @@ class WithoutHello(RedisServer):
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[RedisService]:
+async def listening(url: str) -> AsyncIterator[RedisBroker]:
     read: Any = Settings
     redis_settings: Any = RedisSettings
     settings = read(_env_file=None, redis_health_interval=0.1)
@@ -138,3 +138,27 @@ def test_one_channel_that_cannot_be_read_ends_no_relay(redis_server: RedisServer
             redis_server.publish_task("good", n=number)
             assert bystander.receive()["data"] == {"n": number}
         assert relay.get("/readyz")[0] == 200
+
+
+def test_who_subscribes_before_a_task_exists_writes_nothing_and_is_not_reset(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay()
+    with relay.client() as client, redis_server.client() as admin:
+        before = admin.dbsize()
+        positions = {}
+        for number in range(20):
+            client.send({"type": "subscribe", "task_id": str(number), "position": None})
+            answer = client.receive()
+            positions[answer["task_id"]] = answer["position"]
+        assert admin.dbsize() == before
+        for number in range(20):
+            redis_server.publish_task(str(number), n=1)
+            message = client.receive()
+            assert message["data"] == {"n": 1}
+            assert message["position"] == {**positions[message["task_id"]], "offset": 1}
+        with relay.client() as returned:
+            returned.send({"type": "subscribe", "task_id": "3", "position": positions["3"]})
+            assert returned.receive()["recovered"] is True
+            assert returned.receive()["data"] == {"n": 1}
+        assert relay.metric("relay_history_resets_total") == 0

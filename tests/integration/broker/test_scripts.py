@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from relay_wire import keys, publications
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 from relay.broker import script_calls
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.recovery import Snapshot
@@ -27,7 +28,7 @@ TASK_KEYS = dict(zip(("meta", "log", "state", "generation", "tasks", "running"),
 
 
 @asynccontextmanager
-async def opened(server: RedisServer) -> AsyncIterator[RedisService]:
+async def opened(server: RedisServer) -> AsyncIterator[RedisBroker]:
     with trio.fail_after(30):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
             assert await redis.check_writes() is None
@@ -48,19 +49,19 @@ def created(fields: dict[str, bytes]) -> ScriptCall:
     return publications.create_call("t", fields, b"{}", RETENTION, status="in_progress")
 
 
-async def run(redis: RedisService, call: ScriptCall) -> Any:
+async def run(redis: RedisBroker, call: ScriptCall) -> Any:
     (answer,) = await redis.run_calls([call])
     return answer
 
 
-async def publish(redis: RedisService, data: bytes, **options: Any) -> Position:
+async def publish(redis: RedisBroker, data: bytes, **options: Any) -> Position:
     answer = await run(redis, update(data, **options))
     assert not isinstance(answer, BrokerError), answer
     return publications.publish_result(answer).position
 
 
 async def read(
-    redis: RedisService, since: Position | None = None, channel: str = CHANNEL, max_bytes: int = 1 << 20, **options: Any
+    redis: RedisBroker, since: Position | None = None, channel: str = CHANNEL, max_bytes: int = 1 << 20, **options: Any
 ) -> Snapshot:
     answer = await run(redis, script_calls.read_call(channel, since, RETENTION, max_bytes, **options))
     assert not isinstance(answer, BrokerError), answer
@@ -132,6 +133,38 @@ async def test_a_channel_that_begins_again_has_another_epoch(redis_server: Redis
         await redis.check_writes()
         await publish(redis, b'{"n":1}')
         assert (await read(redis)).top.epoch not in (first.epoch, second.epoch, before.epoch)
+
+
+async def test_after_keys_were_evicted_a_channel_that_begins_again_has_another_epoch(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as redis:
+        first = await publish(redis, b'{"n":1}')
+        with redis_server.client() as client:
+            client.delete(*list(client.scan_iter("*task:t*")))
+            assert (await read(redis)).top.epoch == first.epoch  # nobody can tell
+            client.config_set("maxmemory-policy", "allkeys-random")
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 500_000)
+            for number in range(200):
+                client.set(f"fill:{number}", "x" * 10_000)
+            assert client.info("stats")["evicted_keys"] > 0
+            client.config_set("maxmemory", "0")
+        assert await redis.check_writes() is None
+        assert (await publish(redis, b'{"n":2}')).epoch != first.epoch
+
+
+async def test_after_a_failover_a_channel_that_was_not_replicated_has_another_epoch(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with opened(redis_server) as redis:
+        with RedisServer(tmp_path, "--save", "") as other, other.client() as replica:
+            replica.replicaof("127.0.0.1", str(redis_server.port))
+            while replica.info("replication")["master_link_status"] != "up":  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            replica.replicaof("NO", "ONE")
+            lost = await publish(redis, b'{"n":1}')  # the master that is gone had this
+            async with opened(other) as promoted:
+                assert (await publish(promoted, b'{"n":2}')).epoch != lost.epoch
+                with redis_server.client() as client:
+                    assert client.get(TASK_KEYS["generation"]) == replica.get(TASK_KEYS["generation"])
 
 
 async def test_updates_without_fields_are_one_life(redis_server: RedisServer) -> None:

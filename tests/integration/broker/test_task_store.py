@@ -13,7 +13,7 @@ from relay_wire.publications import Retention, ScriptCall
 from structlog.testing import capture_logs
 
 from relay.broker import script_calls, task_store
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.broker.task_store import Task, TaskStore
 from relay.config import RedisSettings, Settings
 from tests.harness import RedisServer
@@ -26,7 +26,7 @@ RETENTION = Retention()
 class Counting:
     """Runs calls, and counts the round trips that they take."""
 
-    def __init__(self, redis: RedisService) -> None:
+    def __init__(self, redis: RedisBroker) -> None:
         self.redis = redis
         self.round_trips = 0
 
@@ -36,7 +36,7 @@ class Counting:
 
 
 @asynccontextmanager
-async def opened(server: RedisServer) -> AsyncIterator[tuple[RedisService, TaskStore, Counting]]:
+async def opened(server: RedisServer) -> AsyncIterator[tuple[RedisBroker, TaskStore, Counting]]:
     with trio.fail_after(60):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
             counting = Counting(redis)
@@ -44,7 +44,7 @@ async def opened(server: RedisServer) -> AsyncIterator[tuple[RedisService, TaskS
             yield redis, store, counting
 
 
-async def publish(redis: RedisService, count: int, **fields: Any) -> None:
+async def publish(redis: RedisBroker, count: int, **fields: Any) -> None:
     calls = [
         script_calls.publish_call(f"task:{number}", "task_update", msgspec.json.encode(fields), RETENTION)
         for number in range(count)

@@ -46,14 +46,17 @@ T = TypeVar("T")
 
 
 @contextmanager
-def subscribe(url: str, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]) -> Iterator["Updates"]:
+def subscribe(
+    url: str | None = None, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]
+) -> Iterator["Updates"]:
     """Follow a relay for the time of the block.
 
     Enters at once: the connection is made in a background thread, and made again whenever it is lost. Leaving the block closes
     it and joins the thread, within two seconds.
 
     Args:
-        url: Of the relay's ``/ws/tasks``, ``ws://`` or ``wss://``.
+        url: Of the relay, ``https://host``, or of its WebSocket, ``wss://host/ws/tasks``. By default that in ``RELAY_URL``,
+            or a relay on this machine.
         tasks: Ids of the tasks to follow. `Updates.subscribe` and `Updates.unsubscribe` change them later.
         options: See `SubscribeOptions`. ``on_connection`` is called in the background thread.
 
@@ -219,7 +222,7 @@ class Updates:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._keep_connected())
-        except Exception:  # noqa: BLE001 - a thread has nobody to raise it to; those that iterate get it from the supervisor
+        except Exception:  # noqa: BLE001 - a thread has no caller; consumers get the error from the supervisor
             _log.exception("the subscriber's background thread has failed")
 
     async def _keep_connected(self) -> None:
@@ -233,7 +236,7 @@ class Updates:
             raise RuntimeError("this subscription belongs to the parent process; subscribe again after a fork")
 
     def _post(self, function: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        with suppress(RuntimeError):  # the loop is closed: there is nothing left to notify
             self._loop.call_soon_threadsafe(function)
 
     def _call(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:

@@ -69,11 +69,14 @@ def test_plain_publishing_is_what_existing_services_send(flavour: Flavour, redis
 def test_an_announced_task_has_a_state(redis_server: RedisServer) -> None:
     with Publisher(redis_server.url) as client:
         info = {"task_id": 5, "status": "pending", "tier": "gold"}
-        client.publish_general_update({"type": "task_created", "task_info": info})
+        announcement = {"type": "task_created", "task_info": info}
+        client.publish_general_update(announcement, idempotency_key="once")
         assert state_of(redis_server, "5") == {"status": "pending", "tier": "gold"}
-        client.publish_task_update(5, {"status": "in_progress"})
-        client.publish_general_update({"type": "task_created", "task_info": info})
-        assert state_of(redis_server, "5") == {"status": "in_progress", "tier": "gold"}
+        client.publish_task_update(5, {"status": "in_progress", "progress": 1})
+        client.publish_general_update(announcement, idempotency_key="once")
+        assert state_of(redis_server, "5") == {"status": "in_progress", "tier": "gold", "progress": 1}
+        client.publish_general_update(announcement)  # another one: the id is used again
+        assert state_of(redis_server, "5") == {"status": "pending", "tier": "gold"}
         client.publish_general_update({"type": "task_created", "task_info": "nothing of ours"})
 
 

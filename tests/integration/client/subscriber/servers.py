@@ -10,7 +10,7 @@ from relay_client.subscriber import (
     Update,
 )
 
-from relay.broker.service import RedisService, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from tests.harness import PATIENCE, RedisServer, RelayServer
 from tests.integration.client.subscriber.bridge import Updates
@@ -25,7 +25,7 @@ def within_patience() -> Any:
 
 
 @asynccontextmanager
-async def publishing(redis_server: RedisServer) -> AsyncIterator[RedisService]:
+async def publishing(redis_server: RedisServer) -> AsyncIterator[RedisBroker]:
     """Durable publishing, straight to Redis: no relay needs to be there."""
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     async with open_redis(redis_server.url, settings, RedisSettings(_env_file=None)) as redis:  # type: ignore[call-arg]

@@ -3,6 +3,23 @@
 -- Set before: is_update (false: nothing is published), is_stall_mark, first_field, next_top (the text of the offset that comes
 -- next), written_key (a key that the script has written already, or nil), and what state_limits and checks set.
 
+-- Who lays updates over each other sees the fields of an ended life go: a last update of it says that they are null.
+local closing_update
+if is_new and has_leftovers and last_epoch and last_top and is_task then
+  local nulls, kept = {}, {}
+  for i = first_field, #ARGV, 2 do
+    kept[ARGV[i]] = true
+  end
+  for _, name in ipairs(call('HKEYS', state)) do
+    if not kept[name] then
+      nulls[#nulls + 1] = cjson.encode(name) .. ':null'
+    end
+  end
+  if #nulls > 0 then
+    closing_update = last_epoch .. ' ' .. last_top + 1 .. ' task_update\n{' .. table.concat(nulls, ',') .. '}'
+  end
+end
+
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
@@ -96,6 +113,9 @@ if is_due then
   call('PEXPIRE', log, ARGV[5])
 end
 
+if closing_update then
+  call(ARGV[2], ARGV[1], closing_update)
+end
 if is_update then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. ARGV[14] .. '\n' .. ARGV[15])
 end

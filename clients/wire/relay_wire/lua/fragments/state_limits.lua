@@ -7,8 +7,10 @@ local refusal
 local has_fields = #ARGV >= first_field
 local last_uncounted = uncounted
 if has_fields then
-  local max_size, max_fields = tonumber(ARGV[10]), tonumber(ARGV[11])
-  if volume - uncounted + #ARGV[15] > max_size or field_count + (#ARGV - first_field + 1) / 2 > max_fields then
+  local max_size = tonumber(ARGV[10])
+  local most_fields = field_count + (#ARGV - first_field + 1) / 2
+  if volume - uncounted + #ARGV[15] > max_size or (most_fields > 64 and most_fields > tonumber(ARGV[11])) then
+    local max_fields = tonumber(ARGV[11])
     local lengths, fields, size = {}, 0, 0
     local known = is_new and {} or call('HGETALL', state)
     for i = 1, #known, 2 do

@@ -1,0 +1,38 @@
+"""What /api answers when Redis cannot be asked."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from quart_trio import QuartTrio
+
+from relay.core.errors import BrokerBusy, BrokerError, BrokerRefused, BrokerUnavailable
+from relay.server.api import add_api
+
+
+class FailingTasks:
+    def __init__(self, error: BrokerError) -> None:
+        self.error = error
+
+    async def get(self, task_id: str) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after"),
+    [
+        (BrokerBusy("too many", retry_after=2.5), "3"),
+        (BrokerUnavailable("Redis cannot be reached: Error 111 connecting to 10.0.0.5:6379"), "1"),
+        (BrokerRefused("no"), "1"),
+    ],
+)
+async def test_a_client_is_told_when_to_try_again(error: BrokerError, retry_after: str) -> None:
+    app = QuartTrio("test")
+    relay: Any = SimpleNamespace(running=SimpleNamespace(tasks=FailingTasks(error)))
+    add_api(app, relay)
+    answer = await app.test_client().get("/api/tasks/t")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == retry_after
+    body = await answer.get_json()
+    assert body["code"] == "unavailable"
+    assert "10.0.0.5" not in body["message"]
