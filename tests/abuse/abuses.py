@@ -131,8 +131,8 @@ def deflate_bombs(target: Target) -> str:
     count = 0
     while not target.is_over:
         with suppress(OSError), target.websocket("Sec-WebSocket-Extensions: permessage-deflate\r\n") as sock:
-            sock.sendall(bomb)
             count += 1
+            sock.sendall(bomb)
     return f"{count} messages"
 
 
