@@ -12,6 +12,7 @@ from urllib.parse import quote
 from dotenv import dotenv_values
 from pydantic import Field, FiniteFloat, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from relay_wire import keys
 
 from relay.core.errors import ConfigError
 from relay.setting_checks import checked_redis_url, normal_host, normal_origin
@@ -165,6 +166,14 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normal_origin(origin) for origin in origins)
+
+    @field_validator("extra_channels", mode="after")
+    @classmethod
+    def _channels(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if pattern.startswith(keys.PREFIX):
+                raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
+        return patterns
 
     @field_validator("allowed_hosts", mode="after")
     @classmethod

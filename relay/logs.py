@@ -1,12 +1,15 @@
 """Logs through structlog: readable on a terminal, one JSON object a line elsewhere."""
 
+import atexit
 import logging
 import re
 import sys
-from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
+
+from relay.log_limit import LineLimit
+from relay.log_writer import LogWriter
 
 _SECRET_WORDS = ("password", "secret", "token", "authorization")
 
@@ -25,20 +28,17 @@ def without_password(url: str) -> str:
     return re.sub(r"((?:^|[?&])[^=&?]*password=)[^&]*", r"\1***", f"{scheme}{separator}{'***@' if at else ''}{host}")
 
 
-class _BestEffortStream:
-    """Where logs are written. When its reader has gone, or is too slow for a non-blocking pipe, only lines are lost."""
+#: What `configure` made; None before.
+_writer: LogWriter | None = None
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+#: Seconds that the last lines of a process may take.
+_FLUSH_SECONDS = 1.0
 
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # ValueError: it was closed
-            return self._file.write(text)
-        return len(text)
 
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._file.flush()
+def flush() -> None:
+    """Wait until what was logged is written, for a second at most. For a process that is about to end by itself."""
+    if _writer is not None:
+        _writer.wait_written(_FLUSH_SECONDS)
 
 
 def configure(level: str) -> None:
@@ -54,7 +54,10 @@ def configure(level: str) -> None:
         _hide_secrets,
     ]
     on_terminal = sys.stderr.isatty()
-    file = cast(TextIO, _BestEffortStream(sys.stderr))
+    global _writer
+    _writer = LogWriter(sys.stderr)
+    atexit.register(flush)
+    file = cast(TextIO, _writer)
     renderer: structlog.typing.Processor
     if on_terminal:
         renderer = structlog.dev.ConsoleRenderer()
@@ -63,7 +66,7 @@ def configure(level: str) -> None:
         renderer = structlog.processors.JSONRenderer()
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[LineLimit(), *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file),
         cache_logger_on_first_use=True,

@@ -91,7 +91,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.updates_received = Counter("relay_updates_received", "Updates received from Redis", registry=registry)
+        self.updates_received = Counter(
+            "relay_updates_received",
+            "Messages received from Redis: plain publishes, and updates that Redis has persisted",
+            ["kind"],
+            registry=registry,
+        )
         self.messages_sent = Counter("relay_messages_sent", "Messages written to clients", registry=registry)
         self.updates_coalesced = Counter(
             "relay_updates_coalesced", "Updates that were merged into later ones for slow clients", registry=registry

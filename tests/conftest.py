@@ -10,7 +10,7 @@ import trustme
 from relay_wire import keys
 
 from relay.config import Settings
-from tests.harness import ROOT, Kind, RedisServer, RelayServer
+from tests.harness import ROOT, Kind, RedisServer, RelayServer, eventually
 
 #: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
 SLOWEST = (
@@ -109,7 +109,6 @@ class SharedServers:
         """The relay that is there, without clients; or another one, when it has other settings."""
         made_for = kind, {name: text for name, value in settings.items() if (text := str(value)) != _default(name)}
         if self._relay is not None and self._made_for == made_for and self._is_as_it_was(self._relay):
-            self._relay.begin_again()
             return self._relay
         self._end_relay()
         self._started += 1
@@ -118,6 +117,15 @@ class SharedServers:
         self._relay = RelayServer(directory, self.redis.url, kind, certificate=self._certificate, **settings)
         self._made_for = made_for
         return self._relay
+
+    def settle(self) -> None:
+        """Wait until the relay has forgotten the clients of a test. Only then may its channels be deleted from Redis."""
+        if self._relay is None:
+            return
+        assert self._relay.child.poll() is None, f"the relay ended:\n{self._relay.logged()}"
+        self._relay.begin_again()
+        with self.redis.client() as client:
+            eventually(lambda: not client.pubsub_channels("relay:{*"))
 
     def _is_as_it_was(self, relay: RelayServer) -> bool:
         """The relay runs, and no test has flushed its Redis."""
@@ -163,5 +171,4 @@ def share_relay(_shared_servers: SharedServers, shared_redis: RedisServer) -> It
         return relay
 
     yield share
-    if relay is not None:
-        assert relay.child.poll() is None, f"the relay ended:\n{relay.logged()}"
+    _shared_servers.settle()

@@ -32,7 +32,9 @@ Kind = Literal["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "se
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 20.0
+
+#: Seconds after which a test gives up. It keeps the suite from hanging, and says nothing about speed: the machine may be busy.
+PATIENCE = 60.0
 
 
 def _ports() -> Iterator[int]:

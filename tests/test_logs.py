@@ -1,14 +1,19 @@
 """Logs: one JSON object a line, and no secret in it."""
 
+import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import structlog
 
 from relay import logs
+from relay.log_limit import LineLimit
+from relay.log_writer import LogWriter
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +27,7 @@ def restore_logging() -> Iterator[None]:
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    logs.flush()
     captured = capsys.readouterr()
     assert captured.out == ""  # commands print there
     return [json.loads(line) for line in captured.err.splitlines()]
@@ -57,6 +63,66 @@ def test_fields_that_are_named_as_secrets_are_not_shown(capsys: pytest.CaptureFi
     (entry,) = logged(capsys)
     assert entry["user"] == "u"
     assert not any(secret in str(entry) for secret in ("x1", "x2", "x3"))
+
+
+def test_lines_of_a_flood_are_counted_and_not_logged() -> None:
+    now = 0.0
+    limit = LineLimit(lambda: now)
+
+    def logged_of(count: int) -> list[Any]:
+        lines = []
+        for _ in range(count):
+            with suppress(structlog.DropEvent):
+                lines.append(limit(None, "warning", {"event": "published message skipped", "channel": "c"}))
+        return lines
+
+    assert len(logged_of(1000)) == 20
+    assert limit(None, "warning", {"event": "another"}) == {"event": "another"}
+    now = 3.5
+    first, *more = logged_of(100)
+    assert first["suppressed"] == 980
+    assert [line.get("suppressed") for line in more] == [None, None]
+    now = 1000.0
+    assert len(logged_of(10)) == 10
+    for number in range(5000):  # names that strangers make
+        limit(None, "info", {"event": f"event {number}"})
+    assert len(limit._kinds) < 1000
+
+
+class Stalled(io.StringIO):
+    """A file whose reader stalls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.reads.wait(60)
+        return super().write(text)
+
+
+def test_a_reader_that_stalls_costs_lines_and_no_time() -> None:
+    file = Stalled()
+    writer = LogWriter(file, max_waiting=1000)
+    for number in range(1000):
+        writer.write(f"line {number:03}\n")
+    assert not writer.wait_written(0.01)
+    file.reads.set()
+    assert writer.wait_written(60)
+    writer.write("later\n")
+    assert writer.wait_written(60)
+    lines = file.getvalue().splitlines()
+    assert lines[:111] == [f"line {number:03}" for number in range(111)]
+    assert json.loads(lines[111])["lines"] == 1000 - 111
+    assert lines[112:] == ["later"]
+
+
+def test_a_reader_that_has_gone_costs_nothing() -> None:
+    file = io.StringIO()
+    writer = LogWriter(file)
+    file.close()
+    writer.write("line\n")
+    assert writer.wait_written(60)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,23 @@ export interface Position {
   offset: number;
 }
 
-/** The fields of a task or of a general update: any JSON. */
+/** Any JSON object. */
 export type Fields = { readonly [name: string]: any };
 
-export interface Update {
+/** The fields of a task that are known; services may publish further ones. */
+export interface TaskFields extends Fields {
+  readonly status?: "pending" | "in_progress" | "completed" | "failed" | "cancelled";
+  readonly stage?: string;
+  readonly message?: string;
+  /** 0 to 100. */
+  readonly progress?: number;
+  readonly error?: string;
+  /** In progress, and silent for longer than RELAY_TASK_STALL_SECONDS. */
+  readonly stalled?: boolean;
+}
+
+/** `F`: the fields that services publish. An update has some of them. */
+export interface Update<F extends object = TaskFields> {
   /** "reset": the relay could not resume, updates may be missing, and the state starts empty; if the task has one, it follows. */
   type: "task_update" | "general_update" | "reset";
   /** "task:<id>" or "general". */
@@ -16,9 +29,9 @@ export interface Update {
   /** null for general updates. */
   taskId: string | null;
   /** The fields as published. A slow client may get several updates of a task merged into one. */
-  data: Fields;
+  data: Readonly<Partial<F>>;
   /** All fields of the task so far, later values over earlier ones. Do not modify it. */
-  state: Fields;
+  state: Readonly<Partial<F>>;
   /** null for an update that Redis did not persist. */
   position: Position | null;
   /** `data` is the folded state, which a new subscriber of a task gets first. */
@@ -27,6 +40,8 @@ export interface Update {
 
 export interface ConnectionChange {
   isUp: boolean;
+  /** Whether the relay can serve subscriptions, as far as it has answered. */
+  isRedisAvailable: boolean;
   /** The reason, for people. */
   detail: string;
   /** Milliseconds until the next attempt; null if the connection is open, or if there will be no further attempt. */
@@ -71,8 +86,10 @@ export interface RelayClientOptions {
  * A subscriber of one relay. It connects at once, and again whenever the connection is lost, until `close`.
  *
  * If a callback throws, the error is thrown uncaught, and the other callbacks are called all the same.
+ *
+ * `Task` and `General` are the fields of tasks and of general updates; each call may name others.
  */
-export class RelayClient {
+export class RelayClient<Task extends object = TaskFields, General extends object = Fields> {
   /**
    * @param url of the relay's /ws/tasks: ws://, wss://, or in a browser a path, such as "/ws/tasks"
    * @throws TypeError if the URL is wrong or there is no WebSocket; RangeError if a time is not positive
@@ -80,10 +97,10 @@ export class RelayClient {
   constructor(url: string | URL, options?: RelayClientOptions);
 
   /** Follow a task, beginning with its state. Returns a function that stops it. */
-  task(taskId: string | number, onUpdate: (update: Update) => void): () => void;
+  task<F extends object = Task>(taskId: string | number, onUpdate: (update: Update<F>) => void): () => void;
 
   /** Follow the general updates. Returns a function that stops it. */
-  general(onUpdate: (update: Update) => void): () => void;
+  general<F extends object = General>(onUpdate: (update: Update<F>) => void): () => void;
 
   /** By channel, the position of the last update. Give it to the next client to resume from here. */
   readonly positions: { [channel: string]: Position };

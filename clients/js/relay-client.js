@@ -139,11 +139,12 @@ export class RelayClient {
       openedAt = performance.now();
       this.#subscriptions.connected();
       this.#restartHeartbeat(openedAt);
-      call(this.#options.onConnection, { isUp: true, detail: `connected to ${this.#url.href}`, retryIn: null });
+      call(this.#options.onConnection, { isUp: true, isRedisAvailable: true, detail: `connected to ${this.#url.href}`, retryIn: null });
       this.#send();
     });
     socket.onmessage = ifCurrent(({ data }) => {
       this.#restartHeartbeat(openedAt);
+      const wasAvailable = this.#subscriptions.isRedisAvailable;
       try {
         this.#subscriptions.receive(data, performance.now());
       } catch (error) {
@@ -151,13 +152,18 @@ export class RelayClient {
         this.#lost(`the relay sent something unexpected: ${error.message}`, openedAt);
         return;
       }
+      const { isRedisAvailable } = this.#subscriptions;
+      if (isRedisAvailable !== wasAvailable) {
+        const detail = isRedisAvailable ? "the relay can reach Redis again" : "the relay cannot reach Redis";
+        call(this.#options.onConnection, { isUp: true, isRedisAvailable, detail, retryIn: null });
+      }
       this.#send();
     });
     // After an error the code is that of this end, about something garbled on the way: no decision of the relay.
     socket.onclose = ifCurrent(({ code, reason }) => {
       this.#lost(`closed: ${code} ${reason}`.trim(), openedAt, hasFailed ? null : code);
     });
-    // A close event usually follows at once, and says more; but not from Node's own WebSocket when a handshake fails.
+    // A close event with more detail usually follows at once, but not from Node's own WebSocket when a handshake fails.
     socket.onerror = ifCurrent(() => {
       hasFailed = true;
       clearTimeout(this.#timers.failed);
@@ -192,14 +198,20 @@ export class RelayClient {
     this.#drop();
     if (FINAL_CLOSE_CODES.has(code)) {
       this.#isClosed = true;
-      call(onConnection, { isUp: false, detail, retryIn: null });
+      call(onConnection, { isUp: false, isRedisAvailable: true, detail, retryIn: null });
       call(onError, new RelayError(`the relay does not accept this client: ${detail}`, code));
       return;
     }
     if (openedAt !== null && performance.now() - openedAt >= GOOD_MS) this.#attempt = 0;
     const retryIn = fullJitter(this.#attempt++, retryBase, retryCap, random);
-    this.#timers.retry = setTimeout(() => this.#connect(), retryIn);
-    call(onConnection, { isUp: false, detail, retryIn });
+    this.#timers.retry = setTimeout(() => {
+      try {
+        this.#connect();
+      } catch (error) {
+        this.#lost(`cannot connect: ${error}`, null); // the address was right before
+      }
+    }, retryIn);
+    call(onConnection, { isUp: false, isRedisAvailable: true, detail, retryIn });
   }
 
   #drop(code) {

@@ -15,26 +15,26 @@ const update = (task_id, offset, data, epoch) => ({ type: "task_update", task_id
 const clients = [];
 afterEach(() => clients.splice(0).forEach((client) => client.close()));
 
-/** A client and its relay: `sockets` are its connections, `said` what it sent on each, `updates` what its callbacks got. */
+/** A client and its relay: `sockets` are its connections, `sent` what it has sent on each, `updates` what its callbacks got. */
 function play(options = {}) {
   const sockets = [];
   class FakeSocket {
-    said = [];
+    sent = [];
     constructor(url) {
       this.url = url;
       sockets.push(this);
     }
     send(text) {
-      this.said.push(JSON.parse(text));
+      this.sent.push(JSON.parse(text));
     }
     close(code) {
       this.closedWith = code ?? "nothing";
     }
-    /** The relay speaks. */
+    /** What the relay does. */
     open() {
       this.onopen({});
     }
-    tell(...messages) {
+    deliver(...messages) {
       for (const message of messages) this.onmessage({ data: JSON.stringify(message) });
     }
     end(code, reason = "") {
@@ -60,8 +60,8 @@ function play(options = {}) {
 function opened(played) {
   const [socket] = played.sockets;
   socket.open();
-  assert.deepEqual(socket.said.shift(), { type: "unsubscribe", channel: "general" });
-  socket.tell({ type: "unsubscribed", channel: "general" });
+  assert.deepEqual(socket.sent.shift(), { type: "unsubscribe", channel: "general" });
+  socket.deliver({ type: "unsubscribed", channel: "general" });
   return socket;
 }
 
@@ -74,8 +74,8 @@ test("a new follower gets the state and then updates", () => {
   const played = play();
   played.relay.task("t", played.take);
   const socket = opened(played);
-  assert.deepEqual(socket.said, [{ type: "subscribe", task_id: "t", position: null }]);
-  socket.tell(subscribed("t", 2, STATE), update("t", 2, { a: 1, b: 2 }), update("t", 3, { b: 3 }), update("t", 3, { b: 3 }));
+  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null }]);
+  socket.deliver(subscribed("t", 2, STATE), update("t", 2, { a: 1, b: 2 }), update("t", 3, { b: 3 }), update("t", 3, { b: 3 }));
   assert.deepEqual(
     played.updates.map(({ data, state, isState, taskId, type }) => [data, state, isState, taskId, type]),
     [
@@ -85,7 +85,7 @@ test("a new follower gets the state and then updates", () => {
   );
   assert.deepEqual(played.relay.positions, { "task:t": at(3) });
   assert.deepEqual(played.relay.states, { "task:t": { a: 1, b: 3 } });
-  socket.tell({ type: "task_update", task_id: "t", data: { c: 1 } }); // not recorded
+  socket.deliver({ type: "task_update", task_id: "t", data: { c: 1 } }); // not persisted
   assert.equal(played.updates.at(-1).position, null);
   assert.deepEqual(played.relay.positions, { "task:t": at(3) });
   played.relay.close();
@@ -97,9 +97,9 @@ test("general updates count from the answer on", () => {
   played.relay.general(played.take);
   const [socket] = played.sockets;
   socket.open();
-  socket.tell({ type: "general_update", data: { n: 1 } });
-  socket.tell({ type: "subscribed", channel: "general", position: at(1), state: false });
-  socket.tell({ type: "general_update", data: { n: 2 }, position: at(2) });
+  socket.deliver({ type: "general_update", data: { n: 1 } });
+  socket.deliver({ type: "subscribed", channel: "general", position: at(1), state: false });
+  socket.deliver({ type: "general_update", data: { n: 2 }, position: at(2) });
   assert.deepEqual(played.updates.map(({ data, taskId, channel }) => [data, taskId, channel]), [[{ n: 2 }, null, "general"]]);
   assert.deepEqual(played.relay.states, {});
 });
@@ -107,16 +107,16 @@ test("general updates count from the answer on", () => {
 test("it resumes on the next connection, and each update comes once", async () => {
   const played = play();
   played.relay.task("t", played.take);
-  opened(played).tell(subscribed("t", 0), update("t", 1, { n: 1 }));
+  opened(played).deliver(subscribed("t", 0), update("t", 1, { n: 1 }));
   played.sockets[0].end(1006);
   assert.match(played.changes.at(-1).detail, /1006/);
   await soon();
   const [, next] = played.sockets;
   next.open();
-  next.tell({ type: "unsubscribed", channel: "general" });
-  assert.deepEqual(next.said[1], { type: "subscribe", task_id: "t", position: at(1) });
-  next.tell(subscribed("t", 3, { recovered: true }), update("t", 2, { n: 2 }), update("t", 3, { n: 3 }));
-  played.sockets[0].tell(update("t", 4, { n: "late" })); // of a connection that is none any more
+  next.deliver({ type: "unsubscribed", channel: "general" });
+  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: at(1) });
+  next.deliver(subscribed("t", 3, { recovered: true }), update("t", 2, { n: 2 }), update("t", 3, { n: 3 }));
+  played.sockets[0].deliver(update("t", 4, { n: "late" })); // of a connection that has ended
   assert.deepEqual(played.updates.map(({ data }) => data.n), [1, 2, 3]);
 });
 
@@ -126,8 +126,8 @@ test("a channel that cannot be resumed is reset once, and its state starts empty
   await soon();
   assert.deepEqual(played.updates.map(({ state, isState }) => [state, isState]), [[{ gone: 1 }, true]]);
   const socket = opened(played);
-  assert.deepEqual(socket.said[0].position, at(5, "old"));
-  socket.tell(subscribed("t", 2, { recovered: false, ...STATE }));
+  assert.deepEqual(socket.sent[0].position, at(5, "old"));
+  socket.deliver(subscribed("t", 2, { recovered: false, ...STATE }));
   assert.deepEqual(
     played.updates.slice(1).map(({ type, data, state }) => [type, data, state]),
     [["reset", {}, {}]],
@@ -137,11 +137,11 @@ test("a channel that cannot be resumed is reset once, and its state starts empty
   await soon();
   const [, next] = played.sockets;
   next.open();
-  next.tell({ type: "unsubscribed", channel: "general" });
-  assert.deepEqual(next.said[1], { type: "subscribe", task_id: "t", position: null });
-  next.tell(subscribed("t", 2, STATE), update("t", 2, { a: 1 }));
+  next.deliver({ type: "unsubscribed", channel: "general" });
+  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: null });
+  next.deliver(subscribed("t", 2, STATE), update("t", 2, { a: 1 }));
   assert.deepEqual(played.updates.slice(2).map(({ type, state, isState }) => [type, state, isState]), [["task_update", { a: 1 }, true]]);
-  next.tell(subscribed("t", 0, { recovered: false, position: at(0, "new") }), update("t", 1, { b: 1 }, "new"));
+  next.deliver(subscribed("t", 0, { recovered: false, position: at(0, "new") }), update("t", 1, { b: 1 }, "new"));
   assert.deepEqual(played.updates.slice(3).map(({ type, state }) => [type, state]), [["reset", {}], ["task_update", { b: 1 }]]);
 });
 
@@ -149,15 +149,15 @@ test("without a state the answer itself gives the position", () => {
   const played = play();
   played.relay.task("t", played.take);
   const socket = opened(played);
-  socket.tell(subscribed("t", 4));
+  socket.deliver(subscribed("t", 4));
   assert.deepEqual(played.relay.positions, { "task:t": at(4) });
-  assert.deepEqual(socket.said, [{ type: "subscribe", task_id: "t", position: null }], "nothing more is needed to know that");
+  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null }], "nothing more is needed to know that");
 });
 
 test("a state may come merged with newer updates", () => {
   const played = play();
   played.relay.task("t", played.take);
-  opened(played).tell(subscribed("t", 2, STATE), update("t", 4, { a: 1, b: 4 }), update("t", 5, { b: 5 }));
+  opened(played).deliver(subscribed("t", 2, STATE), update("t", 4, { a: 1, b: 4 }), update("t", 5, { b: 5 }));
   assert.deepEqual(played.updates.map(({ state, isState }) => [state, isState]), [[{ a: 1, b: 4 }, true], [{ a: 1, b: 5 }, false]]);
 });
 
@@ -166,24 +166,24 @@ test("tasks come and go, and followers share a channel", async () => {
   const second = [];
   const stop = played.relay.task("t", played.take);
   const socket = opened(played);
-  socket.tell(subscribed("t", 1, STATE), update("t", 1, { a: 1 }));
+  socket.deliver(subscribed("t", 1, STATE), update("t", 1, { a: 1 }));
   const stopSecond = played.relay.task("t", (got) => second.push(got));
   await soon();
   assert.deepEqual(second.map(({ state, isState }) => [state, isState]), [[{ a: 1 }, true]]);
   stop();
-  socket.tell(update("t", 2, { a: 2 }));
+  socket.deliver(update("t", 2, { a: 2 }));
   assert.equal(played.updates.length, 1);
   assert.deepEqual(second.at(-1).state, { a: 2 });
-  socket.said.length = 0;
+  socket.sent.length = 0;
   stopSecond();
   stopSecond();
   played.relay.task("t", played.take);
   assert.deepEqual(
-    socket.said.map(({ type }) => type),
+    socket.sent.map(({ type }) => type),
     ["unsubscribe", "subscribe"],
   );
-  socket.tell(update("t", 3, { a: 3 })); // on its way before the relay knew
-  socket.tell({ type: "unsubscribed", task_id: "t" }, subscribed("t", 3, STATE), update("t", 3, { a: 3 }));
+  socket.deliver(update("t", 3, { a: 3 })); // on its way before the relay knew
+  socket.deliver({ type: "unsubscribed", task_id: "t" }, subscribed("t", 3, STATE), update("t", 3, { a: 3 }));
   assert.deepEqual(played.updates.slice(1).map(({ state, isState }) => [state, isState]), [[{ a: 3 }, true]]);
 });
 
@@ -192,14 +192,17 @@ test("while Redis is unavailable requests are repeated", async () => {
   played.relay.task("t", played.take);
   played.relay.task("u", played.take);
   const socket = opened(played);
-  assert.equal(socket.said.length, 1, "one request until the relay has shown that it can serve us");
+  assert.equal(socket.sent.length, 1, "one request until the relay has shown that it can serve us");
   const away = { type: "error", code: "unavailable", message: "Redis is away" };
-  socket.tell(away);
+  socket.deliver(away);
   await soon();
-  socket.tell(away);
+  socket.deliver(away);
   await soon();
   assert.deepEqual(played.errors, []);
-  socket.tell(subscribed("t", 0), subscribed("u", 0));
+  const seen = () => played.changes.slice(1).map(({ isUp, isRedisAvailable }) => [isUp, isRedisAvailable]);
+  assert.deepEqual(seen(), [[true, false]], "once for all requests");
+  socket.deliver(subscribed(socket.sent.at(-1).task_id, 0));
+  assert.deepEqual(seen(), [[true, false], [true, true]]);
 });
 
 test("a task that is refused is reported, and the others go on", () => {
@@ -207,9 +210,9 @@ test("a task that is refused is reported, and the others go on", () => {
   played.relay.task("t", played.take);
   played.relay.task("u", played.take);
   const socket = opened(played);
-  socket.tell({ type: "error", code: "bad_task_id", message: "too long" });
+  socket.deliver({ type: "error", code: "bad_task_id", message: "too long" });
   assert.deepEqual(played.errors.map(({ code, channel }) => [code, channel]), [["bad_task_id", "task:t"]]);
-  socket.tell(subscribed("u", 0), update("u", 1, { a: 1 }));
+  socket.deliver(subscribed("u", 0), update("u", 1, { a: 1 }));
   assert.deepEqual(played.updates.map(({ taskId }) => taskId), ["u"]);
 });
 
@@ -217,18 +220,18 @@ test("a task that is refused is reported, and the others go on", () => {
 function serve(socket, limit) {
   const followed = new Set();
   let errors = 0;
-  while (socket.said.length > 0) {
-    const { type, task_id } = socket.said.shift();
+  while (socket.sent.length > 0) {
+    const { type, task_id } = socket.sent.shift();
     if (type === "unsubscribe") {
       followed.delete(task_id);
-      socket.tell({ type: "unsubscribed", task_id });
+      socket.deliver({ type: "unsubscribed", task_id });
     } else if (followed.size >= limit) {
       errors += 1;
       assert.ok(errors < 16, "the relay would end the connection");
-      socket.tell({ type: "error", code: "too_many_subscriptions", message: "the limit" });
+      socket.deliver({ type: "error", code: "too_many_subscriptions", message: "the limit" });
     } else {
       followed.add(task_id);
-      socket.tell(subscribed(task_id, 0));
+      socket.deliver(subscribed(task_id, 0));
     }
   }
   return { followed, errors };
@@ -248,7 +251,7 @@ for (const [limit, tasks] of [[256, 300], [8, 300], [1, 40]]) {
       assert.equal(error.code, "too_many_subscriptions");
       assert.match(error.message, new RegExp(`^${error.channel} is not followed: .* follow ${limit} channels`));
     }
-    socket.tell(update(String(limit - 1), 1, { a: 1 }));
+    socket.deliver(update(String(limit - 1), 1, { a: 1 }));
     assert.deepEqual(played.updates.map(({ taskId }) => taskId), [String(limit - 1)]);
   });
 }
@@ -261,10 +264,10 @@ test("beyond the limit there is room again when another task is left", () => {
   assert.deepEqual(played.errors.map(({ channel }) => channel), ["task:c"]);
   played.relay.task("d", played.take);
   assert.deepEqual(played.errors.map(({ channel }) => channel), ["task:c", "task:d"]);
-  assert.deepEqual(socket.said, [], "the relay is not asked for what it will refuse");
+  assert.deepEqual(socket.sent, [], "the relay is not asked for what it will refuse");
   stops[0]();
   played.relay.task("e", played.take);
-  assert.deepEqual(socket.said.map(({ type, task_id }) => [type, task_id]), [["unsubscribe", "a"], ["subscribe", "e"]]);
+  assert.deepEqual(socket.sent.map(({ type, task_id }) => [type, task_id]), [["unsubscribe", "a"], ["subscribe", "e"]]);
 });
 
 test("a silent relay is sent a ping, and left when it does not answer", (t) => {
@@ -272,12 +275,12 @@ test("a silent relay is sent a ping, and left when it does not answer", (t) => {
   const played = play({ heartbeat: 1000, heartbeatTimeout: 500 });
   const socket = opened(played);
   t.mock.timers.tick(999);
-  assert.deepEqual(socket.said, []);
+  assert.deepEqual(socket.sent, []);
   t.mock.timers.tick(1);
-  assert.deepEqual(socket.said, [{ type: "ping" }]);
-  socket.tell(PONG);
+  assert.deepEqual(socket.sent, [{ type: "ping" }]);
+  socket.deliver(PONG);
   t.mock.timers.tick(1000);
-  assert.deepEqual(socket.said, [{ type: "ping" }, { type: "ping" }]);
+  assert.deepEqual(socket.sent, [{ type: "ping" }, { type: "ping" }]);
   t.mock.timers.tick(499);
   assert.equal(socket.closedWith, undefined);
   t.mock.timers.tick(1);
@@ -309,7 +312,7 @@ test("an error without a close is the end of a connection, too", async () => {
   second.open();
   second.onerror({});
   second.end(1002, "invalid frame");
-  assert.match(played.changes.at(-1).detail, /1002 invalid frame/, "the close says more");
+  assert.match(played.changes.at(-1).detail, /1002 invalid frame/, "the close has more detail");
   await soon();
   assert.equal(played.sockets.length, 3, "the relay has not sent this code");
   assert.deepEqual(played.errors, []);
@@ -350,20 +353,35 @@ test("delays grow, are drawn at random, and have a bound", (t) => {
   }
 });
 
+test("a WebSocket that cannot be made is tried again", async () => {
+  const played = play();
+  opened(played).end(1006);
+  const { sockets, changes } = played;
+  const push = sockets.push;
+  sockets.push = () => {
+    sockets.push = push;
+    throw new Error("not now");
+  };
+  await soon();
+  assert.match(changes.at(-1).detail, /not now/);
+  await soon();
+  assert.equal(sockets.length, 2);
+});
+
 test("unexpected messages end the connection", async () => {
-  const bad = ["nonsense", "[]", "null", '{"type":"pong"}', '{"type":"subscribed","task_id":"t"}', '{"type":"subscribed","task_id":"t","position":{"epoch":"e","offset":1}}', '{"type":"task_update","task_id":"t","data":3}'];
+  const bad = ["nonsense", "[]", "null", '{"type":"pong"}', '{"type":"subscribed","task_id":"t"}', '{"type":"subscribed","task_id":"t","position":5,"state":false}', '{"type":"task_update","task_id":"t","data":{},"position":{"epoch":"e"}}', '{"type":"subscribed","task_id":"t","position":{"epoch":"e","offset":1}}', '{"type":"task_update","task_id":"t","data":3}'];
   for (const data of bad) {
     const played = play();
     played.relay.task("t", played.take);
     const socket = opened(played);
-    if (data.includes("data")) socket.tell(subscribed("t", 0));
+    if (data.includes("data")) socket.deliver(subscribed("t", 0));
     socket.onmessage({ data });
     assert.equal(socket.closedWith, "nothing", data);
     assert.match(played.changes.at(-1).detail, /sent something unexpected/);
   }
   const played = play();
   const socket = opened(played);
-  socket.tell({ type: "weather" }); // of a newer relay
+  socket.deliver({ type: "weather" }); // of a newer relay
   assert.equal(socket.closedWith, undefined);
 });
 
@@ -378,7 +396,7 @@ test("a callback that throws does not keep the others from theirs", async () => 
     throw new Error("mine");
   });
   played.relay.task("t", played.take);
-  opened(played).tell(subscribed("t", 0), update("t", 1, { a: 1 }));
+  opened(played).deliver(subscribed("t", 0), update("t", 1, { a: 1 }));
   await soon();
   process.removeListener("uncaughtException", catchIt);
   for (const listener of others) process.on("uncaughtException", listener);
@@ -390,9 +408,9 @@ test("after close no callback is called", async () => {
   const played = play();
   played.relay.task("t", played.take);
   const socket = opened(played);
-  socket.tell(subscribed("t", 0));
+  socket.deliver(subscribed("t", 0));
   played.relay.close();
-  socket.tell(update("t", 1, { a: 1 }));
+  socket.deliver(update("t", 1, { a: 1 }));
   socket.end(1006);
   await soon();
   assert.equal(played.sockets.length, 1);

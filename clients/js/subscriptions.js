@@ -33,6 +33,13 @@ export const fullJitter = (attempt, base, cap, random) => random() * Math.min(ca
 /** The relay sent what does not fit. The connection must be closed; the next one resumes. */
 export class ProtocolError extends Error {}
 
+/** The position in a message, or null if there is none. Throws ProtocolError if it is malformed: it would be refused later. */
+function checkedPosition(position) {
+  if (position === undefined || position === null) return null;
+  if (typeof position.epoch === "string" && Number.isSafeInteger(position.offset)) return position;
+  throw new ProtocolError(`a malformed position: ${JSON.stringify(position)}`);
+}
+
 /**
  * One channel. Its phase on the present connection:
  *
@@ -133,6 +140,7 @@ export class Subscriptions {
     this.limit = Infinity;
     this.retryAt = -Infinity;
     this.attempts = 0;
+    this.isRedisAvailable = true; // as far as the relay has answered
     for (const channel of this.channels.values()) channel.disconnect();
   }
 
@@ -204,8 +212,10 @@ export class Subscriptions {
     this.unanswered.shift();
   }
 
-  #onSubscribed(name, { position, state: stateFollows, recovered }) {
-    if (!position || typeof stateFollows !== "boolean") {
+  #onSubscribed(name, message) {
+    const { state: stateFollows, recovered } = message;
+    const position = checkedPosition(message.position);
+    if (position === null || typeof stateFollows !== "boolean") {
       throw new ProtocolError("a subscription without its position, or without telling whether a state follows");
     }
     const oldest = this.unanswered[0];
@@ -215,6 +225,7 @@ export class Subscriptions {
       this.unanswered.shift();
       this.window = WINDOW;
       this.attempts = 0;
+      this.isRedisAvailable = true;
       channel = oldest.channel;
       hadPosition = oldest.since !== null;
     } else if (!channel?.isConfirmed) {
@@ -229,6 +240,7 @@ export class Subscriptions {
     const isWanted = channel !== null && this.channels.get(channel.name) === channel;
     if (code === "unavailable" && channel !== null) {
       this.window = 1;
+      this.isRedisAvailable = false;
       channel.phase = "unsubscribed";
       if (isWanted) this.pending.push({ type: "subscribe", channel });
       if (now >= this.retryAt) this.retryAt = now + fullJitter(this.attempts++, ...UNAVAILABLE_DELAYS, this.random);
@@ -248,7 +260,9 @@ export class Subscriptions {
     this.onRefused(new RelayError(text, code, channel?.name ?? null));
   }
 
-  #onUpdate(name, { data, position = null }) {
+  #onUpdate(name, message) {
+    const { data } = message;
+    const position = checkedPosition(message.position);
     const channel = this.channels.get(name);
     // No longer wanted; or a general update from before the answer to our request.
     if (!channel?.isConfirmed) return;

@@ -28,7 +28,10 @@ _log = structlog.get_logger("relay.channel_subscriptions")
 
 #: Reads in one round trip to Redis: of states alone, and of history, which may be the whole limit each.
 STATES_AT_ONCE = 256
-HISTORIES_AT_ONCE = 32
+HISTORIES_AT_ONCE = 16
+
+#: Channels that are caught up with in one round trip.
+_CATCH_UPS_AT_ONCE = 64
 
 #: A read that waits while others are answered is given up after so many time-outs.
 _TIMEOUT_FACTOR = 5
@@ -43,7 +46,7 @@ _LOG_INTERVAL = 60.0
 _position = tuple.__new__
 
 #: Bytes of one read of a history, give or take one update. What is longer is read in parts.
-MAX_READ_BYTES = 256 * 1024
+MAX_READ_BYTES = 128 * 1024
 
 
 class _Read:
@@ -118,6 +121,7 @@ class ChannelSubscriptions:
         self._read_due = trio.Event()
         self._logged_at = -math.inf
         self.invalid_messages = 0
+        self.messages = 0
 
     # Called by the hub and the subscription; nothing here waits.
 
@@ -168,6 +172,7 @@ class ChannelSubscriptions:
 
     def on_message(self, pubsub_channel: bytes, message: bytes) -> bool:
         """Take a message, as the publish script sends it. Return whether the turn has to end."""
+        self.messages += 1
         channel = self._channels.get(pubsub_channel)
         if channel is None:
             return False  # it was left meanwhile
@@ -293,7 +298,7 @@ class ChannelSubscriptions:
 
     async def _catch_up(self) -> None:
         """Read some of the channels that are behind. Raises BrokerUnavailable if any of them cannot be read now."""
-        channels = self._lifecycles.in_state(ChannelState.BEHIND, HISTORIES_AT_ONCE)
+        channels = self._lifecycles.in_state(ChannelState.BEHIND, _CATCH_UPS_AT_ONCE)
         reads: list[_Read] = []
         for channel in channels:
             self._apply(ChannelEvent.READ_SENT, channel)

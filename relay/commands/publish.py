@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 import typer
+from relay_client.encoding import well_formed
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
@@ -17,7 +18,7 @@ from relay.core.updates import Position
 def _fields(pairs: list[str]) -> dict[str, Any]:
     """``key=value`` pairs; values are JSON where they can be read as such, text otherwise."""
     fields: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in map(well_formed, pairs):  # an argument may have bytes that are not UTF-8
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{pair!r} is not of the form key=value")

@@ -1,6 +1,6 @@
-"""Channel names, and what today's services publish under them.
+"""Channel names, and what services publish on them with a plain ``PUBLISH``.
 
-A channel is a line of updates that a client can follow: ``task:<id>`` for one task, ``general`` for what concerns
+A channel is a sequence of updates to which a client can subscribe: ``task:<id>`` for one task, ``general`` for what concerns
 everyone, and any Redis channel that the operator names, under its own name.
 """
 
@@ -33,9 +33,10 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def task_channel(task_id: str | int) -> str:
-    """The channel of one task; ids are compared as strings.
+    """Return the channel of one task; ids are compared as strings.
 
-    Raises BadMessage when the id is empty or longer than MAX_NAME_LENGTH.
+    Raises:
+        BadMessage: The id is empty or longer than MAX_NAME_LENGTH.
     """
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
@@ -48,10 +49,8 @@ _CLASS_PART = compile_pattern(r"\\(.)|(.)-(.)|(.)", DOTALL)
 
 
 def _expression(part: Match[str]) -> str:
-    """One part of a Redis glob as a regular expression."""
-    stars, any_one, negated, members, character = part.groups()
-    if stars:
-        return ".*"
+    """Return what one part of a Redis glob, which is no star, matches, as a regular expression for one character."""
+    _, any_one, negated, members, character = part.groups()
     if any_one:
         return "."
     if character is not None:
@@ -65,18 +64,58 @@ def _expression(part: Match[str]) -> str:
     return f"[{negated}{inside}]"
 
 
+class _Glob:
+    """One glob pattern in Redis' own sense of ``*``, ``?`` and ``[]``.
+
+    Between two stars each part matches one character, so the leftmost place of what is between them is the only one that has
+    to be tried. One regular expression with several ``.*`` would try them all.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        expressions, length = [""], [0]
+        # Not fnmatch: there "!" negates instead of "^", and a backslash is a character like any other.
+        for part in _GLOB_PART.finditer(pattern):
+            if part[1]:
+                expressions.append("")
+                length.append(0)
+            else:
+                expressions[-1] += _expression(part)
+                length[-1] += 1
+        self._segments = [compile_pattern(expression, DOTALL) for expression in expressions]
+        self._first_length, self._last_length = length[0], length[-1]
+
+    def matches(self, name: str) -> bool:
+        """Whether a name matches, in a time that grows with the lengths of pattern and name at most."""
+        first, *between = self._segments
+        if not between:
+            return first.fullmatch(name) is not None
+        last = between.pop()
+        position, end = self._first_length, len(name) - self._last_length
+        if end < position or first.match(name) is None or last.fullmatch(name, end) is None:
+            return False
+        for segment in between:
+            found = segment.search(name, position, end)
+            if found is None:
+                return False
+            position = found.end()
+        return True
+
+
 class ChannelPatterns:
-    """The Redis channels that the operator names, as glob patterns in Redis' own sense of ``*``, ``?`` and ``[]``."""
+    """The Redis channels that the operator names, as glob patterns.
+
+    Attributes:
+        patterns: The patterns, in the operator's order.
+    """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(patterns)
-        # Not fnmatch: there "!" negates instead of "^", and a backslash is a character like any other.
-        self._matchers = [compile_pattern(_GLOB_PART.sub(_expression, pattern), DOTALL) for pattern in self.patterns]
+        self._globs = [_Glob(pattern) for pattern in self.patterns]
 
     def first_match(self, name: str) -> str | None:
-        """The first pattern that matches a channel's name."""
-        for pattern, matcher in zip(self.patterns, self._matchers, strict=True):
-            if matcher.fullmatch(name):
+        """Return the first pattern that matches a channel's name, or None."""
+        for pattern, glob in zip(self.patterns, self._globs, strict=True):
+            if glob.matches(name):
                 return pattern
         return None
 
@@ -84,24 +123,53 @@ class ChannelPatterns:
         return len(name) <= MAX_NAME_LENGTH and self.first_match(name) is not None
 
 
+#: One escape sequence of JSON; a whole surrogate pair, or a surrogate that may be alone.
+_ESCAPE = compile_pattern(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD]([89a-fA-F])..|.)", DOTALL)
+
+
+def replace_lone_surrogates(message: bytes) -> bytes:
+    """Return JSON text with U+FFFD in place of each escaped surrogate that has no partner.
+
+    Python's encoder writes them for file names with foreign bytes. Browsers read them, and strict parsers refuse the message.
+    """
+    return _ESCAPE.sub(lambda match: match[0] if match[1] is None else b"\\ufffd", message)
+
+
 def _is_object(raw: bytes) -> bool:
     return raw.lstrip(b" \t\r\n")[:1] == b"{"
 
 
-def read_published(redis_channel: str, message: bytes, heard: float) -> Update:
+def read_published(redis_channel: str, message: bytes, received_at: float) -> Update:
     """Read what a service published with a plain ``PUBLISH``.
 
-    The message's own type decides where it goes; messages on operator-named channels go out as they came. Raises
-    BadMessage, with a code for the metrics, when it is not a JSON object of a known form.
+    The message's own type decides where it goes; messages on operator-named channels are delivered as they are.
+
+    Args:
+        redis_channel: The channel that it was published on.
+        message: Its bytes.
+        received_at: When it was received, in seconds of the monotonic clock.
+
+    Raises:
+        BadMessage: It is not a JSON object of a known form; the code is for the metrics.
     """
     try:
-        message.decode()  # a text frame must be UTF-8 throughout, also where no field is looked at
+        return _read_published(redis_channel, message, received_at)
+    except BadMessage as error:
+        repaired = replace_lone_surrogates(message) if error.code == "not_json" else message
+        if repaired == message:
+            raise
+    return _read_published(redis_channel, repaired, received_at)
+
+
+def _read_published(redis_channel: str, message: bytes, received_at: float) -> Update:
+    try:
+        message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
     except UnicodeDecodeError as error:
         raise BadMessage("invalid_utf8", f"not valid UTF-8 at byte {error.start}") from None
     try:
         if redis_channel not in (TASK_UPDATES, GENERAL_UPDATES):
             msgspec.json.decode(message, type=dict[str, msgspec.Raw])
-            return Update(redis_channel, "message", message.strip(), heard)
+            return Update(redis_channel, "message", message.strip(), received_at)
         envelope = _decode_envelope(message)
     except msgspec.ValidationError as error:
         raise BadMessage("wrong_type", f"not of the expected form: {error}") from None
@@ -115,7 +183,7 @@ def read_published(redis_channel: str, message: bytes, heard: float) -> Update:
     if envelope.type == "task_update":
         if envelope.task_id is None:
             raise BadMessage("wrong_type", "a task_update needs a `task_id`")
-        return Update(task_channel(envelope.task_id), "task_update", data, heard)
+        return Update(task_channel(envelope.task_id), "task_update", data, received_at)
     if envelope.type == "general_update":
-        return Update(GENERAL, "general_update", data, heard)
+        return Update(GENERAL, "general_update", data, received_at)
     raise BadMessage("unknown_type", f"unknown type {envelope.type[:64]!r}; expected task_update or general_update")

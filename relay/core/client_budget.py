@@ -13,7 +13,7 @@ FRAME_COST = 1.0
 BYTE_COST = 1 / 512
 
 #: Units that a client may use at once, and each second on end: some 50 messages a second if each comes by itself.
-BURST = 1000.0
+BURST = 500.0
 RATE = 100.0
 
 #: Subscriptions with history that a client may begin each second on end. As many as it may have, it may begin at once.

@@ -1,4 +1,4 @@
-"""The one registry of close codes: what each means, who sends it, and whether to come back.
+"""The one registry of close codes: what each means, who sends it, and whether to reconnect.
 
 1000-1015 are those of RFC 6455 section 7.4 and of IANA's registry; 4000-4999 are Relay's own. docs/protocol.md shows
 the same table, and a test keeps the two alike.
@@ -35,7 +35,7 @@ class Close(Enum):
 
     @property
     def is_slow(self) -> bool:
-        """The client could not keep up: what waits for it is given up."""
+        """The client could not keep up: what waits for it is discarded."""
         return self.code == 4008
 
     @property

@@ -1,7 +1,7 @@
 """Relay's errors, one small tree:
 
     RelayError
-    +-- ConfigError         a setting is wrong; the message names the variable and the mend
+    +-- ConfigError         a setting is wrong; the message names the variable and the remedy
     +-- BadMessage          a client or a publisher sent what cannot be read
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again

@@ -11,7 +11,7 @@ connection as plain messages:
 
 A relay that receives the request has received everything that was published before it, and answers "done" when all of that is
 persisted. One that holds back itself would never come to that if it waited for the asker, so it answers "held" at once, when
-everything of its earlier connections is persisted. Of two relays that have received the same request, the one with the larger
+everything from before is persisted. Of two relays that have received the same request, the one with the larger
 count connected first and has missed nothing that the other one has received: it goes on, and the other waits until it is done.
 """
 
@@ -120,7 +120,7 @@ class PlainOrder:
     ==================  ==============================================================================================
     state               what `next_persist` lets pass, in the order of the queue
     ==================  ==============================================================================================
-    ASKING, HOLDING     updates received on earlier connections, and "held" answers behind them
+    ASKING, HOLDING     updates received before the state was ASKING, and "held" answers behind them
     FLOWING             everything; a "done" answer when all before it is persisted
     ==================  ==============================================================================================
 
@@ -140,6 +140,8 @@ class PlainOrder:
         self._queue: deque[Pending | _BarrierRequest] = deque()
         self._queued_bytes = 0
         self._connected_at = -inf
+        #: Since when something may have been missed that is not persisted: the first connection after the state was FLOWING.
+        self._held_from = -inf
         self._connections = 0
         self._received_count = 0  # on this connection
         self._retry_at = -inf
@@ -160,6 +162,9 @@ class PlainOrder:
 
     def on_connecting(self, now: float) -> None:
         """A new connection is about to receive: something may have been missed since the last one."""
+        self._advance(now)
+        if self.state is OrderState.FLOWING:
+            self._held_from = now
         self._connected_at = now
         self._connections += 1
         self._received_count = 0
@@ -200,7 +205,9 @@ class PlainOrder:
         if len(self._queue) >= MAX_QUEUED:
             return  # it will be repeated
         self._advance(now)
-        if self.state is not OrderState.FLOWING:
+        # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
+        # other one waits until it is done.
+        if self.state is not OrderState.FLOWING and self._held_from == self._connected_at:
             self._queue.insert(self._old_count(), _BarrierRequest(request, self._received_count))
         self._queue.append(_BarrierRequest(request, None))
 
@@ -303,8 +310,8 @@ class PlainOrder:
             self.state = OrderState.FLOWING
 
     def _old_count(self) -> int:
-        """Return how much at the head of the queue is older than this connection: nothing before it was missed."""
-        since = self._connected_at
+        """Return how much at the head of the queue was received before something may have been missed."""
+        since = self._held_from
         old = takewhile(lambda item: isinstance(item, _BarrierRequest) or item.update.received_at < since, self._queue)
         return sum(1 for _ in old)
 

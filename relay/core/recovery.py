@@ -215,14 +215,17 @@ class RecoveryBuffer:
         else:
             self.is_stale = True
 
-    def take(self, after: Position) -> list[Update]:
-        """Remove and return what follows a position, in order, with the unpersisted updates among it."""
+    def take_all(self) -> list[Update]:
+        """Remove and return everything, in order."""
         updates, self._updates = self._updates, []
         self._size = 0
+        return updates
+
+    def take(self, after: Position) -> list[Update]:
+        """Remove and return what follows a position, in order, with the unpersisted updates among it."""
         # What is of another epoch came before the read: when a newer epoch begins, the buffer becomes stale.
-        return [
-            update
-            for update in updates
-            if update.position is None
-            or (update.position.epoch == after.epoch and update.position.offset > after.offset)
-        ]
+        return [update for update in self.take_all() if update.position is None or _follows(after, update.position)]
+
+
+def _follows(first: Position, second: Position) -> bool:
+    return second.epoch == first.epoch and second.offset > first.offset

@@ -318,6 +318,48 @@ class Subscription:
             self._hub.unsubscribe(self._listener, self.channel, self.format)
 
 
+class EarlyUpdates:
+    """Keeps what is published while a client connects that has no session yet.
+
+    Used as a context manager: at the end of the block the channels are left.
+    """
+
+    def __init__(self, hub: Hub, channels: Iterable[str]) -> None:
+        """Begin to keep the updates of some channels.
+
+        Args:
+            hub: Where they are delivered.
+            channels: Those that the client gets without asking, and without history.
+        """
+        self._hub = hub
+        self._channels = list(channels)
+        self._buffer = RecoveryBuffer()
+        for channel in self._channels:
+            hub.start_recovery(channel, self)
+
+    def __enter__(self) -> "EarlyUpdates":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            self._hub.end_recovery(channel, self)
+
+    def on_update(self, update: Update) -> None:
+        """A channel delivers an update. Beyond the limits of a buffer, of a client that is slow to connect, it is dropped."""
+        self._buffer.append(update)
+
+    def on_reset(self) -> None:
+        """A channel's sequence was broken. A client without positions is not told."""
+
+    def take(self, channel: str) -> list[Update]:
+        """Remove and return the updates of a channel so far, in order."""
+        updates = self._buffer.take_all()
+        for update in updates:
+            if update.channel != channel:
+                self._buffer.append(update)
+        return [update for update in updates if update.channel == channel]
+
+
 class SubscriptionSet:
     """All subscriptions of one client, at most one for each channel.
 

@@ -1,4 +1,4 @@
-"""The state of a task: what its partial updates come to, one laid over the other."""
+"""The state of a task: its partial updates folded into one, later fields over earlier ones."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from relay_wire.statuses import TERMINAL
 
 from relay.core.errors import BadMessage
 
-#: The field that supervision sets on a task in progress that shows no sign of life.
+#: The field that is set on a task in progress without a heartbeat.
 STALLED = "stalled"
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -17,9 +17,10 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def fields_of(data: bytes) -> dict[str, bytes]:
-    """The fields of a task update, each as the JSON text that it came in.
+    """Return the fields of a task update, each as the JSON text that it came in.
 
-    Raises BadMessage when data is not an object, or one of more than MAX_FIELDS fields, or nested too deeply.
+    Raises:
+        BadMessage: The data is no object, has more than MAX_FIELDS fields, or is nested too deeply.
     """
     try:
         fields = {name: bytes(value) for name, value in _decode(data).items()}
@@ -33,12 +34,12 @@ def fields_of(data: bytes) -> dict[str, bytes]:
 
 
 def object_of(fields: Mapping[str, bytes]) -> bytes:
-    """The JSON object of such fields."""
+    """Return the JSON object of fields that are JSON texts."""
     return b"{%b}" % b",".join(_encode(name) + b":" + value for name, value in fields.items())
 
 
 def fold(updates: Iterable[bytes]) -> bytes:
-    """Several updates of one task as one: the fields of later ones lie over those of earlier ones."""
+    """Merge several updates of one task into one: fields of later ones replace those of earlier ones."""
     fields: dict[str, bytes] = {}
     for data in updates:
         fields.update(fields_of(data))
@@ -46,7 +47,7 @@ def fold(updates: Iterable[bytes]) -> bytes:
 
 
 def status_of(fields: Mapping[str, bytes]) -> str | None:
-    """The status in some fields, or None when there is none or it is not text."""
+    """Return the status in some fields, or None if there is none or it is no text."""
     value = fields.get("status")
     if value is None:
         return None
@@ -57,7 +58,7 @@ def status_of(fields: Mapping[str, bytes]) -> str | None:
 
 
 def is_terminal(data: bytes) -> bool:
-    """This update ends its task, or may: where it has too many fields to tell, or is nested too deeply."""
+    """Whether an update ends its task, or may: with too many fields, or nested too deeply, nobody can tell."""
     try:
         return b'"status"' in data and status_of(fields_of(data)) in TERMINAL
     except BadMessage:

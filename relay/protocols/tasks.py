@@ -11,6 +11,7 @@ from relay_wire.channels import GENERAL, TASK_PREFIX
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
+from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
@@ -47,7 +48,9 @@ def _utc_now() -> datetime:
 
 def channel_fields(channel: str) -> dict[str, str]:
     """Return the fields that name a channel in a message to a client."""
-    return {"task_id": channel[len(TASK_PREFIX) :]} if channel.startswith(TASK_PREFIX) else {"channel": channel}
+    return (
+        {"task_id": channel[len(TASK_PREFIX) :]} if channel.startswith(TASK_PREFIX) else {"channel": name_of(channel)}
+    )
 
 
 def position_json(position: Position) -> dict[str, Any]:
@@ -161,8 +164,10 @@ class TasksProtocol:
         name = request.channel
         if name is msgspec.UNSET:
             raise BadMessage("missing_task_id", f"{request.type} needs a `task_id`")
-        if name == GENERAL or name in self._named:
+        if name == GENERAL:
             return name
+        if name in self._named:
+            return channel_of(name)
         raise BadMessage("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
 
     def _subscribe(self, request: _Request) -> Subscribe:

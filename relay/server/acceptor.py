@@ -197,13 +197,20 @@ class Acceptor:
         Raises:
             OSError: The client has gone.
         """
-        answer = handshake.accept()
-        if fresh.send(answer) != len(answer):
-            raise BlockingIOError("a fresh connection does not take 200 bytes")
         limit = self._settings.max_message_bytes
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
-        return Session(self._context, transport, protocol, peer), transport.feed(handshake.early)
+        events = transport.feed(handshake.early)
+        session = Session(self._context, transport, protocol, peer)
+        session.register()  # before the answer: a client that has it misses nothing
+        answer = handshake.accept()
+        try:
+            if fresh.send(answer) != len(answer):
+                raise BlockingIOError("a fresh connection does not take 200 bytes")
+        except OSError:
+            session.unregister()
+            raise
+        return session, events
 
 
 def _file_limit() -> int:

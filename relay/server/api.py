@@ -3,10 +3,12 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from math import ceil
+from typing import Any
 
 import msgspec
-from quart import Response, request
+from quart import Response, has_request_context, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.broker.task_store import Task
 from relay.core.channels import task_channel
@@ -14,11 +16,17 @@ from relay.core.errors import BadMessage, BrokerBusy, BrokerError
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.running_relay import RelayHandle
+from relay.server.task_paths import HEARTBEAT_ROUTE, SCOPE_KEY, TASK_ROUTE
 
 _json = msgspec.json.Encoder().encode
 
 #: Tasks on one page: unless asked for, and at most.
 _PAGE, _MAX_PAGE = 100, 500
+
+#: Largest `max_age`, in seconds.
+_MAX_AGE = 1e9
+
+_API = "/api/"
 
 
 def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
@@ -29,8 +37,26 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
     return _answer(status, _json({"code": code, "message": message}), headers)
 
 
-def _tagged(body: bytes, tag: str) -> Response:
+def _task_id() -> str:
+    """Return the id that the request is about.
+
+    Raises:
+        BadMessage: It is empty, too long, or not valid UTF-8.
+        NotFound: The request names a route of `relay.server.task_paths`.
+    """
+    scope: Any = request.scope
+    if SCOPE_KEY not in scope:
+        raise NotFound
+    task_id: str | None = scope[SCOPE_KEY]
+    if task_id is None:
+        raise BadMessage("bad_task_id", "the task's id must be UTF-8, percent-encoded")
+    task_channel(task_id)
+    return task_id
+
+
+def _tagged(body: bytes) -> Response:
     """Answer with the body, or with 304 when the client has it already."""
+    tag = blake2b(body, digest_size=12).hexdigest()
     if request.if_none_match.contains_weak(tag):
         return _answer(304, b"", {"etag": f'W/"{tag}"'})
     return _answer(200, body, {"etag": f'W/"{tag}"'})
@@ -54,6 +80,13 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
         seconds = error.retry_after if isinstance(error, BrokerBusy) else 1.0
         return _error(503, "unavailable", error.public_message, {"retry-after": str(ceil(seconds))})
 
+    @app.errorhandler(HTTPException)
+    async def refused(error: HTTPException) -> Response | HTTPException:
+        if not has_request_context() or not request.path.startswith(_API):  # of a WebSocket, or another route
+            return error
+        status = error.code or 500
+        return _error(status, (error.name or "error").lower().replace(" ", "_"), error.description or "")
+
     @app.errorhandler(BadMessage)
     async def bad_request(error: BadMessage) -> Response:
         return _error(400, error.code, error.message)
@@ -65,7 +98,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
             limit = int(request.args.get("limit", _PAGE))
             max_age = float(request.args["max_age"]) if "max_age" in request.args else None
             after = _cursor(request.args["after"]) if "after" in request.args else None
-            if not 1 <= limit <= _MAX_PAGE or (max_age is not None and not max_age >= 0):
+            if not 1 <= limit <= _MAX_PAGE or (max_age is not None and not 0 <= max_age <= _MAX_AGE):
                 raise ValueError("out of range")
         except (ValueError, msgspec.DecodeError):
             raise BadMessage(
@@ -76,21 +109,21 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
         page = await relay.running.tasks.page(limit, statuses, max_age, after)
         following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
         body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
-        return _tagged(body, blake2b(body, digest_size=12).hexdigest())
+        return _tagged(body)
 
-    @app.get("/api/tasks/<path:task_id>")
-    async def get_task(task_id: str) -> Response:
+    @app.get(TASK_ROUTE)
+    async def get_task() -> Response:
         """Show one task: its state, and the position that it is the state of."""
-        task_channel(task_id)
+        task_id = _task_id()
         task = await relay.running.tasks.get(task_id)
         if task is None:
             return _error(404, "unknown_task", "no such task, or it ended long ago")
-        return _tagged(_task_json(task), f"{task.position.epoch}.{task.position.offset}")
+        return _tagged(_task_json(task))
 
-    @app.post("/api/tasks/<path:task_id>/heartbeat")
-    async def heartbeat(task_id: str) -> Response:
+    @app.post(HEARTBEAT_ROUTE)
+    async def heartbeat() -> Response:
         """Record that the task lives."""
-        task_channel(task_id)
+        task_id = _task_id()
         if not await relay.running.tasks.heartbeat(task_id):
             return _error(404, "unknown_task", "no such task; publish an update first")
         return _answer(204, b"")

@@ -10,11 +10,12 @@ from typing import Any
 import structlog
 import trio
 from quart_trio import QuartTrio
+from relay_wire.channels import GENERAL
 
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import ChannelPatterns
 from relay.core.errors import RelayError
-from relay.logs import without_password
+from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
@@ -27,6 +28,7 @@ from relay.server.http_guard import HttpGuard
 from relay.server.lifespan import run_relay
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
+from relay.server.task_paths import routed
 
 _log = structlog.get_logger("relay.app")
 
@@ -89,7 +91,7 @@ class RelayApp(QuartTrio):
         elif await guard.answers_preflight(scope, path, send):
             pass
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
-            await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+            await super().asgi_app(routed(scope), receive, guard.guarded(scope, path, send))
         elif running is None:
             await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
         else:
@@ -150,6 +152,7 @@ async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:
     app.has_failed = True
     if multiprocessing.parent_process() is not None:
         # Hypercorn starts a worker again that ended with 0; at any other status it ends, and says 0 itself.
+        flush()
         os._exit(0)
     os.kill(os.getpid(), signal.SIGTERM)
     await receive()  # lifespan.shutdown
@@ -159,6 +162,8 @@ async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:
 def _log_start(app: RelayApp, redis_url: str) -> None:
     for warning in unknown_variables():
         _log.warning(warning)
+    if GENERAL in app.named.patterns:
+        _log.warning("no client can subscribe to an extra channel of this name, which is Relay's own", channel=GENERAL)
     _log.info(
         "relay is up",
         redis=without_password(redis_url),

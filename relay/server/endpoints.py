@@ -16,7 +16,7 @@ from relay.server.admission import Admission, address_of, peer_of
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
-from relay.server.session import Session
+from relay.server.session import Session, early_updates
 
 _log = structlog.get_logger("relay.endpoints")
 
@@ -42,6 +42,7 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
     terminated = inspect(send).terminated
     if terminated is not None:
         admission.drain_when(terminated)
+    protocol = endpoint()
     try:
         with trio.fail_after(settings.handshake_timeout):
             await receive()  # websocket.connect
@@ -58,27 +59,34 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
                 await _refuse(scope, send, 403 if is_final else 503, reason)
                 return
-            hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
-            await send({"type": "websocket.accept", "subprotocol": agreed_subprotocol(scope.get("subprotocols", ()))})
-            if admission.is_full_for(address):
-                admission.count_full()
-                await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
-                return
-            hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
+            with early_updates(admission.context.hub, protocol) as early:
+                hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
+                agreed = agreed_subprotocol(scope.get("subprotocols", ()))
+                await send({"type": "websocket.accept", "subprotocol": agreed})
+                if admission.is_full_for(address):
+                    admission.count_full()
+                    await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
+                    return
+                hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
+                transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
+                session = Session(admission.context, transport, protocol, peer)
+                session.register(early)
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")
         return
     if hijacked is None:
-        transport = asgi_transport(receive, send, **limits)
-        await Session(admission.context, transport, endpoint(), peer).run()
+        await session.run()
         return
     socket_transport, received = hijacked
-    session = Session(admission.context, socket_transport, endpoint(), peer)
 
     async def run() -> None:
         await session.run(socket_transport.feed(received))
 
-    admission.start(run, session.abort)
+    def give_up() -> None:
+        session.unregister()
+        session.abort()
+
+    admission.start(run, give_up)
 
 
 async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:

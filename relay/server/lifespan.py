@@ -16,6 +16,7 @@ from typing import Any
 import trio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
+from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
 from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
@@ -127,7 +128,7 @@ async def run_relay(
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
-        services.start_soon(_report_redis, redis, hub, metrics)
+        services.start_soon(_report_redis, redis, channels, hub, metrics)
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
@@ -162,9 +163,9 @@ def _drain_seconds(settings: Settings) -> float:
     return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
 
 
-async def _report_redis(redis: RedisBroker, hub: Hub, metrics: Metrics) -> None:
+async def _report_redis(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
     """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = output_buffer_disconnects = 0
+    reconnects = resets = messages = output_buffer_disconnects = 0
     while True:
         metrics.redis_up.set(redis.alive)
         metrics.redis_reconnects.inc(redis.reconnects - reconnects)
@@ -173,4 +174,6 @@ async def _report_redis(redis: RedisBroker, hub: Hub, metrics: Metrics) -> None:
         output_buffer_disconnects = redis.output_buffer_disconnects
         metrics.history_resets.inc(hub.resets - resets)
         resets = hub.resets
+        metrics.updates_received.labels("persisted").inc(channels.messages - messages)
+        messages = channels.messages
         await trio.sleep(_REPORT_SECONDS)

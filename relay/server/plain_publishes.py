@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from time import monotonic
 
+import msgspec
 import structlog
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.core.channels import ChannelPatterns, read_published
 from relay.core.errors import BadMessage
+from relay.core.extra_channels import channel_of
 from relay.core.updates import Update
 from relay.metrics import Metrics
 
@@ -34,7 +36,11 @@ class PlainPublishReceiver:
 
     def on_publish(self, channel: str, message: bytes) -> None:
         """Take a message of one of the two channels that every relay serves."""
-        self._metrics.updates_received.inc()
+        self._take(channel, message)
+
+    def _take(self, channel: str, message: bytes, of_channel: str | None = None) -> None:
+        """Take a message; the update is of another channel within Relay where one is given."""
+        self._metrics.updates_received.labels("plain").inc()
         try:
             if len(message) > self._max_bytes:
                 raise BadMessage("too_big", f"longer than RELAY_MAX_UPDATE_BYTES, {self._max_bytes}")
@@ -45,9 +51,11 @@ class PlainPublishReceiver:
                 "published message skipped", channel=channel, code=error.code, error=error.message, size=len(message)
             )
             return
+        if of_channel is not None:
+            update = msgspec.structs.replace(update, channel=of_channel)
         self._ingest(update, message)
 
     def on_pattern(self, pattern: str, channel: str, message: bytes) -> None:
         """Take a message of an operator's pattern. Redis sends it once for each pattern that it matches; one counts."""
         if channel not in (TASK_UPDATES, GENERAL_UPDATES) and self._named.first_match(channel) == pattern:
-            self.on_publish(channel, message)
+            self._take(channel, message, channel_of(channel))

@@ -39,6 +39,8 @@ class RunningRelay:
             return "redis is not reachable"
         if self.redis.unready_reason is not None:
             return "redis does not take writes"
+        if self.admission.context.registry.is_full:
+            return "full"
         return None
 
 

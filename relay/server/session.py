@@ -21,8 +21,9 @@ from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
 from relay.core.client_budget import ClientBudget
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
+from relay.core.hub import Hub
 from relay.core.send_queue import SendQueue
-from relay.core.subscription import ReadHistory, Refuse, Request, Send, Subscription, SubscriptionSet
+from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, Subscription, SubscriptionSet
 from relay.core.updates import Position
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
@@ -35,14 +36,17 @@ _log = structlog.get_logger("relay.session")
 #: Encodes what is sent to one client alone and carries no update.
 REPLY_ENCODING = PLAIN
 
-#: Messages of a client that are executed in one turn of the event loop.
-_MESSAGES_AT_ONCE = 16
-
 
 @cache
 def format_of(encoding: Encoding, framing: Framing) -> Format:
     """Return the one format of a shared encoding in a framing."""
     return Format(encoding, framing)
+
+
+def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
+    """Keep what a client gets without asking, while its handshake is answered; see `Session.register`."""
+    commands = [command for command in protocol.open() if isinstance(command, Subscribe)]
+    return EarlyUpdates(hub, [command.channel for command in commands if not command.wants_history])
 
 
 class Session:
@@ -88,17 +92,24 @@ class Session:
 
     # What others do to a session: nothing here waits.
 
-    def register(self) -> None:
+    def register(self, early: EarlyUpdates | None = None) -> None:
         """Subscribe the client to what it gets without asking, before its handshake is answered.
 
         What is published from here on reaches it; it is written when the session runs. Call `unregister` if it never will.
+
+        Args:
+            early: What came before, for a client whose handshake is answered before there is a session.
         """
         self._context.registry.add(self)
         self._opening = []
         try:
             for command in self._protocol.open():
                 if isinstance(command, Subscribe) and not command.wants_history:
-                    self._subscribe_now(command, self._format(command.encoding))
+                    format = self._format(command.encoding)
+                    updates = early.take(command.channel) if early is not None else []
+                    if updates:
+                        self.offer(format.batch(updates))
+                    self._subscribe_now(command, format)
                 else:
                     self._opening.append(command)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
@@ -270,8 +281,6 @@ class Session:
                 self.close(event.close)
             elif isinstance(event, PeerClosed):
                 self.close(Close.ABNORMAL_CLOSURE if event.code == 1006 else Close.NORMAL)
-            if index % _MESSAGES_AT_ONCE == _MESSAGES_AT_ONCE - 1:
-                await trio.lowlevel.checkpoint()
 
     async def _wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""

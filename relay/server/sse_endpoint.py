@@ -11,6 +11,7 @@ from relay.core.batches import Batch, Framing
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
+from relay.core.extra_channels import channel_of
 from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
@@ -122,7 +123,7 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
     for name in query.get("channel", []):
         if name not in named:
             raise BadMessage("unknown_channel", f"no such channel: {name[:64]}")
-        channels.append(name)
+        channels.append(channel_of(name))
     if not channels:
         raise BadMessage("nothing_wanted", "say what to follow: ?task=ID (repeatable) or ?general=1")
     if len(set(channels)) > limit:

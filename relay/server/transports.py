@@ -8,7 +8,8 @@ import contextlib
 import math
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import trio
@@ -29,6 +30,9 @@ from relay.protocols.frames import (
 
 #: Bytes read from a client at a time. Clients send little.
 RECEIVE_BYTES = 1024
+
+#: Messages and control frames of a client that are taken in one turn of the event loop.
+_EVENTS_AT_ONCE = 4
 
 #: Unsent bytes that the kernel takes before a send would block. What waits should wait in the send queue, which is bounded.
 NOTSENT_LOWAT = 128 * 1024
@@ -118,7 +122,7 @@ class Reader(Protocol):
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
 
-    __slots__ = ("_due", "_peer_closed", "_reader", "_sock", "bytes_received", "write")
+    __slots__ = ("_due", "_events", "_peer_closed", "_reader", "_sock", "bytes_received", "write")
 
     name = "hijacked"
     framing = Framing(text_frame, b"".join)
@@ -127,6 +131,8 @@ class SocketTransport:
         self._sock: socket.socket | None = sock
         self.write: Callable[[Any], int] | None = sock.send
         self._reader = reader
+        #: Events in bytes that were read, which the reader finds as they are asked for.
+        self._events: Iterator[Event] = iter(())
         self.bytes_received = 0
         self._due = math.inf
         self._peer_closed = PeerClosed(Close.NORMAL.code)
@@ -170,14 +176,24 @@ class SocketTransport:
         chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
         return [event for chunk in chunks for event in self._events_in(chunk)]
 
+    def _next_events(self) -> list[Event]:
+        """Return some events: a client that sends many at once gets its turn with all others."""
+        return self._noted(list(islice(self._events, _EVENTS_AT_ONCE)))
+
     def _events_in(self, data: bytes) -> list[Event]:
-        events = list(self._reader.receive(data))
+        return self._noted(list(self._reader.receive(data)))
+
+    def _noted(self, events: list[Event]) -> list[Event]:
         if events and isinstance(events[-1], PeerClosed):
             self._peer_closed = events[-1]
         return events
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
+        events = self._next_events()
+        if events:
+            await trio.lowlevel.checkpoint()
+            return events
         # From the first byte to the last: further bytes do not extend it.
         if not self._reader.in_message:
             self._due = math.inf
@@ -192,7 +208,8 @@ class SocketTransport:
         except OSError:
             data = b""
         self.bytes_received += len(data)
-        events = self._events_in(data)
+        self._events = iter(self._reader.receive(data))
+        events = self._next_events()
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
         return events

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.batches import Batch, Format, Framing
-from relay.core.hub import Hub
+from relay.core.hub import FLUSH_BYTES, Hub
 from relay.core.recovery import Snapshot
-from relay.core.updates import Update
+from relay.core.subscription import Request, SubscriptionSet
+from relay.core.updates import Position, Update
 
 
 def update(channel: str, data: str) -> Update:
@@ -233,3 +234,61 @@ def test_every_interleaving_delivers_what_was_published_while_subscribed(script:
     assert set(hub.channels) == {channel for channels in followed for channel in channels}
     for format in formats:
         assert len(format.encoded) == len(set(format.encoded))
+
+
+class StatefulFormat(CountingFormat):
+    """Shows resets too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter.reset = lambda channel, snapshot: [b"reset to %d" % snapshot.top.offset]  # type: ignore[method-assign]
+
+
+def test_only_the_listener_that_lacks_the_state_gets_it_and_in_its_place(hub: Hub) -> None:
+    """A newcomer while Redis is away is no reason to reset those who were there before."""
+    format, early, newcomer = StatefulFormat(), RecordingListener(), RecordingListener()
+    hub.subscribe(early, "a", format)
+    hub.catch_up("a", Snapshot(Position("e", 0), None, None))
+    hub.on_disconnect(["a"])
+    hub.subscribe(newcomer, "a", format, needs_snapshot=True)
+    missed = Update("a", "message", b"1", 0.0, Position("e", 1))
+    newer = Update("a", "message", b"2", 0.0, Position("e", 2))
+    hub.on_publication(newer)
+    hub.catch_up("a", Snapshot(Position("e", 1), [missed], None))
+    hub.flush()
+    assert early.received == ["1", "2"]
+    assert newcomer.received == ["1", "reset to 1", "2"]
+    assert hub.resets == 0
+
+
+def test_a_channel_is_full_by_the_bytes_that_are_pending_as_well(hub: Hub) -> None:
+    hub.subscribe(RecordingListener(), "a", CountingFormat())
+    seen = []
+    for size in (FLUSH_BYTES // 2, FLUSH_BYTES // 2, 1):
+        hub.on_publication(update("a", "x" * size))
+        seen.append(hub.is_full)
+        if hub.is_full:
+            hub.flush()
+    assert seen == [False, True, False]
+
+
+def test_a_listener_that_is_closed_for_what_a_subscription_flushes_leaves_nothing(hub: Hub) -> None:
+    """Subscribing flushes what came before; that may close any listener, the one that subscribes among them."""
+    format, other = CountingFormat(), CountingFormat("!")
+    closing = RecordingListener()
+    subscriptions = SubscriptionSet(hub, closing)
+    closing.on_offer = subscriptions.close
+    for channel in ("a", "b"):
+        hub.catch_up(channel, Snapshot(Position("e", 0), None, None))
+    subscription = subscriptions.start(Request("a", format, lambda _: [], wants_history=False))
+    assert subscription is not None
+    subscription.next_effect()
+    staying = RecordingListener()
+    hub.subscribe(staying, "b", other)
+    hub.on_publication(update("a", "1"))
+    hub.on_publication(update("b", "2"))
+    late = subscriptions.start(Request("b", other, lambda _: [], wants_history=False))
+    assert late is not None
+    late.next_effect()
+    assert (hub.subscriptions, list(hub.channels)) == (1, ["b"])
+    assert staying.received == ["!2"]

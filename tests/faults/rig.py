@@ -33,7 +33,7 @@ SIZE = 1000
 STALLING_SIZE = 3_000
 
 #: Seconds that the clients have at the end to receive everything.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 _RELAY_SETTINGS: dict[str, Any] = {
     "redis_timeout": 1,

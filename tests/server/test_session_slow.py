@@ -216,9 +216,9 @@ async def test_pongs_and_pings_of_the_client(autojump_clock: MockClock, make_wor
 
 async def test_of_several_pings_at_once_the_last_is_answered(autojump_clock: MockClock, make_world: MakeWorld) -> None:
     peer = await make_world().connect()
-    peer.send_bytes(b"".join(masked_frame(0x89, b"%d" % number) for number in range(5)))
+    peer.send_bytes(b"".join(masked_frame(0x89, b"%d" % number) for number in range(3)))
     peer.send({"type": "ping"})
-    assert await peer.event() == Pong(b"4")
+    assert await peer.event() == Pong(b"2")
     assert (await peer.json())["type"] == "pong"
 
 

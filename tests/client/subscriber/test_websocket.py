@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from relay_client.subscriber.endpoint import Endpoint
-from relay_client.subscriber.websocket import Ended, WebSocket
+from relay_client.subscriber.websocket import Closed, WebSocket
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
@@ -74,7 +74,7 @@ def test_many_pings_get_one_pong() -> None:
 def test_a_close_frame_is_answered_and_its_code_reported(code: int) -> None:
     peer = Peer().open()
     peer.send(CloseConnection(code, "because"))
-    assert peer.client.ended == Ended(f"closed: {code} because", code)
+    assert peer.client.ended == Closed(f"closed: {code} because", code)
     assert [type(event) for event in peer.received()] == [CloseConnection]
     peer.client.send_text("too late")
     assert peer.client.data_to_send() == b""
@@ -83,7 +83,7 @@ def test_a_close_frame_is_answered_and_its_code_reported(code: int) -> None:
 def test_a_close_frame_without_a_code() -> None:
     peer = Peer().open()
     peer.send_bytes(frame(0x8, b""))
-    assert peer.client.ended == Ended("closed: 1005 NO_STATUS_RCVD", 1005)
+    assert peer.client.ended == Closed("closed: 1005 NO_STATUS_RCVD", 1005)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_closing() -> None:
     assert isinstance(close, CloseConnection)
     assert close.code == 1000
     peer.send_bytes(peer.server.send(close.response()))
-    assert peer.client.ended == Ended("closed: 1000 NORMAL_CLOSURE", 1000)
+    assert peer.client.ended == Closed("closed: 1000 NORMAL_CLOSURE", 1000)
     assert peer.client.data_to_send() == b""
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import subprocess
+import tarfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -42,14 +44,103 @@ def test_final_close_codes_are_those_of_the_registry() -> None:
     assert {int(code) for code in codes.split(",")} == {close.code for close in Close if not close.reconnect}
 
 
-def test_the_package_has_all_files() -> None:
-    """What is imported is published."""
-    package = json.loads((CLIENT / "package.json").read_text())
-    assert set(package["files"]) >= {package["main"].removeprefix("./"), package["types"].removeprefix("./")}
-    for name in package["files"]:
-        imported = re.findall(r'from "\./(.*?)"', (CLIENT / name).read_text())
-        assert set(imported) <= set(package["files"])
-    assert "dependencies" not in package
+@pytest.fixture(scope="session")
+def node_packages() -> None:
+    """`ws` and TypeScript, as package-lock.json has them."""
+    if not all((NODE / "node_modules" / name).exists() for name in ("ws", "typescript")):
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has installed the package as npm would publish it."""
+    project = tmp_path_factory.mktemp("project")
+    sources = project / "sources"
+    shutil.copytree(CLIENT, sources)
+    pack = ["npm", "pack", "--silent", "--pack-destination", str(project), str(sources)]
+    name = subprocess.run(pack, check=True, capture_output=True, text=True, timeout=60).stdout.split()[-1]
+    home = project / "node_modules" / "@trio-relay"
+    home.mkdir(parents=True)
+    with tarfile.open(project / name) as archive:
+        archive.extractall(home, filter="data")
+    (home / "package").rename(home / "client")
+    return project
+
+
+def test_the_package_is_complete(package: Path) -> None:
+    home = package / "node_modules" / "@trio-relay" / "client"
+    names = {path.name for path in home.iterdir()}
+    assert names >= {
+        "LICENSE",
+        "README.md",
+        "relay-client.js",
+        "relay-client.cjs",
+        "relay-client.d.ts",
+        "relay-client.d.cts",
+    }
+    for path in home.glob("*.js"):
+        assert set(re.findall(r'from "\./(.*?)"', path.read_text())) <= names
+    assert "dependencies" not in json.loads((home / "package.json").read_text())
+    links = re.findall(r"\]\((.*?)\)", (home / "README.md").read_text())
+    assert all(link.startswith("https://") for link in links), "what is relative here leads nowhere on npm"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("main.mjs", 'import { RelayClient, RelayError } from "@trio-relay/client";'),
+        ("main.cjs", 'const { RelayClient, RelayError } = require("@trio-relay/client");'),
+    ],
+)
+def test_it_can_be_imported_and_required(name: str, code: str, package: Path) -> None:
+    program = package / name
+    program.write_text(
+        f"{code}\nnew RelayClient('ws://127.0.0.1:9', {{ WebSocket: class {{ close() {{}} }} }}).close();\nRelayError;"
+    )
+    ended = subprocess.run(["node", str(program)], capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+TYPED = """
+import { RelayClient, RelayError, type TaskFields, type Update } from "@trio-relay/client";
+
+interface Picture extends TaskFields {
+  image_url: string;
+}
+
+const relay = new RelayClient<Picture>("wss://relay.example/ws/tasks", { onError: (error: RelayError) => error.code });
+relay.task("t", ({ state, data }) => {
+  const url: string | undefined = state.image_url;
+  const status: "pending" | "in_progress" | "completed" | "failed" | "cancelled" | undefined = data.status;
+  // @ts-expect-error: a field is a string
+  const wrong: number | undefined = state.image_url;
+  return [url, status, wrong];
+});
+relay.task<{ rows: number }>("u", (update: Update<{ rows: number }>) => update.state.rows?.toFixed());
+// @ts-expect-error: there is no such field
+relay.general<{ minutes: number }>(({ data }) => data.hours);
+new RelayClient("/ws/tasks").task("t", ({ state }) => [state.progress?.toFixed(), state.anything]);
+"""
+
+
+@pytest.mark.usefixtures("node_packages")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("esm.mts", ["--module", "nodenext"]),
+        ("commonjs.cts", ["--module", "nodenext"]),
+        ("old.ts", ["--module", "commonjs", "--moduleResolution", "node10"]),
+        ("bundled.ts", ["--module", "esnext", "--moduleResolution", "bundler"]),
+    ],
+)
+def test_its_types(name: str, options: list[str], package: Path) -> None:
+    (package / name).write_text(TYPED)
+    compiler = NODE / "node_modules" / "typescript" / "bin" / "tsc"
+    common = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2022,dom"]
+    checked = subprocess.run(
+        ["node", str(compiler), *common, *options, name], cwd=package, capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.fixture
@@ -90,7 +181,7 @@ async def node(directory: Path, url: str, kind: str) -> AsyncIterator[Callable[[
 @asynccontextmanager
 async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[Report]]]:
     """Chromium with a page that follows a relay: what it has reported so far."""
-    told: list[Report] = []
+    reported: list[Report] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -103,7 +194,7 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
                 self._answer("image/x-icon", b"")
 
         def do_POST(self) -> None:
-            told.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
+            reported.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
             self._answer("text/plain", b"")
 
         def _answer(self, kind: str, body: bytes) -> None:
@@ -120,20 +211,13 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
         thread.start()
         try:
             with chromium(directory, f"http://127.0.0.1:{server.server_port}/?relay={quote(url)}"):
-                yield lambda: told
+                yield lambda: reported
         finally:
             server.shutdown()
             thread.join()
 
 
-@pytest.fixture(scope="session")
-def ws_package() -> None:
-    """The `ws` package, as package-lock.json has it."""
-    if not (NODE / "node_modules" / "ws").exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=120)
-
-
-@pytest.mark.usefixtures("ws_package")
+@pytest.mark.usefixtures("node_packages")
 @pytest.mark.parametrize("peer", ["ws", "built-in", "chromium"])
 async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServer], tmp_path: Path) -> None:
     """Each update once and in order, and the state with it, though the connection is cut in the middle."""
@@ -146,7 +230,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
         async with browser(tmp_path, url) if peer == "chromium" else node(tmp_path, url, peer) as reports:
 
             async def until(check: Callable[[list[Report]], bool]) -> None:
-                with trio.fail_after(3 * PATIENCE):  # a browser's first start, on a busy machine, takes its time
+                with trio.fail_after(PATIENCE):  # a browser's first start, on a busy machine, takes its time
                     while not check(reports()):  # noqa: ASYNC110 - it is another process
                         await trio.sleep(0.02)
 
@@ -154,7 +238,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
                 return [report for report in all_reports if report.get("channel") == channel]
 
             # It is asked for last, so that all are followed once its state is there.
-            await until(lambda told: len(of("task:t", told)) == 1)
+            await until(lambda reported: len(of("task:t", reported)) == 1)
             count = 60
             for number in range(1, count + 1):
                 redis_server.publish_task("t", n=number)
@@ -165,12 +249,14 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
                 await trio.sleep(0.01)
             channels = ("task:t", "task:u", "general")
             await until(
-                lambda told: all(of(name, told) and of(name, told)[-1]["data"]["n"] == count for name in channels)
+                lambda reported: all(
+                    of(name, reported) and of(name, reported)[-1]["data"]["n"] == count for name in channels
+                )
             )
-            told = reports()
+            reported = reports()
         nursery.cancel_scope.cancel()
     for name in channels:
-        updates = of(name, told)
+        updates = of(name, reported)
         if name == "task:t":
             assert updates.pop(0) | {"event": "", "position": {}} == {
                 "event": "",
@@ -187,7 +273,7 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
         assert {update["type"] for update in updates} == {"general_update" if name == "general" else "task_update"}
         first = updates[0]["position"]["offset"]
         assert [update["position"]["offset"] for update in updates] == list(range(first, first + count))
-    assert of("task:t", told)[-1]["state"] == {"first": "field", "n": count}
-    changes = [report for report in told if report["event"] == "connection"]
+    assert of("task:t", reported)[-1]["state"] == {"first": "field", "n": count}
+    changes = [report for report in reported if report["event"] == "connection"]
     assert [change["isUp"] for change in changes].count(True) == 2
-    assert not [report for report in told if report["event"] == "error"]
+    assert not [report for report in reported if report["event"] == "error"]

@@ -97,7 +97,7 @@ def page_server() -> Iterator[tuple[str, Callable[[], Report]]]:
         thread.start()
         try:
             # A browser's first start, on a busy machine, takes its time.
-            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=3 * PATIENCE)
+            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=PATIENCE)
         finally:
             server.shutdown()
             thread.join()
@@ -114,17 +114,9 @@ def test_browser(way: Way, shared_redis: RedisServer, share_relay: StartRelay, t
     way.check(relay)
 
 
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """The `ws` package as package-lock.json has it."""
-    installed = NODE / "node_modules"
-    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True)
-    return installed
-
-
 @two_ways
 @pytest.mark.parametrize("compression", ["deflate", "plain"])
-@pytest.mark.usefixtures("node_modules")
+@pytest.mark.usefixtures("ws_package")
 def test_node_ws(compression: str, way: Way, shared_redis: RedisServer, share_relay: StartRelay) -> None:
     relay = way.start(share_relay)
     node = start_child(["node", str(NODE / "peer.js"), relay.url, compression], stdout=subprocess.PIPE)

@@ -2,11 +2,19 @@
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, RelayServer, eventually
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
 
 
 def call(
@@ -19,7 +27,8 @@ def call(
             return response.status, json.loads(body) if body else None, dict(response.headers)
     except urllib.error.HTTPError as error:
         body = error.read()
-        return error.code, json.loads(body) if body else None, dict(error.headers)
+        is_json = error.headers["content-type"] == "application/json"
+        return error.code, json.loads(body) if body and is_json else body or None, dict(error.headers)
 
 
 def test_states_are_served(shared_redis: RedisServer, share_relay: StartRelay) -> None:
@@ -43,6 +52,69 @@ def test_states_are_served(shared_redis: RedisServer, share_relay: StartRelay) -
     assert call(relay, "/api/tasks?max_age=0")[1]["tasks"] == []
     for bad in ("limit=0", "limit=x", "limit=9999", "max_age=-1", "max_age=nan", "after=junk"):
         assert call(relay, f"/api/tasks?{bad}")[0] == 400, bad
+
+
+ODD_IDS = [
+    "/videos/1.mp4",
+    "videos/1.mp4",
+    "//videos//1.mp4",
+    "a\nb",
+    "a b",
+    "é",
+    "..",
+    "a/heartbeat",
+    "?",
+    "#",
+    "%2F",
+    "a;b",
+]
+
+
+def test_ids_are_percent_encoded_and_no_two_are_the_same(shared_redis: RedisServer, share_relay: StartRelay) -> None:
+    relay = share_relay()
+    for task_id in ODD_IDS:
+        shared_redis.publish_task(task_id, status="in_progress", name=task_id)
+    eventually(lambda: len(call(relay, "/api/tasks")[1]["tasks"]) == len(ODD_IDS))
+    for task_id in ODD_IDS:
+        path = "/api/tasks/" + urllib.parse.quote(task_id, safe="")
+        status, task, _ = call(relay, path)
+        assert (status, task["task_id"], task["data"]["name"]) == (200, task_id, task_id)
+        assert call(relay, f"{path}/heartbeat", "POST")[0] == 204
+    assert call(relay, "/api/tasks/videos/1.mp4")[1]["task_id"] == "videos/1.mp4"  # as it was always taken, too
+    for path, status in {"/api/tasks/": 400, "/api/tasks/%ff": 400, "/api/task": 404, "/api/nothing": 404}.items():
+        answer = call(relay, path)
+        assert (answer[0], set(answer[1])) == (status, {"code", "message"}), path
+    assert call(relay, "/api/tasks/a", "DELETE")[1]["code"] == "method_not_allowed"
+
+
+def test_pages_of_other_origins_may_do_what_the_setting_says(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(allowed_origins="https://app.example", allowed_hosts="127.0.0.1, relay.example")
+    redis_server.publish_task("a", status="in_progress")
+    eventually(lambda: call(relay, "/api/tasks/a")[0] == 200)
+    ours, other = {"Origin": "https://app.example"}, {"Origin": "https://evil.example"}
+    asking = {"Access-Control-Request-Method": "POST"}
+    for path, method in (("/api/tasks", "GET"), ("/api/tasks/a", "GET"), ("/api/tasks/a/heartbeat", "POST")):
+        status, _, headers = call(relay, path, method, ours)
+        assert status in (200, 204)
+        assert headers["access-control-allow-origin"] == "https://app.example"
+        assert headers["access-control-allow-credentials"] == "true"
+        assert "access-control-allow-origin" not in call(relay, path, method)[2]
+        status, answer, headers = call(relay, path, method, other)
+        assert (status, answer["code"], "access-control-allow-origin" in headers) == (403, "origin", False)
+        assert call(relay, path, method, {"Host": "rebound.example"})[1]["code"] == "host"
+        assert call(relay, path, method, {"Host": "RELAY.example:80"})[0] in (200, 204)
+        status, _, headers = call(relay, path, "OPTIONS", ours | asking)
+        assert (status, headers["access-control-allow-methods"]) == (204, "GET, POST, OPTIONS")
+        assert call(relay, path, "OPTIONS", other | asking)[0] == 403
+    assert call(relay, "/events?task=a", headers=other)[0] == 403
+    assert call(relay, "/events?task=a", headers={"Host": "rebound.example"})[0] == 403
+    # Orchestrators ask by address.
+    assert call(relay, "/healthz", headers={"Host": "10.1.2.3"})[0] == 200
+    for headers in (other, {"Host": "rebound.example"}):
+        status, _, _ = call(relay, "/ws/tasks", headers=UPGRADE | headers)
+        assert status == 403
 
 
 def test_pages_have_every_task_once(shared_redis: RedisServer, share_relay: StartRelay) -> None:

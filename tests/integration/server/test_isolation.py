@@ -1,5 +1,7 @@
 """What one client, one odd answer of Redis', or a closed pipe must not do: end a relay, or hold up others."""
 
+import fcntl
+import json
 import os
 import select
 import socket
@@ -83,6 +85,36 @@ def test_nobody_reads_the_log_any_more(redis_server: RedisServer, tmp_path: Path
     finally:
         child.terminate()
         child.wait(20)
+
+
+def test_a_log_reader_that_stalls_does_not_stop_the_relay(redis_server: RedisServer, tmp_path: Path) -> None:
+    port, (reads, writes) = free_port(), os.pipe()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+    environ |= {"REDIS_URL": redis_server.url, "RELAY_LOG_LEVEL": "DEBUG"}
+    command = [sys.executable, "-m", "relay.cli", "serve", "--port", str(port)]
+    child = start_child(command, env=environ, stdout=subprocess.DEVNULL, stderr=writes, cwd=tmp_path)
+    os.close(writes)
+    skipped = "relay_updates_invalid_total"
+
+    def invalid_updates() -> int:
+        try:
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        except httpx.HTTPError:
+            return -1
+        return sum(int(float(line.split()[1])) for line in text.splitlines() if line.startswith(skipped + "{"))
+
+    try:
+        eventually(lambda: redis_server.publish("task_updates", "no json") == 1)
+        eventually(lambda: invalid_updates() == 1)
+        fcntl.fcntl(reads, fcntl.F_SETPIPE_SZ, 4096)  # nobody reads it, and a line in two fills it
+        for number in range(200):
+            redis_server.publish("task_updates", json.dumps({"type": f"kind {number}", "data": {}, "x": "y" * 100}))
+        eventually(lambda: invalid_updates() == 201)
+        assert child.poll() is None
+    finally:
+        child.terminate()
+        child.wait(20)
+        os.close(reads)
 
 
 def test_requests_for_tasks_wait_for_one_of_few_connections(redis_server: RedisServer, start_relay: StartRelay) -> None:
@@ -179,8 +211,26 @@ def test_a_full_relay_still_tells_how_it_does(
     with relay.client("t"), httpx.Client() as monitor:  # which keeps its connection
         for _ in range(2):
             assert monitor.get(f"http://127.0.0.1:{relay.port}/healthz").status_code == 200
+            assert monitor.get(f"http://127.0.0.1:{relay.port}/readyz").json() == {"status": "full"}
             with connect(relay.url) as one_too_many, pytest.raises(ConnectionClosed, match="1013"):
                 one_too_many.recv(20)
+    eventually(relay.is_ready)
+
+
+def test_operators_channels_are_no_tasks(redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay(extra_channels="task:*,agent:*")
+    with relay.client("7") as of_task, relay.client() as of_channel:
+        for name in ("task:7", "agent:x"):
+            of_channel.send({"type": "subscribe", "channel": name})
+            assert of_channel.receive() == {"type": "subscribed", "channel": name}
+        for name in ("task:7", "agent:x"):
+            redis_server.publish(name, '{"percent":5}')
+            assert of_channel.receive() == {"percent": 5}
+        redis_server.publish_task("7", n=1)
+        assert of_task.receive()["data"] == {"n": 1}
+        plain = relay.metric('relay_updates_received_total{kind="plain"}')
+        assert plain == 3
+        eventually(lambda: relay.metric('relay_updates_received_total{kind="persisted"}') == 3)
 
 
 FAILING = """

@@ -25,14 +25,23 @@ from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
 
 
-@pytest.fixture
-def redis(redis_server: RedisServer) -> RedisServer:
-    return redis_server
+@pytest.fixture(scope="module")
+def redis_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--save", "") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory, redis_home: RedisServer) -> Iterator[RelayServer]:
+    """One for all tests that leave it as it was; each starts from an empty Redis."""
+    with RelayServer(tmp_path_factory.mktemp("relay"), redis_home.url, "serve") as server:
+        yield server
 
 
 @pytest.fixture
-def relay(start_relay: StartRelay) -> RelayServer:
-    return start_relay("serve")
+def redis(redis_home: RedisServer) -> RedisServer:
+    redis_home.clear()
+    return redis_home
 
 
 class Tail:
@@ -77,7 +86,7 @@ StartTail = Callable[..., Tail]
 
 
 async def test_lines_through_a_cut(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
-    """Each update once, in order, as the relay sent it; what is said of the connection is on stderr."""
+    """Each update once, in order, as the relay sent it; remarks about the connection are on stderr."""
     async with trio.open_nursery() as nursery:
         proxy = Proxy(relay.port)
         await nursery.start(proxy.run)
@@ -123,17 +132,17 @@ def test_all_tasks(redis: RedisServer, relay: RelayServer, start_tail: StartTail
     tail = start_tail("--all", "--url", relay.url)
     eventually(tail.is_connected)
 
-    def told(task_id: str) -> list[Any]:
+    def updates_of(task_id: str) -> list[Any]:
         return [message["data"] for message in tail.messages if message.get("task_id") == task_id]
 
-    eventually(lambda: all(told(f"old{number}") for number in range(3)))
+    eventually(lambda: all(updates_of(f"old{number}") for number in range(3)))
     redis.publish_general(type="task_created", task_info={"task_id": 77, "status": "pending"})
-    eventually(lambda: told("77"))
+    eventually(lambda: updates_of("77"))
     redis.publish_task("77", status="completed")
     redis.publish_task("old1", status="failed")
-    eventually(lambda: len(told("77")) == 2 and len(told("old1")) == 2)
-    assert told("77") == [{"status": "pending"}, {"status": "completed"}]
-    assert told("old1") == [{"status": "in_progress", "number": 1}, {"status": "failed"}]
+    eventually(lambda: len(updates_of("77")) == 2 and len(updates_of("old1")) == 2)
+    assert updates_of("77") == [{"status": "pending"}, {"status": "completed"}]
+    assert updates_of("old1") == [{"status": "in_progress", "number": 1}, {"status": "failed"}]
 
 
 def test_lost_updates_are_told(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
@@ -201,20 +210,21 @@ def test_it_goes_on_if_told_to(redis: RedisServer, relay: RelayServer, start_tai
     assert ended(tail) == 130
 
 
-def test_it_says_when_redis_is_away(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
+def test_it_says_when_redis_is_away(redis_server: RedisServer, start_relay: StartRelay, start_tail: StartTail) -> None:
     """Both before and after the subscription."""
-    redis.kill()
+    relay = start_relay("serve")
+    redis_server.kill()
     tail = start_tail("--task", "t", "--url", relay.url)
     eventually(lambda: "# the relay cannot reach Redis" in tail.remarks)
     eventually(lambda: any(line.startswith("# the relay is not ready: ") for line in tail.remarks))
-    redis.start()
+    redis_server.start()
     eventually(lambda: "# the relay can reach Redis again" in tail.remarks)
     eventually(lambda: "# the relay is ready again" in tail.remarks)
-    redis.kill()
+    redis_server.kill()
     eventually(lambda: sum(line.startswith("# the relay is not ready: ") for line in tail.remarks) > 1)
-    redis.start()
+    redis_server.start()
     eventually(lambda: tail.remarks.count("# the relay is ready again") > 1)
-    redis.publish_task("t", status="completed")
+    redis_server.publish_task("t", status="completed")
     assert ended(tail) == 0
 
 

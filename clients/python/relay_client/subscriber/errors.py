@@ -32,7 +32,7 @@ class SubscriptionRefused(SubscriptionError):
 
 
 class RelayRefused(SubscriptionError):
-    """Reconnecting is of no use: the close code, the HTTP status or the certificate says so.
+    """Reconnecting is of no use: because of the close code, the HTTP status or the certificate.
 
     Attributes:
         code: The WebSocket close code or the HTTP status; None if there was neither.

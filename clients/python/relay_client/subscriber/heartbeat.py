@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class Health(Enum):
-    """What `Heartbeat.check` says of a connection."""
+    """The result of `Heartbeat.check`."""
 
     GOOD = auto()
     PING_DUE = auto()

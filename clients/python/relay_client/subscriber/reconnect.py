@@ -30,7 +30,7 @@ class Disconnect:
     Attributes:
         why: The reason, for people.
         lasted: Seconds that it was open; None if it never was.
-        code: The close code that the other side sent, or that says what we cannot accept.
+        code: The close code that the other side sent, or 1009 if its message exceeds our limit.
         status: The HTTP status of a rejected handshake.
         certificate_invalid: The other side has no valid certificate for the host.
     """

@@ -219,7 +219,7 @@ class Updates:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._keep_connected())
-        except Exception:  # noqa: BLE001 - a thread has nobody to raise it to; those that iterate get it from the supervisor
+        except Exception:  # noqa: BLE001 - a thread has no caller; consumers get the error from the supervisor
             _log.exception("the subscriber's background thread has failed")
 
     async def _keep_connected(self) -> None:
@@ -233,7 +233,7 @@ class Updates:
             raise RuntimeError("this subscription belongs to the parent process; subscribe again after a fork")
 
     def _post(self, function: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        with suppress(RuntimeError):  # the loop is closed: there is nothing left to notify
             self._loop.call_soon_threadsafe(function)
 
     def _call(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:

@@ -31,7 +31,7 @@ MESSAGE_TOO_BIG = 1009
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Closed:
     """Why a WebSocket is no longer open, or was never opened.
 
     Attributes:
@@ -73,7 +73,7 @@ class WebSocket:
         self._outgoing: list[bytes] = []
         self._is_closing = False
         self.is_open = False
-        self.ended: Ended | None = None
+        self.ended: Closed | None = None
         try:
             self._outgoing.append(
                 self._connection.send(Request(host=host, target=resource, extra_headers=list(headers)))
@@ -108,7 +108,7 @@ class WebSocket:
         try:
             self._connection.receive_data(data)
         except (RemoteProtocolError, UnicodeError, ValueError) as error:
-            self.ended = Ended(f"the handshake was not answered by a WebSocket server: {error}")
+            self.ended = Closed(f"the handshake was not answered by a WebSocket server: {error}")
             return
         self._events = self._connection.events()
         if not self.is_open and (event := next(self._events, None)) is not None:
@@ -134,7 +134,7 @@ class WebSocket:
             case AcceptConnection():
                 self.is_open = True
             case RejectConnection(status_code=status):
-                self.ended = Ended(f"the handshake was answered with HTTP status {status}", status=status)
+                self.ended = Closed(f"the handshake was answered with HTTP status {status}", status=status)
             case CloseConnection(code=code, reason=reason):
                 self._on_close(code, reason or "")
             case BytesMessage():
@@ -146,7 +146,7 @@ class WebSocket:
         if self._size > self._max_message:
             what = f"a message of more than {self._max_message} characters (`Limits.max_message`)"
             self._violated(what, MESSAGE_TOO_BIG)
-            self.ended = Ended(what, MESSAGE_TOO_BIG)
+            self.ended = Closed(what, MESSAGE_TOO_BIG)
             return None
         if data:
             self._parts.append(data)
@@ -165,10 +165,10 @@ class WebSocket:
         if self._connection.state is ConnectionState.REMOTE_CLOSING:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
         reason = reason or getattr(code, "name", "")  # wsproto has names for the registered codes
-        self.ended = Ended(f"closed: {int(code)} {reason}".rstrip(), int(code))
+        self.ended = Closed(f"closed: {int(code)} {reason}".rstrip(), int(code))
 
     def _violated(self, what: str, code: int) -> None:
         """End it for something that the other side must not send."""
         if self._connection.state is ConnectionState.OPEN:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
-        self.ended = Ended(f"WebSocket protocol error: {what}")
+        self.ended = Closed(f"WebSocket protocol error: {what}")

@@ -35,7 +35,7 @@ def run_tail(
     as_json: bool = False,
     url_source: str = "--url",
 ) -> ExitStatus:
-    """Follow until the tasks have ended, until Ctrl-C, or until nobody reads our output any more.
+    """Follow until the tasks have ended, until Ctrl-C, or until the reader of our output is gone.
 
     Args:
         url: Of the relay: ``http(s)://host[/prefix]``, or of its WebSocket: ``ws(s)://host/ws/tasks``.

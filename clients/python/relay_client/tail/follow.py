@@ -34,7 +34,7 @@ class _AllTasks:
             try:
                 await self._updates.established()
             except SubscriptionError:
-                return  # whoever iterates gets it, too
+                return  # `follow`, which iterates, gets the same error
             self._list_wanted = trio.Event()
             for task_id in await listed_tasks(self._list_url, self._view):
                 if self._recent.add_older(task_id):

@@ -62,14 +62,14 @@ def _row(task_id: str, state: Mapping[str, Any]) -> tuple[Text, Text, ProgressBa
     status = _status(state)
     style = _STYLES.get(status, "white")
     percent = _percent(state)
-    words = [state.get("error") if status == FAILED else None, state.get("stage"), state.get("message")]
+    texts = [state.get("error") if status == FAILED else None, state.get("stage"), state.get("message")]
     return (
         Text(printable(task_id), no_wrap=True, overflow="ellipsis"),
         Text(printable(status), style=style, no_wrap=True, overflow="ellipsis"),
         Text("") if percent is None else ProgressBar(100, percent, complete_style=style, finished_style=style),
         Text("" if percent is None else f"{percent:.0f}%"),
         Text(
-            " \N{MIDDLE DOT} ".join(printable(word) for word in words if word not in (None, "")),
+            " \N{MIDDLE DOT} ".join(printable(text) for text in texts if text not in (None, "")),
             no_wrap=True,
             overflow="ellipsis",
         ),

@@ -79,7 +79,7 @@ async def listed_tasks(url: str, view: View) -> list[str]:
 
 
 def _unready_reason(url: str) -> str | None:
-    """In a thread. None where the relay is ready, and where nothing can be said: another remark tells of lost connections."""
+    """In a thread. None if the relay is ready or does not answer: a lost connection is reported elsewhere."""
     try:
         _get(url)
     except HTTPError as error:

@@ -1,4 +1,4 @@
-"""One Trio face for the subscribers of all three flavours, so that one test says what each of them does."""
+"""One Trio face for the subscribers of all three flavours, so that one test covers all."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager

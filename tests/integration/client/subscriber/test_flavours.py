@@ -31,8 +31,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """A URL where nobody listens."""
+def closed_url() -> str:
+    """A URL where closed_url listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"ws://127.0.0.1:{unused.getsockname()[1]}/ws/tasks"
@@ -50,9 +50,9 @@ def silent_server() -> Iterator[str]:
 # asyncio.
 
 
-def test_asyncio_after_the_block(nobody: str) -> None:
+def test_asyncio_after_the_block(closed_url: str) -> None:
     async def main() -> None:
-        async with relay_client.aio.subscribe(nobody, ["t"], limits=QUICK) as updates:
+        async with relay_client.aio.subscribe(closed_url, ["t"], limits=QUICK) as updates:
             pass
         with pytest.raises(SubscriptionClosed):
             await anext(updates)
@@ -61,14 +61,14 @@ def test_asyncio_after_the_block(nobody: str) -> None:
     run(main())
 
 
-def test_asyncio_cancelled_in_any_phase_leaves_nothing_open(nobody: str) -> None:
+def test_asyncio_cancelled_in_any_phase_leaves_nothing_open(closed_url: str) -> None:
     async def main(url: str, delay: float) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(delay), relay_client.aio.subscribe(url, ["t"], limits=QUICK) as updates:
                 await anext(updates)
 
     with silent_server() as silent:
-        for url in (nobody, silent):
+        for url in (closed_url, silent):
             for delay in (0.0, 0.001, 0.005, 0.05):
                 run(main(url, delay))
     gc.collect()  # a socket left open would be warned about now, and warnings are errors
@@ -123,17 +123,17 @@ def test_address_families_take_turns() -> None:
 # Threads.
 
 
-def test_threads_wait_for_so_long(nobody: str) -> None:
-    with relay_client.subscribe(nobody, ["t"], limits=QUICK) as updates:
+def test_threads_wait_for_so_long(closed_url: str) -> None:
+    with relay_client.subscribe(closed_url, ["t"], limits=QUICK) as updates:
         with pytest.raises(TimeoutError, match=r"0\.05 s"):
             updates.get(timeout=0.05)
         with pytest.raises(TimeoutError):
             updates.established(timeout=0.05)
 
 
-def test_threads_after_the_block(nobody: str) -> None:
+def test_threads_after_the_block(closed_url: str) -> None:
     positions = {"task:t": ("e", 3)}
-    with relay_client.subscribe(nobody, ["t"], positions=positions, limits=QUICK) as updates:
+    with relay_client.subscribe(closed_url, ["t"], positions=positions, limits=QUICK) as updates:
         assert threading.active_count() > 1
     assert not [thread for thread in threading.enumerate() if thread.name == "relay-subscriber"]
     for closed in (updates.get, updates.established, lambda: updates.subscribe("u")):
@@ -143,7 +143,7 @@ def test_threads_after_the_block(nobody: str) -> None:
     gc.collect()
 
 
-def test_leaving_wakes_a_thread_that_waits(nobody: str) -> None:
+def test_leaving_wakes_a_thread_that_waits(closed_url: str) -> None:
     ended: list[Exception] = []
 
     def consume() -> None:
@@ -154,7 +154,7 @@ def test_leaving_wakes_a_thread_that_waits(nobody: str) -> None:
             ended.append(error)
 
     waiting = threading.Event()
-    with relay_client.subscribe(nobody, ["t"], limits=QUICK) as updates:
+    with relay_client.subscribe(closed_url, ["t"], limits=QUICK) as updates:
         consumer = threading.Thread(target=consume)
         consumer.start()
         waiting.wait(PATIENCE)
@@ -207,8 +207,8 @@ def test_threads_share_a_subscription(redis_server: RedisServer, start_relay: St
     assert sorted(taken) == list(range(100))
 
 
-def test_a_forked_child_has_to_subscribe_itself(nobody: str) -> None:
-    with relay_client.subscribe(nobody, ["t"], limits=QUICK) as updates:
+def test_a_forked_child_has_to_subscribe_itself(closed_url: str) -> None:
+    with relay_client.subscribe(closed_url, ["t"], limits=QUICK) as updates:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
             child = os.fork()
@@ -222,10 +222,10 @@ def test_a_forked_child_has_to_subscribe_itself(nobody: str) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_callback_that_fails_ends_the_iteration(nobody: str) -> None:
+def test_a_callback_that_fails_ends_the_iteration(closed_url: str) -> None:
     def on_connection(change: ConnectionChange) -> None:
         raise LookupError("mine")
 
-    subscription = relay_client.subscribe(nobody, ["t"], limits=QUICK, on_connection=on_connection)
+    subscription = relay_client.subscribe(closed_url, ["t"], limits=QUICK, on_connection=on_connection)
     with subscription as updates, pytest.raises(SubscriptionError, match=r"has failed: LookupError\('mine'\)"):
         updates.get(PATIENCE)

@@ -181,7 +181,7 @@ async def _is_starting(stream: trio.SocketStream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "reason"),
     [
         (_hangs_up, "closed during the handshake"),
         (_resets, "cannot connect"),
@@ -192,7 +192,7 @@ async def _is_starting(stream: trio.SocketStream) -> None:
     ],
 )
 async def test_handshakes_that_fail_are_tried_again(
-    subscribe: Subscribe, wrong: Callable[[trio.SocketStream], Awaitable[None]], told: str
+    subscribe: Subscribe, wrong: Callable[[trio.SocketStream], Awaitable[None]], reason: str
 ) -> None:
     """And nothing is left open."""
     changes: list[ConnectionChange] = []
@@ -207,13 +207,13 @@ async def test_handshakes_that_fail_are_tried_again(
     async with bare(accept) as url, subscribe(url, general=True, limits=limits, on_connection=changes.append):
         with within_patience():
             await tried_twice.wait()
-    assert all(told in str(change) and "trying again in" in str(change) for change in changes), changes
+    assert all(reason in str(change) and "trying again in" in str(change) for change in changes), changes
     gc.collect()  # a socket left open would be warned about now, and warnings are errors
 
 
 async def test_gives_up_when_told_to(subscribe: Subscribe) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        taken.bind(("127.0.0.1", 0))  # and nothing listens
         url = f"ws://127.0.0.1:{taken.getsockname()[1]}"
         limits = Limits(give_up_after=0.3, retry_base=0.01)
         async with subscribe(url, general=True, limits=limits) as updates:
@@ -245,7 +245,7 @@ async def test_leaving_says_goodbye(subscribe: Subscribe, monkeypatch: pytest.Mo
 
 
 async def test_cancelling_closes_the_socket_at_once() -> None:
-    """Even that of a relay which reads nothing, so that no goodbye could be said."""
+    """Even that of a relay which reads nothing, so that no close frame could be sent."""
     open_now = trio.Event()
     closed = trio.Event()
 

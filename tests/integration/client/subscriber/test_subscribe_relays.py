@@ -104,7 +104,7 @@ async def test_slow_consumer_is_bounded_here_and_there(subscribe: Subscribe, sha
                     await redis.publish_task_update(task_id, {"n": number, "text": text})
                     await redis.publish_general_update({"n": number, "text": text})
                 await redis.publish_task_update(task_id, {"status": "completed"})
-                while _dropped_as_slow(relay) == before:  # noqa: ASYNC110 - nobody tells us
+                while _dropped_as_slow(relay) == before:  # noqa: ASYNC110 - there is no event for it
                     await trio.sleep(0.05)
                 assert 20 <= updates.waiting <= 40
                 general: list[int] = []
@@ -219,7 +219,7 @@ async def test_over_tls(
         async with subscribe(relay.url, ["t"], limits=QUICK) as updates:
             with pytest.raises(RelayRefused, match="certificate"):
                 await take(updates, 1)
-    assert "certificate" in caplog.text, "it is logged when nobody asked to be told"
+    assert "certificate" in caplog.text, "it is logged by default"
 
 
 async def test_too_many_tasks_are_refused(subscribe: Subscribe, shared: Shared) -> None:
