@@ -237,8 +237,9 @@ def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
     warnings = []
     for name in sorted(names):
         if name.startswith("RELAY_") and name not in known | _NOT_SETTINGS:
-            near = difflib.get_close_matches(name, known, n=1)
-            warnings.append(
-                f"{name} is not a setting and does nothing" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            # Without the prefix that all have in common, or every name would be near to some other.
+            ends = [each.removeprefix("RELAY_") for each in known]
+            near = difflib.get_close_matches(name.removeprefix("RELAY_"), ends, n=1, cutoff=0.7)
+            suggestion = f"; did you mean RELAY_{near[0]}?" if near else ""
+            warnings.append(f"{name} is not a setting and does nothing{suggestion}")
     return warnings

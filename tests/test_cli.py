@@ -1,6 +1,7 @@
 """The command `relay`: what it costs, and whom it blames."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from relay_client.tail.errors import ExitStatus
 
 import relay
-from tests.harness import PATIENCE
+from tests.harness import PATIENCE, ROOT
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,12 @@ def test_what_is_wrong_is_blamed_as_what_it_was_given_as(
     assert ended.returncode == ExitStatus.USAGE
     assert ended.stderr.startswith(f"relay: {complaint}"), ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_exit_statuses_are_documented() -> None:
+    page = (ROOT / "docs" / "troubleshoot.md").read_text()
+    documented = {int(status) for status in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert documented >= {*ExitStatus, 1, 130}
 
 
 def test_redis_that_cannot_be_reached_has_a_status_of_its_own() -> None:

@@ -221,9 +221,17 @@ def test_no_secret_is_shown_by_settings_or_errors(monkeypatch: pytest.MonkeyPatc
 
 def test_unknown_variables_are_pointed_out_with_what_was_meant() -> None:
     warnings = unknown_variables(
-        {"RELAY_QUEUE_MESAGES": "1", "RELAY_XYZZY": "1", "RELAY_PORT": "1", "REDIS_FOO": "1", "RELAY_SERVICE_HOST": "x"}
+        {
+            "RELAY_QUEUE_MESAGES": "1",
+            "RELAY_XYZZY": "1",
+            "RELAY_IMAGE": "1",
+            "RELAY_PORT": "1",
+            "REDIS_FOO": "1",
+            "RELAY_SERVICE_HOST": "x",
+        }
     )
     assert warnings == [
+        "RELAY_IMAGE is not a setting and does nothing",
         "RELAY_QUEUE_MESAGES is not a setting and does nothing; did you mean RELAY_QUEUE_MESSAGES?",
         "RELAY_XYZZY is not a setting and does nothing",
     ]

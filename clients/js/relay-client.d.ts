@@ -91,7 +91,7 @@ export interface RelayClientOptions {
  */
 export class RelayClient<Task extends object = TaskFields, General extends object = Fields> {
   /**
-   * @param url of the relay's /ws/tasks: ws://, wss://, or in a browser a path, such as "/ws/tasks"
+   * @param url of the relay's WebSocket: wss://host/ws/tasks, https://host, or in a browser a path, such as "/ws/tasks"
    * @throws TypeError if the URL is wrong or there is no WebSocket; RangeError if a time is not positive
    */
   constructor(url: string | URL, options?: RelayClientOptions);

@@ -49,6 +49,7 @@ export class RelayClient {
     }
     this.#url = new URL(url, globalThis.location?.href);
     this.#url.protocol = this.#url.protocol.replace(/^http/, "ws");
+    if (this.#url.pathname === "/") this.#url.pathname = "/ws/tasks";
     if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`a relay's URL begins with ws:// or wss://, not ${url}`);
     this.#subscriptions = new Subscriptions(
       options.positions ?? {},

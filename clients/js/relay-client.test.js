@@ -438,5 +438,6 @@ test("bad arguments are refused", () => {
     close() {}
   }
   new RelayClient("https://relay/ws/tasks", { WebSocket: Socket }).close();
-  assert.deepEqual(urls, ["wss://relay/ws/tasks"]);
+  new RelayClient("https://relay", { WebSocket: Socket }).close();
+  assert.deepEqual(urls, ["wss://relay/ws/tasks", "wss://relay/ws/tasks"]);
 });

@@ -112,6 +112,7 @@ class Subscription:
         "_hub",
         "_listener",
         "_needs_snapshot",
+        "_owner",
         "_pages",
         "_position",
         "_read_is_due",
@@ -123,7 +124,8 @@ class Subscription:
         "state",
     )
 
-    def __init__(self, hub: Hub, listener: Listener, request: Request) -> None:
+    def __init__(self, owner: "SubscriptionSet", hub: Hub, listener: Listener, request: Request) -> None:
+        self._owner = owner
         self._hub = hub
         self._listener = listener
         self._request = request
@@ -140,21 +142,16 @@ class Subscription:
         self._refusal: str | None = None
         self._stale_reads = 0
         self.format = request.format
-        self.state = State.READING
+        self.state = State.READING if request.wants_history else State.SENDING
+        if request.wants_history:
+            self._read_is_due = True
+        else:
+            self._pages.extend(request.answer(None))
 
     @property
     def channel(self) -> str:
         """The channel that is followed."""
         return self._request.channel
-
-    def start(self) -> None:
-        """Begin; call `next_effect` afterwards."""
-        if self._request.wants_history:
-            self._read_is_due = True
-            self._hub.start_recovery(self.channel, self)
-        else:
-            self.state = State.SENDING
-            self._pages.extend(self._request.answer(None))
 
     @property
     def has_page(self) -> bool:
@@ -314,7 +311,9 @@ class Subscription:
         self.state = State.LIVE
         self._hub.subscribe(self._listener, self.channel, self.format, needs_snapshot=self._needs_snapshot)
         self._hub.end_recovery(self.channel, self)
-        if self.state is not State.LIVE:  # the client was closed for what that flushed
+        if self.state is State.LIVE:
+            self._owner.on_live(self)
+        else:  # the client was closed for what that flushed
             self._hub.unsubscribe(self._listener, self.channel, self.format)
 
 
@@ -372,7 +371,8 @@ class SubscriptionSet:
     def __init__(self, hub: Hub, listener: Listener) -> None:
         self._hub = hub
         self._listener = listener
-        self._by_channel: dict[str, Subscription] = {}
+        #: Of a live subscription only its format is kept: there are many of them.
+        self._by_channel: dict[str, Subscription | Format] = {}
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -383,17 +383,30 @@ class SubscriptionSet:
 
     def has(self, channel: str, format: Format) -> bool:
         """Whether a channel is followed in this format."""
-        subscription = self._by_channel.get(channel)
-        return subscription is not None and subscription.format is format
+        entry = self._by_channel.get(channel)
+        return (entry.format if isinstance(entry, Subscription) else entry) is format
 
     def start(self, request: Request) -> Subscription | None:
-        """Subscribe, in place of a subscription to the same channel. Returns None if the set is closed."""
+        """Subscribe, in place of a subscription to the same channel. Call `Subscription.next_effect` afterwards.
+
+        Args:
+            request: What the client asks for.
+
+        Returns:
+            The subscription that begins; None if the set is closed.
+        """
         if self.is_closed:
             return None
         self.end(request.channel)
-        subscription = self._by_channel[request.channel] = Subscription(self._hub, self._listener, request)
-        subscription.start()
+        subscription = self._by_channel[request.channel] = Subscription(self, self._hub, self._listener, request)
+        if request.wants_history:
+            self._hub.start_recovery(request.channel, subscription)
         return subscription
+
+    def on_live(self, subscription: Subscription) -> None:
+        """A subscription needs nothing any more."""
+        if self._by_channel.get(subscription.channel) is subscription:
+            self._by_channel[subscription.channel] = subscription.format
 
     def discard(self, subscription: Subscription) -> None:
         """Forget a subscription that has ended by itself."""
@@ -402,12 +415,14 @@ class SubscriptionSet:
 
     def end(self, channel: str) -> None:
         """Unsubscribe from a channel, if it is followed."""
-        subscription = self._by_channel.pop(channel, None)
-        if subscription is not None:
-            subscription.end()
+        entry = self._by_channel.pop(channel, None)
+        if isinstance(entry, Subscription):
+            entry.end()
+        elif entry is not None:
+            self._hub.unsubscribe(self._listener, channel, entry)
 
     def close(self) -> None:
         """Leave all channels, for good."""
         self.is_closed = True
         while self._by_channel:
-            self._by_channel.popitem()[1].end()
+            self.end(next(reversed(self._by_channel)))

@@ -23,8 +23,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
 from relay.core.hub import Hub
 from relay.core.send_queue import SendQueue
-from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, Subscription, SubscriptionSet
-from relay.core.updates import Position
+from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, SubscriptionSet
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
@@ -41,6 +40,12 @@ REPLY_ENCODING = PLAIN
 def format_of(encoding: Encoding, framing: Framing) -> Format:
     """Return the one format of a shared encoding in a framing."""
     return Format(encoding, framing)
+
+
+def _request(command: Subscribe, format: Format) -> Request:
+    return Request(
+        command.channel, format, command.answer, command.since, command.wants_history, command.requires_position
+    )
 
 
 def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
@@ -310,66 +315,44 @@ class Session:
         if channel not in subscriptions and len(subscriptions) >= limit:
             reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
             self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
-        elif subscriptions.has(channel, format) and not command.requires_position:
+            return
+        if subscriptions.has(channel, format) and not command.requires_position:
             self._send(command.answer(None))  # answered twice, delivered once
-        elif command.wants_history:
-            await self._subscribe_with_history(command, format)
-        else:
+            return
+        if not command.wants_history:
             self._subscribe_now(command, format)
-
-    @staticmethod
-    def _request(command: Subscribe, format: Format) -> Request:
-        return Request(
-            command.channel,
-            format,
-            command.answer,
-            command.since,
-            command.wants_history,
-            command.requires_position,
-        )
-
-    def _subscribe_now(self, command: Subscribe, format: Format) -> None:
-        subscription = self._subscriptions.start(self._request(command, format))
-        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
-            self.offer(effect.batch, paced=True)
-
-    async def _subscribe_with_history(self, command: Subscribe, format: Format) -> None:
+            return
         delay = self._budget.charge_subscribe(monotonic())
         if delay:
             await trio.sleep(delay)
-        subscription = self._subscriptions.start(self._request(command, format))
-        if subscription is None:
-            return
-        pages = 0
-        while True:
-            if subscription.has_page:
-                if not self._queue.is_low:
-                    await self._wait_low()
-                elif pages:
-                    await trio.lowlevel.checkpoint()  # a long history must not delay others
-                pages += 1
+        subscription = subscriptions.start(_request(command, format))
+        while subscription is not None:
+            if subscription.has_page and not self._queue.is_low:
+                await self._wait_low()
             match subscription.next_effect():
                 case ReadHistory(since):
-                    await self._read_history(subscription, since)
+                    try:
+                        subscription.on_history(await self._context.load_history(channel, since))
+                    except BrokerError as error:
+                        subscription.on_unavailable(error.public_message)
                 case Send(batch, result):
                     if result is not None:
                         self._context.statistics.on_recovery(result.recovered)
                     if batch.count:
                         self.offer(batch, paced=True)
+                    if subscription.has_page:
+                        await trio.lowlevel.checkpoint()  # a long history must not delay others
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
-                    self._subscriptions.discard(subscription)
+                    subscriptions.discard(subscription)
                     self._send([self._protocol.refuse("unavailable", reason).payload])
                 case None:
                     return
 
-    async def _read_history(self, subscription: Subscription, since: Position | None) -> None:
-        try:
-            snapshot = await self._context.load_history(subscription.channel, since)
-        except BrokerError as error:
-            subscription.on_unavailable(error.public_message)
-        else:
-            subscription.on_history(snapshot)
+    def _subscribe_now(self, command: Subscribe, format: Format) -> None:
+        subscription = self._subscriptions.start(_request(command, format))
+        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
+            self.offer(effect.batch, paced=True)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._context.statistics.on_invalid_message(refusal.code)

@@ -176,10 +176,6 @@ class SocketTransport:
         chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
         return [event for chunk in chunks for event in self._events_in(chunk)]
 
-    def _next_events(self) -> list[Event]:
-        """Return some events: a client that sends many at once gets its turn with all others."""
-        return self._noted(list(islice(self._events, _EVENTS_AT_ONCE)))
-
     def _events_in(self, data: bytes) -> list[Event]:
         return self._noted(list(self._reader.receive(data)))
 
@@ -190,10 +186,10 @@ class SocketTransport:
 
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
-        events = self._next_events()
+        events = list(islice(self._events, _EVENTS_AT_ONCE))
         if events:
             await trio.lowlevel.checkpoint()
-            return events
+            return self._noted(events)
         # From the first byte to the last: further bytes do not extend it.
         if not self._reader.in_message:
             self._due = math.inf
@@ -208,8 +204,9 @@ class SocketTransport:
         except OSError:
             data = b""
         self.bytes_received += len(data)
+        # A client that sends many at once gets its turn with all others.
         self._events = iter(self._reader.receive(data))
-        events = self._next_events()
+        events = self._noted(list(islice(self._events, _EVENTS_AT_ONCE)))
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
         return events

@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 
 from relay.core.errors import BrokerBusy, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.server.api import add_api
+from relay.server.task_paths import SCOPE_KEY, TASK_ROUTE
 
 
 class FailingTasks:
@@ -30,7 +31,7 @@ async def test_a_client_is_told_when_to_try_again(error: BrokerError, retry_afte
     app = QuartTrio("test")
     relay: Any = SimpleNamespace(running=SimpleNamespace(tasks=FailingTasks(error)))
     add_api(app, relay)
-    answer = await app.test_client().get("/api/tasks/t")
+    answer = await app.test_client().get(TASK_ROUTE, scope_base={SCOPE_KEY: "t"})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == retry_after
     body = await answer.get_json()

@@ -177,6 +177,14 @@ def test_what_http_cannot_carry_is_refused_at_once(url: str, headers: dict[str, 
         Endpoint.parse(url, headers, None)
 
 
+def test_where_a_relay_is_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RELAY_URL", raising=False)
+    assert Endpoint.parse(None, None, None).url == "ws://127.0.0.1:8000/ws/tasks"
+    monkeypatch.setenv("RELAY_URL", "https://relay.example/prefix")
+    assert Endpoint.parse(None, None, None).url == "wss://relay.example/prefix/ws/tasks"
+    assert Endpoint.parse("ws://relay", None, None).url == "ws://relay/ws/tasks"
+
+
 def test_secrets_stay_out_of_messages() -> None:
     endpoint = Endpoint.parse("ws://relay:8000/ws/tasks?token=secret", {"Authorization": "secret"}, None)
     assert endpoint.url == "ws://relay:8000/ws/tasks"

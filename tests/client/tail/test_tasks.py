@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from relay_client.subscriber.endpoint import websocket_url
 from relay_client.tail.errors import ExitStatus
 from relay_client.tail.follow import Outcomes
 from relay_client.tail.recent_tasks import RecentTasks, announced_task
-from relay_client.tail.relay_api import http_url, websocket_url
+from relay_client.tail.relay_api import http_url
 
 from tests.client.tail.test_progress_view import update
 

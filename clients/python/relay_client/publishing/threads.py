@@ -20,7 +20,7 @@ from relay_wire.redis_urls import RedisTarget
 
 from relay_client.errors import BackgroundDeliveryError, DeliveryTimedOut, NotDelivered
 from relay_client.publishing.call import Call
-from relay_client.publishing.connection import BlockingConnection
+from relay_client.publishing.connection import BlockingConnection, Connection
 from relay_client.publishing.inbox import Inbox, Request
 from relay_client.publishing.queue import DeliveryLimits, DeliveryQueue
 from relay_client.publishing.sender import Put, Sender, Source
@@ -41,14 +41,22 @@ class ThreadSender:
     A forked child starts with an empty queue and a connection of its own; what its parent had queued stays the parent's.
     """
 
-    def __init__(self, target: RedisTarget, limits: DeliveryLimits, meta_ms: int) -> None:
+    def __init__(
+        self,
+        target: RedisTarget,
+        limits: DeliveryLimits,
+        meta_ms: int,
+        connect: Callable[[RedisTarget, float, str], Connection] = BlockingConnection,
+    ) -> None:
         """Make a sender that is not connected, and has no thread yet.
 
         Args:
             target: The Redis.
             limits: Limits of the queue.
             meta_ms: How long Redis keeps the numbers of a channel, in milliseconds.
+            connect: Makes the connection, whose coroutines block; of the target, a timeout in seconds, and a client name.
         """
+        self._connect = connect
         self._target = target
         self.limits = limits
         self._meta_ms = meta_ms
@@ -59,7 +67,7 @@ class ThreadSender:
     def reset(self) -> None:
         """Begin empty: at first, and in a forked child, where locks may be held by threads of the parent."""
         self._queue = DeliveryQueue(self.limits, *((1,) if self._target.is_sharded else ()))
-        connection = BlockingConnection(self._target, self.limits.timeout, "relay-client")
+        connection = self._connect(self._target, self.limits.timeout, "relay-client")
         self._core = Sender(ThreadRuntime(), connection, self._queue, self._meta_ms)
         self._inbox = Inbox()
         self._flushes: list[tuple[Request, list[Call]]] = []

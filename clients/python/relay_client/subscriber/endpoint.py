@@ -1,13 +1,29 @@
 """Where a relay is: a URL taken apart and checked."""
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from relay_client.subscriber.websocket import WebSocket
 
+#: Where a relay has its WebSocket, below its root.
+WEBSOCKET_PATH = "/ws/tasks"
+
+#: Where `relay serve` listens by default.
+_DEFAULT_URL = "ws://127.0.0.1:8000/ws/tasks"
+
 _PORTS = {"ws": 80, "wss": 443}
+
+
+def websocket_url(url: str) -> str:
+    """Return the URL of a relay's WebSocket. ``http://`` and ``https://`` URLs are those of the relay's root."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return url
+    path = parts.path.rstrip("/").removesuffix(WEBSOCKET_PATH) + WEBSOCKET_PATH
+    return urlunsplit((parts.scheme.replace("http", "ws", 1), parts.netloc, path, parts.query, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +46,15 @@ class Endpoint:
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
 
     @classmethod
-    def parse(cls, url: str, headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None) -> "Endpoint":
-        """Parse a URL. One without a path means ``/ws/tasks``.
+    def parse(
+        cls, url: str | None, headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None
+    ) -> "Endpoint":
+        """Parse a URL, by default that in ``RELAY_URL``. One without a path means ``/ws/tasks``.
 
         Raises:
             ValueError: The URL or a header is wrong; the message says how.
         """
+        url = websocket_url(url or os.environ.get("RELAY_URL") or _DEFAULT_URL)
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ValueError(
@@ -45,7 +64,7 @@ class Endpoint:
             raise ValueError("put no password into a relay's URL; give it as a header, such as Authorization")
         if parts.scheme == "ws" and ssl_context is not None:
             raise ValueError("an SSL context needs a wss:// URL")
-        path = parts.path if parts.path not in ("", "/") else "/ws/tasks"
+        path = parts.path if parts.path not in ("", "/") else WEBSOCKET_PATH
         shown = f"{parts.scheme}://{parts.netloc}{path}"
         context = (ssl_context or ssl.create_default_context()) if parts.scheme == "wss" else None
         pairs = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items())

@@ -42,7 +42,7 @@ class SubscribeOptions(TypedDict, total=False):
 
 def new_subscription(
     runtime: Runtime,
-    url: str,
+    url: str | None,
     tasks: Iterable[str],
     *,
     general: bool = False,

@@ -46,14 +46,17 @@ T = TypeVar("T")
 
 
 @contextmanager
-def subscribe(url: str, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]) -> Iterator["Updates"]:
+def subscribe(
+    url: str | None = None, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]
+) -> Iterator["Updates"]:
     """Follow a relay for the time of the block.
 
     Enters at once: the connection is made in a background thread, and made again whenever it is lost. Leaving the block closes
     it and joins the thread, within two seconds.
 
     Args:
-        url: Of the relay's ``/ws/tasks``, ``ws://`` or ``wss://``.
+        url: Of the relay, ``https://host``, or of its WebSocket, ``wss://host/ws/tasks``. By default that in ``RELAY_URL``,
+            or a relay on this machine.
         tasks: Ids of the tasks to follow. `Updates.subscribe` and `Updates.unsubscribe` change them later.
         options: See `SubscribeOptions`. ``on_connection`` is called in the background thread.
 

@@ -20,7 +20,9 @@ __all__ = ["SubscribeOptions", "Updates", "subscribe"]
 
 
 @asynccontextmanager
-async def subscribe(url: str, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]) -> AsyncIterator[Updates]:
+async def subscribe(
+    url: str | None = None, tasks: Iterable[str] = (), **options: Unpack[SubscribeOptions]
+) -> AsyncIterator[Updates]:
     """Follow a relay for the time of the block.
 
     Enters at once: the connection is made in the background, in this block's own nursery, and made again whenever it is lost.
@@ -28,7 +30,8 @@ async def subscribe(url: str, tasks: Iterable[str] = (), **options: Unpack[Subsc
     is, not in a group.
 
     Args:
-        url: Of the relay's ``/ws/tasks``, ``ws://`` or ``wss://``.
+        url: Of the relay, ``https://host``, or of its WebSocket, ``wss://host/ws/tasks``. By default that in ``RELAY_URL``,
+            or a relay on this machine.
         tasks: Ids of the tasks to follow. `Updates.subscribe` and `Updates.unsubscribe` change them later.
         options: See `SubscribeOptions`.
 

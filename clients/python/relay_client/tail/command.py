@@ -11,12 +11,11 @@ from functools import partial
 import trio
 
 from relay_client.subscriber import RelayUnreachable, SubscriptionError
-from relay_client.subscriber.endpoint import Endpoint
+from relay_client.subscriber.endpoint import Endpoint, websocket_url
 from relay_client.subscriber.subscriptions import Subscriptions
 from relay_client.tail.errors import ExitStatus, TailError
 from relay_client.tail.follow import follow
 from relay_client.tail.progress_view import ProgressView
-from relay_client.tail.relay_api import websocket_url
 from relay_client.tail.views import JsonLines, View
 
 

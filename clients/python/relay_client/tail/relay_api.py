@@ -7,10 +7,9 @@ from urllib.request import ProxyHandler, build_opener
 import msgspec
 import trio
 
+from relay_client.subscriber.endpoint import WEBSOCKET_PATH
 from relay_client.subscriber.reconnect import full_jitter
 from relay_client.tail.views import View
-
-_WEBSOCKET_PATH = "/ws/tasks"
 
 #: Seconds for one answer, its longest in bytes, and bounds of the delays between attempts to list the tasks.
 _HTTP_TIMEOUT = 10.0
@@ -21,22 +20,13 @@ _LISTING_DELAYS = (0.5, 10.0)
 _READINESS_INTERVAL = 2.0
 
 
-def websocket_url(url: str) -> str:
-    """Return the URL of a relay's WebSocket. ``http://`` and ``https://`` URLs are those of the relay's root."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        return url
-    path = parts.path.rstrip("/").removesuffix(_WEBSOCKET_PATH) + _WEBSOCKET_PATH
-    return urlunsplit((parts.scheme.replace("http", "ws", 1), parts.netloc, path, parts.query, ""))
-
-
 def http_url(url: str, path: str) -> str | None:
     """Return the URL of a path beside a relay's WebSocket, None if the WebSocket is at an unusual place."""
     parts = urlsplit(url)
-    websocket_path = _WEBSOCKET_PATH if parts.path in ("", "/") else parts.path
-    if not websocket_path.endswith(_WEBSOCKET_PATH):
+    websocket_path = WEBSOCKET_PATH if parts.path in ("", "/") else parts.path
+    if not websocket_path.endswith(WEBSOCKET_PATH):
         return None
-    root = websocket_path.removesuffix(_WEBSOCKET_PATH)
+    root = websocket_path.removesuffix(WEBSOCKET_PATH)
     return urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, root + path, "", ""))
 
 

@@ -312,7 +312,7 @@ async def test_what_the_block_raises_comes_out_as_it_is(subscribe: Subscribe) ->
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"url": "http://relay/ws/tasks"}, "ws://host"),
+        ({"url": "ftp://relay/ws/tasks"}, "ws://host"),
         ({"url": "ws:///ws/tasks"}, "ws://host"),
         ({"url": "ws://me:secret@relay/"}, "header"),
         ({"url": "ws://relay", "ssl_context": ssl.create_default_context()}, "wss://"),
