@@ -5,7 +5,6 @@ something may have been missed.
 """
 
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,8 +22,9 @@ from relay_wire import keys
 from relay.broker.backoff import backoff
 from relay.broker.connections import Server
 from relay.broker.contract import MessageHandler, PubSubReceiver
+from relay.broker.pubsub_messages import MessageDispatcher
 from relay.broker.pubsub_reader import PubSubReader
-from relay.broker.reply_reader import malformed_reply, shutdown_socket, write
+from relay.broker.reply_reader import shutdown_socket, write
 from relay.broker.server_info import ServerInfo, read_server_info
 from relay.core.errors import BrokerError
 
@@ -32,9 +32,6 @@ _log = structlog.get_logger("relay.pubsub")
 
 #: Channels in one SUBSCRIBE command.
 _SUBSCRIBE_AT_ONCE = 500
-
-#: All channels that a `PubSubReceiver` receives begin with this.
-_OWN_PREFIX = f"{keys.PREFIX}{{".encode()
 
 
 def _is_pattern(channel: str) -> bool:
@@ -106,11 +103,12 @@ class PubSubConnection:
         self._is_sharded = is_sharded
         self._handlers: Mapping[str, Sequence[MessageHandler]] = {} if is_sharded else options.handlers
         self._probe = keys.PROBE + secrets.token_hex(8)
-        self._probe_name = self._probe.encode()
         self._probe_arrived = trio.Event()
+        self._dispatcher = MessageDispatcher(
+            receiver, self._handlers, self._probe.encode(), self._on_probe, is_sharded=is_sharded
+        )
         self._link: _Link | None = None
         self._wanted: set[str] = set()
-        self._pending_unsubscribes: Counter[str] = Counter()
         self._info = ServerInfo()
         self.alive = False
         self.reconnects = 0
@@ -145,7 +143,7 @@ class PubSubConnection:
                 await self._check_server(server)
                 connection = await self._loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                reader = PubSubReader(self._handle, self._receiver.on_turn)
+                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_turn)
                 nursery.start_soon(reader.run, connection, self._loop)
                 self._link = _Link(connection, reader)
                 if not self._is_sharded:
@@ -160,7 +158,7 @@ class PubSubConnection:
             was_alive, self.alive = self.alive, False
             self._link = None
             wanted, self._wanted = self._wanted, set()
-            self._pending_unsubscribes.clear()
+            self._dispatcher.pending_unsubscribes.clear()
             self._receiver.on_down(wanted)
             if connection is not None and server is not None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + options.deadline):
@@ -200,7 +198,7 @@ class PubSubConnection:
         if self._link is None:
             return
         self._wanted.difference_update(redis_channels)
-        self._pending_unsubscribes.update(redis_channels)
+        self._dispatcher.pending_unsubscribes.update(redis_channels)
         command = "SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE"
         await self._send_or_break(self._link.connection, command, redis_channels)
 
@@ -259,6 +257,9 @@ class PubSubConnection:
                 self._receiver.on_up()
             await trio.sleep(self._options.health_interval)
 
+    def _on_probe(self) -> None:
+        self._probe_arrived.set()
+
     async def _wait_for_probe(self, reader: PubSubReader) -> None:
         """Wait for the probe, which may be behind a hundred thousand updates: each of them shows that the connection works.
 
@@ -287,70 +288,6 @@ class PubSubConnection:
                 if isinstance(answer, RedisError):
                     raise answer
                 return
-
-    def _handle(self, response: list[Any]) -> bool:
-        """Handle one message or confirmation; returns whether the turn has to end after it.
-
-        Raises:
-            ConnectionError: It is neither.
-        """
-        kind = response[0] if response else None
-        if kind == b"message" or kind == b"smessage":
-            if len(response) != 3 or type(response[1]) is not bytes or type(response[2]) is not bytes:
-                raise malformed_reply(response)
-            _, name, message = response
-            if name.startswith(_OWN_PREFIX):
-                return self._receiver.on_message(name, message)
-            if name == self._probe_name:
-                self._probe_arrived.set()
-            else:
-                channel = name.decode(errors="replace")
-                for handler in tuple(self._handlers.get(channel, ())):
-                    handler(channel, message)
-        elif kind == b"pmessage":
-            pattern, name, message = _checked(response, 4)
-            channel = name.decode(errors="replace")
-            # What Relay publishes itself must not come in as a message of a service: it would go round indefinitely.
-            if not channel.startswith(keys.PREFIX):
-                for handler in tuple(self._handlers.get(pattern.decode(errors="replace"), ())):
-                    handler(channel, message)
-        elif type(kind) is bytes and kind in _CONFIRMATIONS:
-            self._on_confirmation(kind, response)
-        else:
-            raise malformed_reply(response)
-        return False
-
-    def _on_confirmation(self, kind: bytes, response: list[Any]) -> None:
-        if len(response) != 3:
-            raise malformed_reply(response)
-        raw_name = response[1]
-        if type(raw_name) is not bytes or not raw_name.startswith(_OWN_PREFIX):
-            return
-        name = raw_name.decode(errors="replace")
-        if kind in (b"subscribe", b"ssubscribe"):
-            self._receiver.on_confirmed(name)
-        elif (left := self._pending_unsubscribes.pop(name, 0)) > 0:
-            if left > 1:
-                self._pending_unsubscribes[name] = left - 1
-        elif self._is_sharded:
-            raise RedisConnectionError(f"the cluster serves {name} elsewhere now")
-
-
-_CONFIRMATIONS = frozenset(
-    {b"subscribe", b"ssubscribe", b"psubscribe", b"unsubscribe", b"sunsubscribe", b"punsubscribe", b"pong"}
-)
-
-
-def _checked(response: list[Any], length: int) -> list[bytes]:
-    """Return the parts of a message after its kind.
-
-    Raises:
-        ConnectionError: It is not of the form that messages have.
-    """
-    parts = response[1:]
-    if len(response) != length or any(type(part) is not bytes for part in parts):
-        raise malformed_reply(response)
-    return parts
 
 
 def _describe(error: Exception) -> str:

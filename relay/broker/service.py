@@ -6,8 +6,8 @@ open_redis
   client_servers        connections for what clients ask to be read
 """
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
@@ -23,6 +23,7 @@ from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
+from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.client_reads import CONNECTIONS, ClientReads
 from relay.broker.commands import Commands
@@ -41,19 +42,9 @@ from relay.core.updates import Position, Update
 
 _log = structlog.get_logger("relay.redis")
 
-#: A callback takes the decoded message; it may be a plain function or an async one.
-Callback = Callable[[Any], Awaitable[None] | None]
-
-#: Messages that may wait for one async callback. A callback that is slower loses the newest, logged and counted.
-CALLBACK_QUEUE = 1024
-
 
 class RedisBroker:
-    """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends.
-
-    Attributes:
-        callback_overflows: Messages lost since a callback of `subscribe_to_channel` was too slow.
-    """
+    """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends."""
 
     def __init__(
         self, servers: Servers, client_servers: Servers, loop: trio_asyncio.TrioEventLoop, settings: Settings
@@ -80,11 +71,9 @@ class RedisBroker:
             settings.redis_health_interval,
             is_sharded=servers.is_sharded,
         )
-        self._callbacks_send, self._callbacks_receive = trio.open_memory_channel[
-            tuple[trio.MemoryReceiveChannel[Any], Callback]
-        ](float("inf"))
+        self._callbacks: list[CallbackQueue] = []
+        self._new_callbacks_send, self._new_callbacks = trio.open_memory_channel[CallbackQueue](math.inf)
         self._dedicated: list[DedicatedConnection] = []
-        self.callback_overflows = 0
 
     @property
     def alive(self) -> bool:
@@ -107,6 +96,11 @@ class RedisBroker:
     def output_buffer_disconnects(self) -> int:
         """How often Redis closed the subscription since it had more than ``client-output-buffer-limit`` to send."""
         return self._pubsub.output_buffer_disconnects
+
+    @property
+    def callback_overflows(self) -> int:
+        """Messages lost since a callback of `subscribe_to_channel` was too slow."""
+        return sum(queue.overflows for queue in self._callbacks)
 
     async def command(self, *command: Any, key: str | None = None) -> Any:
         """Run one command, see `Commands.command`."""
@@ -200,41 +194,22 @@ class RedisBroker:
     def subscribe_to_channel(self, channel: str, callback: Callback) -> Callable[[], None]:
         """Call back with each message on a channel or glob pattern, decoded from JSON.
 
-        Callbacks run one message at a time, in order, in a task of their own, so that a slow one delays no other. One that
-        raises is logged and called again with the next message. Call before `start_listening`.
+        Callbacks run one message at a time, in order, in a task of their own. One that raises is logged and called again with
+        the next message. Call before `start_listening`.
 
         Returns:
             A function that ends it.
         """
-        send, receive = trio.open_memory_channel[Any](CALLBACK_QUEUE)
-
-        def enqueue(name: str, message: bytes) -> None:
-            try:
-                send.send_nowait(msgspec.json.decode(message))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                _log.warning("message skipped", channel=name, error=str(error))
-            except trio.WouldBlock:
-                self.callback_overflows += 1
-                _log.error("callback too slow, message lost", channel=name, waiting=CALLBACK_QUEUE)
-
-        remove = self._pubsub.add(channel, enqueue)
-        self._callbacks_send.send_nowait((receive, callback))
+        queue = CallbackQueue(callback)
+        self._callbacks.append(queue)
+        remove = self._pubsub.add(channel, queue.on_message)
+        self._new_callbacks_send.send_nowait(queue)
 
         def end() -> None:
             remove()
-            send.close()
+            queue.close()
 
         return end
-
-    @staticmethod
-    async def _call_back(receive: trio.MemoryReceiveChannel[Any], callback: Callback) -> None:
-        async for message in receive:
-            try:
-                result = callback(message)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:  # noqa: BLE001 - other people's code: it must not end the subscription
-                _log.exception("callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
     def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
         """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that.
@@ -309,8 +284,8 @@ class RedisBroker:
             await self._pubsub.run(self._loop, receiver, on_connecting, self._write_probe.check)
 
     async def _run_callbacks(self, nursery: trio.Nursery) -> None:
-        async for receive, callback in self._callbacks_receive:
-            nursery.start_soon(self._call_back, receive, callback)
+        async for queue in self._new_callbacks:
+            nursery.start_soon(queue.run)
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ import trio
 from structlog.testing import capture_logs
 
 from relay.broker import script_calls
+from relay.broker.callbacks import CALLBACK_QUEUE
 from relay.broker.channel_subscriptions import ChannelSubscriptions
-from relay.broker.service import CALLBACK_QUEUE, RedisBroker, open_redis
+from relay.broker.service import RedisBroker, open_redis
 from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
@@ -146,7 +147,7 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
                 await until(
                     lambda: (
                         not connection._wanted
-                        and not connection._pending_unsubscribes
+                        and not connection._dispatcher.pending_unsubscribes
                         and not len(channels._lifecycles)
                         and not channels._channels
                     )
