@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat faults bench format docs clean \
+.PHONY: help run demo test test-fast test-compat faults abuse bench format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -73,6 +73,9 @@ test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Pyth
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
+
+abuse: $(VENV)/.installed-test  ## Abuse a relay as a client, and see what a bystander notices
+	$(BIN)/python -m tests.abuse
 
 bench: $(VENV)/.installed-test  ## Compare Relay with its peers, about eight minutes
 	$(BIN)/python -m benchmarks run --quick

@@ -1,13 +1,12 @@
-"""The channels that this process is subscribed to in Redis, and the reads of their history.
+"""The channels that this process is subscribed to in Redis.
 
 `relay.core.channel_lifecycle` decides what is due for each channel; the tasks here do it. One task subscribes and unsubscribes
 as the hub's listeners come and go. Another catches up with channels that Redis has confirmed: after a lost connection each is
-read from the last position that was delivered, and what is live meanwhile waits in the hub. A third reads for clients. Reads
-that are asked for in one turn of the event loop go to Redis together, and equal reads are one.
+read from the last position that was delivered, and what is live meanwhile waits in the hub. `relay.broker.history_reads` reads.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from time import monotonic
 
 import structlog
@@ -18,6 +17,7 @@ from relay_wire.publications import Retention
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
+from relay.broker.history_reads import HistoryReads, Read
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
@@ -26,15 +26,8 @@ from relay.core.updates import Position, Update
 
 _log = structlog.get_logger("relay.channel_subscriptions")
 
-#: Reads in one round trip to Redis: of states alone, and of history, which may be the whole limit each.
-STATES_AT_ONCE = 256
-HISTORIES_AT_ONCE = 16
-
 #: Channels that are caught up with in one round trip.
 _CATCH_UPS_AT_ONCE = 64
-
-#: A read that waits while others are answered is given up after so many time-outs.
-_TIMEOUT_FACTOR = 5
 
 #: Seconds until a channel is read again that Redis has refused to read.
 _RETRY_REFUSED = 2.0
@@ -44,29 +37,6 @@ _LOG_INTERVAL = 60.0
 
 #: What `Position(...)` does, at half of its cost: there is one for each update.
 _position = tuple.__new__
-
-#: Bytes of one read of a history, give or take one update. What is longer is read in parts.
-MAX_READ_BYTES = 128 * 1024
-
-
-class _Read:
-    """One read, and those that wait for it."""
-
-    __slots__ = ("asked_at", "channel", "done", "is_own", "result", "since", "waiters")
-
-    def __init__(self, channel: str, since: Position | None, *, is_own: bool = False) -> None:
-        self.channel = channel
-        self.since = since
-        self.is_own = is_own  # the position is one that this relay has delivered, not a client's claim
-        self.asked_at = monotonic()
-        self.done = trio.Event()
-        self.result: Snapshot | BrokerError | None = None
-        self.waiters = 0
-
-    def settle(self, result: Snapshot | BrokerError) -> None:
-        """Give the result to all that wait."""
-        self.result = result
-        self.done.set()
 
 
 class ChannelSubscriptions:
@@ -100,25 +70,18 @@ class ChannelSubscriptions:
             on_flushed: Called when the updates of a turn were handed out.
         """
         self._hub = hub
-        self._run_calls = run_calls
-        self._run_client_calls = run_client_calls
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
-        self._retention = retention
         self._timeout = timeout
         self._on_flushed = on_flushed
-        self._lifecycles = ChannelLifecycles[_Read]()
+        self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout)
+        self._lifecycles = ChannelLifecycles[Read]()
         self._channels: dict[bytes, str] = {}  # confirmed channels by their names in Redis
         self._refused_at = 0.0
         self._reported: set[str] = set()  # channels whose refusal was logged
-        #: Reads that were not sent yet, by what they ask for; and those of them whose channels are live.
-        self._unsent: dict[tuple[str, Position | None], _Read] = {}
-        self._queued: dict[_Read, None] = {}
-        self._answered_at = monotonic()
         self._read_asked = trio.Event()
         self._change_due = trio.Event()
         self._catch_up_due = trio.Event()
-        self._read_due = trio.Event()
         self._logged_at = -math.inf
         self.invalid_messages = 0
         self.messages = 0
@@ -148,7 +111,7 @@ class ChannelSubscriptions:
 
     def on_confirmed(self, pubsub_channel: str) -> None:
         """Redis has confirmed a subscription: nothing is missed from here on."""
-        self._answered_at = monotonic()
+        self._reads.on_answer()
         self._apply(ChannelEvent.CONFIRMED, keys.channel_of(pubsub_channel))
 
     def _apply(self, event: ChannelEvent, channel: str) -> None:
@@ -183,7 +146,9 @@ class ChannelSubscriptions:
         except ValueError:
             self._on_invalid(channel)
             return False
-        self._hub.on_publication(Update(channel, kind, script_calls.utf8(data), monotonic(), position))
+        if not data.isascii():
+            data = script_calls.utf8(data)
+        self._hub.on_publication(Update(channel, kind, data, monotonic(), position))
         return self._hub.is_full
 
     def _on_invalid(self, channel: str) -> None:
@@ -210,37 +175,14 @@ class ChannelSubscriptions:
             BrokerUnavailable: Redis does not answer within the time-out, or within five while it answers others.
             BrokerRefused: Redis answers with an error.
         """
-        key = (channel, since)
-        read = self._unsent.get(key)
+        read = self._reads.find(channel, since)
         if read is None:
-            read = self._unsent[key] = _Read(channel, since)
+            read = Read(channel, since)
+            self._reads.add(read)
             if not self._lifecycles.add_read(channel, read):
-                self._queue(read)
+                self._reads.queue(read)
             self._read_asked.set()
-        read.waiters += 1
-        try:
-            await read.done.wait()
-        finally:
-            read.waiters -= 1
-        if isinstance(read.result, BrokerError):
-            raise read.result
-        assert read.result is not None
-        return read.result
-
-    def _queue(self, read: _Read) -> None:
-        self._queued[read] = None
-        self._read_due.set()
-
-    def _withdraw(self, read: _Read) -> None:
-        """A read is sent or settled: who asks from here on asks anew."""
-        self._queued.pop(read, None)
-        key = (read.channel, read.since)
-        if self._unsent.get(key) is read:
-            del self._unsent[key]
-
-    def _settle(self, read: _Read, result: Snapshot | BrokerError) -> None:
-        self._withdraw(read)
-        read.settle(result)
+        return await read.wait()
 
     # The tasks.
 
@@ -249,7 +191,7 @@ class ChannelSubscriptions:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_changes)
             nursery.start_soon(self._run_catch_ups)
-            nursery.start_soon(self._run_reads)
+            nursery.start_soon(self._reads.run)
             nursery.start_soon(self._run_timeouts)
 
     async def _run_changes(self) -> None:
@@ -266,7 +208,7 @@ class ChannelSubscriptions:
         for channel in left:
             self._apply(ChannelEvent.UNSUBSCRIBE_SENT, channel)
             for read in lifecycles.take_reads(channel):
-                self._settle(read, BrokerUnavailable("the channel was left"))
+                self._reads.settle(read, BrokerUnavailable("the channel was left"))
         lifecycles.on_all(ChannelEvent.SUBSCRIBE_SENT, needed)
         if needed:
             asked = await self._subscribe([keys.pubsub_channel(channel) for channel in needed])
@@ -299,7 +241,7 @@ class ChannelSubscriptions:
     async def _catch_up(self) -> None:
         """Read some of the channels that are behind. Raises BrokerUnavailable if any of them cannot be read now."""
         channels = self._lifecycles.in_state(ChannelState.BEHIND, _CATCH_UPS_AT_ONCE)
-        reads: list[_Read] = []
+        reads: list[Read] = []
         for channel in channels:
             self._apply(ChannelEvent.READ_SENT, channel)
             since = self._hub.position(channel)
@@ -309,10 +251,10 @@ class ChannelSubscriptions:
             if waiting and (waiting[0].since is None or not self._hub.needs_snapshot(channel)):
                 reads.append(waiting[0])
             else:
-                reads.append(_Read(channel, since, is_own=True))
-            self._withdraw(reads[-1])
+                reads.append(Read(channel, since, is_own=True))
+            self._reads.withdraw(reads[-1])
         try:
-            results = await self._read_all(self._run_calls, reads)
+            results = await self._reads.read_own(reads)
         except BrokerError:
             for channel in channels:
                 self._apply(ChannelEvent.READ_FAILED, channel)
@@ -329,7 +271,7 @@ class ChannelSubscriptions:
         if failure is not None:
             raise failure
 
-    def _on_caught_up(self, read: _Read, snapshot: Snapshot) -> None:
+    def _on_caught_up(self, read: Read, snapshot: Snapshot) -> None:
         channel = read.channel
         if self._lifecycles.state(channel) not in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
             return  # the connection broke, or the channel was left, while it was read
@@ -339,9 +281,9 @@ class ChannelSubscriptions:
             self._reported.discard(channel)
             for waiting in self._lifecycles.take_reads(channel):
                 if waiting is read:
-                    self._settle(waiting, snapshot)
+                    self._reads.settle(waiting, snapshot)
                 else:
-                    self._queue(waiting)
+                    self._reads.queue(waiting)
 
     def _refuse(self, channel: str, refusal: BrokerRefused) -> None:
         """One channel cannot be read: that must not delay the others."""
@@ -352,50 +294,7 @@ class ChannelSubscriptions:
             self._refused_at = monotonic()
         self._apply(ChannelEvent.READ_REFUSED, channel)
         for read in self._lifecycles.take_reads(channel):
-            self._settle(read, refusal)
-
-    async def _run_reads(self) -> None:
-        while True:
-            await self._read_due.wait()
-            await trio.lowlevel.checkpoint()  # reads that are asked for in this turn go along
-            reads = self._next_reads()
-            if not self._queued:
-                self._read_due = trio.Event()
-            if not reads:
-                continue
-            results: Sequence[Snapshot | BrokerError]
-            try:
-                results = await self._read_all(self._run_client_calls, reads)
-            except BrokerError as error:
-                results = [error] * len(reads)
-            for read, result in zip(reads, results, strict=True):
-                read.settle(result)
-
-    def _next_reads(self) -> list[_Read]:
-        """Take the reads of one round trip, in the order in which they were asked for."""
-        reads: list[_Read] = []
-        histories = 0
-        for read in list(self._queued):
-            if len(reads) >= STATES_AT_ONCE or histories >= HISTORIES_AT_ONCE:
-                break
-            self._withdraw(read)
-            if read.waiters:  # else its clients have gone
-                reads.append(read)
-                histories += read.since is not None
-        return reads
-
-    async def _read_all(self, run_calls: RunCalls, reads: Sequence[_Read]) -> list[Snapshot | BrokerError]:
-        retention = self._retention
-        calls = [
-            script_calls.read_call(read.channel, read.since, retention, MAX_READ_BYTES, is_ours=read.is_own)
-            for read in reads
-        ]
-        answers = await run_calls(calls)
-        self._answered_at = now = monotonic()
-        return [
-            answer if isinstance(answer, BrokerError) else script_calls.read_snapshot(read.channel, answer, now)
-            for read, answer in zip(reads, answers, strict=True)
-        ]
+            self._reads.settle(read, refusal)
 
     async def _run_timeouts(self) -> None:
         """Give up reads that have waited too long. One look at all of them: a deadline for each would cost as much as the
@@ -403,19 +302,12 @@ class ChannelSubscriptions:
         while True:
             await self._read_asked.wait()
             await trio.sleep(self._timeout / 4)
-            now = monotonic()
-            factor = 1 if now - self._answered_at > self._timeout else _TIMEOUT_FACTOR
-            before = now - self._timeout * factor
-            too_late = BrokerUnavailable("Redis did not answer in time")
-            for read in list(self._queued):
-                if read.asked_at >= before:
-                    break  # they are in order
-                self._settle(read, too_late)
+            self._reads.give_up_overdue()
             for channel in self._lifecycles.channels_with_reads():
                 for read in self._lifecycles.take_reads(channel):
-                    if read.asked_at < before:
-                        self._settle(read, too_late)
+                    if self._reads.is_overdue(read):
+                        self._reads.give_up(read)
                     elif not self._lifecycles.add_read(channel, read):
-                        self._queue(read)
-            if not self._queued and not self._lifecycles.channels_with_reads():
+                        self._reads.queue(read)
+            if not self._reads and not self._lifecycles.channels_with_reads():
                 self._read_asked = trio.Event()

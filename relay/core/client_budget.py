@@ -1,7 +1,7 @@
 """What one client may send: budgets as token buckets, so that no client uses up the time of all others.
 
-A client beyond its budget is first slowed: it is not read until the budget allows it, and TCP makes it wait. One that stays
-beyond it is dropped.
+A client whose budget is low takes turns with others like it. One beyond its budget is slowed: it is not read until the budget
+allows it, and TCP makes it wait. One that stays beyond it is dropped.
 """
 
 from relay.core.closecodes import Close
@@ -81,6 +81,11 @@ class ClientBudget:
         self._messages = TokenBucket(BURST, RATE)
         self._subscriptions = TokenBucket(max_subscriptions, SUBSCRIBE_RATE)
         self._slowed_since: float | None = None
+
+    @property
+    def is_low(self) -> bool:
+        """The client has sent so much that it should take turns with others like it."""
+        return self._messages.tokens < BURST / 2
 
     def charge(self, now: float, frames: int, size: int) -> float | Close:
         """Charge what was read from the client in one turn.

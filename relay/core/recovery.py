@@ -93,15 +93,17 @@ class ChannelSequence:
         is_live: Updates pass.
     """
 
-    #: Updates held back at most. Those beyond it are in the snapshot that is read later.
+    #: Updates held back at most, and their bytes. Those beyond it are in the snapshot that is read later.
     MAX_HELD = 4096
+    MAX_HELD_BYTES = 4 * 1024 * 1024
 
-    __slots__ = ("_held", "_stale_count", "is_live", "last")
+    __slots__ = ("_held", "_held_bytes", "_stale_count", "is_live", "last")
 
     def __init__(self) -> None:
         self.last: Position | None = None
         self.is_live = False
         self._held: list[Update] = []
+        self._held_bytes = 0  # since the last were let go
         # How many of them came before the awaited read began.
         self._stale_count = 0
 
@@ -109,8 +111,10 @@ class ChannelSequence:
         """Take a live update; return whether it is to be delivered now. `Hub.on_publication` has the common case inline."""
         if not self.is_live:
             self._held.append(update)
-            if len(self._held) > self.MAX_HELD:
-                del self._held[: -self.MAX_HELD // 2]
+            self._held_bytes += len(update.data)
+            if len(self._held) > self.MAX_HELD or self._held_bytes > self.MAX_HELD_BYTES:
+                del self._held[: (len(self._held) + 1) // 2]
+                self._held_bytes = sum(len(held.data) for held in self._held)
                 self._stale_count = 0
             return False
         position, last = update.position, self.last
@@ -124,6 +128,7 @@ class ChannelSequence:
                 return False
         self.is_live = False
         self._held.append(update)
+        self._held_bytes = len(update.data)
         self._stale_count = 1
         return False
 
@@ -131,6 +136,7 @@ class ChannelSequence:
         """The connection that brought live updates is gone: there may be a gap before the next one."""
         self.is_live = False
         self._held.clear()
+        self._held_bytes = 0
         self._stale_count = 0
 
     def merge(self, snapshot: Snapshot) -> list[Update | Reset | StateDue]:
@@ -177,6 +183,7 @@ class ChannelSequence:
         old, held = self._held[: self._stale_count], self._held[self._stale_count :]
         held[:0] = [update for update in old if update.position is not None and update.position.epoch == epoch]
         self._held = []
+        self._held_bytes = 0
         self.is_live = True
         released = [update for update in held if self.admit(update)]
         self._stale_count = len(self._held)

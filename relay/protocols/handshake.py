@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httptools
 
-from relay.protocols.deflate import answer_to
+from relay.protocols.deflate import MAX_OFFERS_LENGTH, answer_to
 
 #: Longest head of a request, in bytes.
 MAX_HEAD = 64 * 1024
@@ -131,4 +131,6 @@ def read_handshake(data: bytes) -> Handshake | None:
     if not is_valid:
         return None
     protocols = [value.decode("latin1") for name, value in head.headers if name == b"sec-websocket-protocol"]
-    return Handshake(path, head.headers, key, offers.decode(), agreed_subprotocol(protocols), data[end:])
+    # A session keeps the offers for as long as it lives; those of a header that no client sends are declined.
+    text = offers.decode() if len(offers) <= MAX_OFFERS_LENGTH else ""
+    return Handshake(path, head.headers, key, text, agreed_subprotocol(protocols), data[end:])

@@ -24,13 +24,17 @@ from relay.server.api import add_api
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
-from relay.server.http_guard import HttpGuard
+from relay.server.http_guard import OPERATORS, HttpGuard
 from relay.server.lifespan import run_relay
+from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import routed
 
 _log = structlog.get_logger("relay.app")
+
+#: Seconds that a client has to read an answer.
+_RESPONSE_TIMEOUT = 15
 
 
 class RelayApp(QuartTrio):
@@ -57,6 +61,8 @@ class RelayApp(QuartTrio):
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self._guard = HttpGuard(self.policy)
+        self._requests = RequestLimit()
+        self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
         self.start_failure: RelayError | None = None
 
@@ -90,12 +96,23 @@ class RelayApp(QuartTrio):
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
             pass
+        elif path in OPERATORS:  # health is told whatever else is going on
+            await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
-            await super().asgi_app(routed(scope), receive, guard.guarded(scope, path, send))
+            await self._serve_request(path, scope, receive, send)
         elif running is None:
             await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
         else:
             await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
+
+    async def _serve_request(self, path: str, scope: Any, receive: Any, send: Any) -> None:
+        address = (scope.get("client") or ("",))[0]
+        try:
+            async with self._requests.turn(address):
+                await super().asgi_app(routed(scope), receive, self._guard.guarded(scope, path, send))
+        except TooManyRequests:
+            self.metrics.connections_refused.labels("too_many_requests").inc()
+            await self._guard.refuse_busy(scope, send)
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:

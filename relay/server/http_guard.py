@@ -11,7 +11,7 @@ from relay.server.cors import CorsPolicy, header
 _API_PREFIX = "/api/"
 
 #: Operators' routes, which are asked for by address, and by no page.
-_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
+OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 #: Seconds that the last part of an answer may take once the app is done with it.
 _SEND_TIMEOUT = 10.0
@@ -40,12 +40,17 @@ class HttpGuard:
 
     def rejection_reason(self, path: str, headers: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""
-        return None if path in _OPERATORS else self._policy.rejection_reason(headers)
+        return None if path in OPERATORS else self._policy.rejection_reason(headers)
 
     async def refuse(self, send: Any, reason: str) -> None:
         """Answer a request that is refused."""
         which = "this page's origin" if reason == "origin" else "this Host"
         await answer(send, 403, {"code": reason, "message": f"{which} is not allowed here"})
+
+    async def refuse_busy(self, scope: Any, send: Any) -> None:
+        """Answer a request that cannot be served now."""
+        headers = [(b"retry-after", b"1"), *self._policy.answer_headers(scope["headers"])]
+        await answer(send, 503, {"code": "unavailable", "message": "too many requests at once"}, headers)
 
     async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
         """Answer a browser that asks before its request; False when this is another request."""

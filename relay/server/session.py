@@ -19,11 +19,12 @@ import trio
 
 from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
 from relay.core.client_budget import ClientBudget
+from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
 from relay.core.hub import Hub
 from relay.core.send_queue import SendQueue
-from relay.core.subscription import EarlyUpdates, ReadHistory, Refuse, Request, Send, SubscriptionSet
+from relay.core.subscription import ReadHistory, Refuse, Request, Send
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
@@ -250,6 +251,9 @@ class Session:
         transport = self._transport
         size, frames = transport.bytes_received, transport.frames_received
         while self.closing is None:
+            if self._budget.is_low:
+                async with self._context.turnstile:
+                    await trio.lowlevel.checkpoint()
             try:
                 events = await transport.receive(timeout)
             except trio.TooSlowError:

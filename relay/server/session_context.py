@@ -1,7 +1,9 @@
 """What all sessions of a process share, made before the first of them and passed to each."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import trio
 
 from relay.config import Settings
 from relay.core.hub import Hub
@@ -26,6 +28,7 @@ class SessionContext:
         registry: Where a session registers while it lives.
         statistics: Counts what a session does.
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
+        turnstile: Lets one of the clients that send much through in each turn of the event loop.
     """
 
     settings: Settings
@@ -34,6 +37,7 @@ class SessionContext:
     registry: SessionRegistry
     statistics: Statistics
     load_history: LoadHistory
+    turnstile: trio.Lock = field(default_factory=trio.Lock)
 
 
 def limits_of(settings: Settings) -> QueueLimits:

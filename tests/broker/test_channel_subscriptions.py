@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from relay.broker import channel_subscriptions
-from relay.broker.channel_subscriptions import HISTORIES_AT_ONCE, ChannelSubscriptions
+from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.history_reads import HISTORIES_AT_ONCE
 from relay.core.errors import BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
@@ -89,7 +90,8 @@ def channel_of(call: ScriptCall) -> str:
 @pytest.fixture
 async def redis(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> SlowRedis:
     assert isinstance(trio.lowlevel.current_clock(), MockClock), "the test must ask for a clock itself"
-    monkeypatch.setattr("relay.broker.channel_subscriptions.monotonic", trio.current_time)
+    for module in ("channel_subscriptions", "history_reads"):
+        monkeypatch.setattr(f"relay.broker.{module}.monotonic", trio.current_time)
     redis = SlowRedis()
     nursery.start_soon(redis.channels.run)
     redis.channels.on_up()

@@ -37,6 +37,15 @@ def test_a_client_that_keeps_at_it_is_slowed_and_then_dropped() -> None:
     assert frames <= BURST + RATE * (now + 1)
 
 
+def test_a_client_that_sends_much_at_once_takes_turns_until_it_has_paused() -> None:
+    budget = ClientBudget(max_subscriptions=10)
+    seen = [budget.is_low]
+    for now, frames in ((0.0, int(BURST / 2)), (10.0, 1)):
+        budget.charge(now, frames, 0)
+        seen.append(budget.is_low)
+    assert seen == [False, True, False]
+
+
 def test_a_client_that_pauses_is_forgiven() -> None:
     budget = ClientBudget(max_subscriptions=10)
     now = 0.0

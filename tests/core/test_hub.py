@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.batches import Batch, Format, Framing
+from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.hub import FLUSH_BYTES, Hub
 from relay.core.recovery import Snapshot
-from relay.core.subscription import Request, SubscriptionSet
+from relay.core.subscription import Request
 from relay.core.updates import Position, Update
 
 

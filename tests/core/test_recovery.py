@@ -76,6 +76,17 @@ def test_more_than_can_be_held_back_is_read_again() -> None:
     assert sequence.is_live
 
 
+def test_large_updates_are_held_back_within_bounds() -> None:
+    sequence = ChannelSequence()
+    data = b"x" * (ChannelSequence.MAX_HELD_BYTES // 8)
+    large = [Update("task:t", "task_update", data, 0.0, Position("e", offset)) for offset in range(1, 40)]
+    for update in large:
+        assert not sequence.admit(update)
+        assert sum(len(held.data) for held in sequence._held) <= ChannelSequence.MAX_HELD_BYTES
+    sequence.merge(Snapshot(Position("e", 0), None, None))
+    assert delivered(sequence, Snapshot(Position("e", len(large)), large, None)) == large
+
+
 def test_more_than_can_be_buffered_is_read_again() -> None:
     buffer = RecoveryBuffer()
     seen = []

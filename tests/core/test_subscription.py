@@ -6,6 +6,7 @@ so that anything may happen in between.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -17,9 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from relay.core import subscription as subscriptions
 from relay.core.batches import Batch
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
+from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
-from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription, SubscriptionSet
+from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription
 from relay.core.updates import Position, Update
 from tests.core.world import CHANNELS, KEPT, NUMBERED, PLAIN, JsonObject, Line, update_of
 
@@ -74,7 +76,7 @@ class PositionedClient:
         assert seen is not None
         if position.epoch == seen.epoch:
             assert position.offset >= seen.offset
-            is_cut_short = self.world.cut_short[self.channel] > seen.offset + 1
+            is_cut_short = self.world.cut_short[self.channel, seen.epoch] > seen.offset + 1
             assert is_cut_short or self.is_early, "told of a gap, but Redis had everything"
         else:
             assert position.epoch > seen.epoch
@@ -123,8 +125,8 @@ class Interleavings(RuleBasedStateMachine):
         self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_gap)
         self.lifecycles = ChannelLifecycles[Any]()
         self.lines = {channel: Line() for channel in CHANNELS}
-        #: The highest `first_kept` in the present epoch, which is what justifies a gap.
-        self.cut_short = dict.fromkeys(CHANNELS, 1)
+        #: The highest `first_kept` of each epoch of a channel, which is what justifies a gap.
+        self.cut_short = Counter[tuple[str, str]]()
         self.number = 0
         # The subscription connection.
         self.is_up = True
@@ -162,7 +164,7 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(count):
             self.number += 1
             position = line.publish(self.number)
-            self.cut_short[channel] = max(self.cut_short[channel], line.first_kept)
+            self.cut_short[channel, position.epoch] = line.first_kept
             if channel in self.subscribed:
                 self.wire.append(update_of(channel, position, line.history[position]))
 
@@ -173,9 +175,8 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule()
     def lose_memory(self) -> None:
-        for channel, line in self.lines.items():
+        for line in self.lines.values():
             line.lose()
-            self.cut_short[channel] = 1
 
     # The subscription connection.
 

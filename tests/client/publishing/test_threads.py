@@ -226,7 +226,9 @@ def interrupt_while_waiting(sending: Sending, call: Call) -> None:
 def test_limits_hold_while_redis_hangs() -> None:
     sending = Sending(max_waiting=3, deadline=5.0, timeout=5.0)
     sending.redis.is_up.clear()
-    for _ in range(3):
+    sending.sender.post([sending.call()])
+    assert sending.redis.is_busy.wait(PATIENCE)
+    for _ in range(2):
         sending.sender.post([sending.call()])
     with pytest.raises(BufferFull, match="3 updates"):
         sending.sender.post([sending.call()])
@@ -240,6 +242,7 @@ def test_limits_hold_while_redis_hangs() -> None:
     heavy = Sending(max_waiting_bytes=2000)
     heavy.redis.is_up.clear()
     heavy.sender.post([Call("a", ["k"], command=("x", b"x" * 1000))])
+    assert heavy.redis.is_busy.wait(PATIENCE)
     with pytest.raises(BufferFull):
         heavy.sender.post([Call("b", ["k"], command=("x", b"x" * 1000))])
     heavy.redis.is_up.set()

@@ -64,12 +64,17 @@ def echo_server(tmp_path: Path, redis_server: RedisServer) -> Iterator[EchoServe
         yield server
 
 
-def documented() -> dict[str, Verdict]:
-    """The exceptions in the document, by case: the verdict on the exchange and on the closing handshake."""
+def documented(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+    """The exceptions in the document, by case: the verdict on the exchange and on the closing handshake. Those of which it
+    says when they are OK are left out where they are."""
     rows = re.findall(
-        r"^\| (\d+(?:\.\d+)+) \| ([A-Z -]+) \| ([A-Z -]+) \| \S.* \|$", DOCUMENT.read_text(), re.MULTILINE
+        r"^\| (\d+(?:\.\d+)+) \| ([A-Z -]+) \| ([A-Z -]+) \| (\S.*) \|$", DOCUMENT.read_text(), re.MULTILINE
     )
-    return {case: (exchange, close) for case, exchange, close in rows}
+    return {
+        case: (exchange, close)
+        for case, exchange, close, reason in rows
+        if "(OK if " not in reason or verdicts[case] != ("OK", "OK")
+    }
 
 
 def run(server: EchoServer, cases: list[str], timeout: float) -> dict[str, Verdict]:
@@ -94,7 +99,7 @@ def taken_over(server: EchoServer) -> int:
 def test_all_but_compression(echo_server: EchoServer) -> None:
     verdicts = run(echo_server, UNCOMPRESSED, timeout=300)
     assert len(verdicts) == UNCOMPRESSED_COUNT
-    assert exceptions(verdicts) == documented()
+    assert exceptions(verdicts) == documented(verdicts)
     assert taken_over(echo_server) == UNCOMPRESSED_COUNT
     assert not echo_server.metric('relay_connections_closed_total{reason="internal_error"}')
 

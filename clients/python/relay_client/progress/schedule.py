@@ -60,6 +60,8 @@ class Schedule:
     def add(self, task: Task) -> None:
         """Take in a task that has begun."""
         self._tasks.add(task)
+        if task.has_pending():
+            self._waiting.add(task)
 
     def remove(self, task: Task) -> None:
         """Send nothing more of a task."""

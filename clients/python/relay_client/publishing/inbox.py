@@ -110,13 +110,9 @@ class Inbox:
             max(0, last.total_bytes - first.total_bytes + first.size),
         )
 
-    def first(self) -> Request | None:
-        """In the sender thread: return the first request, which stays."""
-        return self._requests[0] if self._requests else None
-
-    def drop_first(self) -> None:
-        """In the sender thread: remove the first request."""
-        self._requests.popleft()
+    def take(self) -> Request | None:
+        """In the sender thread: remove and return the first request, if there is one."""
+        return self._requests.popleft() if self._requests else None
 
     def __bool__(self) -> bool:
         return bool(self._requests)

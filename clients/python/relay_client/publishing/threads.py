@@ -189,7 +189,7 @@ class ThreadSender:
 
     def flush_at_exit(self) -> None:
         """Flush, if there is something to flush. Raises what `flush` does."""
-        if self._is_used and (self._has_work() or self._queue.has_lost):
+        if self._thread or self._has_work() or self._queue.has_lost:
             self.flush()
 
     def _flush(self, request: Request) -> None:
@@ -276,7 +276,8 @@ class ThreadSender:
 
     def _accept(self) -> None:
         """Move what was handed over into the queue."""
-        while (request := self._inbox.first()) is not None:
+        while (request := self._inbox.take()) is not None:
+            # A caller that looks just now counts it neither here nor there: that is better than twice, which would refuse.
             request.is_accepted = True
             if request.calls:
                 self._queue.add(request.calls, monotonic())
@@ -286,7 +287,6 @@ class ThreadSender:
                 self._flushes.append((request, self._queue.unsettled()))
             else:
                 self._make(request, request.make)
-            self._inbox.drop_first()
         self._end_flushes()
 
     def _make(self, request: Request, make: Callable[[], Sequence[Call]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from relay import logs
 from relay.config import load
+from relay.core import client_budget
 from relay.core.batches import Framing
 from relay.protocols.base import Command, Refusal, Reply
 from relay.protocols.frames import binary_frame, text_frame
@@ -42,6 +43,7 @@ def create_echo_app() -> RelayApp:
     """Relay's app, its endpoints replaced by one at ``/``, and its sockets able to send binary messages, too."""
     settings, redis_settings = load()
     logs.configure(settings.log_level)
+    client_budget.BURST = client_budget.RATE = 1e12  # Autobahn sends as fast as it can
     SocketTransport.framing = Framing(_frame, b"".join)
     app = create_app(settings, redis_settings)
     app.endpoints = {"/": EchoProtocol}

@@ -1,0 +1,68 @@
+"""Requests have their turns: bounded in all and for each address, and nothing is left of those that went."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from relay.server.request_limit import (
+    MAX_OF_ADDRESS,
+    MAX_REQUESTS,
+    MAX_WAIT,
+    MAX_WAITING,
+    RequestLimit,
+    TooManyRequests,
+)
+
+
+async def test_one_address_cannot_have_all_turns(autojump_clock: MockClock) -> None:
+    limit = RequestLimit()
+    served = {"a": 0, "b": 0}
+    refused: list[float] = []
+
+    async def request(address: str, seconds: float) -> None:
+        try:
+            async with limit.turn(address):
+                served[address] += 1
+                await trio.sleep(seconds)
+        except TooManyRequests:
+            refused.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(request, "a", 100)
+        await trio.sleep(0.1)
+        nursery.start_soon(request, "b", 1)
+        await trio.sleep(0.1)
+        assert served == {"a": MAX_OF_ADDRESS, "b": 1}
+        await trio.sleep(MAX_WAIT)
+        assert refused == [MAX_WAIT] * (20 - MAX_OF_ADDRESS)
+    async with trio.open_nursery() as nursery:
+        for number in range(MAX_REQUESTS):
+            served[str(number)] = 0
+            nursery.start_soon(request, str(number), 1)
+        await trio.sleep(0.1)
+        assert sum(served[str(number)] for number in range(MAX_REQUESTS)) == MAX_REQUESTS
+    assert limit._addresses == {}
+
+
+async def test_few_may_wait_and_who_is_cancelled_leaves_nothing(autojump_clock: MockClock) -> None:
+    limit = RequestLimit()
+
+    async def request() -> None:
+        async with limit.turn("a"):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_OF_ADDRESS):
+            nursery.start_soon(request)
+        await trio.sleep(0.1)
+        for _ in range(MAX_WAITING):
+            nursery.start_soon(request)
+        await trio.sleep(0.1)
+        with pytest.raises(TooManyRequests):
+            async with limit.turn("b"):
+                pass
+        nursery.cancel_scope.cancel()
+    assert limit._addresses == {}
+    async with limit.turn("a"):
+        pass
