@@ -236,6 +236,7 @@ def test_limits_hold_while_redis_hangs() -> None:
         sending.deliver()
     assert sending.sender.waiting == 3
     sending.redis.is_up.set()
+    sending.sender.flush()
     sending.check()
     assert sending.sender.waiting == 0
     heavy = Sending(max_waiting_bytes=2000)
