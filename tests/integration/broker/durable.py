@@ -64,18 +64,18 @@ def entries(snapshot: Snapshot) -> list[tuple[int, bytes]]:
 
 
 @asynccontextmanager
-async def recording(redis: RedisBroker, *, given_up: list[Update] | None = None) -> AsyncIterator[Callable[..., None]]:
-    """A recorder as a relay has one; yields what lets it hear messages."""
-    lost: list[Update] = [] if given_up is None else given_up
+async def ingesting(redis: RedisBroker, *, live_only: list[Update] | None = None) -> AsyncIterator[Callable[..., None]]:
+    """An ingester as a relay has one; yields what lets it receive messages."""
+    lost: list[Update] = [] if live_only is None else live_only
     instance = redis.publish_ingester(lost.append, lambda: None)
 
-    def hear(*messages: bytes) -> None:
+    def receive(*messages: bytes) -> None:
         for message in messages:
             instance.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(instance.run)
-        yield hear
+        yield receive
         nursery.cancel_scope.cancel()
 
 

@@ -11,7 +11,7 @@ from relay.broker import script_calls
 from relay.core.errors import BrokerRefused
 from relay.core.updates import Position
 from tests.harness import RedisServer
-from tests.integration.broker.durable import RETENTION, entries, logged, opened, out_of_memory, publish, read
+from tests.integration.broker.durable import RETENTION, entries, ingesting, logged, opened, out_of_memory, publish, read
 
 # The scripts.
 

@@ -12,11 +12,11 @@ from relay.core.updates import Update
 from tests.conftest import StartRelay
 from tests.harness import Client, RedisServer, RelayServer, eventually
 from tests.integration.broker.durable import (
+    ingesting,
     logged,
     numbers_in_log,
     opened,
     out_of_memory,
-    recording,
     task_message,
 )
 
@@ -32,13 +32,13 @@ async def test_however_many_relays_hear_it_each_plain_publish_is_recorded_once_a
     async with opened(redis_server) as redis, trio.open_nursery() as nursery:
 
         async def relay(start: int) -> None:
-            async with recording(redis) as hear:
+            async with ingesting(redis) as receive:
                 place = start
                 await logged(redis_server, "task:t", start)
                 await trio.sleep(0.1)
                 while place < len(numbers):
                     step = draw.randrange(1, 9)
-                    hear(*(task_message("t", number) for number in numbers[place : place + step]))
+                    receive(*(task_message("t", number) for number in numbers[place : place + step]))
                     place += step
                     await trio.sleep(draw.random() * 0.01)
                 await logged(redis_server, "task:t", len(numbers))
@@ -50,7 +50,7 @@ async def test_however_many_relays_hear_it_each_plain_publish_is_recorded_once_a
 
 
 async def test_many_equal_ones_in_a_row_stay_as_many(redis_server: RedisServer) -> None:
-    async with opened(redis_server) as redis, recording(redis) as first, recording(redis) as second:
+    async with opened(redis_server) as redis, ingesting(redis) as first, ingesting(redis) as second:
         first(*[task_message("t", 1)] * 100)
         await logged(redis_server, "task:t", 100)
         second(*[task_message("t", 1)] * 100)
@@ -71,12 +71,12 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> float:
 
 async def test_equal_ones_that_are_meant_as_several_stay_several(short_times: float, redis_server: RedisServer) -> None:
     """However far apart, and however the time between them compares to how long a count is kept, here and in Redis."""
-    async with opened(redis_server) as redis, recording(redis) as first, recording(redis) as second:
+    async with opened(redis_server) as redis, ingesting(redis) as first, ingesting(redis) as second:
 
         async def publish_thrice(task_id: str, apart: float) -> None:
             for count in range(1, 4):
-                for hear in (first, second) if count % 2 else (second, first):
-                    hear(task_message(task_id, 1))
+                for receive in (first, second) if count % 2 else (second, first):
+                    receive(task_message(task_id, 1))
                 await logged(redis_server, f"task:{task_id}", count)
                 await trio.sleep(apart)
 
@@ -93,10 +93,10 @@ async def test_a_relay_that_starts_between_two_equal_ones_counts_right(
     short_times: float, redis_server: RedisServer
 ) -> None:
     message = task_message("t", 1)
-    async with opened(redis_server) as redis, recording(redis) as first:
+    async with opened(redis_server) as redis, ingesting(redis) as first:
         first(message)
         await logged(redis_server, "task:t", 1)
-        async with recording(redis) as second:
+        async with ingesting(redis) as second:
             second(message)
             await trio.sleep(0.1)
             first(message)
@@ -118,8 +118,8 @@ async def test_a_relay_that_takes_over_between_two_equal_ones_does_not_take_them
     message = task_message("t", 1)
     async with opened(redis_server) as redis:
         for count in range(1, 4):
-            async with recording(redis) as hear:
-                hear(message)
+            async with ingesting(redis) as receive:
+                receive(message)
                 await logged(redis_server, "task:t", count)
             await trio.sleep(0.1)
     assert numbers_in_log(redis_server, "task:t") == [1, 1, 1]
@@ -127,24 +127,24 @@ async def test_a_relay_that_takes_over_between_two_equal_ones_does_not_take_them
 
 async def test_a_relay_that_was_cut_off_between_two_equal_ones_counts_anew(redis_server: RedisServer) -> None:
     first, second = (task_message("t", number) for number in (1, 2))
-    async with opened(redis_server) as redis, recording(redis) as other:
+    async with opened(redis_server) as redis, ingesting(redis) as other:
         lone = redis.publish_ingester(lambda _: None, lambda: None)
 
-        def hear(message: bytes) -> None:
+        def receive(message: bytes) -> None:
             lone.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lone.run)
-            hear(first)
+            receive(first)
             other(first)
             await logged(redis_server, "task:t", 1)
             other(first)  # this one it has missed
             await logged(redis_server, "task:t", 2)
             await trio.sleep(0.1)
             lone.on_reconnecting()
-            hear(first)  # and this one the other has
+            receive(first)  # and this one the other has
             await logged(redis_server, "task:t", 3)
-            hear(second)
+            receive(second)
             await logged(redis_server, "task:t", 4)
             nursery.cancel_scope.cancel()
     assert numbers_in_log(redis_server, "task:t") == [1, 1, 1, 2]
@@ -154,23 +154,23 @@ async def test_what_waited_in_vain_is_not_waited_for_again_before_something_is_r
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[Update] = []
-    async with opened(redis_server) as redis, recording(redis, given_up=lost) as hear:
-        hear(task_message("t", 1))
+    async with opened(redis_server) as redis, ingesting(redis, live_only=lost) as receive:
+        receive(task_message("t", 1))
         await logged(redis_server, "task:t", 1)
         with redis_server.client() as admin:
             admin.config_set("min-replicas-to-write", 1)
             monkeypatch.setattr("relay.core.plain_order.MAX_WAIT", 0.3)
-            hear(task_message("t", 2))
+            receive(task_message("t", 2))
             with trio.fail_after(10):
                 while not lost:  # noqa: ASYNC110 - nobody tells us
                     await trio.sleep(0.01)
             monkeypatch.setattr("relay.core.plain_order.MAX_WAIT", 1000.0)
-            hear(task_message("t", 3))
+            receive(task_message("t", 3))
             with trio.fail_after(10):
                 while len(lost) < 2:  # noqa: ASYNC110 - as above
                     await trio.sleep(0.01)
             admin.config_set("min-replicas-to-write", 0)
-        hear(task_message("t", 4))
+        receive(task_message("t", 4))
         await logged(redis_server, "task:t", 2)
     assert numbers_in_log(redis_server, "task:t") == [1, 4]
 

@@ -298,14 +298,18 @@ def test_one_instance_for_the_process_serves_several_loops(
     end()
 
 
+def is_connected(service: RedisService) -> bool:
+    return service.redis_client is not None
+
+
 def test_it_connects_stops_and_disconnects_as_services_do(redis_server: RedisServer) -> None:
     heard: list[Any] = []
 
     async def main() -> None:
         service = RedisService(redis_server.url)
-        assert service.redis_client is None
+        assert not is_connected(service)
         await service.connect()
-        assert service.redis_client is not None
+        assert is_connected(service)
         assert service.redis_pool is not None
         assert await service.health_check()
         for _ in range(2):  # as a manager that is started twice
@@ -322,7 +326,7 @@ def test_it_connects_stops_and_disconnects_as_services_do(redis_server: RedisSer
         await until(lambda: service.alive)
         await service.disconnect()
         await asyncio.wait_for(again, 5)
-        assert service.redis_client is None
+        assert not is_connected(service)
         await service.disconnect()
         assert await service.health_check()  # what is used later connects again
         await service.disconnect()
