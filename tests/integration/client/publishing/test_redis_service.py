@@ -159,7 +159,9 @@ def test_through_a_restart_of_redis_clients_see_what_was_acknowledged(
         run(main)
         seen: list[int] = []
         while 59 not in seen:
-            seen.append(client.receive()["data"]["n"])
+            message = client.receive()
+            assert message["type"] == "task_update", message
+            seen.append(message["data"]["n"])
     # Redis acknowledges a plain publish before its listeners have it: the last one may die with it. Which is why durable ones
     # are better.
     assert set(range(60)) - set(seen) <= {19}
