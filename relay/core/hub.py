@@ -32,7 +32,7 @@ class Recovering(Protocol):
         """The channel delivers an update. The subscription may leave the hub while doing so, or begin to follow."""
 
     def on_reset(self) -> None:
-        """The channel's sequence was broken. The subscription may begin to follow, and is then told with the others."""
+        """The channel's sequence was broken. The subscription may begin to follow, and then gets the reset with the others."""
 
 
 class _Group:
@@ -269,7 +269,7 @@ class Hub:
             self._send_reset(name, group, snapshot)
 
     def _send_reset(self, name: str, group: _Group, snapshot: Snapshot) -> None:
-        """Tell a whole group that updates were lost, and how the channel continues."""
+        """Send to a whole group that updates were lost, and how the channel continues."""
         group.needs_snapshot.clear()
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
