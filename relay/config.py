@@ -139,7 +139,9 @@ class Settings(BaseSettings):
     coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are coalesced")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
-    queue_max_age: FiniteFloat = Field(10.0, gt=0, le=_YEAR, description="how long a message may wait for one client")
+    queue_max_age: FiniteFloat = Field(
+        10.0, gt=0, le=_YEAR, description="how long a client may read nothing while messages wait for it"
+    )
     handshake_timeout: FiniteFloat = Field(10.0, gt=0, le=_YEAR, description="from the request to the open session")
     message_timeout: FiniteFloat = Field(
         10.0, gt=0, le=_YEAR, description="from a client message's first to its last byte"

@@ -91,7 +91,7 @@ class HistoryReads:
         return len(self._queued)
 
     def find(self, channel: str, since: Position | None) -> Read | None:
-        """Return an equal read that was not sent yet: whoever asks now can share it."""
+        """Return an equal read that was not sent yet, to be shared."""
         return self._unsent.get((channel, since))
 
     def add(self, read: Read) -> None:

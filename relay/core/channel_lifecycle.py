@@ -107,7 +107,7 @@ class ChannelLifecycles(Generic[_Read]):
                                                                                    READ_REFUSED -> REFUSED
     LIVE                 caught up: reads go out at once                           GAP, CONFIRMED -> BEHIND
     REFUSED              Redis refuses to read it, for a wrong type perhaps        RETRY -> BEHIND
-    LEAVING              nobody is subscribed; Redis is to be told                 WANTED -> BEHIND
+    LEAVING              nobody is subscribed; Redis is to be notified             WANTED -> BEHIND
                                                                                    UNSUBSCRIBE_SENT -> (forgotten)
     LEAVING_UNCONFIRMED  the same, before Redis has confirmed                      CONFIRMED -> LEAVING
                                                                                    WANTED -> SUBSCRIBING

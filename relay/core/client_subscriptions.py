@@ -40,7 +40,7 @@ class EarlyUpdates:
         self._buffer.append(update)
 
     def on_reset(self) -> None:
-        """A channel's sequence was broken. A client without positions is not told."""
+        """A channel's sequence was broken. A client without positions gets no reset."""
 
     def take(self, channel: str) -> list[Update]:
         """Remove and return the updates of a channel so far, in order."""

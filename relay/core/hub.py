@@ -12,10 +12,12 @@ from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 
-#: Updates of one channel, or bytes of them, that are flushed together at most, give or take one: a client's queue has to hold
-#: them several times over, or one that reads well is dropped.
+#: Updates of one channel that are flushed together at most: a client's queue has to hold them several times over, or one that
+#: reads well is dropped.
 FLUSH_THRESHOLD = 1024
-FLUSH_BYTES = 128 * 1024
+
+#: Bytes of updates of all channels that are flushed together, give or take one update.
+FLUSH_BYTES = 1024 * 1024
 
 
 class Listener(Protocol):
@@ -32,13 +34,13 @@ class Recovering(Protocol):
         """The channel delivers an update. The subscription may leave the hub while doing so, or begin to follow."""
 
     def on_reset(self) -> None:
-        """The channel's sequence was broken. The subscription may begin to follow, and is then told with the others."""
+        """The channel's sequence was broken. The subscription may begin to follow, and then gets the reset with the others."""
 
 
 class _Group:
     """The listeners of one channel that share a format, and what this turn has brought them."""
 
-    __slots__ = ("batch", "format", "listeners", "needs_snapshot", "pending", "sequence_numbers", "size")
+    __slots__ = ("batch", "format", "listeners", "needs_snapshot", "pending", "sequence_numbers")
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -48,7 +50,6 @@ class _Group:
         self.pending: list[Update | Message] = []
         #: For each that is pending, the order in which it came in this hub.
         self.sequence_numbers: list[int] = []
-        self.size = 0
         self.batch: Batch | None = None
 
     def entries(self) -> list[tuple[int, Message]]:
@@ -61,7 +62,6 @@ class _Group:
         """Forget what is pending, after it was flushed."""
         self.pending = []
         self.sequence_numbers = []
-        self.size = 0
         self.batch = None
 
 
@@ -81,7 +81,7 @@ class Hub:
 
     Attributes:
         is_in_turn: Messages come in, one after the other, and `flush` is called after the last.
-        is_full: A channel has so much pending that it should be flushed now.
+        is_full: So much is pending that it should be flushed now.
         subscriptions: Number of listeners over all channels.
         resets: Number of broken sequences so far.
     """
@@ -108,6 +108,7 @@ class Hub:
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[_Group] = []
         self._sequence_number = 0
+        self._pending_bytes = 0
         self.is_in_turn = False
         self.is_full = False
         self.subscriptions = 0
@@ -244,13 +245,15 @@ class Hub:
 
     def _deliver(self, channel: _Channel, update: Update) -> None:
         self._sequence_number += 1
+        self._pending_bytes += len(update.data)
+        if self._pending_bytes >= FLUSH_BYTES:
+            self.is_full = True
         for group in channel.groups.values():
             if not group.pending:
                 self._mark_dirty(group)
             group.pending.append(update)
             group.sequence_numbers.append(self._sequence_number)
-            group.size += len(update.data)
-            if len(group.pending) >= FLUSH_THRESHOLD or group.size >= FLUSH_BYTES:
+            if len(group.pending) >= FLUSH_THRESHOLD:
                 self.is_full = True
         if channel.recovering:
             for recovering in list(channel.recovering):
@@ -269,7 +272,7 @@ class Hub:
             self._send_reset(name, group, snapshot)
 
     def _send_reset(self, name: str, group: _Group, snapshot: Snapshot) -> None:
-        """Tell a whole group that updates were lost, and how the channel continues."""
+        """Send to a whole group that updates were lost, and how the channel continues."""
         group.needs_snapshot.clear()
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
@@ -296,6 +299,7 @@ class Hub:
     def flush(self) -> None:
         """Hand out what is pending, one batch to each listener."""
         self.is_full = False
+        self._pending_bytes = 0
         dirty, self._dirty = self._dirty, []
         first: dict[Listener, _Group] = {}
         several: dict[Listener, list[_Group]] = {}

@@ -58,7 +58,7 @@ class SubscribeResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Updates were lost: subscribers are told so and continue from the snapshot."""
+    """Updates were lost: subscribers get a reset and continue from the snapshot."""
 
     snapshot: Snapshot
 

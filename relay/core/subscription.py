@@ -94,7 +94,7 @@ class Subscription:
     WAITING    the channel is as far                          LIVE       the buffer is offered
     READING,   the sequence was reset                         same       the buffer is stale
     SENDING
-    WAITING    the sequence was reset                         LIVE       told like all others
+    WAITING    the sequence was reset                         LIVE       it gets the reset like all others
     any        end                                            ENDED      none, then or later
     =========  =============================================  =========  =================================================
 
@@ -168,8 +168,11 @@ class Subscription:
         return self.state is State.SENDING and bool(self._pages)
 
     def next_effect(self) -> Effect | None:
-        """Return what is to be done next; None when the channel is live, the subscription has ended, or it only waits for the
-        channel, of which the hub tells it."""
+        """Return what is to be done next.
+
+        Returns:
+            None when the channel is live, the subscription has ended, or it only waits for the channel: the hub calls then.
+        """
         if self._refusal is not None and self.state is State.ENDED:
             reason, self._refusal = self._refusal, None
             return Refuse(reason)

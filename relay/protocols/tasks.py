@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from relay_wire.channels import GENERAL, TASK_PREFIX
+from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
@@ -114,6 +114,14 @@ PLAIN = PlainUpdates()
 POSITIONED = PositionedUpdates()
 
 
+class _UnknownChannel(BadMessage):
+    """A client asks for a channel that is not served."""
+
+    def __init__(self, channel: str) -> None:
+        super().__init__("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
+        self.channel = channel[:MAX_NAME_LENGTH]
+
+
 class TasksProtocol:
     """One client of ``/ws/tasks``.
 
@@ -136,6 +144,10 @@ class TasksProtocol:
             return (End(Close.BINARY),)
         try:
             return (self._read(message),)
+        except _UnknownChannel as error:
+            # A client may have subscribed to several: it is told which one it was.
+            answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
+            return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
             return (self.refuse(error.code, error.message),)
 
@@ -168,7 +180,7 @@ class TasksProtocol:
             return name
         if name in self._named:
             return channel_of(name)
-        raise BadMessage("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
+        raise _UnknownChannel(name)
 
     def _subscribe(self, request: _Request) -> Subscribe:
         channel = self._channel_of(request)

@@ -170,6 +170,9 @@ class Acceptor:
         self, fresh: socket.socket, data: bytes, handler: Handler, nursery: trio.Nursery
     ) -> None:
         """Have the server serve a connection, and keep a burst of them from filling one turn of the event loop."""
+        if data.startswith(_HEALTH_REQUESTS):
+            _delegate(fresh, data, handler, nursery)
+            return
         async with self._delegating:
             _delegate(fresh, data, handler, nursery)
             for _ in range(_DELEGATE_TURNS):

@@ -108,8 +108,9 @@ class RelayApp(QuartTrio):
     async def _serve_request(self, path: str, scope: Any, receive: Any, send: Any) -> None:
         address = (scope.get("client") or ("",))[0]
         try:
-            async with self._requests.turn(address):
-                await super().asgi_app(routed(scope), receive, self._guard.guarded(scope, path, send))
+            async with self._requests.turn(address) as turn:
+                guarded_send = self._guard.guarded(scope, path, send, turn.prepared)
+                await super().asgi_app(routed(scope), receive, guarded_send)
         except TooManyRequests:
             self.metrics.connections_refused.labels("too_many_requests").inc()
             await self._guard.refuse_busy(scope, send)

@@ -1,6 +1,7 @@
 """The guard of the HTTP routes: origins and hosts are checked, CORS headers added, and answers are sent to their end."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -61,8 +62,8 @@ class HttpGuard:
         await answer(send, 204, None, self._policy.preflight_headers(headers))
         return True
 
-    def guarded(self, scope: Any, path: str, send: Any) -> Any:
-        """Return the ``send`` for Quart's part.
+    def guarded(self, scope: Any, path: str, send: Any, on_answer: Callable[[], None] = lambda: None) -> Any:
+        """Return the ``send`` for Quart's part; `on_answer` is called when the answer is about to be sent.
 
         Quart-Trio is cancelled by the server in the middle of the last `send` of an answer, so that a connection that is to be
         closed after it would stay open. That one is shielded, for a limited time.
@@ -70,6 +71,7 @@ class HttpGuard:
         more = self._policy.answer_headers(scope["headers"]) if path.startswith(_API_PREFIX) else []
 
         async def guarded_send(message: Any) -> None:
+            on_answer()
             if message["type"] == "http.response.start" and more:
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             if message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -147,7 +147,7 @@ async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def _require_single_worker() -> None:
-    """Let one worker of a server with several have the embedded Redis: each would start one of its own, and hear no other.
+    """Let one worker of a server with several have the embedded Redis: each would start one of its own.
 
     Raises:
         ConfigError: Another worker has it.

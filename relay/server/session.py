@@ -252,8 +252,7 @@ class Session:
         size, frames = transport.bytes_received, transport.frames_received
         while self.closing is None:
             if self._budget.is_low:
-                async with self._context.turnstile:
-                    await trio.lowlevel.checkpoint()
+                await self._take_turn()
             try:
                 events = await transport.receive(timeout)
             except trio.TooSlowError:
@@ -290,6 +289,14 @@ class Session:
                 self.close(event.close)
             elif isinstance(event, PeerClosed):
                 self.close(Close.ABNORMAL_CLOSURE if event.code == 1006 else Close.NORMAL)
+
+    async def _take_turn(self) -> None:
+        """Wait for a turn among the clients that cause much work.
+
+        One of them goes on in each turn of the event loop, so that all of them together delay nobody else.
+        """
+        async with self._context.turnstile:
+            await trio.lowlevel.checkpoint()
 
     async def _wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
@@ -345,7 +352,7 @@ class Session:
                     if batch.count:
                         self.offer(batch, paced=True)
                     if subscription.has_page:
-                        await trio.lowlevel.checkpoint()  # a long history must not delay others
+                        await self._take_turn()
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
                     subscriptions.discard(subscription)
@@ -409,6 +416,6 @@ class Session:
             try:
                 await self._transport.close(self._queue, self.closing)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it hung up first: nobody is left to say goodbye to
+                pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _serve
                 _log.exception("closing handshake failed", client=self.peer)

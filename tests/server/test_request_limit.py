@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from relay.server.request_limit import (
     MAX_OF_ADDRESS,
+    MAX_PREPARED,
     MAX_REQUESTS,
     MAX_WAIT,
     MAX_WAITING,
@@ -21,7 +22,8 @@ async def test_one_address_cannot_have_all_turns(autojump_clock: MockClock) -> N
 
     async def request(address: str, seconds: float) -> None:
         try:
-            async with limit.turn(address):
+            async with limit.turn(address) as turn:
+                turn.prepared()
                 served[address] += 1
                 await trio.sleep(seconds)
         except TooManyRequests:
@@ -49,7 +51,8 @@ async def test_few_may_wait_and_who_is_cancelled_leaves_nothing(autojump_clock: 
     limit = RequestLimit()
 
     async def request() -> None:
-        async with limit.turn("a"):
+        async with limit.turn("a") as turn:
+            turn.prepared()
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
@@ -66,3 +69,25 @@ async def test_few_may_wait_and_who_is_cancelled_leaves_nothing(autojump_clock: 
     assert limit._addresses == {}
     async with limit.turn("a"):
         pass
+
+
+async def test_few_answers_are_made_at_a_time(autojump_clock: MockClock) -> None:
+    limit = RequestLimit()
+    preparing = 0
+
+    async def request(number: int) -> None:
+        nonlocal preparing
+        async with limit.turn(str(number)) as turn:
+            preparing += 1
+            assert preparing <= MAX_PREPARED
+            await trio.sleep(0.1)
+            preparing -= 1
+            if number % 2:
+                turn.prepared()
+                turn.prepared()
+            await trio.sleep(0.3)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(MAX_REQUESTS):
+            nursery.start_soon(request, number)
+    assert limit._addresses == {}

@@ -10,8 +10,6 @@ from urllib.parse import quote
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
 
-#: The URL if nothing is configured: that of a relay's embedded server.
-DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 #: Length of the longest update that a relay takes by default, in bytes.
 MAX_UPDATE_BYTES = 262_144

@@ -34,7 +34,7 @@ class WorkerListeners:
 
 @dataclass(frozen=True, slots=True)
 class ListenerServer:
-    """Who serves a worker's listeners, and what Hypercorn must be told for it.
+    """Who serves a worker's listeners, and what Hypercorn is configured with for it.
 
     Attributes:
         serve: Serves the listeners until cancelled.

@@ -3,9 +3,10 @@
 import math
 
 import pytest
+from relay_client.backoff import full_jitter
 from relay_client.subscriber import RelayRefused, RelayUnreachable
 from relay_client.subscriber.heartbeat import Health, Heartbeat
-from relay_client.subscriber.reconnect import FINAL_CLOSE_CODES, GOOD_SECONDS, Disconnect, Reconnect, full_jitter
+from relay_client.subscriber.reconnect import FINAL_CLOSE_CODES, GOOD_SECONDS, Disconnect, Reconnect
 
 from relay.core.closecodes import Close
 

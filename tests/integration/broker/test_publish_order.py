@@ -1,4 +1,4 @@
-"""Plain publishes keep their order, whichever relay heard them: one that has missed some waits for the others."""
+"""Plain publishes keep their order, whichever relay received them: one that has missed some waits for the others."""
 
 import time
 from typing import Any
@@ -15,12 +15,12 @@ def listeners(admin: Any) -> set[str]:
     return {client["id"] for client in admin.client_list(_type="pubsub")}
 
 
-def cut_off_while_another_hears(server: RedisServer, cut_off: set[str], heard: RelayServer) -> None:
-    """One relay's connection is cut, the other's process is stopped, and an update is published that only that one can hear."""
+def disconnect_while_another_receives(server: RedisServer, connections: set[str], receiver: RelayServer) -> None:
+    """One relay is disconnected, the other one stopped, and an update is published that only that one can receive."""
     with server.client() as admin:
-        heard.freeze_workers()
+        receiver.freeze_workers()
         with admin.pipeline(transaction=True) as commands:
-            for client_id in cut_off:
+            for client_id in connections:
                 commands.client_kill_filter(_id=client_id)
             commands.publish("task_updates", '{"type":"task_update","task_id":"t","data":{"n":1}}')
             commands.execute()
@@ -41,13 +41,13 @@ def numbers(server: RedisServer) -> list[int]:
     return [data["n"] for _, _, data in log_of(server, "task:t")]
 
 
-def test_what_one_relay_missed_is_recorded_first(
+def test_what_one_relay_missed_is_persisted_first(
     redis_server: RedisServer, pair: tuple[RelayServer, RelayServer, set[str]]
 ) -> None:
     first, second, connections = pair
     time.sleep(1.0)  # both are done with their beginnings
     with second.client("t") as client:
-        cut_off_while_another_hears(redis_server, connections, first)
+        disconnect_while_another_receives(redis_server, connections, first)
         redis_server.publish_task("t", n=2)
         time.sleep(1.5)
         assert numbers(redis_server) == []
@@ -61,17 +61,17 @@ def test_a_relay_that_does_not_answer_is_not_waited_for_long(
 ) -> None:
     first, second, connections = pair
     with second.client("t") as client:
-        cut_off_while_another_hears(redis_server, connections, first)
+        disconnect_while_another_receives(redis_server, connections, first)
         redis_server.publish_task("t", n=2)
         assert client.receive()["data"] == {"n": 2}
         first.thaw_workers()
         assert client.receive()["data"] == {"n": 1}, "late, but not lost"
 
 
-def test_of_two_that_begin_anew_the_one_that_heard_more_goes_first(
+def test_of_two_that_reconnect_the_one_that_received_more_goes_first(
     redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    """Both have lost their connections; one is back a little earlier, hears an update, and is stopped before it records it."""
+    """Both were disconnected; one is back a little earlier, receives an update, and is stopped before it persists it."""
     first = start_relay()
     with redis_server.client() as admin:
         own = listeners(admin)

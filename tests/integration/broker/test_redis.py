@@ -52,18 +52,18 @@ async def listening(redis: RedisBroker, *receivers: Any) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_plain_publish_goes_to_whoever_listens_there(redis_server: RedisServer) -> None:
-    heard: list[tuple[str, bytes]] = []
+async def test_a_plain_publish_goes_to_its_subscribers(redis_server: RedisServer) -> None:
+    received: list[tuple[str, bytes]] = []
     async with service(redis_server.url) as redis:
         assert await redis.publish("nobody", b"x") == 0
-        redis.subscribe_raw("a", lambda name, message: heard.append((name, message)))
-        redis.subscribe_raw("[ab]", lambda name, message: heard.append((f"by pattern: {name}", message)))
+        redis.subscribe_raw("a", lambda name, message: received.append((name, message)))
+        redis.subscribe_raw("[ab]", lambda name, message: received.append((f"by pattern: {name}", message)))
         async with listening(redis):
             assert await redis.publish("a", b"\xff\x00") == 2
             assert await redis.publish("b", b"") == 1
-            await until(lambda: len(heard) == 3)
+            await until(lambda: len(received) == 3)
         assert 0 <= await redis.ping() < PATIENCE
-    assert heard == [("a", b"\xff\x00"), ("by pattern: a", b"\xff\x00"), ("by pattern: b", b"")]
+    assert received == [("a", b"\xff\x00"), ("by pattern: a", b"\xff\x00"), ("by pattern: b", b"")]
 
 
 async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
@@ -92,12 +92,12 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
             await redis.publish_task_update("", {})
     assert first is not None
     assert second == (first.epoch, first.offset + 1)
-    heard = [msgspec.json.decode(message) for message in recording.received]
-    assert [message for message in heard if "news" not in message] == [
+    received = [msgspec.json.decode(message) for message in recording.received]
+    assert [message for message in received if "news" not in message] == [
         {"progress": 40, "message": "é"},
         {"progress": 41},
     ]
-    assert {"news": [1]} in heard
+    assert {"news": [1]} in received
 
 
 async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(redis_server: RedisServer) -> None:
@@ -275,20 +275,20 @@ async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(r
 
 
 async def test_a_handler_that_takes_itself_away_does_not_cost_the_next_its_message(redis_server: RedisServer) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     async with service(redis_server.url) as redis:
 
         def once(_: str, message: bytes) -> None:
-            heard.append(f"once {message.decode()}")
+            received.append(f"once {message.decode()}")
             end()
 
         end = redis.subscribe_raw("a", once)
-        redis.subscribe_raw("a", lambda _, message: heard.append(f"always {message.decode()}"))
+        redis.subscribe_raw("a", lambda _, message: received.append(f"always {message.decode()}"))
         async with listening(redis):
             redis_server.publish("a", "1")
             redis_server.publish("a", "2")
-            await until(lambda: "always 2" in heard)
-    assert heard == ["once 1", "always 1", "always 2"]
+            await until(lambda: "always 2" in received)
+    assert received == ["once 1", "always 1", "always 2"]
 
 
 async def test_a_server_that_does_not_answer_is_unavailable_within_the_deadline(redis_server: RedisServer) -> None:

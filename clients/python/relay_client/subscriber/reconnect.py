@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from relay_client.backoff import full_jitter
 from relay_client.subscriber.errors import RelayRefused, RelayUnreachable
 
 #: After these close codes a client stays away. They are the codes that relay/core/closecodes.py marks as final; a test compares
@@ -16,11 +17,6 @@ _TEMPORARY_STATUSES = frozenset({403, 408, 425, 429})
 
 #: A connection that lasted this many seconds counts as a good one: the next delay is the shortest again.
 GOOD_SECONDS = 5.0
-
-
-def full_jitter(attempt: int, base: float, cap: float, draw: Callable[[], float] = random.random) -> float:
-    """Return the seconds to wait before an attempt, counted from 0: uniform from 0 to a bound that doubles up to the cap."""
-    return draw() * min(cap, base * 2.0 ** min(attempt, 32))
 
 
 @dataclass(frozen=True, slots=True)

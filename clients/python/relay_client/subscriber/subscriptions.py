@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 from relay_wire.position import Position
 
+from relay_client.backoff import full_jitter
 from relay_client.subscriber.channel_state import (
     ChannelState,
     Phase,
@@ -24,7 +25,6 @@ from relay_client.subscriber.channel_state import (
     task_channel,
 )
 from relay_client.subscriber.errors import SubscriptionRefused
-from relay_client.subscriber.reconnect import full_jitter
 from relay_client.subscriber.update import Update, UpdateType
 from relay_client.subscriber.update_queue import UpdateQueue
 

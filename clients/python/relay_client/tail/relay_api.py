@@ -7,8 +7,8 @@ from urllib.request import ProxyHandler, build_opener
 import msgspec
 import trio
 
+from relay_client.backoff import full_jitter
 from relay_client.subscriber.endpoint import WEBSOCKET_PATH
-from relay_client.subscriber.reconnect import full_jitter
 from relay_client.tail.views import View
 
 #: Seconds for one answer, its longest in bytes, and bounds of the delays between attempts to list the tasks.

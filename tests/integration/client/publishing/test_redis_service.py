@@ -159,7 +159,9 @@ def test_through_a_restart_of_redis_clients_see_what_was_acknowledged(
         run(main)
         seen: list[int] = []
         while 59 not in seen:
-            seen.append(client.receive()["data"]["n"])
+            message = client.receive()
+            assert message["type"] == "task_update", message
+            seen.append(message["data"]["n"])
     # Redis acknowledges a plain publish before its listeners have it: the last one may die with it. Which is why durable ones
     # are better.
     assert set(range(60)) - set(seen) <= {19}
@@ -296,3 +298,118 @@ def test_one_instance_for_the_process_serves_several_loops(
     for _ in range(2):
         run(main)
     end()
+
+
+def is_connected(service: RedisService) -> bool:
+    return service.redis_client is not None
+
+
+def test_it_connects_stops_and_disconnects_as_services_do(redis_server: RedisServer) -> None:
+    heard: list[Any] = []
+
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+        assert not is_connected(service)
+        await service.connect()
+        assert is_connected(service)
+        assert service.redis_pool is not None
+        assert await service.health_check()
+        for _ in range(2):  # as a manager that is started twice
+            service.subscribe_to_channel("task_updates", heard.append)
+        task = asyncio.create_task(service.start_listening())
+        await until(lambda: service.alive)
+        await service.publish_task_update("t", {"progress": 40})
+        await until(lambda: heard)
+        await service.stop_listening()
+        await asyncio.wait_for(task, 5)
+        assert len(heard) == 1
+        await service.stop_listening()  # once more is no error
+        again = asyncio.create_task(service.start_listening())
+        await until(lambda: service.alive)
+        await service.disconnect()
+        await asyncio.wait_for(again, 5)
+        assert not is_connected(service)
+        await service.disconnect()
+        assert await service.health_check()  # what is used later connects again
+        await service.disconnect()
+
+    run(main)
+
+
+def test_a_callback_may_stop_the_listening(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+
+        async def stop(_message: Any) -> None:
+            await service.stop_listening()
+
+        service.subscribe_to_channel("news", stop)
+        task = asyncio.create_task(service.start_listening())
+        await until(lambda: service.alive)
+        redis_server.publish("news", "1")
+        await asyncio.wait_for(task, 5)
+        await service.disconnect()
+
+    run(main)
+
+
+def test_a_base_exception_of_a_callback_ends_nothing(redis_server: RedisServer) -> None:
+    heard: list[Any] = []
+
+    class Abort(BaseException):
+        pass
+
+    async def abort(_message: Any) -> None:
+        raise Abort
+
+    async def main() -> None:
+        service = RedisService(redis_server.url)
+        service.subscribe_to_channel("news", abort)
+        service.subscribe_to_channel("news", heard.append)
+        async with listening(service):
+            for number in range(2):
+                redis_server.publish("news", str(number))
+            await until(lambda: heard == [0, 1])
+
+    run(main)
+
+
+def test_locks_are_shared_expire_and_are_released_by_their_owner(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        one, other = RedisService(redis_server.url), RedisService(redis_server.url)
+        assert await one.acquire_lock("a lock", 5) is True
+        assert await one.acquire_lock("a lock", 5) is False
+        assert await other.acquire_lock("a lock", 5) is False
+        assert await other.release_lock("a lock") is False
+        assert await one.release_lock("a lock") is True
+        assert await other.acquire_lock("a lock", timeout=0.05) is True
+        await asyncio.sleep(0.1)
+        assert await one.acquire_lock("a lock", 5) is True
+        assert await other.release_lock("a lock") is False  # it has expired, and is another's
+        with redis_server.client() as client:
+            assert 0 < client.pttl("a lock") <= 5000
+        with pytest.raises(ValueError, match="timeout"):
+            await one.acquire_lock("b", 0)
+        for service in (one, other):
+            await service.disconnect()
+
+    run(main)
+
+
+def test_without_redis_it_says_so_or_logs(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    redis_server.kill()
+
+    async def main() -> None:
+        service = RedisService(redis_server.url, deadline=0.3, timeout=0.2, on_error="log")
+        assert await service.health_check() is False
+        for attempt in (service.connect(), service.acquire_lock("a")):
+            with pytest.raises(ConnectionError, match="does not answer"):
+                await attempt
+        assert await service.publish_task_update("t", {"progress": 40}) is None
+        assert await service.publish_task_update("t", {"wrong": object()}) is None
+        assert await service.publish_general_update({"a": 1}) is None
+        await service.disconnect()
+
+    with caplog.at_level(logging.ERROR, "relay_client"):
+        run(main)
+    assert caplog.text.count("update not published") == 3
