@@ -10,7 +10,6 @@ from urllib.parse import quote
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
 
-
 #: Length of the longest update that a relay takes by default, in bytes.
 MAX_UPDATE_BYTES = 262_144
 
