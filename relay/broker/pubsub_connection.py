@@ -243,9 +243,8 @@ class PubSubConnection:
         """
         while True:
             self._probe_arrived = trio.Event()
-            with trio.fail_after(self._options.deadline):
-                await self._publish_probe(server)
-            await self._wait_for_probe(reader)
+            await self._publish_probe(server)
+            await self._wait_for_probe(server, reader)
             if not self.alive:
                 await self._options.prepare()
                 self.alive = True
@@ -260,8 +259,10 @@ class PubSubConnection:
     def _on_probe(self) -> None:
         self._probe_arrived.set()
 
-    async def _wait_for_probe(self, reader: PubSubReader) -> None:
+    async def _wait_for_probe(self, server: Server, reader: PubSubReader) -> None:
         """Wait for the probe, which may be behind a hundred thousand updates: each of them shows that the connection works.
+
+        After each deadline another probe is published: the last one may have overtaken the subscription, and so be lost.
 
         Raises:
             trio.TooSlowError: Nothing at all arrives for the deadline.
@@ -273,21 +274,27 @@ class PubSubConnection:
                 return
             if reader.handled == handled:
                 raise trio.TooSlowError("the subscription is silent")
+            await self._publish_probe(server)
 
     async def _publish_probe(self, server: Server) -> None:
         """Try until it is published: the pool's connections may be those of a server that has gone, and to drop the
-        subscription for that would lose what is on its way."""
+        subscription for that would lose what is on its way.
+
+        Raises:
+            trio.TooSlowError: It is not published by the deadline.
+        """
         attempt = 0
-        while True:
-            try:
-                (answer,) = await self._loop.run_aio_coroutine(server.exchange([("PUBLISH", self._probe, b"")]))
-            except (RedisError, OSError):
-                await trio.sleep(backoff(attempt) / 10)
-                attempt += 1
-            else:
-                if isinstance(answer, RedisError):
-                    raise answer
-                return
+        with trio.fail_after(self._options.deadline):
+            while True:
+                try:
+                    (answer,) = await self._loop.run_aio_coroutine(server.exchange([("PUBLISH", self._probe, b"")]))
+                except (RedisError, OSError):
+                    await trio.sleep(backoff(attempt) / 10)
+                    attempt += 1
+                else:
+                    if isinstance(answer, RedisError):
+                        raise answer
+                    return
 
 
 def _describe(error: Exception) -> str:
