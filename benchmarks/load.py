@@ -59,7 +59,7 @@ class Connected:
 
 @dataclass
 class Received:
-    """What arrived. ``last`` is when the last reader had its last update, in nanoseconds of the monotonic clock.
+    """The updates that arrived. ``last`` is when the last reader had its last update, in nanoseconds of the monotonic clock.
 
     ``done`` readers have what is expected, ``wrong`` ones more or fewer; ``disordered`` updates did not follow the one before;
     ``fragments`` of messages were not counted; the server ended the connections of ``closed`` readers.

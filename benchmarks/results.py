@@ -97,7 +97,7 @@ class Row(Struct):
 
     @property
     def clear(self) -> bool:
-        """It was the server that was measured."""
+        """Whether the figure is that of the server: neither the load nor other processes disturbed it."""
         return not (self.saturated or self.disturbed or self.noisy)
 
 

@@ -101,7 +101,7 @@ async def stop_child(child: Child, grace: float) -> int:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + grace):
         if child.poll() is None:
             child.terminate()
-            child.send_signal(signal.SIGCONT)  # one that is stopped would not hear of it
+            child.send_signal(signal.SIGCONT)  # a stopped process would not receive it
             await wait_for_exit(child)
     if child.poll() is None:
         child.kill()
@@ -131,7 +131,7 @@ def _reap_once() -> None:
             return
         child = _children.get(found.si_pid)
         if child is not None:
-            child.poll()  # it reaps it, and keeps the status for whoever waits
+            child.poll()  # reaps it, and keeps the status for the waiting task
         else:
             with suppress(ChildProcessError):
                 os.waitpid(found.si_pid, os.WNOHANG)

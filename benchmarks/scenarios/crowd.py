@@ -29,7 +29,7 @@ _MAX_SECONDS, _TIMEOUT = 15.0, 120.0
 
 @dataclass
 class Crowd:
-    """What was seen of one server. ``memory``: resident bytes before anyone came, and with all; ``idle``: seconds, and CPU
+    """Observations of one server. ``memory``: resident bytes before anyone came, and with all; ``idle``: seconds, and CPU
     seconds of the server in them; ``stayed``: whether all were still there afterwards."""
 
     steps: list[tuple[Connected, Cpu]] = field(default_factory=list)
@@ -115,7 +115,7 @@ def broadcast(trial: Trial) -> None:
 
 
 def idle(trial: Trial) -> None:
-    """What the crowd costs while nothing is published."""
+    """Measure the cost of the crowd while nothing is published."""
     for name, crowd in _crowds(trial).items():
         (before, after), (seconds, cpu) = crowd.memory, crowd.idle
         if after and seconds and not crowd.failed:

@@ -165,7 +165,7 @@ def _one_way(trial: Trial, peer: Peer) -> None:
 
 
 def _work_ratios(trial: Trial) -> dict[str, float]:
-    """What a durable update costs Relay, times what an unpersisted one does."""
+    """The cost of a durable update for Relay, as a multiple of an unpersisted one's."""
     names, clients = _names(trial), trial.p["fan-out clients"]
     with (
         testbed(RELAY_DURABLE, trial.directory / "turns", max(len(names), clients)) as bed,

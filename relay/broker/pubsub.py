@@ -111,7 +111,7 @@ class PubSub:
         """Subscribe to Relay's own channels; each is confirmed to the receiver.
 
         Returns:
-            The channels that were asked for. The connections of the others are down, and the receiver is told when they are up.
+            The channels that were asked for. The connections of the others are down; the receiver is notified when they are up.
         """
         asked: set[str] = set()
         for connection, names in self._by_connection(redis_channels):
@@ -156,7 +156,7 @@ class PubSub:
             loop: Where redis-py connects.
             receiver: Receives messages on Relay's own channels.
             on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
-            prepare: Called before the receiver is told that a connection is up; must end within the deadline of a call.
+            prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
         """
         options = PubSubOptions(
             self._handlers, self._health_interval, self._deadline, on_connecting, self.invalidate_topology, prepare

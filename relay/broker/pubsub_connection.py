@@ -40,7 +40,7 @@ def _is_pattern(channel: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PubSubOptions:
-    """What all pub/sub connections of a process share.
+    """Options that all pub/sub connections of a process share.
 
     Attributes:
         handlers: The handlers of plain channels and patterns, by name.
@@ -48,7 +48,7 @@ class PubSubOptions:
         deadline: Seconds within which a probe must arrive, and within which the server must take a command.
         on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
         on_lost: Called when a connection has failed.
-        prepare: Called before the receiver is told that a connection is up; must end within the deadline of a call.
+        prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
     """
 
     handlers: Mapping[str, Sequence[MessageHandler]]

@@ -1,4 +1,4 @@
-"""What Redis says of itself: its version, and how often it closed connections for want of buffer space."""
+"""Facts that Redis reports about itself: its version, and how often it closed connections for want of buffer space."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -94,7 +94,7 @@ class Page(NamedTuple):
 
 
 class TaskStore:
-    """What Redis knows of tasks.
+    """The tasks in Redis.
 
     All methods raise BrokerUnavailable and BrokerRefused, within the deadline of a call; those that serve clients raise
     BrokerBusy when too many are served.
@@ -244,8 +244,8 @@ class TaskStore:
     async def mark_stalled(self, silent_for: float) -> int:
         """Mark tasks in progress that have been silent for some seconds. Returns how many were marked.
 
-        A task that is active meanwhile is not marked, whoever else marks at the same time: each mark holds only if the last
-        activity is the one that was seen here.
+        A task that is active meanwhile is not marked, even if other relays mark at the same time: each mark holds only if the
+        last activity is the one that was seen here.
         """
         silent_ms = int(silent_for * 1000)
         answers = await self._run_calls(

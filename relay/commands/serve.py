@@ -46,7 +46,7 @@ def run(
     alive_fd: int | None,
     worker: int,
 ) -> None:
-    """Run the relay until it is told to stop.
+    """Run the relay until a signal stops it.
 
     Args:
         host: The address to listen on. This and the next three win over the environment.

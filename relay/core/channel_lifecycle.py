@@ -24,7 +24,7 @@ class ChannelState(Enum):
 
 
 class ChannelEvent(Enum):
-    """What happens to a channel."""
+    """An event in a channel's life."""
 
     WANTED = auto()
     UNWANTED = auto()

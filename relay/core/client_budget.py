@@ -1,4 +1,4 @@
-"""What one client may send: budgets as token buckets, so that no client uses up the time of all others.
+"""Limits for what one client may send: budgets as token buckets, so that no client uses up the time of all others.
 
 A client whose budget is low takes turns with others like it. One beyond its budget is slowed: it is not read until the budget
 allows it, and TCP makes it wait. One that stays beyond it is dropped.
@@ -24,7 +24,7 @@ MAX_SLOWED = 30.0
 
 
 class TokenBucket:
-    """Tokens that are used up at will and come back at a steady rate.
+    """Tokens that are used up at will and refilled at a steady rate.
 
     Attributes:
         tokens: Tokens left at the last `take`; negative if more were taken than there were.
@@ -37,7 +37,7 @@ class TokenBucket:
 
         Args:
             capacity: Tokens at most.
-            rate: Tokens that come back each second.
+            rate: Tokens that are refilled each second.
         """
         self._capacity = capacity
         self._rate = rate

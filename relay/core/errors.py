@@ -35,7 +35,7 @@ class BrokerError(RelayError):
 
     @property
     def public_message(self) -> str:
-        """What clients may read: without the details, which name hosts, ports and keys."""
+        """The text for clients, without details that name hosts, ports or keys."""
         return str(self).partition(": ")[0]
 
 

@@ -30,7 +30,7 @@ from relay.core.updates import Update
 REORDER_WINDOW = 0.5
 MAX_REORDER_WINDOW = 3.0
 
-#: Seconds after which the request is sent again: as long as it has not come back to us, and then, since relays come and go.
+#: Seconds after which the request is sent again: before we have received it ourselves, and later, since relays come and go.
 _RETRY_UNECHOED = 0.05
 _RETRY_ECHOED = 0.25
 
@@ -56,7 +56,7 @@ class OrderState(Enum):
 
 
 class Outcome(Enum):
-    """What became of an update that was to be persisted."""
+    """The outcome of persisting one update."""
 
     #: It is persisted, by us or by another relay.
     PERSISTED = auto()

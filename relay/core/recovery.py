@@ -38,7 +38,7 @@ class Snapshot(NamedTuple):
 
 
 class SubscribeResult(NamedTuple):
-    """What a new subscription gets first.
+    """The first answer to a new subscription.
 
     Attributes:
         position: Where the channel stood.

@@ -1,4 +1,4 @@
-"""What waits for one client: limited in messages, bytes and time without progress, and coalesced before the client is given up.
+"""The messages that wait for one client: limited in number, bytes and time without progress, and coalesced before a drop.
 
 Two kinds of batches wait here. Live updates come when they come; they count against the limits. Paced batches (answers, states,
 history) are added only while the queue is below its low-water mark, so the client's own speed limits them and they count

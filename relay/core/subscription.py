@@ -18,7 +18,7 @@ from relay.core.updates import Position, Update
 PAGE_BYTES = 64 * 1024
 PAGE_UPDATES = 256
 
-#: Reads in a row that come too late to be of use, after which the client is told to try again.
+#: Reads in a row that come too late to be of use, after which the client is asked to try again.
 MAX_STALE_READS = 5
 
 
@@ -55,7 +55,7 @@ Effect = ReadHistory | Send | Refuse
 
 
 class Request(NamedTuple):
-    """What a client asks for.
+    """A client's request to subscribe.
 
     Attributes:
         channel: The channel to follow.

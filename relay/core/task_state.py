@@ -58,7 +58,7 @@ def status_of(fields: Mapping[str, bytes]) -> str | None:
 
 
 def is_terminal(data: bytes) -> bool:
-    """Whether an update ends its task, or may: with too many fields, or nested too deeply, nobody can tell."""
+    """Whether an update ends its task, or may: with too many fields, or nested too deeply, this is unknown."""
     try:
         return b'"status"' in data and status_of(fields_of(data)) in TERMINAL
     except BadMessage:

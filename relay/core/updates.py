@@ -1,4 +1,4 @@
-"""What travels through Relay: an update, and its position in its channel."""
+"""The unit that travels through Relay: an update, and its position in its channel."""
 
 import msgspec
 from relay_wire.position import Position

@@ -1,1 +1,1 @@
-"""What clients speak: bytes in, events out, one file for each protocol."""
+"""The protocols of clients: bytes in, events out, one file for each."""

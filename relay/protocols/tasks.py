@@ -145,7 +145,7 @@ class TasksProtocol:
         try:
             return (self._read(message),)
         except _UnknownChannel as error:
-            # A client may have subscribed to several: it is told which one it was.
+            # A client may have subscribed to several, so the error names the one.
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:

@@ -96,7 +96,7 @@ class RelayApp(QuartTrio):
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
             pass
-        elif path in OPERATORS:  # health is told whatever else is going on
+        elif path in OPERATORS:  # health checks are answered whatever else is going on
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
@@ -137,7 +137,7 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             stopping = True
             await app.shutdown()
             nursery.cancel_scope.cancel()
-    except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is told
+    except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is informed
         failed = errors
         if not started and isinstance(cause := _only_cause(errors), RelayError):
             app.start_failure = cause

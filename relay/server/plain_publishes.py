@@ -1,4 +1,4 @@
-"""What services publish with a plain ``PUBLISH``, from its bytes in Redis to an update for the ingester."""
+"""Plain publishes of services, from their bytes in Redis to an update for the ingester."""
 
 from collections.abc import Callable
 from time import monotonic

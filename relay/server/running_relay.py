@@ -45,7 +45,7 @@ class RunningRelay:
 
 
 class RelayHandle:
-    """What the app holds of a relay: nothing before it has started and after it has stopped.
+    """The app's reference to its relay: empty before it has started and after it has stopped.
 
     Attributes:
         current: The running relay, or None.

@@ -24,7 +24,7 @@ from relay.server.workers import show_alive
 
 _log = structlog.get_logger("relay.serve")
 
-#: Connections that the kernel holds for us while the loop is busy: a thousand clients may come back at once.
+#: Connections that the kernel holds for us while the loop is busy: a thousand clients may reconnect at once.
 BACKLOG = 4096
 
 #: Called once the relay is up, with the address that it listens on and the URL of its Redis.

@@ -1,4 +1,4 @@
-"""What all sessions of a process share, made before the first of them and passed to each."""
+"""The context that all sessions of a process share, made before the first of them and passed to each."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field

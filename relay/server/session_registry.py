@@ -15,7 +15,7 @@ from relay.server.statistics import Statistics
 
 
 class RegisteredSession(Protocol):
-    """What the registry, the heartbeat and the drain need of a session. None of it waits."""
+    """A session, as the registry, the heartbeat and the drain see it. No method waits."""
 
     @property
     def peer(self) -> str:
@@ -54,7 +54,7 @@ class SessionRegistry:
     """All sessions of this process.
 
     Args:
-        nursery: Runs the sessions whose sockets were hijacked. Whoever opens it joins them.
+        nursery: Runs the sessions whose sockets were hijacked. Its opener joins them.
         limit: Sessions that may be open at a time.
         limit_per_address: How many of them may be of one IP address; 0 is no limit.
         close_timeout: Seconds that a closing handshake may take.

@@ -132,7 +132,7 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
 
 
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
-    """Refuse a client that is to come back: a 200 that ends at once, and says when.
+    """Refuse a client that should reconnect: a 200 that ends at once and says when.
 
     An `EventSource` never reconnects after any other status.
     """

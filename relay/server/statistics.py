@@ -16,7 +16,7 @@ _OUTCOMES = {None: "new", True: "recovered", False: "not_recovered"}
 
 
 class Statistics:
-    """What the sessions of this process did since the last report.
+    """Counts of what the sessions of this process did since the last report.
 
     Attributes:
         messages_sent: Messages written to clients.

@@ -48,7 +48,7 @@ _GATHER = 64
 
 
 class Transport(Protocol):
-    """What a session needs of its client's connection.
+    """The operations that a session needs of its client's connection.
 
     The `SendQueue` that is passed in is the session's; only the transport pops from it.
     """

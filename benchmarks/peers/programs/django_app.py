@@ -43,7 +43,7 @@ class TaskConsumer(AsyncWebsocketConsumer):  # type: ignore[misc,unused-ignore] 
             await self.channel_layer.group_discard(self.task, self.channel_name)
 
     async def task_update(self, message: dict[str, Any]) -> None:
-        """What was sent to its group."""
+        """Send the client a message of its group."""
         await self.send(message["text"])
 
 

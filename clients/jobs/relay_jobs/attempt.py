@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """Its text for the log."""
+        """The text of the outcome for the log."""
         waits = self.fields.get("message") if self.status == PENDING else ""
         return str(self.fields.get("error") or waits or "")
 

@@ -1,4 +1,4 @@
-"""What a worker does with one entry of the queue: from its claim to the task's end."""
+"""The execution of one entry of the queue by a worker: from its claim to the task's end."""
 
 import asyncio
 import logging

@@ -46,7 +46,7 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """It runs on the event loop, not in a thread."""
+        """Whether the handler runs on the event loop, not in a thread."""
         return inspect.iscoroutinefunction(self.function)
 
     def pause(self, attempt: int) -> float:

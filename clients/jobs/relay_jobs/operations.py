@@ -54,7 +54,7 @@ class TaskState:
 
     @property
     def has_ended(self) -> bool:
-        """It is completed, failed or cancelled."""
+        """Whether the task is completed, failed or cancelled."""
         return self.status in TERMINAL
 
 

@@ -1,4 +1,4 @@
-"""What it costs a worker to report its progress 10,000 times a second.
+"""The cost for a worker of reporting its progress 10,000 times a second.
 
     python clients/python/benchmarks/progress.py [redis URL] [--seconds 3]
 

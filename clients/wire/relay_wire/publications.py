@@ -84,7 +84,7 @@ class Occurrence(NamedTuple):
 
 
 class PublishResult(NamedTuple):
-    """What a script did to a channel.
+    """The effect of a script on a channel.
 
     Attributes:
         position: Where the update stands in its channel, or where the channel stands.

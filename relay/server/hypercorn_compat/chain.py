@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class HypercornChain(NamedTuple):
-    """What was found behind an ASGI ``send``; what is None could not be reached.
+    """The objects behind an ASGI ``send``; None stands for an object that could not be reached.
 
     Attributes:
         asgi_stream: Hypercorn's WSStream or HTTPStream.

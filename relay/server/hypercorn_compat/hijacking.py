@@ -1,4 +1,4 @@
-"""What a hijack does to Hypercorn's objects; `relay.server.hijack` is its user."""
+"""The changes that a hijack makes to Hypercorn's objects; `relay.server.hijack` is its user."""
 
 import socket
 from typing import Any

@@ -12,7 +12,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 @dataclass(frozen=True, slots=True)
 class WorkerListeners:
-    """What a Hypercorn worker asks to be served, once it is up.
+    """The listeners of a Hypercorn worker that has started.
 
     Attributes:
         listeners: Trio's listeners, with or without TLS.

@@ -112,6 +112,9 @@ def at_instruction(number: int, act: Callable[[], None], function: Callable[[], 
         return trace
 
     previous = sys.gettrace()
+    sys._getframe().f_trace_opcodes = (
+        True  # CPython 3.12 traces instructions only if some frame asks for it before this
+    )
     sys.settrace(trace)
     try:
         function()

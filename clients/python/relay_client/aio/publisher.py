@@ -36,7 +36,7 @@ class Publisher(AsyncPublisher):
 
     @property
     def sender(self) -> Sender:
-        """What sends the calls: for the other parts of this package."""
+        """The sender of this publisher's calls, for other parts of this package."""
         return self._sender
 
     @property

@@ -1,4 +1,4 @@
-"""What the reporters for asyncio and Trio have in common: all of it but the class of their publisher."""
+"""The common part of the reporters for asyncio and Trio: all of it but the class of their publisher."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping

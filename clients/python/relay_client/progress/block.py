@@ -1,4 +1,4 @@
-"""What a reporter's block does with errors of its own; the same for every runtime."""
+"""Error handling in a reporter's block; the same for every runtime."""
 
 import logging
 

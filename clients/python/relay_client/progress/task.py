@@ -289,7 +289,7 @@ class Task:
 
     @property
     def is_cancelled(self) -> bool:
-        """Its cancellation was requested: end soon, for instance by raising TaskCancelled."""
+        """Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled."""
         return isinstance(self._stopped, TaskCancelled)
 
     def request_cancel(self, reason: str = "cancelled") -> None:

@@ -1,4 +1,4 @@
-"""What the publishers for asyncio and Trio have in common: all of it but the block that owns the background task."""
+"""The common part of the publishers for asyncio and Trio: all of it but the block that owns the background task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class AsyncPublisher(ABC):
     @property
     @abstractmethod
     def sender(self) -> Sender:
-        """What sends the calls: for the other parts of this package."""
+        """The sender of this publisher's calls, for other parts of this package."""
 
     @property
     @abstractmethod

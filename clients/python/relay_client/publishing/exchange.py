@@ -1,4 +1,4 @@
-"""What goes over the wire for some calls, and which answer belongs to which call: on one connection, in one round trip.
+"""The commands that go over the wire for some calls, and which answer belongs to which: one connection, one round trip.
 
 Several calls are one transaction, so that a server which changes its role between two of them (it becomes a replica, or ceases
 to be one) takes all or none: a call that is tried again never comes after one that was queued behind it.

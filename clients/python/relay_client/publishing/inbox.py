@@ -1,4 +1,4 @@
-"""What callers hand over to a sender thread, and the inbox in which they do.
+"""The requests that callers hand over to a sender thread, and the inbox that takes them.
 
 No caller ever holds a lock: an exception that a signal handler raises at any instruction leaves nothing locked, and a handler
 or a finalizer may hand over while its own thread is doing so. A caller waits on a lock of its own request, which

@@ -1,4 +1,4 @@
-"""What the sender and the reporter need of a runtime: asyncio, Trio, or a thread whose coroutines block."""
+"""The primitives that the sender and the reporter need of a runtime: asyncio, Trio, or a thread whose coroutines block."""
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager

@@ -3,8 +3,8 @@
     caller:  inbox.put(request) -> wake -> request.wait(deadline)          (post: without waiting)
     thread:  inbox -> queue -> exchange with Redis -> request.end()
 
-The thread is started when there is something to send, and ends when it was idle for a while. Whoever finds none running starts
-one; if several are started at the same time, a lock that only such threads take lets one of them send, and the others end.
+The thread is started when there is something to send, and ends when it was idle for a while. A caller that finds none running
+starts one; if several are started at the same time, a lock that only such threads take lets one of them send, and the others end.
 """
 
 import atexit
@@ -322,7 +322,7 @@ _FORKING_PACKAGES = ("multiprocessing.util", "billiard.util")
 
 
 def _flush_at_exit_of_this_process() -> None:
-    """What was posted is not lost for want of a close()."""
+    """Flush posted updates of a publisher that was never closed."""
     global _flushing_pid
     if _flushing_pid != os.getpid():
         _flushing_pid = os.getpid()

@@ -23,7 +23,7 @@ _BROKE = "the connection broke"
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What tasks of one subscription wait for: updates to take, room to put some, requests to send, answers of the relay, the
+    """Events that tasks of one subscription wait for: updates to take, room to put some, requests to send, answers of the relay, the
     end of a connection."""
 
     update_available: Signal

@@ -1,4 +1,4 @@
-"""What `subscribe` opens, for every event loop: a connection that is kept up in the background, and an iterator of updates."""
+"""The object that `subscribe` opens, for every event loop: a connection kept up in the background, and an iterator of updates."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping

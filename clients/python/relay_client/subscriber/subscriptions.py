@@ -1,4 +1,4 @@
-"""What a subscriber follows, where each channel stands, and what to send to the relay next. Decisions only: nothing here waits.
+"""The channels that a subscriber follows, their positions, and what to send to the relay next. Decisions only: nothing waits.
 
 One `Subscriptions` outlives its connections. Towards the relay it is a queue of requests, answered in the order in which they
 were sent; towards the consumer it is a bounded queue of updates. `channel_state.ChannelState` has the states of one channel.

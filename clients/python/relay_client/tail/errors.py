@@ -1,4 +1,4 @@
-"""What `relay tail` raises, and the exit statuses of the command."""
+"""The errors of `relay tail`, and the exit statuses of the command."""
 
 from enum import IntEnum
 

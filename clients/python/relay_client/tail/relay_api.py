@@ -1,4 +1,4 @@
-"""What `relay tail` asks the relay over HTTP: where that is, which tasks there are, and whether the relay is ready."""
+"""Requests of `relay tail` to the relay over HTTP: where that is, which tasks there are, and whether the relay is ready."""
 
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit

@@ -37,7 +37,7 @@ class Publisher(AsyncPublisher):
 
     @property
     def sender(self) -> Sender:
-        """What sends the calls: for the other parts of this package. Raises RuntimeError before the block."""
+        """The sender of this publisher's calls, for other parts of this package. Raises RuntimeError before the block."""
         if self._sender is None:
             raise RuntimeError("this publisher is not open: use `async with Publisher() as publisher`")
         return self._sender

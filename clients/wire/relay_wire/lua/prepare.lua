@@ -1,5 +1,5 @@
 -- Names the memory of this Redis in buckets that have no name yet, and keeps the names. After keys were evicted the names are
--- others, for channels may have lost their numbers. It is a write, so it also tells whether Redis takes writes now.
+-- others, for channels may have lost their numbers. It is a write, so it also shows whether Redis takes writes now.
 --
 -- KEYS  generations of buckets
 -- ARGV  1 a random name   2 ms for which it is kept
