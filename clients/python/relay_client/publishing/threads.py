@@ -4,7 +4,7 @@
     thread:  inbox -> queue -> exchange with Redis -> request.end()
 
 The thread is started when there is something to send, and ends when it was idle for a while. A caller that finds none running
-starts one; if several are started at the same time, a lock that only such threads take lets one of them send, and the others end.
+starts one. If several are started at the same time, a lock that only they take lets one of them send, and the others end.
 """
 
 import atexit

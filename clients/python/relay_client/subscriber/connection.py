@@ -23,8 +23,8 @@ _BROKE = "the connection broke"
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Events that tasks of one subscription wait for: updates to take, room to put some, requests to send, answers of the relay, the
-    end of a connection."""
+    """Events that tasks of one subscription wait for: updates to take, room for more, requests to send, answers of the relay,
+    the end of a connection."""
 
     update_available: Signal
     room_available: Signal

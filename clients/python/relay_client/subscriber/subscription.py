@@ -1,4 +1,4 @@
-"""The object that `subscribe` opens, for every event loop: a connection kept up in the background, and an iterator of updates."""
+"""The object that `subscribe` opens, for every event loop: a connection kept up in the background, and its updates."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
