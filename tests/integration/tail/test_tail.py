@@ -313,11 +313,11 @@ def test_progress_bars(redis: RedisServer, relay: RelayServer) -> None:
 
 
 def test_ctrl_c_leaves_the_terminal_in_order(relay: RelayServer) -> None:
-    with terminal("--task", "demo", "--url", relay.url) as (child, output):
+    with terminal("--task", "not-created", "--url", relay.url) as (child, output):
         eventually(lambda: "connected to" in output() and "\x1b[?25l" in output())
         child.send_signal(signal.SIGINT)
         eventually(lambda: output() and child.poll() is not None)
-        assert child.returncode == 130
+        assert child.returncode == 130, output()
         text = output()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
     assert "Traceback" not in text
