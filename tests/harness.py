@@ -38,9 +38,15 @@ PATIENCE = 60.0
 
 
 def _ports() -> Iterator[int]:
-    """Ports below those that the kernel gives to connecting sockets, in a row that starts anywhere."""
+    """Ports below those that the kernel gives to connecting sockets, in a row that starts anywhere.
+
+    Each process of a parallel run has a range of its own: a server that a test has killed, and will start again, must find its
+    port free, and its clients must not meet another test's server there.
+    """
     first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports = range(first, last)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = (last - first) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(first + worker * count, first + (worker + 1) * count)
     start = Random().randrange(len(ports))  # of its own: Hypothesis seeds the shared one
     return cycle([*ports[start:], *ports[:start]])
 

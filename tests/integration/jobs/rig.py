@@ -35,8 +35,10 @@ class WorkerProcess(Server):
             )
 
     def is_up(self) -> bool:
+        if "takes tasks" in self.logged():  # first: a task may have killed the worker already
+            return True
         assert self.child.poll() is None, f"the worker ended with {self.child.returncode}:\n{self.logged()}"
-        return "takes tasks" in self.logged()
+        return False
 
 
 class StartWorker(Protocol):
