@@ -21,6 +21,9 @@ PAGE_UPDATES = 256
 #: Reads in a row that come too late to be of use, after which the client is asked to try again.
 MAX_STALE_READS = 5
 
+#: Reads in a row that fail for a client that has got a part of its history, before it is sent a reset instead of the rest.
+MAX_FAILED_READS = 10
+
 
 class State(Enum):
     """Where a subscription stands; the table is in `Subscription`."""
@@ -85,7 +88,9 @@ class Subscription:
     (start)    no history is wanted                           SENDING    the answer is next
     READING    history, the buffer is whole                   SENDING
     READING    history, the buffer is stale                   READING    ReadHistory; Refuse after MAX_STALE_READS
-    READING    no history, positions are required             ENDED      Refuse
+    READING    no history, positions are required             ENDED      Refuse; if it was answered before, the next two
+    READING    no history, but it was answered before         READING    ReadHistory again, MAX_FAILED_READS times
+    READING    still none                                     SENDING    nothing; a reset and the state follow when they can
     READING    no history, positions are not required         SENDING    the answer is next; the state follows when it can
     SENDING    room for a page                                SENDING    Send the answer, the state, missed updates
     SENDING    nothing left; history or buffer is incomplete  READING    ReadHistory after the last update sent
@@ -108,6 +113,7 @@ class Subscription:
     __slots__ = (
         "_answered",
         "_buffer",
+        "_failed_reads",
         "_hub",
         "_listener",
         "_needs_snapshot",
@@ -149,7 +155,7 @@ class Subscription:
         self._read_is_due = False
         self._needs_snapshot = False
         self._refusal: str | None = None
-        self._stale_reads = 0
+        self._stale_reads = self._failed_reads = 0
         self.format = request.format
         self.state = State.READING if request.wants_history else State.SENDING
         if request.wants_history:
@@ -246,7 +252,7 @@ class Subscription:
             if self._stale_reads >= MAX_STALE_READS:
                 self.on_unavailable("the channel changes faster than its history can be read")
             return
-        self._stale_reads = 0
+        self._stale_reads = self._failed_reads = 0
         self.state = State.SENDING
         entries = snapshot.entries if self._position is not None else None
         state = [snapshot.state] if snapshot.state is not None else []
@@ -263,19 +269,30 @@ class Subscription:
             self._pages.extend(self.format.encoding.reset(self.channel, snapshot))
         self._position = entries[-1].position if entries and snapshot.is_partial else snapshot.top
 
-    def on_unavailable(self, reason: str) -> None:
-        """History cannot be read now."""
+    def on_unavailable(self, reason: str) -> bool:
+        """History cannot be read now.
+
+        A client that was answered cannot be refused any more: it would not know which subscription has ended.
+
+        Returns:
+            Whether it is to be read again, after a pause.
+        """
         if self.state is not State.READING:
-            return
-        if self._request.requires_position:
+            return False
+        if self._answered and self._failed_reads < MAX_FAILED_READS:
+            self._failed_reads += 1
+            self._read_is_due = True
+            return True
+        if self._request.requires_position and not self._answered:
             self.end()
             self._refusal = f"positions are not available now ({reason}); subscribe again"
-            return
+            return False
         self.state = State.SENDING
         self._until = None
         self._needs_snapshot = True
         if not self._answered:
             self._pages.extend(self._request.answer(None))
+        return False
 
     def end(self) -> None:
         """The client leaves the channel, or has gone: nothing happens any more."""

@@ -55,6 +55,10 @@ def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
     return EarlyUpdates(hub, [command.channel for command in commands if not command.wants_history])
 
 
+#: Seconds after which a history is read again whose first part was sent.
+_READ_AGAIN = 0.5
+
+
 class Session:
     """A connected client. Run it with `run`, once; all else may be called from any task of the event loop.
 
@@ -345,7 +349,8 @@ class Session:
                     try:
                         subscription.on_history(await self._context.load_history(channel, since))
                     except BrokerError as error:
-                        subscription.on_unavailable(error.public_message)
+                        if subscription.on_unavailable(error.public_message):
+                            await trio.sleep(_READ_AGAIN)
                 case Send(batch, result):
                     if result is not None:
                         self._context.statistics.on_recovery(result.recovered)
