@@ -21,7 +21,7 @@ from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, Channe
 from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
-from relay.core.subscription import ReadHistory, Refuse, Request, Send, State, Subscription
+from relay.core.subscription import MAX_FAILED_READS, ReadHistory, Refuse, Request, Send, State, Subscription
 from relay.core.updates import Position, Update
 from tests.core.world import CHANNELS, KEPT, NUMBERED, PLAIN, JsonObject, Line, update_of
 
@@ -477,3 +477,28 @@ class Interleavings(RuleBasedStateMachine):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Ignoring:
+    def offer(self, batch: Batch) -> None:
+        """Take a batch."""
+
+
+def test_a_history_that_cannot_be_read_to_its_end_is_read_again() -> None:
+    """Its client was answered, so a refusal would not tell it which subscription has ended."""
+    hub = Hub(lambda: None)
+    request = Request("task:t", NUMBERED, lambda _: (b"answer",), Position("e", 1), requires_position=True)
+    subscription = Subscription(hub, Ignoring(), request, lambda _: None)
+    hub.start_recovery("task:t", subscription)
+    assert subscription.next_effect() == ReadHistory(Position("e", 1))
+    second = Update("task:t", "task_update", b"{}", 0.0, Position("e", 2))
+    subscription.on_history(Snapshot(Position("e", 3), [second], None))
+    assert isinstance(subscription.next_effect(), Send)
+    for _ in range(MAX_FAILED_READS):
+        assert subscription.next_effect() == ReadHistory(Position("e", 2))
+        assert subscription.on_unavailable("down")
+    assert subscription.next_effect() == ReadHistory(Position("e", 2))
+    assert not subscription.on_unavailable("down")
+    assert subscription.next_effect() is None
+    assert subscription.state is State.LIVE
+    assert hub.needs_snapshot("task:t"), "a reset and the state follow when they can be read"
