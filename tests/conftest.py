@@ -12,7 +12,7 @@ from relay_wire import keys
 from relay.config import Settings
 from tests.harness import ROOT, Kind, RedisServer, RelayServer, eventually
 
-#: Files that take more than some ten seconds, the slowest first: whoever starts with these does not wait for one at the end.
+#: Files that take more than some ten seconds, the slowest first: a run that starts with these does not wait for one at its end.
 SLOWEST = (
     "benchmarks/test_relay_alone.py",
     "benchmarks/test_benchmarks.py",

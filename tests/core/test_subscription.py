@@ -45,7 +45,7 @@ class PositionedClient:
         self.subscriptions = SubscriptionSet(world.hub, self)
         self.subscription: Subscription | None = None
         self.read: Read | None = None
-        #: It has resumed in a new epoch before the sequence has noticed that the old one ended, and is told with the others.
+        #: It resumed in a new epoch before the sequence noticed that the old one ended, and gets the reset with the others.
         self.is_early = False
 
     def request(self) -> Request:
@@ -485,7 +485,7 @@ class Ignoring:
 
 
 def test_a_history_that_cannot_be_read_to_its_end_is_read_again() -> None:
-    """Its client was answered, so a refusal would not tell it which subscription has ended."""
+    """Its client was answered, so it would not know which subscription a refusal has ended."""
     hub = Hub(lambda: None)
     request = Request("task:t", NUMBERED, lambda _: (b"answer",), Position("e", 1), requires_position=True)
     subscription = Subscription(hub, Ignoring(), request, lambda _: None)

@@ -30,7 +30,7 @@ async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockCl
     world.nursery.start_soon(world.drain, 10.0)
     await trio.sleep(0.5)
     assert world.sessions.is_draining
-    world.publish("a", 6)  # nobody is there any more to hear it
+    world.publish("a", 6)  # nobody is left to receive it
     for peer in peers:
         messages, closed = await peer.rest()
         assert messages == [task_update("a", number, 3000) for number in range(1, 6)]

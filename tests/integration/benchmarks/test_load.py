@@ -120,11 +120,11 @@ def test_clients_that_were_dropped_come_back_with_their_positions() -> None:
     endpoint = Endpoint(
         "/ws/tasks", (('{"type":"subscribe","task_id":"{task}","position":{position}}', '"subscribed"'),)
     )
-    heard: list[str] = []
+    received: list[str] = []
 
     def handle(connection: ServerConnection) -> None:
         for request in connection:
-            heard.append(str(request))
+            received.append(str(request))
             connection.send('{"type":"subscribed","position":{"epoch":"e","offset":7},"recovered":true}')
 
     with serve(handle, "127.0.0.1", 0, compression=None) as server, Load(1) as load:
@@ -138,7 +138,7 @@ def test_clients_that_were_dropped_come_back_with_their_positions() -> None:
         thread.join()
     assert back.clients == 1
     assert back.noted == {'"recovered":true': 1}
-    assert heard == [
+    assert received == [
         '{"type":"subscribe","task_id":"t","position":null}',
         '{"type":"subscribe","task_id":"t","position":{"epoch":"e","offset":7}}',
     ]

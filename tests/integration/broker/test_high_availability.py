@@ -232,7 +232,7 @@ def test_a_killed_primary_loses_nothing_that_was_acknowledged(fresh_cluster: Clu
     assert set(acknowledged) == set(TASKS)
     for watcher in watchers:
         for task in TASKS:
-            # What a relay has passed on and the new primary does not have is told, and so is nothing else.
+            # A gap is announced for what a relay has delivered and the new primary does not have, and for nothing else.
             assert is_a_run(watcher.numbers[task]) or watcher.resets, watcher.numbers[task]
             assert sorted(set(watcher.numbers[task])) == watcher.numbers[task] or watcher.resets
 
@@ -245,7 +245,7 @@ def test_a_planned_failover_by_sentinel_loses_nothing(sentinels: SentinelSetup, 
     watchers, _ = through_a_fault(sentinels.url, tmp_path / "relays", sentinels.hand_over, replicas=1, seconds=6.0)
     eventually(lambda: sentinels.master is not before)
     for watcher in watchers:
-        # Sentinel does not wait for the replica: what a relay has passed on and the new master does not have, is told.
+        # Sentinel does not wait for the replica: what the new master does not have of it is announced as a gap.
         assert all(is_a_run(watcher.numbers[task]) for task in TASKS) or watcher.resets
 
 

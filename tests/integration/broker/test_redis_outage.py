@@ -17,7 +17,7 @@ def test_redis_killed_and_restarted(redis_server: RedisServer, start_relay: Star
             assert relay.get("/healthz")[0] == 200
             redis_server.start()
             returned = time.monotonic()
-            # Heard as soon as the relay has subscribed again; a plain PUBLISH before that reaches nobody.
+            # ReceivedMessages as soon as the relay has subscribed again; a plain PUBLISH before that reaches nobody.
             eventually(lambda round_=round_: redis_server.publish_task("t", round=round_), within=2.0)  # type: ignore[misc]
             print(f"updates flow {time.monotonic() - returned:.2f} s after Redis is back")
             assert client.receive()["data"] == {"round": round_}

@@ -131,7 +131,7 @@ class Redis:
             assert [(entry.position, json.loads(entry.data)) for entry in entries] == self.positions
         for position in old:
             if position.epoch != snapshot.top.epoch:
-                assert self.read(position).entries is None  # who stands in an earlier life is told
+                assert self.read(position).entries is None  # a client in an earlier life gets a reset
 
 
 @contextmanager

@@ -114,7 +114,7 @@ async def test_message_in_fragments_from_the_first_byte(way: Way, share_relay: S
             client = BareClient(stream)
             await client.shake_hands()
             await client.send(masked_frame(TEXT, message[:cut]))
-            # Its pong tells that the first fragment was read, by whoever reads then.
+            # Its pong shows that the first fragment was read, on either side of the hijack.
             await client.send(masked_frame(FINAL | PING, b"1"))
             assert await client.frame() == (PONG, b"1")
             await client.send(masked_frame(CONTINUATION, message[cut : cut + 1]))
@@ -151,7 +151,7 @@ async def _sends_half(client: BareClient) -> None:
 
 
 async def _breaks_the_protocol(client: BareClient) -> None:
-    """An opcode that is reserved, behind a good message: the message is answered, and then the reason is told."""
+    """An opcode that is reserved, behind a good message: the message is answered, and then the close frame gives the reason."""
     await client.send(masked_text(ask("t")) + masked_frame(FINAL | 0x5, b""))
     first, last = await client.frames_to_end()
     assert first == answer("t")

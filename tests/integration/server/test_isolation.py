@@ -129,7 +129,7 @@ def test_requests_for_tasks_wait_for_one_of_few_connections(redis_server: RedisS
 
 
 def test_a_channel_that_cannot_be_read(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    """Something else lies under its key. Whoever joins it is told; all others join as ever."""
+    """Another program's value lies under its key: its subscribers get an error, all others subscribe as usual."""
     relay = start_relay(redis_timeout=5)
     with redis_server.client() as admin:
         admin.set(keys.meta("task:bad"), "of another kind")

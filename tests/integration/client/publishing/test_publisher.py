@@ -19,7 +19,7 @@ from relay_wire import keys
 
 from tests.harness import RedisServer
 from tests.integration.client.flavours import Flavour, publisher
-from tests.integration.client.publishing.heard import KEEP_ALL, Heard
+from tests.integration.client.publishing.received import KEEP_ALL, ReceivedMessages
 from tests.integration.client.reading import log_of, state_of
 
 
@@ -52,12 +52,12 @@ def test_updates_have_positions_a_log_and_a_state(flavour: Flavour, redis_server
 def test_plain_publishing_is_what_existing_services_send(flavour: Flavour, redis_server: RedisServer) -> None:
     with (
         publisher(flavour, redis_server.url) as client,
-        Heard(redis_server, "task_updates", "general_updates", "agent:x") as heard,
+        ReceivedMessages(redis_server, "task_updates", "general_updates", "agent:x") as received,
     ):
         assert client.publish_task_update(7, {"progress": 40}, durable=False) is None
         assert client.publish_general_update({"a": 1}, durable=False) is None
         assert client.publish("agent:x", {"subreddit": "x"}, durable=False) is None
-        messages = [heard.next() for _ in range(3)]
+        messages = [received.next() for _ in range(3)]
     assert [channel for channel, _ in messages] == ["task_updates", "general_updates", "agent:x"]
     task, general, agent = [json.loads(message) for _, message in messages]
     assert abs(task.pop("timestamp") - general.pop("timestamp")) < 5

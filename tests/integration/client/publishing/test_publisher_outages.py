@@ -21,7 +21,7 @@ from relay_wire import keys
 
 from tests.harness import RedisServer, eventually
 from tests.integration.client.flavours import Flavour, publisher
-from tests.integration.client.publishing.heard import KEEP_ALL, Heard
+from tests.integration.client.publishing.received import KEEP_ALL, ReceivedMessages
 from tests.integration.client.reading import log_of
 
 
@@ -167,12 +167,12 @@ def test_without_memory_it_is_delivered_live(flavour: Flavour, redis_server: Red
     with publisher(flavour, redis_server.url) as client, redis_server.client() as redis:
         client.publish_task_update("t", {"n": 1})
         redis.config_set("maxmemory", "1")
-        with Heard(redis_server, keys.pubsub_channel("task:t"), keys.pubsub_channel("general")) as heard:
+        with ReceivedMessages(redis_server, keys.pubsub_channel("task:t"), keys.pubsub_channel("general")) as received:
             assert client.publish_task_update("t", {"n": 2}) is None
-            assert heard.next()[1] == b'- 0 task_update\n{"n":2}'
+            assert received.next()[1] == b'- 0 task_update\n{"n":2}'
             announcement = {"type": "task_created", "task_info": {"task_id": "new", "status": "pending"}}
             assert client.publish_general_update(announcement) is None
-            assert heard.next()[1].startswith(b"- 0 general_update\n")
+            assert received.next()[1].startswith(b"- 0 general_update\n")
         redis.config_set("maxmemory", "0")
         assert client.publish_task_update("t", {"n": 3}).offset == 2
 
@@ -220,7 +220,7 @@ def test_what_was_posted_is_flushed_when_the_program_ends(redis_server: RedisSer
 def test_a_plain_publish_is_not_sent_twice(redis_server: RedisServer) -> None:
     with publisher("threads", redis_server.url, timeout=0.3, deadline=3.0) as client:
         client.publish_general_update({"n": 1}, durable=False)
-        with Heard(redis_server, "general_updates", "task_updates") as heard:
+        with ReceivedMessages(redis_server, "general_updates", "task_updates") as received:
             redis_server.freeze()
             try:
                 with pytest.raises(NotDelivered, match="not sent again") as caught:
@@ -228,7 +228,7 @@ def test_a_plain_publish_is_not_sent_twice(redis_server: RedisServer) -> None:
                 assert caught.value.may_have_arrived
             finally:
                 redis_server.thaw()
-            assert json.loads(heard.next()[1])["data"] == {"n": 2}
+            assert json.loads(received.next()[1])["data"] == {"n": 2}
             redis_server.kill()
             redis_server.start()
         # Not sent for want of a connection: that is tried again.

@@ -30,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSetup]:
 
 
 class Publishing:
-    """Publishes to tasks in turn, until it is told to stop; `wait_for_more` waits until it gets through again."""
+    """Publishes to tasks in turn, until it is stopped; `wait_for_more` waits until it gets through again."""
 
     def __init__(self, client: Any, tasks: list[str]) -> None:
         self._client = client
@@ -98,15 +98,15 @@ def test_cluster_publishes_to_all_nodes_on_sharded_channels(flavour: Flavour, cl
     assert len({cluster.primary_of(f"task:{task}").port for task in tasks}) == 3
     feed = keys.pubsub_channel(f"task:{tasks[0]}")
     with cluster.primary_of(f"task:{tasks[0]}").client() as node, publisher(flavour, cluster.url) as client:
-        heard = node.pubsub()
-        heard.ssubscribe(feed)
+        received = node.pubsub()
+        received.ssubscribe(feed)
         for task in tasks:
             assert client.publish_task_update(task, {"status": "in_progress"}).offset == 1
         message = eventually(
-            lambda: (found := heard.get_sharded_message(timeout=0.1)) and found["type"] == "smessage" and found
+            lambda: (found := received.get_sharded_message(timeout=0.1)) and found["type"] == "smessage" and found
         )
         assert message["data"].endswith(b' 1 task_update\n{"status":"in_progress"}')
-        heard.close()
+        received.close()
         assert client.publish_general_update({"a": 1}).offset >= 1
         client.publish_task_update(tasks[0], {"progress": 1}, durable=False)
 

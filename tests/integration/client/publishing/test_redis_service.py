@@ -106,19 +106,19 @@ def test_a_service_with_one_changed_import_shows_an_old_frontend_the_same(
 
 
 def test_other_services_hear_what_it_publishes(redis_server: RedisServer) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def main() -> None:
         service = RedisService(redis_server.url)
-        service.subscribe_to_channel("task_updates", heard.append)
-        service.subscribe_to_channel("general_*", heard.append)
+        service.subscribe_to_channel("task_updates", received.append)
+        service.subscribe_to_channel("general_*", received.append)
         async with listening(service):
             assert await service.publish_task_update("t", {"progress": 40}) is None
             assert await service.publish_general_update({"a": 1}) is None
-            await until(lambda: len(heard) == 2)
+            await until(lambda: len(received) == 2)
 
     run(main)
-    by_type = {message["type"]: message for message in heard}
+    by_type = {message["type"]: message for message in received}
     assert by_type["task_update"]["task_id"] == "t"
     assert by_type["task_update"]["data"] == {"progress": 40}
     assert by_type["general_update"]["data"] == {"a": 1}
@@ -249,11 +249,11 @@ def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_s
 
 @pytest.mark.parametrize("trouble", ["kill", "freeze"])
 def test_listening_goes_on_after_redis_was_away(redis_server: RedisServer, trouble: str) -> None:
-    heard: list[int] = []
+    received: list[int] = []
 
     async def main() -> None:
         service = RedisService(redis_server.url, timeout=0.3)
-        service.subscribe_to_channel("a", heard.append)
+        service.subscribe_to_channel("a", received.append)
         async with listening(service):
             if trouble == "kill":
                 redis_server.kill()
@@ -265,7 +265,7 @@ def test_listening_goes_on_after_redis_was_away(redis_server: RedisServer, troub
             else:
                 redis_server.thaw()
             await until(lambda: redis_server.publish("a", "1"))
-            await until(lambda: heard)
+            await until(lambda: received)
             assert service.alive
             assert service.reconnects >= 1
 
@@ -290,14 +290,14 @@ def test_one_instance_for_the_process_serves_several_loops(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", redis_server.url)
-    heard: list[Any] = []
-    end = redis_service.subscribe_to_channel("task_updates", heard.append)
+    received: list[Any] = []
+    end = redis_service.subscribe_to_channel("task_updates", received.append)
 
     async def main() -> None:
         async with listening(redis_service):
             await redis_service.publish_task_update("t", {"progress": 40})
-            await until(lambda: heard)
-            heard.clear()
+            await until(lambda: received)
+            received.clear()
 
     for _ in range(2):
         run(main)
@@ -309,7 +309,7 @@ def is_connected(service: RedisService) -> bool:
 
 
 def test_it_connects_stops_and_disconnects_as_services_do(redis_server: RedisServer) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def main() -> None:
         service = RedisService(redis_server.url)
@@ -319,14 +319,14 @@ def test_it_connects_stops_and_disconnects_as_services_do(redis_server: RedisSer
         assert service.redis_pool is not None
         assert await service.health_check()
         for _ in range(2):  # as a manager that is started twice
-            service.subscribe_to_channel("task_updates", heard.append)
+            service.subscribe_to_channel("task_updates", received.append)
         task = asyncio.create_task(service.start_listening())
         await until(lambda: service.alive)
         await service.publish_task_update("t", {"progress": 40})
-        await until(lambda: heard)
+        await until(lambda: received)
         await service.stop_listening()
         await asyncio.wait_for(task, 5)
-        assert len(heard) == 1
+        assert len(received) == 1
         await service.stop_listening()  # once more is no error
         again = asyncio.create_task(service.start_listening())
         await until(lambda: service.alive)
@@ -358,7 +358,7 @@ def test_a_callback_may_stop_the_listening(redis_server: RedisServer) -> None:
 
 
 def test_a_base_exception_of_a_callback_ends_nothing(redis_server: RedisServer) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
     class Abort(BaseException):
         pass
@@ -369,11 +369,11 @@ def test_a_base_exception_of_a_callback_ends_nothing(redis_server: RedisServer) 
     async def main() -> None:
         service = RedisService(redis_server.url)
         service.subscribe_to_channel("news", abort)
-        service.subscribe_to_channel("news", heard.append)
+        service.subscribe_to_channel("news", received.append)
         async with listening(service):
             for number in range(2):
                 redis_server.publish("news", str(number))
-            await until(lambda: heard == [0, 1])
+            await until(lambda: received == [0, 1])
 
     run(main)
 

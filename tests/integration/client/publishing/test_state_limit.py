@@ -1,4 +1,4 @@
-"""A state that would be too large: its publisher is told, nothing of the update is kept, and the next one goes through."""
+"""A state that would be too large: its publisher gets an error, nothing is kept, and the next update goes through."""
 
 import pytest
 from relay_client import DeliveryRefused, Publisher

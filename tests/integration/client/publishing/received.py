@@ -8,7 +8,7 @@ from tests.harness import RedisServer, eventually
 KEEP_ALL = Retention(history_size=1_000_000)
 
 
-class Heard:
+class ReceivedMessages:
     """What is published on some Redis channels, as it comes."""
 
     def __init__(self, server: RedisServer, *channels: str) -> None:
@@ -22,7 +22,7 @@ class Heard:
         message = eventually(lambda: self._pubsub.get_message(timeout=0.1))
         return message["channel"].decode(), message["data"]
 
-    def __enter__(self) -> "Heard":
+    def __enter__(self) -> "ReceivedMessages":
         return self
 
     def __exit__(self, *error: object) -> None:
