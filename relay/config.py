@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import quote
@@ -98,6 +99,7 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
+    api_prefix: str = Field("/api", description="path before `/tasks` of the HTTP API")
 
     redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
@@ -181,6 +183,15 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normal_host(host) for host in hosts)
+
+    @field_validator("api_prefix")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value) is None or {".", ".."} & set(value.split("/")):
+            raise ValueError("must be a path that begins with / and does not end with it, such as /relay")
+        if value == "/ws":
+            raise ValueError("must not be /ws, or its /ws/tasks would be that of the WebSockets")
+        return value
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

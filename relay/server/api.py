@@ -1,4 +1,4 @@
-"""The tasks over HTTP: ``/api/tasks``."""
+"""The tasks over HTTP: ``/api/tasks``, or below another prefix."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
@@ -16,7 +16,7 @@ from relay.core.errors import BadMessage, BrokerBusy, BrokerError
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.running_relay import RelayHandle
-from relay.server.task_paths import HEARTBEAT_ROUTE, SCOPE_KEY, TASK_ROUTE
+from relay.server.task_paths import SCOPE_KEY, TaskPaths
 
 _json = msgspec.json.Encoder().encode
 
@@ -25,8 +25,6 @@ _PAGE, _MAX_PAGE = 100, 500
 
 #: Largest `max_age`, in seconds.
 _MAX_AGE = 1e9
-
-_API = "/api/"
 
 
 def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
@@ -72,8 +70,14 @@ def _cursor(text: str) -> tuple[float, str]:
     return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
 
 
-def add_api(app: QuartTrio, relay: RelayHandle) -> None:
-    """Add the task routes to an app."""
+def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
+    """Add the task routes to an app.
+
+    Args:
+        app: The app.
+        relay: The relay, once it has started.
+        paths: The paths of the API.
+    """
 
     @app.errorhandler(BrokerError)
     async def unavailable(error: BrokerError) -> Response:
@@ -82,7 +86,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
 
     @app.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response | HTTPException:
-        if not has_request_context() or not request.path.startswith(_API):  # of a WebSocket, or another route
+        if not has_request_context() or not request.path.startswith(paths.prefix):  # of a WebSocket, or another route
             return error
         status = error.code or 500
         return _error(status, (error.name or "error").lower().replace(" ", "_"), error.description or "")
@@ -91,7 +95,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
     async def bad_request(error: BadMessage) -> Response:
         return _error(400, error.code, error.message)
 
-    @app.get("/api/tasks")
+    @app.get(paths.list_route)
     async def list_tasks() -> Response:
         """List tasks, the most recently active first: status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
         try:
@@ -111,7 +115,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
         body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
         return _tagged(body)
 
-    @app.get(TASK_ROUTE)
+    @app.get(paths.task_route)
     async def get_task() -> Response:
         """Show one task: its state, and the position that it is the state of."""
         task_id = _task_id()
@@ -120,7 +124,7 @@ def add_api(app: QuartTrio, relay: RelayHandle) -> None:
             return _error(404, "unknown_task", "no such task, or it ended long ago")
         return _tagged(_task_json(task))
 
-    @app.post(HEARTBEAT_ROUTE)
+    @app.post(paths.heartbeat_route)
     async def heartbeat() -> Response:
         """Record that the task lives."""
         task_id = _task_id()

@@ -21,6 +21,7 @@ from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.api import add_api
+from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
@@ -29,7 +30,7 @@ from relay.server.lifespan import run_relay
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
-from relay.server.task_paths import routed
+from relay.server.task_paths import TaskPaths
 
 _log = structlog.get_logger("relay.app")
 
@@ -60,8 +61,9 @@ class RelayApp(QuartTrio):
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
-        self._guard = HttpGuard(self.policy)
+        self._guard = HttpGuard(self.policy, settings.api_prefix)
         self._requests = RequestLimit()
+        self.task_paths = TaskPaths(settings.api_prefix)
         self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
         self.start_failure: RelayError | None = None
@@ -110,7 +112,7 @@ class RelayApp(QuartTrio):
         try:
             async with self._requests.turn(address) as turn:
                 guarded_send = self._guard.guarded(scope, path, send, turn.prepared)
-                await super().asgi_app(routed(scope), receive, guarded_send)
+                await super().asgi_app(self.task_paths.routed(scope), receive, guarded_send)
         except TooManyRequests:
             self.metrics.connections_refused.labels("too_many_requests").inc()
             await self._guard.refuse_busy(scope, send)
@@ -195,5 +197,6 @@ def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
     """Build the application. Nothing runs before its lifespan starts."""
     app = RelayApp(settings, redis_settings)
     add_routes(app, app.relay, app.metrics)
-    add_api(app, app.relay)
+    add_api(app, app.relay, app.task_paths)
+    add_browser_client(app)
     return app

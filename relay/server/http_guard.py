@@ -6,10 +6,8 @@ from typing import Any
 
 import trio
 
+from relay.server.browser_client import PATH as BROWSER_CLIENT
 from relay.server.cors import CorsPolicy, header
-
-#: Paths of the routes that pages of other origins may use.
-_API_PREFIX = "/api/"
 
 #: Operators' routes, which are asked for by address, and by no page.
 OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -34,10 +32,16 @@ class HttpGuard:
 
     Args:
         policy: Which pages may use the relay.
+        api_prefix: The path before ``/tasks`` of the HTTP API.
     """
 
-    def __init__(self, policy: CorsPolicy) -> None:
+    def __init__(self, policy: CorsPolicy, api_prefix: str) -> None:
         self._policy = policy
+        self._api = f"{api_prefix}/"
+
+    def _is_for_pages(self, path: str) -> bool:
+        """Whether pages of other origins may use a path."""
+        return path.startswith(self._api) or path in ("/events", BROWSER_CLIENT)
 
     def rejection_reason(self, path: str, headers: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""
@@ -57,7 +61,7 @@ class HttpGuard:
         """Answer a browser that asks before its request; False when this is another request."""
         headers = scope["headers"]
         is_preflight = scope["method"] == "OPTIONS" and header(headers, b"access-control-request-method") is not None
-        if not is_preflight or not (path.startswith(_API_PREFIX) or path == "/events"):
+        if not is_preflight or not self._is_for_pages(path):
             return False
         await answer(send, 204, None, self._policy.preflight_headers(headers))
         return True
@@ -68,7 +72,7 @@ class HttpGuard:
         Quart-Trio is cancelled by the server in the middle of the last `send` of an answer, so that a connection that is to be
         closed after it would stay open. That one is shielded, for a limited time.
         """
-        more = self._policy.answer_headers(scope["headers"]) if path.startswith(_API_PREFIX) else []
+        more = self._policy.answer_headers(scope["headers"]) if self._is_for_pages(path) else []
 
         async def guarded_send(message: Any) -> None:
             on_answer()

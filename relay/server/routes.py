@@ -1,10 +1,13 @@
-"""The HTTP routes for operators: health, readiness, metrics."""
+"""The HTTP routes for operators: health, readiness, metrics. And what a WebSocket endpoint answers to a plain request."""
 
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from relay.metrics import CONTENT_TYPE, Metrics
 from relay.server.running_relay import RelayHandle
+
+#: The answer to a request for a WebSocket endpoint that asks for no upgrade.
+_UPGRADE_REQUIRED = "This is a WebSocket endpoint: connect to it with ws:// or wss://, or use /events over HTTP.\n"
 
 
 def add_routes(app: QuartTrio, relay: RelayHandle, metrics: Metrics) -> None:
@@ -27,3 +30,11 @@ def add_routes(app: QuartTrio, relay: RelayHandle, metrics: Metrics) -> None:
         if relay.current is not None:
             relay.current.heartbeat.report()
         return Response(metrics.render(), content_type=CONTENT_TYPE)
+
+    @app.get("/ws/tasks")
+    async def plain_request() -> Response:
+        """What a browser's address bar, a wrong client or a proxy that drops the Upgrade header gets."""
+        headers = {"cache-control": "no-store"}
+        if request.http_version.startswith("1"):  # HTTP/2 has no Upgrade header, and forbids it
+            headers |= {"upgrade": "websocket", "connection": "Upgrade"}
+        return Response(_UPGRADE_REQUIRED, 426, headers, content_type="text/plain; charset=utf-8")

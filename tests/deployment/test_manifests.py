@@ -60,6 +60,10 @@ def test_dockerfile_passes_hadolint() -> None:
     succeeds("hadolint", DOCKERFILE)
 
 
+def test_the_autoscaler_says_what_it_needs() -> None:
+    assert "metrics-server" in (DOCKER / "k8s" / "relay-hpa.yaml").read_text()
+
+
 def test_yaml_passes_yamllint() -> None:
     succeeds("yamllint", "--strict", "-d", YAML_RULES, DOCKER)
 

@@ -8,7 +8,7 @@ from quart_trio import QuartTrio
 
 from relay.core.errors import BrokerBusy, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.server.api import add_api
-from relay.server.task_paths import SCOPE_KEY, TASK_ROUTE
+from relay.server.task_paths import SCOPE_KEY, TaskPaths
 
 
 class FailingTasks:
@@ -30,8 +30,9 @@ class FailingTasks:
 async def test_a_client_is_told_when_to_try_again(error: BrokerError, retry_after: str) -> None:
     app = QuartTrio("test")
     relay: Any = SimpleNamespace(running=SimpleNamespace(tasks=FailingTasks(error)))
-    add_api(app, relay)
-    answer = await app.test_client().get(TASK_ROUTE, scope_base={SCOPE_KEY: "t"})
+    paths = TaskPaths("/api")
+    add_api(app, relay, paths)
+    answer = await app.test_client().get(paths.task_route, scope_base={SCOPE_KEY: "t"})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == retry_after
     body = await answer.get_json()

@@ -39,6 +39,17 @@ def test_its_own_tests() -> None:
     assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 16  # type: ignore[index]
 
 
+def test_relays_serve_the_client_of_this_checkout(tmp_path: Path) -> None:
+    """Otherwise: node clients/js/bundle.mjs"""
+    built = tmp_path / "built.mjs"
+    subprocess.run(["node", str(CLIENT / "bundle.mjs"), str(built)], check=True, timeout=60)
+    assert (ROOT / "relay" / "server" / "relay-client.js").read_text() == built.read_text()
+    shown = "const { RelayClient, RelayError } = await import(process.argv[1]); console.log(RelayClient.name, RelayError.name)"
+    command = ["node", "--input-type=module", "-e", shown, str(built)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == ["RelayClient", "RelayError"]
+
+
 def test_final_close_codes_are_those_of_the_registry() -> None:
     [codes] = re.findall(r"FINAL_CLOSE_CODES = new Set\(\[(.*?)\]\)", (CLIENT / "relay-client.js").read_text())
     assert {int(code) for code in codes.split(",")} == {close.code for close in Close if not close.reconnect}
