@@ -45,13 +45,13 @@ def serve_command(
     workers: Annotated[int | None, typer.Option(help="Processes behind the port; default: RELAY_WORKERS or 1.")] = None,
     redis_url: RedisUrl = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
-    alive_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    liveness_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     from relay.commands import serve
 
-    serve.run(host, port, workers, redis_url, fd, alive_fd, worker)
+    serve.run(host, port, workers, redis_url, fd, liveness_fd, worker)
 
 
 @publish_app.command("task")

@@ -120,11 +120,11 @@ PEERS: tuple[Peer, ...] = (
          install="apt-get install libnginx-mod-nchan", endpoint=Endpoint("/sub?id={task}"),
          publishing=Publishing(publish_to_nchan, ack=b"HTTP/1.1 20", refusals=_HTTP_ERRORS)),
     Peer("nats", "NATS over WebSocket", "nats-server -c $config", language="go", redis=False, config="nats.conf",
-         programs=("nats-server --version",), install="apt-get install nats-server", endpoint=_NATS, joins_writes=True,
+         programs=("nats-server --version",), install="apt-get install nats-server", endpoint=_NATS, batches_writes=True,
          has_publish_port=True,
          publishing=Publishing(publish_to_nats, b"PONG\r\n", (b"-ERR",), _NATS_CONNECT.encode(), flush=b"PING\r\n")),
     Peer("centrifugo", "Centrifugo", "centrifugo --config $config", language="go", redis=False, config="centrifugo.json",
          programs=("centrifugo version",), install="go install github.com/centrifugal/centrifugo/v6@latest",
-         endpoint=_CENTRIFUGO, joins_writes=True,
+         endpoint=_CENTRIFUGO, batches_writes=True,
          publishing=Publishing(publish_to_centrifugo, b"HTTP/1.1 200", (*_HTTP_ERRORS, b'"error"'))),
 )  # fmt: skip

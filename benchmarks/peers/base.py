@@ -39,7 +39,7 @@ class Peer:
         endpoint: Of clients that follow one task.
         everyone: Of clients that receive what is for everyone; by default the task ``everyone``.
         publishing: How to publish to it.
-        joins_writes: Whether it writes several updates at once; other servers write one frame at a time.
+        batches_writes: Whether it writes several updates at once; other servers write one frame at a time.
         processes: How many of it run behind one Redis, with their share of the clients each.
     """
 
@@ -61,7 +61,7 @@ class Peer:
     endpoint: Endpoint = TASKS
     everyone: Endpoint | None = None
     publishing: Publishing = field(default_factory=Publishing)
-    joins_writes: bool = False
+    batches_writes: bool = False
     processes: int = 1
 
     @property

@@ -25,7 +25,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         complete=_VARIANTS_COMPLETE,
         targets=(
             Target("times the best peer with one frame per write", "ratio", 15.0,
-                   versus=lambda peer: not peer.joins_writes),
+                   versus=lambda peer: not peer.batches_writes),
             Target("times the best peer of all", "ratio", 1.0, versus=lambda _: True),
         ),
     ),

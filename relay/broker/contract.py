@@ -4,7 +4,7 @@ Delivery
     An update that a durable publish has acknowledged is in the channel's history, folded into its state, and sent to every
     subscription connection that was confirmed before. A subscription connection that breaks may have missed updates; they are
     read from the history afterwards. The history is bounded, in number and age, and one read of it in bytes: a reader is given
-    the updates right after its position, without a gap, or the news that the first of them is gone.
+    the updates right after its position, without a gap, or a notice that the first of them is gone.
 
 Order
     Within one epoch of a channel offsets count from 1 without gaps, and the live messages of a connection arrive in that order,

@@ -63,7 +63,7 @@ class PubSub:
         self._nodes: dict[Server, PubSubConnection] = {}
         self._is_stale = trio.Event()
         self._reconnects_of_gone = 0
-        self._output_buffer_disconnects_of_gone = 0
+        self._past_output_buffer_disconnects = 0
 
     @property
     def _connections(self) -> list[PubSubConnection]:
@@ -90,7 +90,7 @@ class PubSub:
     def output_buffer_disconnects(self) -> int:
         """How often Redis closed a connection since it had more than ``client-output-buffer-limit`` to send."""
         present = sum(connection.output_buffer_disconnects for connection in self._connections)
-        return self._output_buffer_disconnects_of_gone + present
+        return self._past_output_buffer_disconnects + present
 
     def add(self, channel: str, handler: MessageHandler) -> Callable[[], None]:
         """Have a handler called for a plain channel or pattern, from the next connection on.
@@ -204,7 +204,7 @@ class PubSub:
                     running.pop(server).cancel()
                     gone = self._nodes.pop(server)
                     self._reconnects_of_gone += gone.reconnects
-                    self._output_buffer_disconnects_of_gone += gone.output_buffer_disconnects
+                    self._past_output_buffer_disconnects += gone.output_buffer_disconnects
                 for server in primaries - set(running):
                     running[server] = trio.CancelScope()
                     self._nodes[server] = PubSubConnection(_always(server), receiver, options, loop, is_sharded=True)

@@ -43,7 +43,7 @@ def run(
     workers: int | None,
     redis_url: str | None,
     fd: int | None,
-    alive_fd: int | None,
+    liveness_fd: int | None,
     worker: int,
 ) -> None:
     """Run the relay until a signal stops it.
@@ -54,14 +54,14 @@ def run(
         workers: Processes behind the port.
         redis_url: The Redis to use.
         fd: The listening socket, for a worker of a supervisor.
-        alive_fd: Where a worker shows its supervisor that its event loop turns.
+        liveness_fd: Where a worker shows its supervisor that its event loop turns.
         worker: The worker's number.
     """
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
     logs.configure(settings.log_level)
     if fd is not None:  # a worker: the supervisor has the socket and passes its descriptor
         identify_worker(worker)
-        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None, alive_fd)
+        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None, liveness_fd)
         return
     command = serve if settings.workers == 1 else supervise
     trio.run(command, settings, redis_settings, listen(settings), partial(_banner, settings, redis_settings))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 #: Seconds for which Redis remembers a digest, and for which a relay counts it: less, by more than relays differ in when they
 #: receive a message.
 DEDUP_TTL = 30.0
-DEDUP_COUNTED = 12.0
+DEDUP_WINDOW = 12.0
 
 #: Seconds by which one relay may receive a message later than another.
 MAX_LAG = 5.0
@@ -56,7 +56,7 @@ class OccurrenceCounter:
         digest = blake2b(message, digest_size=12).hexdigest()
         counts = self._counts
         known = counts.get(digest)
-        if known is None or now - known.last > DEDUP_COUNTED:
+        if known is None or now - known.last > DEDUP_WINDOW:
             # Other relays may have persisted it a little before us, but nothing of before we listened was this one.
             counts[digest] = CountedMessage(digest, 1, max(self._listening_since, now - MAX_LAG), now)
         else:
@@ -64,7 +64,7 @@ class OccurrenceCounter:
         counts.move_to_end(digest)
         # As one comes, up to two of the oldest go.
         for _ in range(2):
-            if now - counts[next(iter(counts))].last > DEDUP_COUNTED or len(counts) > MAX_DIGESTS:
+            if now - counts[next(iter(counts))].last > DEDUP_WINDOW or len(counts) > MAX_DIGESTS:
                 counts.popitem(last=False)
         return counts[digest]
 

@@ -109,7 +109,7 @@ class PlainOrder:
     state    event                                             next     effect
     =======  ================================================  =======  ==================================================
     any      connected                                         ASKING   Announce "ask", repeated while it is not answered
-    ASKING   our request came back                             ASKING   CountPeers
+    ASKING   our request was echoed                             ASKING   CountPeers
     ASKING   as many answers as peers; others connected before HOLDING
     ASKING   alone, on the first connection                    FLOWING
     ASKING   peers cannot be counted: Redis refuses            HOLDING
@@ -149,7 +149,7 @@ class PlainOrder:
         # Our own request.
         self._request = b""
         self._times_asked = 0
-        self._echoes: dict[bytes, int] = {}  # how much had been received when each came back
+        self._echoes: dict[bytes, int] = {}  # how much had been received when each was echoed
         self._answered: set[bytes] = set()
         self._ask_at = inf
         self._count_is_due = False

@@ -227,7 +227,7 @@ class Subscription:
         if self._pages:
             return self._next_page()
         self.state = State.WAITING
-        if self._is_as_far(self._hub.position(self.channel)):
+        if self._has_reached(self._hub.position(self.channel)):
             self._settle()
         return None
 
@@ -309,7 +309,7 @@ class Subscription:
         position = update.position
         if self.state is not State.WAITING or position is None:
             self._buffer.append(update)
-        elif self._is_as_far(position):  # else it was in the history
+        elif self._has_reached(position):  # else it was in the history
             self._buffer.append(update)
             self._settle()
 
@@ -320,7 +320,7 @@ class Subscription:
         else:
             self._buffer.is_stale = True
 
-    def _is_as_far(self, position: Position | None) -> bool:
+    def _has_reached(self, position: Position | None) -> bool:
         """Whether the channel has delivered what was read. If it is in another epoch, it has not noticed the new one yet."""
         until = self._until
         if until is None or position is None:

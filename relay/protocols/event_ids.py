@@ -1,6 +1,6 @@
 """The ids of ``/events``: the positions of all that a client follows, in few bytes.
 
-An id is opaque to clients, and comes back as ``Last-Event-ID``, through proxies that take header lines of 4 KB at most. So it
+An id is opaque to clients, and is returned as ``Last-Event-ID``, through proxies that take header lines of 4 KB at most. So it
 has no names: a channel is known by a short digest of its name. In binary, before base64:
 
     version   1 byte, `_VERSION`
@@ -118,7 +118,7 @@ def positions_of(last_event_id: str, channels: Iterable[str]) -> dict[str, Posit
 
 
 def _read(data: bytes) -> dict[bytes, Position | None]:
-    """Read an id; a digest that is there twice, by chance, says nothing. Raises ValueError or IndexError."""
+    """Read an id; a digest that is there twice, by chance, is ignored. Raises ValueError or IndexError."""
     if data[0] != _VERSION:
         raise ValueError("another version")
     positions: dict[bytes, Position | None] = {}

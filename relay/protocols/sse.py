@@ -91,7 +91,7 @@ class SseProtocol:
     def _subscribe(self, channel: str) -> Subscribe:
         since = (self._since or {}).get(channel)
         if since is None and self._resuming:
-            since = Position("", 0)  # it resumes from an id that says nothing of this channel: it cannot be recovered
+            since = Position("", 0)  # it resumes from an id that does not contain this channel: it cannot be recovered
 
         def answer(welcome: SubscribeResult | None) -> Iterable[bytes]:
             if welcome is None:

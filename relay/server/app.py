@@ -103,9 +103,9 @@ class RelayApp(QuartTrio):
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
         elif running is None:
-            await sse_endpoint.refuse(send, self.policy.answer_headers(scope["headers"]))
+            await sse_endpoint.refuse(send, self.policy.response_headers(scope["headers"]))
         else:
-            await sse_endpoint.accept_reader(running.admission, self.named, scope, receive, send)
+            await sse_endpoint.accept_stream(running.admission, self.named, scope, receive, send)
 
     async def _serve_request(self, path: str, scope: Any, receive: Any, send: Any) -> None:
         address = (scope.get("client") or ("",))[0]

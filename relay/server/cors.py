@@ -8,7 +8,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 #: Methods and request headers that a page may use, and answer headers that it may read.
 _METHODS = b"GET, POST, OPTIONS"
 _REQUEST_HEADERS = b"authorization, cache-control, content-type, if-none-match, last-event-id"
-_ANSWER_HEADERS = b"etag, retry-after"
+_EXPOSED_HEADERS = b"etag, retry-after"
 
 #: Seconds that a browser may keep the answer to a preflight.
 _MAX_AGE = b"600"
@@ -59,27 +59,27 @@ class CorsPolicy:
                 return "origin"
         return None
 
-    def answer_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+    def response_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return the CORS headers of the answer to a request that is allowed.
 
         Credentials are allowed to origins that are named, and not to any page of the web.
         """
         if self._allows_any_origin:
-            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _ANSWER_HEADERS)]
+            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED_HEADERS)]
         origin = header(headers, b"origin")
         if origin is None:
             return [(b"vary", b"origin")]
         return [
             (b"access-control-allow-origin", origin.encode("latin1")),
             (b"access-control-allow-credentials", b"true"),
-            (b"access-control-expose-headers", _ANSWER_HEADERS),
+            (b"access-control-expose-headers", _EXPOSED_HEADERS),
             (b"vary", b"origin"),
         ]
 
     def preflight_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer to a browser that asks before its request."""
         return [
-            *self.answer_headers(headers),
+            *self.response_headers(headers),
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-allow-headers", _REQUEST_HEADERS),
             (b"access-control-max-age", _MAX_AGE),

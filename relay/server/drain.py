@@ -17,24 +17,24 @@ DRAIN_RATE = 2000
 _WAVE = 0.05
 
 
-async def drain(registry: SessionRegistry, within: float) -> None:
+async def drain(registry: SessionRegistry, timeout: float) -> None:
     """Close all clients with 1001 in waves, and wait until their sessions have ended.
 
     A second call while the first one runs only waits.
 
     Args:
         registry: The sessions to close.
-        within: Seconds after which the remaining connections are aborted.
+        timeout: Seconds after which the remaining connections are aborted.
     """
     if registry.is_draining:
-        with trio.move_on_after(within):
+        with trio.move_on_after(timeout):
             await registry.wait_empty()
         return
     registry.start_draining()
     started = trio.current_time()
     _log.info("draining", clients=len(registry))
-    with trio.move_on_after(within) as scope:
-        pace = max(DRAIN_RATE, len(registry) / max(within / 2, _WAVE)) * _WAVE
+    with trio.move_on_after(timeout) as scope:
+        pace = max(DRAIN_RATE, len(registry) / max(timeout / 2, _WAVE)) * _WAVE
         remaining = list(registry)
         while remaining:
             for _ in range(min(math.ceil(pace), len(remaining))):

@@ -54,7 +54,7 @@ class HttpGuard:
 
     async def refuse_busy(self, scope: Any, send: Any) -> None:
         """Answer a request that cannot be served now."""
-        headers = [(b"retry-after", b"1"), *self._policy.answer_headers(scope["headers"])]
+        headers = [(b"retry-after", b"1"), *self._policy.response_headers(scope["headers"])]
         await answer(send, 503, {"code": "unavailable", "message": "too many requests at once"}, headers)
 
     async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
@@ -72,7 +72,7 @@ class HttpGuard:
         Quart-Trio is cancelled by the server in the middle of the last `send` of an answer, so that a connection that is to be
         closed after it would stay open. That one is shielded, for a limited time.
         """
-        more = self._policy.answer_headers(scope["headers"]) if self._is_for_pages(path) else []
+        more = self._policy.response_headers(scope["headers"]) if self._is_for_pages(path) else []
 
         async def guarded_send(message: Any) -> None:
             on_answer()

@@ -48,10 +48,10 @@ _REPORT_SECONDS = 1.0
 class _ServerShutdown:
     """Starts the drain when the server says that it shuts down, before it cancels its connections."""
 
-    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, within: float) -> None:
+    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, timeout: float) -> None:
         self._nursery = nursery
         self._registry = registry
-        self._within = within
+        self._timeout = timeout
         self._is_watching = False
 
     def watch(self, terminated: Any) -> None:
@@ -62,7 +62,7 @@ class _ServerShutdown:
 
     async def _drain_when(self, terminated: Any) -> None:
         await terminated.wait()
-        await drain(self._registry, self._within)
+        await drain(self._registry, self._timeout)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import trio
 
 #: Requests served at a time: in all, and of one address. An answer may have 2 MiB, and is held until its client has read it.
 MAX_REQUESTS = 16
-MAX_OF_ADDRESS = 8
+MAX_PER_ADDRESS = 8
 
 #: Requests whose answers are being made at a time. A page of large states takes tens of milliseconds of the event loop.
 MAX_PREPARED = 2
@@ -40,7 +40,7 @@ class _Address:
     __slots__ = ("requests", "turns")
 
     def __init__(self) -> None:
-        self.turns = trio.Semaphore(MAX_OF_ADDRESS)
+        self.turns = trio.Semaphore(MAX_PER_ADDRESS)
         self.requests = 0  # served and waiting
 
 
@@ -65,12 +65,12 @@ class RequestLimit:
         """
         if self._waiting >= MAX_WAITING:
             raise TooManyRequests
-        of_address = self._addresses.setdefault(address, _Address())
-        of_address.requests += 1
+        per_address = self._addresses.setdefault(address, _Address())
+        per_address.requests += 1
         try:
             acquired: list[trio.Semaphore] = []
             try:
-                await self._wait([of_address.turns, self._turns, self._preparing], acquired)
+                await self._wait([per_address.turns, self._turns, self._preparing], acquired)
                 acquired.pop()  # the turn's
                 turn = Turn(self._preparing)
                 try:
@@ -81,8 +81,8 @@ class RequestLimit:
                 for semaphore in acquired:
                     semaphore.release()
         finally:
-            of_address.requests -= 1
-            if not of_address.requests:
+            per_address.requests -= 1
+            if not per_address.requests:
                 del self._addresses[address]
 
     async def _wait(self, wanted: list[trio.Semaphore], acquired: list[trio.Semaphore]) -> None:

@@ -20,7 +20,7 @@ from relay.processes import reap_orphans
 from relay.server.app import RelayApp, create_app
 from relay.server.bridge import AsgiApp
 from relay.server.shutdown import Shutdown
-from relay.server.workers import show_alive
+from relay.server.workers import send_liveness
 
 _log = structlog.get_logger("relay.serve")
 
@@ -63,9 +63,9 @@ def _hypercorn_config(settings: Settings, descriptor: int) -> Config:
     return config
 
 
-async def _abort_sessions(hurried: trio.Event, app: RelayApp) -> None:
-    """Abort all sessions when the shutdown is hurried: their closing handshakes would take longer."""
-    await hurried.wait()
+async def _abort_sessions(forced: trio.Event, app: RelayApp) -> None:
+    """Abort all sessions when the shutdown is forced: their closing handshakes would take longer."""
+    await forced.wait()
     if app.relay.current is not None:
         for session in list(app.relay.current.admission.context.registry):
             session.abort()
@@ -80,7 +80,7 @@ async def serve(
     redis_settings: RedisSettings,
     sock: socket.socket,
     on_up: OnUp,
-    alive_descriptor: int | None = None,
+    liveness_descriptor: int | None = None,
 ) -> None:
     """Serve on a listening socket until SIGTERM, SIGINT or SIGHUP, and end within `graceful_timeout` seconds after it.
 
@@ -92,7 +92,7 @@ async def serve(
         redis_settings: Where Redis is.
         sock: The listening socket, which Hypercorn owns from now on.
         on_up: See `OnUp`.
-        alive_descriptor: Where a supervisor is shown that the event loop turns; see `relay.server.workers`.
+        liveness_descriptor: Where a supervisor is shown that the event loop turns; see `relay.server.workers`.
 
     Raises:
         RelayError: The relay could not be started.
@@ -106,11 +106,11 @@ async def serve(
         with shutdown.limit:
             async with trio.open_nursery() as nursery:
                 await nursery.start(shutdown.watch)
-                nursery.start_soon(_abort_sessions, shutdown.hurried, app)
+                nursery.start_soon(_abort_sessions, shutdown.forced, app)
                 if os.getpid() == 1:
                     nursery.start_soon(reap_orphans)
-                if alive_descriptor is not None:
-                    nursery.start_soon(show_alive, alive_descriptor)
+                if liveness_descriptor is not None:
+                    nursery.start_soon(send_liveness, liveness_descriptor)
                 async with trio.open_nursery() as server:
                     binds = await _start(server, run, shutdown)
                     on_up(binds[0], app.relay.running.redis_url)

@@ -59,7 +59,7 @@ class SessionRegistry:
         limit_per_address: How many of them may be of one IP address; 0 is no limit.
         close_timeout: Seconds that a closing handshake may take.
         statistics: Counts sessions.
-        memory: Told of clients that come and go.
+        memory: Notified of clients that connect and leave.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SessionRegistry:
         self._nursery = nursery
         self._limit = limit
         self._limit_per_address = limit_per_address
-        self._of_address = Counter[str]()
+        self._by_address = Counter[str]()
         self._close_timeout = close_timeout
         self._statistics = statistics
         self._memory = memory
@@ -101,7 +101,7 @@ class SessionRegistry:
     def is_full_for(self, address: str | None) -> bool:
         """Whether one of the limits is reached for a client of this IP address."""
         limit = self._limit_per_address
-        return self.is_full or (limit > 0 and self._of_address.get(address or "", 0) >= limit and address is not None)
+        return self.is_full or (limit > 0 and self._by_address.get(address or "", 0) >= limit and address is not None)
 
     @property
     def is_draining(self) -> bool:
@@ -142,7 +142,7 @@ class SessionRegistry:
         self._all[session] = None
         if self._empty.is_set():
             self._empty = trio.Event()
-        self._of_address[_address_of(session)] += 1
+        self._by_address[_address_of(session)] += 1
         self._memory.on_client_started()
         self._statistics.on_session_started(session.transport_name)
         if self._is_draining:
@@ -158,9 +158,9 @@ class SessionRegistry:
         del self._all[session]
         self._abort_at.pop(session, None)
         address = _address_of(session)
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
         self._memory.on_client_ended(had_long_queue=session.closing is not None and session.closing.is_slow)
         self._statistics.on_session_ended(session.transport_name)
         if not self._all:

@@ -25,14 +25,14 @@ class Shutdown:
 
     Attributes:
         requested: Set by the first signal.
-        hurried: Set by the second signal.
+        forced: Set by the second signal.
         limit: Run all that must end with the shutdown in this scope.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self.requested = trio.Event()
-        self.hurried = trio.Event()
+        self.forced = trio.Event()
         self.limit = trio.CancelScope()
 
     async def watch(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -43,22 +43,22 @@ class Shutdown:
                 async for number in signals:
                     self._on_signal(signal.Signals(number))
             finally:
-                if self.requested.is_set() and not self.hurried.is_set() and trio.current_time() >= self.limit.deadline:
+                if self.requested.is_set() and not self.forced.is_set() and trio.current_time() >= self.limit.deadline:
                     _log.error("shutdown took longer than RELAY_GRACEFUL_TIMEOUT", seconds=self._grace)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self.requested.is_set():
-            _log.info("shutting down", signal=number.name, within=self._grace)
+            _log.info("shutting down", signal=number.name, seconds=self._grace)
             self.limit.deadline = min(self.limit.deadline, trio.current_time() + self._grace)
             self.requested.set()
-        elif not self.hurried.is_set():
+        elif not self.forced.is_set():
             _log.warning("shutting down at once", signal=number.name)
-            self.hurried.set()
+            self.forced.set()
             self.limit.cancel()
 
     @property
     def seconds_left(self) -> float:
         """Seconds until what is left is cancelled; infinite before the first signal, 0 after the second."""
-        if self.hurried.is_set():
+        if self.forced.is_set():
             return 0.0
         return math.inf if self.limit.deadline == math.inf else max(0.0, self.limit.deadline - trio.current_time())

@@ -141,13 +141,13 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
-async def accept_reader(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
+async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
     chain = inspect(send)
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
-    cors = admission.policy.answer_headers(scope["headers"])
+    cors = admission.policy.response_headers(scope["headers"])
     peer = peer_of(scope.get("client"))
     reason = admission.rejection_reason(scope["headers"])
     if reason is None and admission.is_full_for(address_of(peer)):

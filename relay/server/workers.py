@@ -33,7 +33,7 @@ _STABLE_SECONDS = 10.0
 _KILL_MARGIN = 0.3
 
 
-async def show_alive(descriptor: int) -> None:
+async def send_liveness(descriptor: int) -> None:
     """Show the supervisor that the event loop turns, until cancelled.
 
     Args:
@@ -70,7 +70,7 @@ async def supervise(
             nursery.start_soon(reap_orphans)
         async with AsyncExitStack() as stack:
             workers = _Workers(sock, settings, stack.enter_context(temporary_directory("relay-metrics-")), shutdown)
-            nursery.start_soon(workers.kill_when_hurried)
+            nursery.start_soon(workers.kill_when_forced)
             url = redis_settings.configured_url()
             with trio.CancelScope() as starting:
                 nursery.start_soon(_cancel_when, shutdown.requested, starting)
@@ -122,7 +122,7 @@ class _Workers:
             started = trio.current_time()
             ours, theirs = os.pipe()
             passed = [self._sock.fileno(), theirs]
-            options = ["--fd", str(passed[0]), "--alive-fd", str(theirs), "--worker", str(number)]
+            options = ["--fd", str(passed[0]), "--liveness-fd", str(theirs), "--worker", str(number)]
             worker = start_child([sys.executable, "-m", "relay.cli", "serve", *options], env=environ, pass_fds=passed)
             os.close(theirs)
             self._running.add(worker)
@@ -158,9 +158,9 @@ class _Workers:
         await stop_child(worker, max(0.0, grace))
         self._running.discard(worker)
 
-    async def kill_when_hurried(self) -> None:
+    async def kill_when_forced(self) -> None:
         """Kill all workers when a second signal comes; runs until then, or until cancelled."""
-        await self._shutdown.hurried.wait()
+        await self._shutdown.forced.wait()
         for worker in self._running:
             if worker.poll() is None:
                 worker.kill()

@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from relay.server.request_limit import (
-    MAX_OF_ADDRESS,
+    MAX_PER_ADDRESS,
     MAX_PREPARED,
     MAX_REQUESTS,
     MAX_WAIT,
@@ -35,9 +35,9 @@ async def test_one_address_cannot_have_all_turns(autojump_clock: MockClock) -> N
         await trio.sleep(0.1)
         nursery.start_soon(request, "b", 1)
         await trio.sleep(0.1)
-        assert served == {"a": MAX_OF_ADDRESS, "b": 1}
+        assert served == {"a": MAX_PER_ADDRESS, "b": 1}
         await trio.sleep(MAX_WAIT)
-        assert refused == [MAX_WAIT] * (20 - MAX_OF_ADDRESS)
+        assert refused == [MAX_WAIT] * (20 - MAX_PER_ADDRESS)
     async with trio.open_nursery() as nursery:
         for number in range(MAX_REQUESTS):
             served[str(number)] = 0
@@ -56,7 +56,7 @@ async def test_few_may_wait_and_who_is_cancelled_leaves_nothing(autojump_clock: 
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        for _ in range(MAX_OF_ADDRESS):
+        for _ in range(MAX_PER_ADDRESS):
             nursery.start_soon(request)
         await trio.sleep(0.1)
         for _ in range(MAX_WAITING):

@@ -34,7 +34,7 @@ class Fetcher:
     def __init__(self, kinds: Sequence[str], consumer: str, sender: Sender, settings: WorkerSettings) -> None:
         self._kinds = tuple(kinds)
         self._consumer = consumer
-        self._courier = sender
+        self._sender = sender
         self._lease_ms = int(settings.lease * 1000)
         self._heartbeat = settings.heartbeat
         self._deadline = settings.heartbeat + settings.timeout
@@ -43,15 +43,15 @@ class Fetcher:
         self._client: Redis | RedisCluster = redis_urls.async_client(target, **options)
         self._cursors = dict.fromkeys(kinds, "0-0")
         self._failures = 0
-        self._next_look = 0.0
-        self._next_take_over = 0.0
+        self._next_poll = 0.0
+        self._next_claim = 0.0
         self._next_forget = 0.0
 
     async def open(self) -> None:
         """Create the queues. Raises NotDelivered."""
         await self._deliver([queue.open_queues(self._kinds)])
         # Redis may have been away until now, and all claims look old: workers that live renew theirs first.
-        self._next_take_over = monotonic() + 3 * self._heartbeat
+        self._next_claim = monotonic() + 3 * self._heartbeat
 
     async def next(self, limit: int) -> list[Entry]:
         """Return at most `limit` entries, first those that other workers have left.
@@ -59,7 +59,7 @@ class Fetcher:
         None after a second or so without any, and when Redis is away.
         """
         try:
-            left = await self._look(limit) if monotonic() >= self._next_look else []
+            left = await self._look(limit) if monotonic() >= self._next_poll else []
             found = left or await self._take(limit) or await self._wait(limit)
         except (*REDIS_FAILURES, NotDelivered, TimeoutError) as error:
             await self._note_failure(error)
@@ -82,7 +82,7 @@ class Fetcher:
             await self._deliver(ready)
         found: list[Entry] = []
         for kind in self._kinds:
-            if len(found) < limit and monotonic() >= self._next_take_over:
+            if len(found) < limit and monotonic() >= self._next_claim:
                 call = queue.take_over(kind, self._consumer, self._lease_ms, self._cursors[kind], limit - len(found))
                 await self._deliver([call])
                 self._cursors[kind], entries = call.outcome()
@@ -92,11 +92,11 @@ class Fetcher:
         if monotonic() >= self._next_forget:
             await self._deliver([queue.forget(kind) for kind in self._kinds])
             self._next_forget = monotonic() + _FORGET_SECONDS
-        self._next_look = monotonic() + self._heartbeat
+        self._next_poll = monotonic() + self._heartbeat
         return found
 
     async def _deliver(self, calls: Sequence[Any]) -> None:
-        await self._courier.deliver(calls, self._deadline)
+        await self._sender.deliver(calls, self._deadline)
         for call in calls:
             call.outcome()
 
@@ -135,7 +135,7 @@ class Fetcher:
             _log.warning("no tasks from Redis for the time being: %s", error)
         self._failures += 1
         # After an outage all claims look old: workers that live renew theirs first.
-        self._next_look = monotonic() + 3 * self._heartbeat
+        self._next_poll = monotonic() + 3 * self._heartbeat
         await asyncio.sleep(retry_delay(self._failures))
 
     async def close(self) -> None:

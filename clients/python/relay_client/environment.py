@@ -69,6 +69,11 @@ def max_update_bytes(environ: Mapping[str, str] | None = None) -> int:
     return _integer(os.environ if environ is None else environ, "RELAY_MAX_UPDATE_BYTES", MAX_UPDATE_BYTES, 128)
 
 
+def api_prefix(environ: Mapping[str, str] | None = None) -> str:
+    """Return ``RELAY_API_PREFIX``, the path before ``/tasks`` of a relay's HTTP API."""
+    return ((os.environ if environ is None else environ).get("RELAY_API_PREFIX") or "/api").rstrip("/")
+
+
 def stall_seconds(environ: Mapping[str, str] | None = None) -> float:
     """Return ``RELAY_TASK_STALL_SECONDS``. Raises ValueError that names the variable."""
     value = (os.environ if environ is None else environ).get("RELAY_TASK_STALL_SECONDS")

@@ -202,7 +202,7 @@ class RedisService:
     async def _publish_or_raise(self, make: Callable[..., list[Any]], *arguments: Any) -> Position | None:
         publisher = self._open_publisher()
         outcome = await self._deliver(publisher, make(*arguments, durable=self._durable))
-        # On a cluster the number says nothing of subscribers at the other nodes.
+        # On a cluster the number does not count subscribers at the other nodes.
         if not self._durable and outcome == 0 and not publisher.updates.sharded:
             outcome = await self._deliver(publisher, make(*arguments, durable=True))
         return outcome if isinstance(outcome, Position) else None

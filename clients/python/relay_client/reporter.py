@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
-from relay_client.progress.block import FULL_PAUSE, checked_on_error, note_lost_end, report_failure
+from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task, terminal_fields
 from relay_client.publisher import Publisher
@@ -127,7 +127,7 @@ class TaskReporter:
             else:
                 self._end_patiently(task, error)
         except NotDelivered as lost:
-            note_lost_end(task, error, lost)
+            report_lost_end(task, error, lost)
         report_failure(task, error)
 
     def _end_patiently(self, task: Task, error: BaseException | None) -> None:
@@ -186,7 +186,7 @@ class TaskReporter:
             self._remove(schedule, task)
             return task.end(updates, put, status, fields)
 
-        calls = self.publisher.sender.deliver_made(make, timeout)
+        calls = self.publisher.sender.deliver_built(make, timeout)
         if calls:
             calls[-1].outcome()
 

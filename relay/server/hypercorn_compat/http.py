@@ -26,7 +26,7 @@ _CONTROL_EVENTS = (
 )
 
 #: Bytes of HTTP/2 that are parsed at once: some hundred control frames.
-_H2_PIECE = 1024
+_H2_CHUNK = 1024
 
 
 class H11WithoutH2C(H11Protocol):
@@ -62,10 +62,10 @@ class BoundedH2Protocol(H2Protocol):
             await super().handle(event)
             return
         # In small pieces, so that a flood is noticed before all of it was parsed, and others have their turn.
-        for start in range(0, len(event.data), _H2_PIECE):
+        for start in range(0, len(event.data), _H2_CHUNK):
             if self.closed:
                 return
-            await super().handle(RawData(event.data[start : start + _H2_PIECE]))
+            await super().handle(RawData(event.data[start : start + _H2_CHUNK]))
             if self._tokens < 0:
                 self.connection.close_connection(error_code=ErrorCodes.ENHANCE_YOUR_CALM)
                 await self._flush()

@@ -39,7 +39,7 @@ class RelayWSStream(WSStream):
     async def handle(self, event: Any) -> None:
         if isinstance(event, StreamClosed) and self._peer_closed is not None and not self.closed:
             self.closed = True
-            await self._tell_disconnect(self._peer_closed)
+            await self._send_disconnect(self._peer_closed)
         elif (
             isinstance(event, EndBody) and self._reader is not None
         ):  # of HTTP/2: what is the end of the stream elsewhere
@@ -107,7 +107,7 @@ class RelayWSStream(WSStream):
                     self._peer_closed = event
                     await self._end(event.code, event.reason)
 
-    async def _tell_disconnect(self, event: PeerClosed) -> None:
+    async def _send_disconnect(self, event: PeerClosed) -> None:
         if self.app_put is not None:
             await self.app_put({"type": "websocket.disconnect", "code": event.code, "reason": event.reason})
 

@@ -64,7 +64,7 @@ async def test_many_equal_ones_in_a_row_stay_as_many(redis_server: RedisServer) 
 def short_times(monkeypatch: pytest.MonkeyPatch) -> float:
     """Digests are forgotten in fractions of a second; returns the time after which a count starts again."""
     monkeypatch.setattr("relay.broker.publish_ingester.DEDUP_TTL", 2.0)
-    monkeypatch.setattr("relay.core.occurrences.DEDUP_COUNTED", 0.8)
+    monkeypatch.setattr("relay.core.occurrences.DEDUP_WINDOW", 0.8)
     monkeypatch.setattr("relay.core.occurrences.MAX_LAG", 0.3)
     return 0.8
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
-from relay_client.progress.block import FULL_PAUSE, checked_on_error, note_lost_end, report_failure
+from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task, terminal_fields
 from relay_client.publishing.async_base import AsyncPublisher
@@ -89,7 +89,7 @@ class AsyncTaskReporter(Generic[P]):
             else:
                 await self._end_patiently(task, error)
         except NotDelivered as lost:
-            note_lost_end(task, error, lost)
+            report_lost_end(task, error, lost)
         report_failure(task, error)
 
     async def _end_patiently(self, task: Task, error: BaseException | None) -> None:
@@ -171,6 +171,6 @@ class AsyncTaskReporter(Generic[P]):
         self._is_open = False
         self.publisher.sender.remove_source(self._schedule)
         # Of tasks that have not ended: the block is left without waiting for Redis.
-        self.publisher.sender.abandon(self._schedule.calls_on_the_way())
+        self.publisher.sender.abandon(self._schedule.calls_in_flight())
         if self._owns_publisher:
             await self.publisher.__aexit__(kind, error, trace)

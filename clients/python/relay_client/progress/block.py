@@ -21,7 +21,7 @@ def checked_on_error(on_error: str | None) -> str:
     return on_error
 
 
-def note_lost_end(task: Task, error: BaseException | None, lost: NotDelivered) -> None:
+def report_lost_end(task: Task, error: BaseException | None, lost: NotDelivered) -> None:
     """Log that the end of a task was not delivered; raise it where the reporter does, and nothing else is being raised."""
     if error is None and task.raises:
         raise lost

@@ -55,7 +55,7 @@ class Schedule:
         self._waiting: set[Task] = set()  # have something to send that is not due yet
         self._next_round = 0.0
         self._is_failing = False
-        self._on_the_way: list[Sending] = []
+        self._in_flight: list[Sending] = []
 
     def add(self, task: Task) -> None:
         """Take in a task that has begun."""
@@ -79,16 +79,16 @@ class Schedule:
 
     def collect(self, now: float, put: Callable[[list[Call]], None]) -> float | None:
         """See `relay_client.publishing.sender.Source`."""
-        if self._on_the_way:
-            if not all(call.is_settled for sending in self._on_the_way for call in sending.calls):
+        if self._in_flight:
+            if not all(call.is_settled for sending in self._in_flight for call in sending.calls):
                 return None
-            self.settle(self._on_the_way, now)
-        self._on_the_way = self.put_due(now, put)
-        return None if self._on_the_way else self.wait(now)
+            self.settle(self._in_flight, now)
+        self._in_flight = self.put_due(now, put)
+        return None if self._in_flight else self.wait(now)
 
-    def calls_on_the_way(self) -> list[Call]:
+    def calls_in_flight(self) -> list[Call]:
         """Return the calls that were queued and are not settled."""
-        return [call for sending in self._on_the_way for call in sending.calls if not call.is_settled]
+        return [call for sending in self._in_flight for call in sending.calls if not call.is_settled]
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until something is due, unless something is noted before; None when there are no tasks."""

@@ -172,7 +172,7 @@ class Task:
         except Exception as error:
             if self.raises:
                 raise
-            self.log_left_out("a report", error)
+            self.log_dropped("a report", error)
             progress, message, stage, fields = self._publishable_parts(progress, message, stage, fields)
         if stage is not None and stage != self._stage:
             if self._stage is not None:
@@ -193,9 +193,9 @@ class Task:
         """Answer a report that comes too late."""
         if self.raises or isinstance(reason, TaskCancelled):
             raise type(reason)(*reason.args)
-        self.log_left_out("a report", reason)
+        self.log_dropped("a report", reason)
 
-    def log_left_out(self, what: str, error: Exception) -> None:
+    def log_dropped(self, what: str, error: Exception) -> None:
         """Log what is not published; only the first time."""
         if not self._has_logged:
             self._has_logged = True
@@ -216,7 +216,7 @@ class Task:
         try:
             return None if value is None else convert(value)
         except Exception as error:  # noqa: BLE001 - also from the value's own methods
-            self.log_left_out("a report", error)
+            self.log_dropped("a report", error)
             return None
 
     def _publishable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Task:
                 found |= _copied({name: value})
                 room -= 1
             except Exception as error:  # noqa: BLE001 - also from the value's own methods
-                self.log_left_out(f"field {name!r}", error)
+                self.log_dropped(f"field {name!r}", error)
         return found
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -457,7 +457,7 @@ class _Count:
         except (TypeError, ValueError) as error:
             if task.raises:
                 raise
-            task.log_left_out("the part of its progress", error)
+            task.log_dropped("the part of its progress", error)
             start, end = 0.0, 100.0
         self._task = task
         self._done = 0

@@ -53,7 +53,7 @@ class Sender:
         self.queue = queue
         self._connection = connection
         self._meta_ms = meta_ms
-        self._turn = runtime.lock()
+        self._send_lock = runtime.lock()
         self._work = runtime.signal()
         self._sources: dict[int, Source] = {}
 
@@ -87,7 +87,7 @@ class Sender:
         try:
             async with self.runtime.move_on_after(latest - monotonic()) as scope:
                 while not all(call.is_settled for call in calls):
-                    async with self._turn:
+                    async with self._send_lock:
                         await self._send_until(calls)
             if scope.has_expired:
                 self.queue.expire(max(latest, monotonic()))
@@ -144,7 +144,7 @@ class Sender:
         if pause:
             await self._work.wait(_earlier(due, pause))
             return True
-        async with self._turn:
+        async with self._send_lock:
             await self._send_batch()
         return True
 
@@ -163,7 +163,7 @@ class Sender:
         self.runtime.check_owner()
         calls = self.queue.unsettled()
         while not all(call.is_settled for call in calls):
-            async with self._turn:
+            async with self._send_lock:
                 await self._send_until(calls)
         lost, count = self.queue.take_lost()
         if count:

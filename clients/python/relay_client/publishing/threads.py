@@ -106,7 +106,7 @@ class ThreadSender:
         self._queue.stamp(calls, monotonic(), timeout, posted=False)
         self._hand_over_and_wait(Request(calls), timeout)
 
-    def deliver_made(self, make: Callable[[Put], Sequence[Call]], timeout: float | None = None) -> Sequence[Call]:
+    def deliver_built(self, make: Callable[[Put], Sequence[Call]], timeout: float | None = None) -> Sequence[Call]:
         """Have calls made in the sender thread, where nothing is sent meanwhile, and wait until they are settled.
 
         Args:

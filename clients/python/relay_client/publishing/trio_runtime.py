@@ -98,7 +98,7 @@ class TrioRuntime:
         """See `Runtime.finish`."""
         scope = trio.CancelScope(shield=True, deadline=trio.current_time() + limit)
 
-        async def hurry_when_cancelled() -> None:
+        async def shorten_deadline_when_cancelled() -> None:
             try:
                 await trio.sleep_forever()
             except trio.Cancelled:
@@ -106,7 +106,7 @@ class TrioRuntime:
                 scope.deadline = min(scope.deadline, trio.current_time() + grace)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hurry_when_cancelled)
+            nursery.start_soon(shorten_deadline_when_cancelled)
             with scope:
                 await function()
             nursery.cancel_scope.cancel()

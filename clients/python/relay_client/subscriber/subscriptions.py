@@ -262,10 +262,10 @@ class Subscriptions:
             self.is_unavailable = False
             channel, had_position = oldest, request.since is not None
         else:  # unrequested: the relay could not keep the sequence of updates unbroken
-            followed = self._channels.get(name)
-            if followed is None or not followed.is_confirmed:
+            known = self._channels.get(name)
+            if known is None or not known.is_confirmed:
                 return
-            channel, had_position = followed, True
+            channel, had_position = known, True
         is_recovered = message.get("recovered") is True
         channel.confirm(position, state_follows=state_follows, is_recovered=is_recovered)
         if is_recovered:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import trio
 
+from relay_client import environment
 from relay_client.subscriber import ConnectionChange, SubscriptionError, Update
 from relay_client.subscriber.trio import Updates, subscribe
 from relay_client.tail.errors import ExitStatus, TailError
@@ -105,7 +106,7 @@ async def follow(
         TailError: The URL does not fit `all_tasks`.
         SubscriptionError: The relay refuses this client.
     """
-    list_url = http_url(url, f"/api/tasks?limit={MAX_TASKS}")
+    list_url = http_url(url, f"{environment.api_prefix()}/tasks?limit={MAX_TASKS}")
     if all_tasks and list_url is None:
         raise TailError(f"--all needs a URL that ends with /ws/tasks, not {url}", ExitStatus.USAGE)
     ready_url = http_url(url, "/readyz")

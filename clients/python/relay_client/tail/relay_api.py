@@ -13,7 +13,7 @@ from relay_client.tail.views import View
 
 #: Seconds for one answer, its longest in bytes, and bounds of the delays between attempts to list the tasks.
 _HTTP_TIMEOUT = 10.0
-_MAX_ANSWER = 64 * 1024 * 1024
+_MAX_RESPONSE = 64 * 1024 * 1024
 _LISTING_DELAYS = (0.5, 10.0)
 
 #: Seconds between two looks at whether the relay is ready.
@@ -45,7 +45,7 @@ class _Readiness(msgspec.Struct):
 def _get(url: str) -> bytes:
     """In a thread. Like the WebSocket it goes straight to the relay, through no proxy."""
     with build_opener(ProxyHandler({})).open(url, timeout=_HTTP_TIMEOUT) as response:
-        body: bytes = response.read(_MAX_ANSWER)
+        body: bytes = response.read(_MAX_RESPONSE)
     return body
 
 
