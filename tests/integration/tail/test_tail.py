@@ -124,12 +124,14 @@ async def test_lines_through_a_cut(redis: RedisServer, relay: RelayServer, start
     assert tail.child.wait(PATIENCE) == 130
 
 
-def test_all_tasks(redis: RedisServer, relay: RelayServer, start_tail: StartTail) -> None:
+@pytest.mark.parametrize("prefix", ["/api", "/relay/api"])
+def test_all_tasks(prefix: str, redis: RedisServer, start_relay: StartRelay, start_tail: StartTail) -> None:
     """Those that are there, and those that are announced later."""
+    relay = start_relay("serve", api_prefix=prefix)
     for number in range(3):
         redis.publish_task(f"old{number}", status="in_progress", number=number)
-    eventually(lambda: len(json.loads(relay.get("/api/tasks")[1])["tasks"]) == 3)
-    tail = start_tail("--all", "--url", relay.url)
+    eventually(lambda: len(json.loads(relay.get(f"{prefix}/tasks")[1])["tasks"]) == 3)
+    tail = start_tail("--all", "--url", relay.url, RELAY_API_PREFIX=prefix)
     eventually(tail.is_connected)
 
     def updates_of(task_id: str) -> list[Any]:
