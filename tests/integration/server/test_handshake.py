@@ -57,7 +57,7 @@ def test_both_ways_answer_and_refuse_alike(share_relay: StartRelay, arguments: t
             headers=UPGRADE + KEY + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=x\r\n"
         ): b" 101 ",
         request(path=b"/healthz", headers=b"Host: relay\r\n"): b" 200 ",
-        b"POST /ws/tasks HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n": b" 404 ",
+        b"POST /ws/tasks HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n": b" 405 ",
         b"NONSENSE\r\n\r\n": b" 400 ",
     }
     for sent, expected in cases.items():

@@ -127,7 +127,7 @@ async def test_lines_through_a_cut(redis: RedisServer, relay: RelayServer, start
 @pytest.mark.parametrize("prefix", ["/api", "/relay/api"])
 def test_all_tasks(prefix: str, redis: RedisServer, start_relay: StartRelay, start_tail: StartTail) -> None:
     """Those that are there, and those that are announced later."""
-    relay = start_relay("serve", api_prefix=prefix)
+    relay = start_relay("serve", redis_url=redis.url, api_prefix=prefix)
     for number in range(3):
         redis.publish_task(f"old{number}", status="in_progress", number=number)
     eventually(lambda: len(json.loads(relay.get(f"{prefix}/tasks")[1])["tasks"]) == 3)
