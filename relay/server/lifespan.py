@@ -101,7 +101,9 @@ async def run_relay(
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
         ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
-        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.on_message)
+        receiver = PlainPublishReceiver(
+            named, settings.max_update_bytes, settings.strict_publishes, metrics, ingester.on_message
+        )
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
         for pattern in named.patterns:
