@@ -27,6 +27,7 @@ from weakref import WeakSet
 from relay_wire.channels import MAX_FIELDS
 from relay_wire.statuses import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, PENDING
 
+from relay_client.cancellation.event import CancelEvent
 from relay_client.encoding import plain_copy
 from relay_client.errors import NotDelivered
 from relay_client.publishing.call import Call
@@ -52,6 +53,10 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 #: Tasks that have begun: what a forked child has of them is not its own.
 _open_tasks: "WeakSet[Task]" = WeakSet()
+
+
+def _nothing() -> None:
+    """Nothing is to be done at the task's end."""
 
 
 class TaskCancelled(Exception):
@@ -86,6 +91,8 @@ class Task:
 
     Attributes:
         id: The task's id.
+        cancelled: Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled. True or
+            false, and an event that threads can wait for.
         failure: What kept a part of its fields from being published for good.
     """
 
@@ -110,6 +117,8 @@ class Task:
         """
         self.id = uuid4().hex if task_id is None else str(task_id)
         task_channel(self.id)
+        self.cancelled = CancelEvent()
+        self._on_end: Callable[[], None] = _nothing
         #: What cannot be reported is raised, not logged.
         self.raises = on_error == "raise"
         self._has_logged = False
@@ -287,17 +296,17 @@ class Task:
             yield item
             count.one_more()
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled."""
-        return isinstance(self._stopped, TaskCancelled)
-
-    def request_cancel(self, reason: str = "cancelled") -> None:
+    def request_cancel(self, reason: str = "") -> None:
         """Have it raise TaskCancelled where it next reports. From any thread."""
         if self._stopped is None:
-            self._stopped = TaskCancelled(reason)
+            self._stopped = TaskCancelled(reason or "its cancellation was requested")
+            self.cancelled.set(reason)
 
     # What follows is for reporters.
+
+    def call_at_end(self, function: Callable[[], None]) -> None:
+        """Call a function when nothing is sent of the task any more."""
+        self._on_end = function
 
     def begin(self, updates: Updates, *, announce: bool) -> list[Call]:
         """Return the calls that announce and start it."""
@@ -430,6 +439,8 @@ class Task:
         self._has_ended = True
         if self._stopped is None:
             self._stopped = RuntimeError(f"task {self.id} has ended")
+        on_end, self._on_end = self._on_end, _nothing
+        on_end()
 
     def detach_after_fork(self) -> None:
         """In a forked child: it is the parent's."""

@@ -23,7 +23,7 @@ end
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
-    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced')
+    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel')
     call('DEL', log, state)
   end
   if new_generation then

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
 --                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
---                     active (last activity)
+--                     active (last activity), cancel (its end was requested, and why)
 --       2 log         stream: the entry <offset>-0 has time (ms), type, data
 --       3 state       hash: field -> raw JSON text; only tasks have fields
 --       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)
