@@ -16,13 +16,6 @@ from tests.harness import RedisServer, eventually
 from tests.integration.client.reading import state_of
 
 
-def request_cancel(server: RedisServer, task_id: str, reason: str = "") -> str:
-    """What a relay or a manager does."""
-    script, names, values = cancellation.cancel_call(task_id, reason)
-    with server.client() as client:
-        return cancellation.read_outcome(client.eval(script.source, len(names), *names, *values))
-
-
 def listeners(server: RedisServer) -> int:
     with server.client() as client:
         count: Any = client.pubsub_numsub(keys.CANCEL)
@@ -30,20 +23,20 @@ def listeners(server: RedisServer) -> int:
 
 
 def test_the_script_says_what_it_did(redis_server: RedisServer) -> None:
-    assert request_cancel(redis_server, "t") == "unknown"
+    assert redis_server.request_cancel("t") == "unknown"
     with TaskReporter(redis_server.url) as report, report("t"):
-        assert request_cancel(redis_server, "t", "too slow") == "requested"
-        assert request_cancel(redis_server, "t", "too slow") == "requested"
+        assert redis_server.request_cancel("t", "too slow") == "requested"
+        assert redis_server.request_cancel("t", "too slow") == "requested"
         with redis_server.client() as client:
             assert client.hget(keys.meta("task:t"), cancellation.FIELD) == b"too slow"
-    assert request_cancel(redis_server, "t") == "ended"
+    assert redis_server.request_cancel("t") == "ended"
 
 
 def test_a_task_in_a_thread_raises_at_its_next_report(redis_server: RedisServer) -> None:
     def work() -> None:
         with report("t") as task:
             assert state_of(redis_server, "t")["cancellable"] is True
-            assert request_cancel(redis_server, "t", "too slow") == "requested"
+            assert redis_server.request_cancel("t", "too slow") == "requested"
             assert task.cancelled.wait(20)
             assert task.cancelled.reason == "too slow"
             task.progress(50)
@@ -60,7 +53,7 @@ def test_a_block_of_asyncio_is_cancelled(redis_server: RedisServer) -> None:
     async def work(report: relay_client.aio.TaskReporter) -> None:
         async with report("t"):
             try:
-                await asyncio.to_thread(request_cancel, redis_server, "t", "too slow")
+                await asyncio.to_thread(redis_server.request_cancel, "t", "too slow")
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 ended.append("cancelled")
@@ -103,7 +96,7 @@ def test_a_block_of_trio_is_cancelled(redis_server: RedisServer) -> None:
         async with report("t"), trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             try:
-                await trio.to_thread.run_sync(request_cancel, redis_server, "t", "too slow")
+                await trio.to_thread.run_sync(redis_server.request_cancel, "t", "too slow")
                 await trio.sleep(60)
             except trio.Cancelled:
                 ended.append("cancelled")
@@ -124,7 +117,7 @@ def test_a_block_of_trio_is_cancelled(redis_server: RedisServer) -> None:
 def test_a_request_from_before_the_start_is_found(redis_server: RedisServer) -> None:
     with TaskReporter(redis_server.url) as creator:
         creator.begin("t", {})
-        assert request_cancel(redis_server, "t") == "requested"
+        assert redis_server.request_cancel("t") == "requested"
     with CancelListener(redis_server.url) as listener, listener.watch("t") as watch:
         assert watch.cancelled.wait(20)
 
@@ -146,7 +139,7 @@ def test_a_request_during_an_outage_is_found(redis_server: RedisServer) -> None:
 def test_a_new_life_of_an_id_is_not_cancelled(redis_server: RedisServer) -> None:
     with TaskReporter(redis_server.url) as report:
         with report("t"):
-            request_cancel(redis_server, "t")
+            redis_server.request_cancel("t")
         with report("t", announce=False), redis_server.client() as client:
             assert client.hget(keys.meta("task:t"), cancellation.FIELD) is None
 
@@ -166,9 +159,9 @@ def test_a_forked_child_listens_itself(redis_server: RedisServer) -> None:
         child = multiprocessing.get_context("fork").Process(target=_watch_in_child, args=(listener, "child"))
         child.start()
         eventually(lambda: listeners(redis_server) == 2)
-        request_cancel(redis_server, "child")
+        redis_server.request_cancel("child")
         child.join(20)
         assert child.exitcode == 0
         assert not watch.cancelled
-        request_cancel(redis_server, "parent")
+        redis_server.request_cancel("parent")
         assert watch.cancelled.wait(20)
