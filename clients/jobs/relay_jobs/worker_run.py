@@ -1,6 +1,6 @@
 """One run of a worker: takes tasks while it may, renews its claims, and ends without leaving anything behind.
 
-Its tasks of asyncio: the run > {cancel requests, claim renewal, one per entry > its handler}. Fetching entries is the run's own.
+Its tasks of asyncio: the run > {cancel requests, claim renewal, one per entry > its handler}. The run itself fetches entries.
 """
 
 import asyncio
