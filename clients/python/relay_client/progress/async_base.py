@@ -2,11 +2,13 @@
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
+
+from relay_wire.creation import CreationOptions, creation_options
 
 from relay_client import environment
 from relay_client.cancellation.watches import Watch
@@ -74,7 +76,14 @@ class AsyncTaskReporter(Generic[P]):
 
     @asynccontextmanager
     async def __call__(
-        self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any
+        self,
+        task_id: str | int | None = None,
+        /,
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+        **info: Any,
     ) -> AsyncIterator[Task]:
         """Open a block that is a task; arguments and errors as for `relay_client.TaskReporter`.
 
@@ -84,7 +93,7 @@ class AsyncTaskReporter(Generic[P]):
         With ``cancellable=True`` a watcher's request cancels the block, in the way of its runtime, and the block raises
         TaskCancelled.
         """
-        task = self._new_task(task_id, info)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         listener = self._cancel_listener
         try:
             await self._start(task, announce=announce)
@@ -132,21 +141,29 @@ class AsyncTaskReporter(Generic[P]):
             else:
                 return
 
-    async def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
+    async def begin(
+        self,
+        task_id: str | int | None,
+        info: Mapping[str, Any],
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> Task:
         """Begin a task that `end` is to end, for programs in which a block does not fit.
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        task = self._new_task(task_id, info)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         await self._start(task, announce=announce)
         if self._cancel_listener is not None:
             task.call_at_end(self._cancel_listener.watch(task.id, task.request_cancel).close)
         return task
 
-    def _new_task(self, task_id: str | int | None, info: Mapping[str, Any]) -> Task:
+    def _new_task(self, task_id: str | int | None, info: Mapping[str, Any], options: CreationOptions) -> Task:
         if self._cancel_listener is not None:
             info = {**info, "cancellable": True}
-        return Task(task_id, info, self._note, on_error=self._on_error)
+        return Task(task_id, info, self._note, on_error=self._on_error, options=options)
 
     async def _start(self, task: Task, *, announce: bool) -> None:
         if not self._is_open:
