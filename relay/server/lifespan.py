@@ -16,9 +16,8 @@ from typing import Any
 import trio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
-from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.errors import ConfigError
@@ -37,14 +36,12 @@ from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
+from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
 from relay.server.session_context import SessionContext, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
-
-#: Seconds between two looks at the Redis connection for the metrics.
-_REPORT_SECONDS = 1.0
 
 
 class _ServerShutdown:
@@ -132,7 +129,8 @@ async def run_relay(
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
-        services.start_soon(_report_redis, redis, channels, hub, metrics)
+        services.start_soon(report_connection, redis, channels, hub, metrics)
+        services.start_soon(report_usage, redis, metrics)
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
@@ -165,19 +163,3 @@ def _require_single_worker() -> None:
 def _drain_seconds(settings: Settings) -> float:
     """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
     return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
-
-
-async def _report_redis(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
-    """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = messages = output_buffer_disconnects = 0
-    while True:
-        metrics.redis_up.set(redis.alive)
-        metrics.redis_reconnects.inc(redis.reconnects - reconnects)
-        reconnects = redis.reconnects
-        metrics.redis_output_buffer_disconnects.inc(redis.output_buffer_disconnects - output_buffer_disconnects)
-        output_buffer_disconnects = redis.output_buffer_disconnects
-        metrics.history_resets.inc(hub.resets - resets)
-        resets = hub.resets
-        metrics.updates_received.labels("persisted").inc(channels.messages - messages)
-        messages = channels.messages
-        await trio.sleep(_REPORT_SECONDS)
