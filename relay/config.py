@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
     max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
+    strict_publishes: bool = Field(
+        False, description="refuse plain publishes in forms that only older services use (docs/protocol.md)"
+    )
     coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are coalesced")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")

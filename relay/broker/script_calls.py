@@ -244,7 +244,7 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
                 for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
             ]
         state_now = state_update(channel, readable_fields(state), top, received_at)
-        owners = owner_of(owner) if channel.startswith(TASK_PREFIX) else None
+        owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)
     except _MALFORMED as error:
         return _unreadable(channel, error)

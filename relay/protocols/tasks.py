@@ -23,14 +23,17 @@ class _Position(msgspec.Struct, gc=False):
 
 
 class _Request(msgspec.Struct, gc=False):
-    type: str
-    task_id: str | int | msgspec.UnsetType = msgspec.UNSET
+    type: Any  # what is no text is as unknown as a word that is not known
+    task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _json = msgspec.json.Encoder().encode
+
+#: What old frontends may send any number of times: the services that Relay replaces ignored it.
+_TOLERATED = frozenset({"unknown_type", "missing_task_id"})
 
 #: Longest epoch that a client may send, and largest offset: what is beyond was never given out.
 _MAX_EPOCH = 64
@@ -168,10 +171,10 @@ class TasksProtocol:
             channel = self._channel_of(request)
             return Unsubscribe(channel, _json({"type": "unsubscribed", **channel_fields(channel)}))
         kinds = "subscribe, unsubscribe or ping"
-        raise BadMessage("unknown_type", f"unknown type {request.type[:64]!r}; expected {kinds}")
+        raise BadMessage("unknown_type", f"unknown type {request.type!r:.66}; expected {kinds}")
 
     def _channel_of(self, request: _Request) -> str:
-        if request.task_id is not msgspec.UNSET:
+        if request.task_id is not None and request.task_id != "":
             return task_channel(request.task_id)
         name = request.channel
         if name is msgspec.UNSET:
@@ -204,4 +207,5 @@ class TasksProtocol:
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
     def refuse(self, code: str, message: str) -> Refusal:
-        return Refusal(code, _json({"type": "error", "code": code, "message": message}))
+        payload = _json({"type": "error", "code": code, "message": message})
+        return Refusal(code, payload, counts=code not in _TOLERATED)

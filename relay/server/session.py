@@ -373,7 +373,7 @@ class Session:
     def _refuse(self, refusal: Refusal) -> None:
         self._context.statistics.on_invalid_message(refusal.code)
         self._send([refusal.payload])
-        self._errors += 1
+        self._errors += refusal.counts
         if self._errors >= self._context.settings.max_client_errors:
             self.close(Close.TOO_MANY_ERRORS)
 

@@ -80,6 +80,8 @@ class SessionRegistry:
         self._memory = memory
         self._all: dict[RegisteredSession, None] = {}
         self._abort_at: dict[RegisteredSession, float] = {}
+        #: Sessions that are closing, and free much memory when they end.
+        self._large: set[RegisteredSession] = set()
         self._silent: set[trio.CancelScope] = set()
         self._is_draining = False
         self._empty = trio.Event()
@@ -151,6 +153,8 @@ class SessionRegistry:
     def on_closing(self, session: RegisteredSession, close: Close) -> None:
         """Count a session that is about to end, and limit how long its closing handshake may take."""
         self._abort_at[session] = monotonic() + self._close_timeout
+        if close.is_drop or session.waiting:
+            self._large.add(session)
         self._statistics.on_session_closing(close, session.peer, session.waiting)
 
     def remove(self, session: RegisteredSession) -> None:
@@ -161,7 +165,8 @@ class SessionRegistry:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
-        self._memory.on_client_ended(had_long_queue=session.closing is not None and session.closing.is_slow)
+        self._memory.on_client_ended(was_large=session in self._large)
+        self._large.discard(session)
         self._statistics.on_session_ended(session.transport_name)
         if not self._all:
             self._empty.set()

@@ -53,6 +53,9 @@ class _HangUpReader:
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
 
+    def close(self) -> None:
+        """Nothing was kept."""
+
 
 class EventSocketTransport(SocketTransport):
     """An event stream on a hijacked socket."""

@@ -159,11 +159,14 @@ class World:
         self.heartbeat.report()
 
     def session(
-        self, pair: tuple[socket.socket, socket.socket] | None = None, protocol: ClientProtocol | None = None
+        self,
+        pair: tuple[socket.socket, socket.socket] | None = None,
+        protocol: ClientProtocol | None = None,
+        reader: FrameReader | None = None,
     ) -> tuple[Session, Peer, socket.socket]:
         """A session that is not running yet, its client, and its socket."""
         ours, theirs = pair or socket.socketpair()
-        transport = SocketTransport(ours, FrameReader(self.settings.max_message_bytes), 20.0)
+        transport = SocketTransport(ours, reader or FrameReader(self.settings.max_message_bytes), 20.0)
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
