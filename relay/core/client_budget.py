@@ -60,6 +60,10 @@ class TokenBucket:
         self.tokens -= cost
         return max(0.0, -self.tokens / self._rate)
 
+    def seconds_until(self, tokens: float) -> float:
+        """Return the seconds from the last `take` until there are as many tokens; 0 if there are."""
+        return max(0.0, (tokens - self.tokens) / self._rate)
+
 
 class ClientBudget:
     """The budget of one client.
