@@ -1,5 +1,6 @@
 """Fixtures: Valkeys and relays in front of them, for one test alone or for many, one after the other."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,12 @@ SLOWEST = (
     "server/test_isolation.py",
     "broker/test_durable.py",
 )
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and every child would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
