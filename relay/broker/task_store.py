@@ -73,12 +73,14 @@ class Task(NamedTuple):
         fields: Its fields, as JSON text.
         position: The position that this is the state of.
         active: Its last activity, in seconds of the Unix epoch; None where that was not asked for.
+        owner: The users and groups that own it.
     """
 
     task_id: str
     fields: dict[str, bytes]
     position: Position
     active: float | None = None
+    owner: frozenset[str] = frozenset()
 
 
 class Page(NamedTuple):

@@ -3,6 +3,9 @@
     RelayError
     +-- ConfigError         a setting is wrong; the message names the variable and the remedy
     +-- BadMessage          a client or a publisher sent what cannot be read
+    +-- BadGrant            a grant is malformed; the message says where
+    +-- Unauthenticated     a client's credentials are missing or do not hold
+    +-- Forbidden           a client's grant does not cover what it asks for
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again
         |   +-- BrokerBusy      too many others wait for Redis; it says when to try again
@@ -28,6 +31,29 @@ class BadMessage(RelayError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class BadGrant(RelayError):
+    """The claims of a grant are malformed. The message quotes names of claims, and nothing that is secret."""
+
+
+class Unauthenticated(RelayError):
+    """A client's credentials are missing or do not hold. ``code`` is a short name for clients and metrics."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Forbidden(RelayError):
+    """A client's grant does not cover what it asks for. The same is raised for a task that does not exist."""
+
+    code = "forbidden"
+    message = "your grant does not cover this, or it does not exist"
+
+    def __init__(self) -> None:
+        super().__init__(self.message)
 
 
 class BrokerError(RelayError):

@@ -27,6 +27,8 @@ from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
+from relay.server.auth.access import Access
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.endpoints import Endpoint
@@ -132,7 +134,7 @@ async def run_relay(
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(admission, Access(OpenAuthenticator()), redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)
 
 
