@@ -54,7 +54,7 @@ def _parse(text: str) -> _Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-def _peer(address: object) -> ClientAddress:
+def peer_address(address: object) -> ClientAddress:
     """Return the address that a socket or an ASGI server gives for the other end of a connection."""
     if not isinstance(address, tuple | list) or len(address) < 2:
         return ClientAddress(None)
@@ -83,8 +83,8 @@ def _forwarded_nodes(values: list[str]) -> list[str]:
 class TrustedProxies:
     """Finds clients' addresses behind the proxies of the operator.
 
-    A header is believed only as far as trusted proxies wrote it: from the right, the first address that is no trusted proxy's is
-    the client's. What stands left of it came from the client itself.
+    A header is believed only as far as trusted proxies wrote it: from the right, the first address that is no trusted
+    proxy's is the client's. What stands left of it came from the client itself.
 
     Args:
         networks: Addresses and networks of trusted proxies, such as ``10.0.0.0/8``; ``unix`` is the other end of a Unix socket.
@@ -105,7 +105,7 @@ class TrustedProxies:
             peer: The other end of the connection, as a socket or an ASGI server gives it.
             headers: The request's headers; names in any case.
         """
-        nearest = _peer(peer)
+        nearest = peer_address(peer)
         if not self.trusts(nearest):
             return nearest
         forwarded: list[str] = []

@@ -7,12 +7,12 @@ it leaves room for all others.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from relay.core.client_budget import TokenBucket
+from relay.core.client_budget import MAX_SLOWED, TokenBucket
 
 #: Seconds of its rate that a key may use up at once.
 BURST_SECONDS = 10.0
 
-#: Keys without a connection that are remembered, for what their rates still owe. The one that was seen least recently goes first.
+#: Keys without a connection that are remembered, for what their rates still owe; the least recently seen goes first.
 MAX_IDLE_KEYS = 10_000
 
 
@@ -59,14 +59,18 @@ class Usage:
         self.connections = 0
         self.subscriptions = 0
 
+    @property
+    def is_full(self) -> bool:
+        """There are as many connections as there may be."""
+        return 0 < self._limits.connections <= self.connections
+
     def retry_after(self, now: float) -> float | None:
         """Return the seconds after which a connect may succeed; None when it may now.
 
         Args:
             now: The monotonic time in seconds.
         """
-        limits = self._limits
-        if limits.connections and self.connections >= limits.connections:
+        if self.is_full:
             return BURST_SECONDS
         return _missing(self._attempts, now)
 
@@ -84,8 +88,16 @@ class Usage:
         return not limit or self.subscriptions + subscriptions <= limit
 
     def charge(self, now: float, messages: int) -> float:
-        """Charge messages that have come; returns the seconds for which the client that sent them must not be read."""
-        return 0.0 if self._messages is None else self._messages.take(now, messages)
+        """Charge messages that have come; returns the seconds for which the client that sent them must not be read.
+
+        What is owed is bounded, so that one client which floods does not lock out the others of its key for long.
+        """
+        bucket = self._messages
+        if bucket is None:
+            return 0.0
+        delay = bucket.take(now, messages)
+        bucket.tokens = max(bucket.tokens, -MAX_SLOWED * self._limits.message_rate)
+        return delay
 
     def charge_request(self, now: float) -> float | None:
         """Charge a request, which counts as a message; returns the seconds to wait, uncharged, if it must be refused."""
@@ -155,7 +167,7 @@ class UsageTable:
         """Count a connection; returns what it shares with others of its key."""
         usage = self._in_use.get(key)
         if usage is None:
-            usage = self._in_use[key] = self._idle.pop(key, None) or Usage(self.limits)
+            usage = self._in_use[key] = self._idle.pop(key) if key in self._idle else Usage(self.limits)
         usage.connections += 1
         return usage
 
@@ -219,6 +231,10 @@ class ClientShare:
         return max((usage.charge(now, messages) for _, usage in self._parts.values()), default=0.0)
 
 
+#: The share of all clients when there are no limits. It never has a part.
+_UNLIMITED = ClientShare()
+
+
 class ClientLimits:
     """The limits of all clients of a process.
 
@@ -230,3 +246,8 @@ class ClientLimits:
     def __init__(self, per_address: Limits, per_subject: Limits) -> None:
         self.by_address = UsageTable(per_address)
         self.by_subject = UsageTable(per_subject)
+        self._are_unlimited = per_address.is_unlimited and per_subject.is_unlimited
+
+    def new_share(self) -> ClientShare:
+        """Return the share of a client that connects."""
+        return _UNLIMITED if self._are_unlimited else ClientShare()
