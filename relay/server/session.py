@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
+from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
@@ -63,7 +64,8 @@ class Session:
     """A connected client. Run it with `run`, once; all else may be called from any task of the event loop.
 
     Attributes:
-        peer: The client's address, for logs.
+        client: The client's address.
+        share: Its share of the limits of its address and its subject.
         closing: How the session ends; None while it is open.
     """
 
@@ -79,11 +81,14 @@ class Session:
         "_subscriptions",
         "_transport",
         "_write",
+        "client",
         "closing",
-        "peer",
+        "share",
     )
 
-    def __init__(self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str) -> None:
+    def __init__(
+        self, context: SessionContext, transport: Transport, protocol: ClientProtocol, client: ClientAddress
+    ) -> None:
         self._context = context
         self._transport = transport
         self._protocol = protocol
@@ -97,7 +102,8 @@ class Session:
         self._opening: list[Command] | None = None
         self._sending = False
         self._errors = 0
-        self.peer = peer
+        self.client = client
+        self.share = context.registry.client_limits.new_share()
         self.closing: Close | None = None
 
     # What others do to a session: nothing here waits.
@@ -123,7 +129,7 @@ class Session:
                 else:
                     self._opening.append(command)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
 
     def unregister(self) -> None:
@@ -244,7 +250,7 @@ class Session:
             await self._handle(events)
             await self._receive_loop()
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             # While the nursery is still open: nothing is offered from here on, for which a send loop would have to be started.
@@ -267,7 +273,8 @@ class Session:
                 return
             new_bytes, size = transport.bytes_received - size, transport.bytes_received
             new_frames, frames = transport.frames_received - frames, transport.frames_received
-            verdict = self._budget.charge(monotonic(), new_frames, new_bytes)
+            now = monotonic()
+            verdict = self._budget.charge(now, new_frames, new_bytes, self.share.charge(now, new_frames))
             await self._handle(events)
             if isinstance(verdict, Close):
                 self.close(verdict)
@@ -314,6 +321,7 @@ class Session:
                 await self._subscribe(command)
             case Unsubscribe(channel, payload):
                 self._subscriptions.end(channel)
+                self.share.resize(len(self._subscriptions))
                 self._send([payload])
             case Reply(payload):
                 self._send([payload])
@@ -325,10 +333,8 @@ class Session:
     async def _subscribe(self, command: Subscribe) -> None:
         channel = command.channel
         subscriptions = self._subscriptions
-        limit = self._context.settings.max_subscriptions
         format = self._format(command.encoding)
-        if channel not in subscriptions and len(subscriptions) >= limit:
-            reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+        if channel not in subscriptions and (reason := self._why_no_room()) is not None:
             self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
             return
         if subscriptions.has(channel, format) and not command.requires_position:
@@ -364,6 +370,17 @@ class Session:
                     self._send([self._protocol.refuse("unavailable", reason).payload])
                 case None:
                     return
+
+    def _why_no_room(self) -> str | None:
+        """Return why the client may have no further subscription; None when it may, which is counted then."""
+        count, limit = len(self._subscriptions), self._context.settings.max_subscriptions
+        if count >= limit:
+            return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+        self.share.resize(count)
+        if not self.share.has_room(count + 1):
+            return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
+        self.share.resize(count + 1)
+        return None
 
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:
         subscription = self._subscriptions.start(_request(command, format))
@@ -403,7 +420,7 @@ class Session:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.close(Close.ABNORMAL_CLOSURE)
         except Exception:  # noqa: BLE001 - as in _serve
-            _log.exception("sending failed", client=self.peer)
+            _log.exception("sending failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             self._sending = False
@@ -423,4 +440,4 @@ class Session:
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _serve
-                _log.exception("closing handshake failed", client=self.peer)
+                _log.exception("closing handshake failed", client=str(self.client))
