@@ -9,7 +9,7 @@ from typing import Any
 from relay_client.aio.publisher import Publisher
 from relay_client.aio.reporter import TaskReporter
 from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
-from relay_client.progress.task import error_text
+from relay_client.progress.outcome import error_text
 from relay_client.publishing.call import Call
 from relay_wire.channels import MAX_NAME_LENGTH
 from relay_wire.statuses import TERMINAL

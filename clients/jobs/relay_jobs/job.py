@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay_client.encoding import encode
-from relay_client.progress.task import utc_now_iso
+from relay_client.progress.values import utc_now_iso
 from relay_wire.statuses import PENDING
 
 _KIND = re.compile(r"[A-Za-z0-9_.:-]{1,100}")

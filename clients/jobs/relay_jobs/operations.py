@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from relay_client.encoding import decode_fields
-from relay_client.progress.task import utc_now_iso
+from relay_client.progress.values import utc_now_iso
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates, task_channel
 from relay_wire import keys

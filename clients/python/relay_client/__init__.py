@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from relay_client.errors import NotDelivered as NotDelivered
     from relay_client.errors import PublisherClosed as PublisherClosed
     from relay_client.errors import RelayClientError as RelayClientError
+    from relay_client.progress.outcome import TaskCancelled as TaskCancelled
     from relay_client.progress.task import Task as Task
-    from relay_client.progress.task import TaskCancelled as TaskCancelled
     from relay_client.publisher import Publisher as Publisher
     from relay_client.reporter import TaskReporter as TaskReporter
     from relay_client.subscriber.threads import subscribe as subscribe
@@ -37,7 +37,7 @@ _LAZY_EXPORTS = {
     "PublisherClosed": "relay_client.errors",
     "RelayClientError": "relay_client.errors",
     "Task": "relay_client.progress.task",
-    "TaskCancelled": "relay_client.progress.task",
+    "TaskCancelled": "relay_client.progress.outcome",
     "TaskReporter": "relay_client.reporter",
     "subscribe": "relay_client.subscriber.threads",
 }

@@ -20,8 +20,9 @@ from weakref import WeakSet
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
-from relay_client.progress.task import Task, terminal_fields
+from relay_client.progress.task import Task
 from relay_client.publisher import Publisher
 from relay_client.publishing.call import Call
 from relay_client.publishing.sender import Put

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_client import BufferFull, TaskCancelled
+from relay_client.progress.outcome import error_text, terminal_fields
 from relay_client.progress.schedule import Schedule
-from relay_client.progress.task import Task, error_text, terminal_fields
+from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
 from relay_wire.publications import Retention

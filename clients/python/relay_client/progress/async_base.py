@@ -10,8 +10,9 @@ from typing import Any, Generic, Self, TypeVar
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
-from relay_client.progress.task import Task, terminal_fields
+from relay_client.progress.task import Task
 from relay_client.publishing.async_base import AsyncPublisher
 
 _log = logging.getLogger("relay_client")
