@@ -26,7 +26,8 @@ from relay.server.admission import Admission, address_of, peer_of
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
-from relay.server.transports import SocketTransport, reset, set_tcp_options
+from relay.server.socket_options import reset, set_tcp_options
+from relay.server.transports import SocketTransport
 
 _log = structlog.get_logger("relay.acceptor")
 
