@@ -40,13 +40,16 @@ def named(
     function: Callable[..., Any] | None, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
 ) -> dict[str | int, Any]:
     """Return the arguments of a call by name, as far as they are known, else by their place."""
-    values: dict[str | int, Any] = {**dict(enumerate(args or ())), **(kwargs or {})}
+    values: dict[str | int, Any] = dict(enumerate(args or ()))
+    for name, value in (kwargs or {}).items():
+        values[name] = value
     if function is not None and args:
         try:
             bound = inspect.signature(function).bind_partial(*args, **(kwargs or {}))
         except (TypeError, ValueError):
             return values
-        values |= bound.arguments
+        for name, value in bound.arguments.items():
+            values[name] = value
     return values
 
 
