@@ -16,6 +16,7 @@ from relay_wire.channels import (
     TASK_PREFIX,
     TASK_UPDATES,
 )
+from relay_wire.creation import CreationOptions, creation_options
 
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
@@ -27,6 +28,8 @@ class _Envelope(msgspec.Struct, gc=False):
     type: str
     data: msgspec.Raw = msgspec.Raw()
     task_id: str | int | None = None
+    owner: str | list[str] | None = None
+    parent_id: str | int | None = None
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -183,7 +186,16 @@ def _read_published(redis_channel: str, message: bytes, received_at: float) -> U
     if envelope.type == "task_update":
         if envelope.task_id is None:
             raise BadMessage("wrong_type", "a task_update needs a `task_id`")
-        return Update(task_channel(envelope.task_id), "task_update", data, received_at)
+        channel = task_channel(envelope.task_id)
+        options = _options(envelope, str(envelope.task_id))
+        return Update(channel, "task_update", data, received_at, options=options)
     if envelope.type == "general_update":
-        return Update(GENERAL, "general_update", data, received_at)
+        return Update(GENERAL, "general_update", data, received_at, options=_options(envelope))
     raise BadMessage("unknown_type", f"unknown type {envelope.type[:64]!r}; expected task_update or general_update")
+
+
+def _options(envelope: _Envelope, task_id: str | None = None) -> CreationOptions:
+    try:
+        return creation_options(envelope.owner, envelope.parent_id, task_id=task_id)
+    except ValueError as error:
+        raise BadMessage("bad_options", str(error)) from None

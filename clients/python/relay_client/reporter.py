@@ -10,12 +10,14 @@ with reporter("task-123", title="A picture") as task:
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
+
+from relay_wire.creation import creation_options
 
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
@@ -83,7 +85,16 @@ class TaskReporter:
         self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
 
     @contextmanager
-    def __call__(self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any) -> Iterator[Task]:
+    def __call__(
+        self,
+        task_id: str | int | None = None,
+        /,
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+        **info: Any,
+    ) -> Iterator[Task]:
         """Open a block that is a task: created and started when it begins, completed when it ends.
 
         An error makes the task ``failed``, with the error's text; KeyboardInterrupt, SystemExit and `TaskCancelled` make it
@@ -92,13 +103,16 @@ class TaskReporter:
         Args:
             task_id: Its id; by default a new one.
             announce: Notify every client that there is a new task, by a general update ``task_created``.
+            owner: The ids of the users and groups that own it, or one of them.
+            parent_id: The id of the task that it is a part of.
             info: Its first fields, for instance ``title``.
 
         Raises:
             NotDelivered: Redis did not take that it begins, or ends.
             ValueError, TypeError: The id or a field cannot be published.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        options = creation_options(owner, parent_id)
+        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
         try:
             self._start(task, announce=announce)
         except NotDelivered as error:
@@ -145,12 +159,21 @@ class TaskReporter:
             else:
                 return
 
-    def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
+    def begin(
+        self,
+        task_id: str | int | None,
+        info: Mapping[str, Any],
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> Task:
         """Begin a task that `end` is to end, for programs in which a block does not fit.
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        options = creation_options(owner, parent_id)
+        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
         self._start(task, announce=announce)
         return task
 

@@ -1,11 +1,13 @@
 """The common part of the reporters for asyncio and Trio: all of it but the class of their publisher."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+from relay_wire.creation import creation_options
 
 from relay_client import environment
 from relay_client.errors import BufferFull, NotDelivered
@@ -53,14 +55,22 @@ class AsyncTaskReporter(Generic[P]):
 
     @asynccontextmanager
     async def __call__(
-        self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any
+        self,
+        task_id: str | int | None = None,
+        /,
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+        **info: Any,
     ) -> AsyncIterator[Task]:
         """Open a block that is a task; arguments and errors as for `relay_client.TaskReporter`.
 
         A block that is cancelled makes the task ``cancelled``: that is sent within ``cancel_timeout`` seconds, and then the
         cancellation goes on. The same holds for one that is cancelled while its beginning or its end is sent.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        options = creation_options(owner, parent_id)
+        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
         try:
             await self._start(task, announce=announce)
         except NotDelivered as error:
@@ -107,12 +117,21 @@ class AsyncTaskReporter(Generic[P]):
             else:
                 return
 
-    async def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
+    async def begin(
+        self,
+        task_id: str | int | None,
+        info: Mapping[str, Any],
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> Task:
         """Begin a task that `end` is to end, for programs in which a block does not fit.
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        options = creation_options(owner, parent_id)
+        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
         await self._start(task, announce=announce)
         return task
 

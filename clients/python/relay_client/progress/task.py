@@ -17,6 +17,7 @@ from uuid import uuid4
 from weakref import WeakSet
 
 from relay_wire.channels import MAX_FIELDS
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.statuses import IN_PROGRESS, PENDING
 
 from relay_client.errors import NotDelivered
@@ -53,6 +54,7 @@ class Task:
         note: Callable[["Task"], None],
         *,
         on_error: str = "raise",
+        options: CreationOptions = NO_OPTIONS,
     ) -> None:
         """Make a task that has not begun.
 
@@ -61,6 +63,7 @@ class Task:
             info: Its first fields.
             note: Called when there is something to send; from any thread.
             on_error: ``raise`` or ``log`` what cannot be reported.
+            options: Its owner and its parent.
 
         Raises:
             ValueError, TypeError: The id cannot be one; or, with ``raise``, a field cannot be published.
@@ -73,6 +76,8 @@ class Task:
         self._changes = FieldChanges()
         given = {name: value for name, value in info.items() if value is not None}
         self._info = plain_fields(given) if self.raises else self._publishable(given)
+        self._options = options
+        self._options_are_due = False  # Redis may not have them
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
@@ -268,7 +273,7 @@ class Task:
             started = {**self._info, "status": IN_PROGRESS, "started_at": started["started_at"]}
         self._announcement = created if announce else None
         calls = self._announced(updates)
-        calls += updates.task_update(self.id, started)
+        calls += updates.task_update(self.id, started, options=self._options)
         self._changes.start_with(started)
         self.last_sent = self.not_before = monotonic()
         track_open_task(self)
@@ -277,7 +282,7 @@ class Task:
     def _announced(self, updates: Updates) -> list[Call]:
         if self._announcement is None:
             return []
-        return updates.created(self.id, self._announcement, key=self._announcement_key)
+        return updates.created(self.id, self._announcement, key=self._announcement_key, options=self._options)
 
     def has_pending(self) -> bool:
         """Return whether there is something to send."""
@@ -300,18 +305,22 @@ class Task:
         calls = self._announced(updates) if self._is_announced_again else []
         for part in self._changes.take():
             try:
-                calls += updates.task_update(self.id, part)
+                calls += self._update(updates, part)
             except (TypeError, ValueError):  # checked one by one, they are too long together
                 calls += self._take_each(updates, part)
             else:
                 self._changes.sending(part)
         return calls
 
+    def _update(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
+        options = self._options if self._options_are_due else NO_OPTIONS
+        return updates.task_update(self.id, part, options=options)
+
     def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
         calls: list[Call] = []
         for name, value in part.items():
             try:
-                calls += updates.task_update(self.id, {name: value})
+                calls += self._update(updates, {name: value})
             except (TypeError, ValueError) as error:
                 self.failure = error
             else:
@@ -320,7 +329,7 @@ class Task:
 
     def acknowledged(self, now: float) -> None:
         """Note that what was taken has arrived."""
-        self._is_announced_again = False
+        self._is_announced_again = self._options_are_due = False
         self._changes.acknowledged()
         self.last_sent = now
 
@@ -335,6 +344,7 @@ class Task:
 
     def requeue_all(self) -> None:
         """Note that Redis has lost the task: all that is known of it is to be taken again."""
+        self._options_are_due = True
         self._changes.requeue_all()
 
     def end(
@@ -352,10 +362,10 @@ class Task:
         calls = self._take(updates)
         uncertain = {name: self._changes.fields[name] for name in self._changes.unacknowledged}
         try:
-            calls += updates.task_update(self.id, {**uncertain, **fields, "status": status})
+            calls += self._update(updates, {**uncertain, **fields, "status": status})
         except ValueError:  # together they are too long
             calls += self._take_each(updates, uncertain)
-            calls += updates.task_update(self.id, {**fields, "status": status})
+            calls += self._update(updates, {**fields, "status": status})
         put(calls)
         self.abandon()
         return calls

@@ -1,10 +1,11 @@
 """The common part of the publishers for asyncio and Trio: all of it but the block that owns the background task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from relay_wire.creation import creation_options
 from relay_wire.position import Position
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
@@ -93,18 +94,32 @@ class AsyncPublisher(ABC):
         *,
         durable: bool = True,
         idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish the fields of a task that changed; arguments and errors as `relay_client.Publisher.publish_task_update`.
 
         Cancelling takes the update back, unless it is being sent just then: it may arrive in that case, and never twice.
         """
-        return await self._deliver(self.updates.task_update(task_id, update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return await self._deliver(
+            self.updates.task_update(task_id, update, durable=durable, key=idempotency_key, options=options)
+        )
 
     async def publish_general_update(
-        self, update: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish an update for every client; as `relay_client.Publisher.publish_general_update`."""
-        return await self._deliver(self.updates.general_update(update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return await self._deliver(
+            self.updates.general_update(update, durable=durable, key=idempotency_key, options=options)
+        )
 
     async def publish(
         self, channel: str, data: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
@@ -116,7 +131,15 @@ class AsyncPublisher(ABC):
         await self.sender.deliver(calls)
         return position_of(calls)
 
-    def post_task_update(self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_task_update(
+        self,
+        task_id: str | int,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over a task's update without waiting for Redis.
 
         Raises:
@@ -125,11 +148,20 @@ class AsyncPublisher(ABC):
             RuntimeError: The publisher is not open, or belongs to another event loop.
             ValueError, TypeError: It cannot be published.
         """
-        self._post(self.updates.task_update(task_id, update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self._post(self.updates.task_update(task_id, update, durable=durable, options=options))
 
-    def post_general_update(self, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_general_update(
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over an update for every client without waiting for Redis; raises as `post_task_update`."""
-        self._post(self.updates.general_update(update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self._post(self.updates.general_update(update, durable=durable, options=options))
 
     def post(self, channel: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
         """Hand over a message on a channel without waiting for Redis; raises as `post_task_update`."""
