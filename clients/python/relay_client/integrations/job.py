@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from relay_wire.creation import CreationOptions, creation_options
+
 from relay_client.publisher import Publisher
 
 _log = logging.getLogger("relay_client")
@@ -41,15 +43,13 @@ def named(
 ) -> dict[str | int, Any]:
     """Return the arguments of a call by name, as far as they are known, else by their place."""
     values: dict[str | int, Any] = dict(enumerate(args or ()))
-    for name, value in (kwargs or {}).items():
-        values[name] = value
+    values.update((kwargs or {}).items())
     if function is not None and args:
         try:
             bound = inspect.signature(function).bind_partial(*args, **(kwargs or {}))
         except (TypeError, ValueError):
             return values
-        for name, value in bound.arguments.items():
-            values[name] = value
+        values.update(bound.arguments.items())
     return values
 
 
@@ -117,12 +117,13 @@ class JobMapping:
         """Return whether a job is to be reported."""
         return self._select is None or bool(self._call(self._select, job))
 
-    def owner(self, job: Job) -> list[str]:
-        """Return the owners of the task; none where nobody owns it."""
-        owner = None if self._owner is None else self._call(self._owner, job)
-        if owner is None:
-            return []
-        return [str(owner)] if isinstance(owner, str | int) else [str(each) for each in owner]
+    def options(self, job: Job) -> CreationOptions:
+        """Return the task's owner and its parent. A task whose owner cannot be told belongs to nobody."""
+        if self._owner is None:
+            return creation_options(None, job.parent_id)
+        owner = self._call(self._owner, job)
+        owners = [] if owner is None else [owner] if isinstance(owner, str | int) else owner
+        return creation_options([str(each) for each in owners], job.parent_id)
 
     def described(self, job: Job) -> dict[str, Any]:
         """Return the fields that describe the task."""

@@ -86,7 +86,8 @@ class JobReporter:
         try:
             if not self.mapping.is_selected(job):
                 return False
-            return self.reporter.report(job.id, opening=Opening(step(job.attempt), self._announcement(job)))
+            opening = Opening(step(job.attempt), self._announcement(job), options=self.mapping.options(job))
+            return self.reporter.report(job.id, opening=opening)
         except Exception:  # noqa: BLE001 - reporting must not keep a job from being enqueued
             _log.exception("job %s is not reported to the relay", job.id)
             return False
@@ -101,7 +102,7 @@ class JobReporter:
         fields["worker"] = job.worker or default_worker()
         if job.attempt > 1:
             fields |= {"attempt": job.attempt, "progress": 0, "message": None}
-        opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt})
+        opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
         task = self.reporter.begin(job.id, fields, opening)
         if task is not None:
             self._running[job.id] = task
@@ -117,6 +118,11 @@ class JobReporter:
         task = self._running.get(job_id)
         if task is not None and not task.cancelled:
             task.progress(progress, message, **fields)
+
+    @never_raises
+    def note(self, job_id: str, message: str) -> None:
+        """Report a message on a job that runs elsewhere, or nowhere just now. Its status stays."""
+        self.reporter.report(job_id, {"message": message})
 
     def succeeded(self, job_id: str) -> None:
         """Report that a job has ended well."""

@@ -112,7 +112,7 @@ class BackgroundReporter:
         """
         task = self._task(task_id, opening, self._max_tasks)
         if task is not None:
-            task.progress(None, None, **fields)
+            task.start_with(fields)
             self._hand_over(lambda: self._schedule.add(task))
         return task
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from relay_wire.creation import NO_OPTIONS, CreationOptions
+
 from relay_client.progress.task import Task, track_open_task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
@@ -27,11 +29,13 @@ class Opening:
         key: Name of the step that is claimed or announced.
         announcement: The first fields of a task that all clients are to know of; None: somebody else has announced it.
         claim: Fields of the claim; None: another process is to take the task up.
+        options: The task's owner and its parent.
     """
 
     key: str
     announcement: Mapping[str, Any] | None = None
     claim: Mapping[str, Any] | None = None
+    options: CreationOptions = NO_OPTIONS
 
 
 class BackgroundTask(Task):
@@ -48,13 +52,19 @@ class BackgroundTask(Task):
         Raises:
             ValueError, TypeError: The id cannot be one.
         """
-        super().__init__(task_id, {}, note, on_error="log")
+        options = NO_OPTIONS if opening is None else opening.options
+        super().__init__(task_id, {}, note, on_error="log", options=options)
+        self._options_are_due = options is not NO_OPTIONS
         self._opening = opening
         self._is_opened = opening is None
         self._closing: tuple[str, dict[str, Any]] | None = None
         #: It has a last update, which says how it ended.
         self.is_final = False
         track_open_task(self)
+
+    def start_with(self, fields: Mapping[str, Any]) -> None:
+        """Set the first fields, before anything else reports on it."""
+        self._changes.merge(None, None, None, self._publishable(fields))
 
     def close(self, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool) -> None:
         """Set the last fields; what is reported from now on is left out.
@@ -90,9 +100,11 @@ class BackgroundTask(Task):
         calls: list[Call] = []
         opening = self._opening
         if opening is not None and opening.announcement is not None:
-            calls += updates.created(self.id, self._publishable(opening.announcement), key=opening.key)
+            calls += updates.created(
+                self.id, self._publishable(opening.announcement), key=opening.key, options=opening.options
+            )
         if opening is not None and opening.claim is not None:
-            calls += updates.task_update(self.id, opening.claim, key=opening.key)
+            calls += updates.task_update(self.id, opening.claim, key=opening.key, options=opening.options)
         return calls
 
     def acknowledged(self, now: float) -> None:
