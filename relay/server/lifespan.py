@@ -138,7 +138,17 @@ async def run_relay(
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, Access(OpenAuthenticator()), redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(
+            admission,
+            Access(OpenAuthenticator()),
+            redis,
+            url,
+            tasks,
+            redis.history_pages(),
+            redis.client_publishes(),
+            ingester,
+            heartbeat,
+        )
         await drain(registry, drain_seconds)
 
 

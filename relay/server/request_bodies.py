@@ -3,7 +3,7 @@
 A request with a turn holds one of few places. So a client that sends its body slowly must not have one yet.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,10 +49,11 @@ class RequestBodies:
         self._addresses: dict[str, int] = {}
         self._count = 0
 
-    async def receive(self, scope: Any, receive: Receive, max_bytes: int) -> Receive:
+    async def receive(self, address: str, scope: Any, receive: Receive, max_bytes: int) -> Receive:
         """Receive a body to its end.
 
         Args:
+            address: The client's address.
             scope: The request's ASGI scope.
             receive: The server's.
             max_bytes: Longest body.
@@ -67,12 +68,12 @@ class RequestBodies:
         length = header(scope["headers"], b"content-length")
         if length is not None and length.isdecimal() and int(length) > max_bytes:
             raise _too_large(max_bytes)
-        with self._place((scope.get("client") or ("",))[0]), trio.move_on_after(self._timeout):
+        with self._place(address), trio.move_on_after(self._timeout):
             return _replay(await _whole(receive, max_bytes), receive)
         raise BodyRefused(408, "body_timeout", f"the body did not arrive within {self._timeout:g} s; send it again")
 
     @contextmanager
-    def _place(self, address: str) -> Any:
+    def _place(self, address: str) -> Iterator[None]:
         of_address = self._addresses.get(address, 0)
         if self._count >= MAX_BODIES or of_address >= MAX_PER_ADDRESS:
             raise BodyRefused(503, "unavailable", "too many request bodies are on their way; try again in a second")
