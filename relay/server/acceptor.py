@@ -145,7 +145,7 @@ class Acceptor:
             if (
                 handshake is not None
                 and endpoint is not None
-                and self._admission.is_allowed(handshake.headers, address_of(peer))
+                and self._admission.is_allowed(handshake.headers, handshake.query, address_of(peer))
             ):
                 session, events = self._upgrade(fresh, peer, handshake, endpoint())
             elif data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
@@ -219,7 +219,8 @@ class Acceptor:
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
         events = transport.feed(handshake.early)
-        session = Session(self._context, transport, protocol, peer)
+        entry = self._admission.entry(handshake.headers, handshake.query)
+        session = Session(self._context, transport, protocol, peer, entry)
         session.register()  # before the answer: a client that has it misses nothing
         answer = handshake.accept()
         try:

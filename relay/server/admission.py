@@ -8,8 +8,12 @@ import trio
 from relay.config import Settings
 from relay.core.closecodes import Close
 from relay.metrics import Metrics
+from relay.server.auth.authenticator import Entry
 from relay.server.cors import CorsPolicy, Headers
 from relay.server.session_context import SessionContext
+
+#: HTTP statuses of requests that are refused for good. For any other reason it is 503: the client should try again.
+REJECTION_STATUS = {"origin": 403, "host": 403, "cookie_origin": 403, "token_in_url": 400}
 
 
 def peer_of(address: Any) -> str:
@@ -53,18 +57,22 @@ class Admission:
         """
         return self.context.registry.is_full_for(address)
 
-    def rejection_reason(self, headers: Headers) -> str | None:
-        """Return why a client with these request headers may not connect, as a metrics label; None when it may.
+    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:
+        """Return why a client with this request may not connect, as a metrics label; None when it may.
 
         Whether the relay is full is not among the reasons: some ways in can say that better after the handshake.
         """
         if self.context.registry.is_draining:
             return "draining"
-        return self.policy.rejection_reason(headers)
+        return self.policy.rejection_reason(headers) or self.context.authenticator.rejection_reason(headers, query)
 
-    def is_allowed(self, headers: Headers, address: str | None) -> bool:
-        """Whether a client with these request headers, of this address, may connect now."""
-        return not self.is_full_for(address) and self.rejection_reason(headers) is None
+    def is_allowed(self, headers: Headers, query: bytes, address: str | None) -> bool:
+        """Whether a client with this request, of this address, may connect now."""
+        return not self.is_full_for(address) and self.rejection_reason(headers, query) is None
+
+    def entry(self, headers: Headers, query: bytes) -> Entry:
+        """Return what the credentials of a request amount to. Call it once for a request, since a ticket is used up."""
+        return self.context.authenticator.entry(headers, query)
 
     def count_rejection(self, reason: str) -> None:
         """Count a client that was not accepted."""

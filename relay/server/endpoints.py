@@ -12,7 +12,7 @@ import trio
 from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import REJECTION_STATUS, Admission, address_of, peer_of
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -51,13 +51,12 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 admission.count_rejection("bad_request")
                 await _refuse(scope, send, 400, "Sec-WebSocket-Key is not the base64 of 16 bytes")
                 return
-            reason = admission.rejection_reason(scope["headers"])
+            reason = admission.rejection_reason(scope["headers"], scope["query_string"])
             if reason is not None:
                 admission.count_rejection(reason)
-                is_final = reason in ("origin", "host")
-                if is_final:
+                if reason in ("origin", "host"):
                     _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
-                await _refuse(scope, send, 403 if is_final else 503, reason)
+                await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
                 return
             with early_updates(admission.context.hub, protocol) as early:
                 hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
@@ -69,7 +68,8 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
-                session = Session(admission.context, transport, protocol, peer)
+                entry = admission.entry(scope["headers"], scope["query_string"])
+                session = Session(admission.context, transport, protocol, peer, entry)
                 session.register(early)
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")

@@ -15,6 +15,7 @@ from wsproto.events import Event as ClientEvent
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.errors import BrokerUnavailable
+from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
@@ -22,6 +23,7 @@ from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, FrameReader
 from relay.protocols.tasks import TasksProtocol
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
@@ -137,6 +139,7 @@ class World:
         )
         #: Reads a channel's history; without one Redis is away.
         self.load_history: LoadHistory = redis_is_away
+        self.authenticator = OpenAuthenticator()
         limits = limits_of(self.settings)
         self.context = SessionContext(
             self.settings,
@@ -145,8 +148,11 @@ class World:
             self.sessions,
             self.statistics,
             lambda channel, since: self.load_history(channel, since),
+            self.authenticator,
         )
-        self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
+        self.heartbeat = Heartbeat(
+            self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval, self.context.grant_timers
+        )
         self.peers: list[Peer] = []
 
     def start_heartbeat(self) -> None:
@@ -167,7 +173,7 @@ class World:
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.context, transport, protocol, "test"), peer, ours
+        return Session(self.context, transport, protocol, "test", EVERYTHING), peer, ours
 
     async def connect(
         self,
