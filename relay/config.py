@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
     )
+    token_notice: FiniteFloat = Field(
+        60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )

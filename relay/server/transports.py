@@ -236,7 +236,7 @@ class SocketTransport:
         sock.close()
 
     def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
-        if close.is_slow and queue:
+        if close.discards_queue and queue:
             # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
             chunk: bytes = queue.head().chunk
             start = queue.written
@@ -340,7 +340,7 @@ class AsgiTransport:
     async def close(self, queue: SendQueue, close: Close) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):
             return
-        if close.is_slow:
+        if close.discards_queue:
             queue.clear()
         await self.drain(queue)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
