@@ -123,11 +123,12 @@ async def run_relay(
             statistics,
             memory,
         )
-        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
+        authenticator = OpenAuthenticator()
+        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator)
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
         admission = Admission(context, policy, proxies, metrics, watch)
-        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
+        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval, context.grant_timers)
         acceptor = Acceptor(endpoints, admission)
         services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
@@ -138,7 +139,7 @@ async def run_relay(
         server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, Access(OpenAuthenticator()), redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(admission, Access(authenticator), redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)
 
 

@@ -15,6 +15,7 @@ import trio
 from relay.core.batches import Batch
 from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
+from relay.core.revocations import Revocations
 from relay.core.send_queue import SendQueue
 from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
@@ -49,6 +50,10 @@ class SessionOutput(ABC):
     @abstractmethod
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once."""
+
+    @abstractmethod
+    def check_revoked(self, revocations: Revocations) -> None:
+        """Close the session if its grant is revoked."""
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
@@ -119,7 +124,7 @@ class SessionOutput(ABC):
         else:
             self._write = self._transport.write
 
-    async def _wait_low(self) -> None:
+    async def wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
         low = trio.Event()
         self._queue.call_when_low(low.set)

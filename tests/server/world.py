@@ -16,6 +16,7 @@ from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
 from relay.core.errors import BrokerUnavailable
+from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
@@ -23,6 +24,7 @@ from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, FrameReader
 from relay.protocols.tasks import TasksProtocol
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
@@ -138,6 +140,7 @@ class World:
         )
         #: Reads a channel's history; without one Redis is away.
         self.load_history: LoadHistory = redis_is_away
+        self.authenticator = OpenAuthenticator()
         limits = limits_of(self.settings)
         self.context = SessionContext(
             self.settings,
@@ -146,8 +149,11 @@ class World:
             self.sessions,
             self.statistics,
             lambda channel, since: self.load_history(channel, since),
+            self.authenticator,
         )
-        self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
+        self.heartbeat = Heartbeat(
+            self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval, self.context.grant_timers
+        )
         self.peers: list[Peer] = []
 
     def start_heartbeat(self) -> None:
@@ -171,7 +177,7 @@ class World:
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.context, transport, protocol, ClientAddress("127.0.0.1", 4711)), peer, ours
+        return Session(self.context, transport, protocol, ClientAddress("127.0.0.1", 4711), EVERYTHING), peer, ours
 
     async def connect(
         self,
