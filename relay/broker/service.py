@@ -31,6 +31,7 @@ from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
+from relay.broker.server_usage import ServerUsage
 from relay.broker.task_store import TaskStore
 from relay.broker.topology import Servers, open_servers
 from relay.broker.write_probe import WriteProbe
@@ -172,6 +173,10 @@ class RedisBroker:
         started = monotonic()
         await self._commands.command("PING")
         return monotonic() - started
+
+    async def read_usage(self) -> dict[str, ServerUsage]:
+        """Return what each server uses, by its name; see `Commands.read_usage` for what is raised."""
+        return await self._commands.read_usage()
 
     async def check_writes(self) -> str | None:
         """Write to keys of Relay's own now, within the deadline of a call. Returns why Redis does not take writes, or None.

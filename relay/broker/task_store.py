@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import structlog
 from relay_wire import keys, publications
 from relay_wire.channels import TASK_PREFIX
+from relay_wire.creation import owner_of
 from relay_wire.publications import Retention, ScriptCall
 from relay_wire.scripts import Script
 
@@ -38,8 +39,8 @@ _LOCK = Script.of(
     "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0"
 )
 _STATE = Script.of(
-    "local numbers = redis.call('HMGET', KEYS[1], 'epoch', 'top') "
-    "return { numbers[1], numbers[2], redis.call('HGETALL', KEYS[2]) }"
+    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent') "
+    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4] }"
 )
 _STATUS = Script.of("return redis.call('HGET', KEYS[1], 'status')")
 
@@ -73,7 +74,8 @@ class Task(NamedTuple):
         fields: Its fields, as JSON text.
         position: The position that this is the state of.
         active: Its last activity, in seconds of the Unix epoch; None where that was not asked for.
-        owner: The users and groups that own it.
+        owner: The users and groups that own it; empty for nobody.
+        parent_id: Its parent's id, if it has one.
     """
 
     task_id: str
@@ -81,6 +83,7 @@ class Task(NamedTuple):
     position: Position
     active: float | None = None
     owner: frozenset[str] = frozenset()
+    parent_id: str | None = None
 
 
 class Page(NamedTuple):
@@ -302,11 +305,12 @@ def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError
     if isinstance(answer, BrokerError):
         return answer
     try:
-        epoch, top, state = answer
+        epoch, top, state, owner, parent = answer
         fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
-        return Task(task_id, fields, Position(epoch.decode(), int(top)), active)
+        position = Position(epoch.decode(), int(top))
+        return Task(task_id, fields, position, active, owner_of(owner), None if parent is None else parent.decode())
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 

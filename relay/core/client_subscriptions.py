@@ -118,7 +118,10 @@ class SubscriptionSet:
             self._hub.unsubscribe(self._listener, channel, entry)
 
     def close(self) -> None:
-        """Leave all channels, for good."""
+        """Leave all channels, for good. May be called again."""
+        if self.is_closed:
+            return
         self.is_closed = True
         while self._by_channel:
             self.end(next(reversed(self._by_channel)))
+        del self._listener  # it refers to this set: a cycle would outlive the client until the next collection

@@ -32,6 +32,7 @@ class Close(Enum):
     FORBIDDEN = (4403, "forbidden", "forbidden", False)
     INVALID_TOKEN = (4403, "token invalid", "invalid_token", False)
     REVOKED = (4403, "token revoked", "revoked", False)
+    CLIENT_LIMIT = (4429, "too many connections of this address or user", "client_limit", True)
 
     def __init__(self, code: int, reason: str, label: str, reconnect: bool) -> None:
         self.code = code

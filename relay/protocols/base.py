@@ -54,10 +54,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The client's message was wrong; `payload` says why, `code` is the metrics label."""
+    """The client's message was wrong.
+
+    Attributes:
+        code: The metrics label.
+        payload: Says why.
+        counts: Whether the connection ends after too many of them.
+    """
 
     code: str
     payload: bytes
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, repr=False)

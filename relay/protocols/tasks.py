@@ -23,8 +23,8 @@ class _Position(msgspec.Struct, gc=False):
 
 
 class _Request(msgspec.Struct, gc=False):
-    type: str
-    task_id: str | int | msgspec.UnsetType = msgspec.UNSET
+    type: Any  # what is no text is as unknown as a word that is not known
+    task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
     token: Any = None  # of any type, since it is a field that other messages may always have had
@@ -32,6 +32,9 @@ class _Request(msgspec.Struct, gc=False):
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _json = msgspec.json.Encoder().encode
+
+#: What old frontends may send any number of times: the services that Relay replaces ignored it.
+_TOLERATED = frozenset({"unknown_type", "missing_task_id"})
 
 #: Longest epoch that a client may send, and largest offset: what is beyond was never given out.
 _MAX_EPOCH = 64
@@ -183,10 +186,10 @@ class TasksProtocol:
         if request.type == "authenticate":
             return _authenticate(request)
         kinds = "subscribe, unsubscribe, authenticate or ping"
-        raise BadMessage("unknown_type", f"unknown type {request.type[:64]!r}; expected {kinds}")
+        raise BadMessage("unknown_type", f"unknown type {request.type!r:.66}; expected {kinds}")
 
     def _channel_of(self, request: _Request) -> str:
-        if request.task_id is not msgspec.UNSET:
+        if request.task_id is not None and request.task_id != "":
             return task_channel(request.task_id)
         name = request.channel
         if name is msgspec.UNSET:
@@ -220,7 +223,8 @@ class TasksProtocol:
 
     def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
         named = {} if channel is None else channel_fields(channel)
-        return Refusal(code, _json({"type": "error", "code": code, "message": message, **named}))
+        payload = _json({"type": "error", "code": code, "message": message, **named})
+        return Refusal(code, payload, counts=code not in _TOLERATED)
 
     def expiry_notice(self, seconds: float) -> bytes:
         return _json({"type": "token_expires", "seconds": round(seconds, 3)})

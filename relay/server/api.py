@@ -64,8 +64,12 @@ def _tagged(body: bytes) -> Response:
 
 def _task_json(task: Task) -> bytes:
     head = _json({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
+    if task.parent_id is not None:
+        options["parent_id"] = task.parent_id
+    beside = b"," + _json(options)[1:-1] if options else b""
     active = b"" if task.active is None else b',"active":%b' % _json(round(task.active, 3))
-    return b'%b}%b,"data":%b}' % (head, active, object_of(task.fields))
+    return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))
 
 
 def _is_listed(grant: Grant, task: Task) -> bool:

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from relay.core.batches import Batch, Framing
+from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates
 from relay.core.closecodes import Close
@@ -43,7 +44,8 @@ class Session:
     """A connected client. Run it with `run`, once; all else may be called from any task of the event loop.
 
     Attributes:
-        peer: The client's address, for logs.
+        client: The client's address.
+        share: Its share of the limits of its address and its subject.
         closing: How the session ends; None while it is open.
     """
 
@@ -58,12 +60,18 @@ class Session:
         "_sending",
         "_transport",
         "_write",
+        "client",
         "closing",
-        "peer",
+        "share",
     )
 
     def __init__(
-        self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str, entry: Entry
+        self,
+        context: SessionContext,
+        transport: Transport,
+        protocol: ClientProtocol,
+        client: ClientAddress,
+        entry: Entry,
     ) -> None:
         """Make a session that has not begun.
 
@@ -71,7 +79,7 @@ class Session:
             context: What all sessions share.
             transport: The client's connection.
             protocol: What its messages mean.
-            peer: Its address, for logs.
+            client: Its address.
             entry: Its credentials. Without any it has to send some, and nothing else is served before.
         """
         self._context = context
@@ -81,12 +89,13 @@ class Session:
         self._write: Callable[[Any], int] | None = None
         self._queue = SendQueue(context.limits)
         self._budget = ClientBudget(context.settings.max_subscriptions)
-        self._commands = SessionCommands(context, protocol, self, entry, self._budget)
+        self.share = context.registry.client_limits.new_share()
+        self._commands = SessionCommands(context, protocol, self, entry, self._budget, self.share)
         self._nursery: trio.Nursery | None = None
         #: What remains to be done before the client's own messages; None before `register`.
         self._opening: list[Command] | None = None
         self._sending = False
-        self.peer = peer
+        self.client = client
         self.closing: Close | None = None
 
     # What others do to a session: nothing here waits.
@@ -104,12 +113,12 @@ class Session:
         try:
             self._opening = self._commands.open(early)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
 
     def unregister(self) -> None:
         """Undo `register`, for a handshake that failed."""
-        self._commands.end()
+        self._commands.release()
         self._queue.clear()
         self._context.registry.remove(self)
 
@@ -230,6 +239,7 @@ class Session:
             finally:
                 self._transport.abort()
                 self._queue.clear()
+                self._commands.release()
                 self._context.registry.remove(self)
 
     async def _serve(self, events: Sequence[Event]) -> None:
@@ -239,7 +249,7 @@ class Session:
             await self._handle(events)
             await self._receive_loop()
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             # While the nursery is still open: nothing is offered from here on, for which a send loop would have to be started.
@@ -262,7 +272,8 @@ class Session:
                 return
             new_bytes, size = transport.bytes_received - size, transport.bytes_received
             new_frames, frames = transport.frames_received - frames, transport.frames_received
-            verdict = self._budget.charge(monotonic(), new_frames, new_bytes)
+            now = monotonic()
+            verdict = self._budget.charge(now, new_frames, new_bytes, self.share.charge(now, new_frames))
             await self._handle(events)
             if isinstance(verdict, Close):
                 self.close(verdict)
@@ -308,7 +319,7 @@ class Session:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.close(Close.ABNORMAL_CLOSURE)
         except Exception:  # noqa: BLE001 - as in _serve
-            _log.exception("sending failed", client=self.peer)
+            _log.exception("sending failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             self._sending = False
@@ -328,4 +339,4 @@ class Session:
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _serve
-                _log.exception("closing handshake failed", client=self.peer)
+                _log.exception("closing handshake failed", client=str(self.client))

@@ -10,6 +10,7 @@ import trio
 
 from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
 from relay.core.client_budget import ClientBudget
+from relay.core.client_limits import ClientShare
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
@@ -80,9 +81,20 @@ class SessionCommands:
         connection: Its connection.
         entry: Its credentials. Without any it has to send some, and nothing else is served before.
         budget: What it may ask for.
+        share: Its share of the limits of its address and its subject.
     """
 
-    __slots__ = ("_access", "_budget", "_connection", "_context", "_entry", "_errors", "_protocol", "_subscriptions")
+    __slots__ = (
+        "_access",
+        "_budget",
+        "_connection",
+        "_context",
+        "_entry",
+        "_errors",
+        "_protocol",
+        "_share",
+        "_subscriptions",
+    )
 
     def __init__(
         self,
@@ -91,12 +103,14 @@ class SessionCommands:
         connection: Connection,
         entry: Entry,
         budget: ClientBudget,
+        share: ClientShare,
     ) -> None:
         self._context = context
         self._protocol = protocol
         self._connection = connection
         self._entry = entry
         self._budget = budget
+        self._share = share
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
         self._errors = 0
@@ -115,7 +129,7 @@ class SessionCommands:
         self._access.start()
         if not isinstance(self._entry, Grant):
             return []
-        self._access.set_grant(self._entry)
+        self._set_grant(self._entry)
         return self._open(early)
 
     def _open(self, early: EarlyUpdates | None = None) -> list[Command]:
@@ -135,6 +149,12 @@ class SessionCommands:
         """Leave all channels, and forget the grant, for good."""
         self._subscriptions.close()
         self._access.end()
+
+    def release(self) -> None:
+        """Let go of the session, which has ended: a cycle would outlive the client until the next collection."""
+        self.end()
+        self._access.release()
+        del self._connection
 
     def close(self, close: Close) -> None:
         """End the session this way."""
@@ -179,6 +199,7 @@ class SessionCommands:
             case Unsubscribe(channel, payload):
                 self._subscriptions.end(channel)
                 self._access.forget(channel)
+                self._share.resize(len(self._subscriptions))
                 self._send([payload])
             case Reply(payload):
                 self._send([payload])
@@ -209,11 +230,15 @@ class SessionCommands:
             self._send([self._protocol.refuse(error.code, error.message).payload])
             self.close(Close.UNVERIFIED)
         else:
-            self._access.set_grant(grant)
+            self._set_grant(grant)
             if answer is not None:
                 self._send([answer(self._access.expires_in)])
             return self._open()
         return []
+
+    def _set_grant(self, grant: Grant) -> None:
+        self._access.set_grant(grant)
+        self._share.join(self._context.registry.client_limits.by_subject, grant.subject)
 
     def _reject(self, error: Unauthenticated) -> None:
         """Close a client that has no grant."""
@@ -244,7 +269,7 @@ class SessionCommands:
                 with suppress(BrokerError):  # then it is not decided, and ends below
                     await access.learn_owner(channel)
         former = access.grant
-        access.set_grant(grant)
+        self._set_grant(grant)
         for channel in list(self._subscriptions):
             decision = access.decide(channel)
             if decision is Decision.DENIED:
@@ -261,6 +286,7 @@ class SessionCommands:
         """End a subscription of the client, and say why."""
         self._subscriptions.end(channel)
         self._access.forget(channel)
+        self._share.resize(len(self._subscriptions))
         self._send([self._protocol.refuse(code, message, channel).payload])
 
     # Subscriptions.
@@ -272,10 +298,8 @@ class SessionCommands:
         if decision is Decision.DENIED:
             self._forbid(channel)
             return
-        limit = self._context.settings.max_subscriptions
         format = self._format(command.encoding)
-        if channel not in subscriptions and len(subscriptions) >= limit:
-            reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+        if channel not in subscriptions and (reason := self._why_no_room()) is not None:
             self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
             return
         if subscriptions.has(channel, format) and not command.requires_position:
@@ -292,6 +316,17 @@ class SessionCommands:
             _request(command, format, needs_owner=needs_owner),
             self._access.read_owned if needs_owner else self._context.load_history,
         )
+
+    def _why_no_room(self) -> str | None:
+        """Return why the client may have no further subscription; None when it may, which is counted then."""
+        count, limit = len(self._subscriptions), self._context.settings.max_subscriptions
+        if count >= limit:
+            return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+        self._share.resize(count)
+        if not self._share.has_room(count + 1):
+            return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
+        self._share.resize(count + 1)
+        return None
 
     async def _run_subscription(
         self, request: Request, load_history: Callable[[str, Position | None], Awaitable[Snapshot]]
@@ -344,7 +379,7 @@ class SessionCommands:
     def _refuse(self, refusal: Refusal) -> None:
         self._context.statistics.on_invalid_message(refusal.code)
         self._send([refusal.payload])
-        self._errors += 1
+        self._errors += refusal.counts
         if self._errors >= self._context.settings.max_client_errors:
             self.close(Close.TOO_MANY_ERRORS)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import trio
 
 from relay.config import Settings
+from relay.core.client_limits import ClientLimits, Limits
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
@@ -40,8 +41,8 @@ class SessionContext:
         statistics: Counts what a session does.
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
         authenticator: Finds out what a client may do.
-        grant_timers: When the sessions' grants are to be looked at.
         owned_channels: The tasks that sessions follow by their owners.
+        grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
 
@@ -52,8 +53,8 @@ class SessionContext:
     statistics: Statistics
     load_history: LoadHistory
     authenticator: Authenticator
+    owned_channels: OwnedChannels
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
-    owned_channels: OwnedChannels = field(default_factory=OwnedChannels)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 
     async def take_turn(self) -> None:
@@ -68,3 +69,21 @@ class SessionContext:
 def limits_of(settings: Settings) -> QueueLimits:
     """Return the limits of a client's send queue."""
     return QueueLimits(settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age)
+
+
+def client_limits_of(settings: Settings) -> ClientLimits:
+    """Return the limits for clients of one address or one subject."""
+    return ClientLimits(
+        Limits(
+            settings.max_clients_per_address,
+            settings.connect_rate_per_address,
+            settings.max_subscriptions_per_address,
+            settings.message_rate_per_address,
+        ),
+        Limits(
+            settings.max_clients_per_subject,
+            settings.connect_rate_per_subject,
+            settings.max_subscriptions_per_subject,
+            settings.message_rate_per_subject,
+        ),
+    )

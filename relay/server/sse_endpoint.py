@@ -16,7 +16,7 @@ from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
 from relay.server.auth.access import grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
@@ -54,6 +54,9 @@ class _HangUpReader:
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
+
+    def close(self) -> None:
+        """Nothing was kept."""
 
 
 class EventSocketTransport(SocketTransport):
@@ -165,6 +168,32 @@ async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Gr
     return grant
 
 
+async def _grant_or_refusal(
+    admission: Admission, scope: Any, send: Send, channels: list[str], cors: list[tuple[bytes, bytes]]
+) -> Grant | None:
+    """Return the grant of a client that may follow some channels, or answer it and return None."""
+    try:
+        return await _grant_of(admission, scope, channels)
+    except Unauthenticated as error:
+        body = {"code": error.code, "message": error.message}
+        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+    except Forbidden as error:
+        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
+    except (Unverified, BrokerError):
+        admission.count_rejection(Close.UNVERIFIED.label)
+        await refuse(send, cors)
+    return None
+
+
+async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
+    """Refuse a client of an address that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
+        await refuse(send, cors)
+        return
+    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": "too many connections of this address"}, headers)
+
+
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -172,9 +201,14 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     cors = admission.policy.response_headers(scope["headers"])
-    peer = peer_of(scope.get("client"))
+    client = admission.proxies.client(scope.get("client"), scope["headers"])
+    retry_after = admission.limit_connect(client)
+    if retry_after is not None:
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, retry_after)
+        return
     reason = admission.rejection_reason(scope["headers"], scope["query_string"])
-    if reason is None and admission.is_full_for(address_of(peer)):
+    if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:
         admission.count_rejection(reason)
@@ -186,18 +220,12 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    try:
-        grant = await _grant_of(admission, scope, channels)
-    except Unauthenticated as error:
-        body = {"code": error.code, "message": error.message}
-        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+    if not admission.has_room(client, len(channels)):
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
         return
-    except Forbidden as error:
-        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
-        return
-    except (Unverified, BrokerError):
-        admission.count_rejection(Close.UNVERIFIED.label)
-        await refuse(send, cors)
+    grant = await _grant_or_refusal(admission, scope, send, channels, cors)
+    if grant is None:
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
@@ -215,8 +243,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, peer, grant).run()
+        await Session(admission.context, asgi, protocol, client, grant).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, peer, grant)
+    session = Session(admission.context, transport, protocol, client, grant)
     admission.start(session.run, session.abort)

@@ -118,6 +118,9 @@ class Reader(Protocol):
     def receive(self, data: bytes) -> Iterable[Event]:
         """Return the events in bytes from the socket; b"" means that the client hung up."""
 
+    def close(self) -> None:
+        """Read nothing any more, and free what was kept."""
+
 
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
@@ -217,6 +220,8 @@ class SocketTransport:
     async def close(self, queue: SendQueue, close: Close) -> None:
         if close is Close.ABNORMAL_CLOSURE:
             return
+        self._reader.close()  # the client may take its time from here on
+        self._events = iter(())
         sock = self._open_socket()
         self._enqueue_close_frame(queue, close)
         self._write_some(queue)

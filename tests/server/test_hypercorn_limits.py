@@ -1,8 +1,10 @@
 """Relay's limits where Hypercorn has the connection: frames over HTTP/1.1 and HTTP/2, and floods of control frames."""
 
+import gc
 import socket
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,16 +16,17 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event
 from wsproto.extensions import PerMessageDeflate
 
 from relay.core.closecodes import Close
+from relay.protocols.connection import break_cycle
 from relay.server import hypercorn_compat
 from relay.server.hypercorn_compat.chain import inspect
+from relay.server.hypercorn_compat.listeners import ReleasedTCPServer
 from tests.harness import masked_frame, masked_text
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -91,7 +94,7 @@ async def connected(app: App, *, cleartext_http2: bool = False) -> AsyncIterator
     stream: Any = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(TCPServer(wrapped, config, WorkerContext(None), {}, stream).run)
+        nursery.start_soon(ReleasedTCPServer(wrapped, config, WorkerContext(None), {}, stream).run)
         yield client
         await client.aclose()
 
@@ -231,6 +234,40 @@ async def test_the_limits_hold_over_http2(autojump_clock: MockClock) -> None:
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:
             tracemalloc.stop()
+
+
+def objects_of_connections() -> Counter[str]:
+    kinds = (type(item) for item in gc.get_objects())
+    modules = ("hypercorn.protocol", "hypercorn.trio.tcp_server", "h11.", "h2.", "wsproto.", "relay.")
+    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(modules))
+
+
+@pytest.mark.parametrize("kind", ["websocket", "bomb", "request", "half a request"])
+async def test_a_connection_that_has_ended_leaves_no_object(autojump_clock: MockClock, kind: str) -> None:
+    """Without the help of the cyclic garbage collector, which seldom runs."""
+
+    async def use() -> None:
+        async with connected(Recording()) as client:
+            if kind in ("websocket", "bomb"):
+                connection = await websocket(client)
+                break_cycle(connection)
+                await client.send_all(bomb(10 << 20) if kind == "bomb" else masked_text(b"x"))
+            elif kind == "request":
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+            else:
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            await wait_all_tasks_blocked()
+
+    await use()
+    gc.collect()
+    before = objects_of_connections()
+    gc.disable()
+    try:
+        await use()
+        assert objects_of_connections() - before == Counter()
+    finally:
+        gc.enable()
 
 
 FLOODS = {

@@ -6,7 +6,9 @@ from enum import Enum
 from typing import Any
 
 from relay_client.encoding import encode_fields
-from relay_client.progress.task import Task, TaskCancelled, error_text, safe_str, terminal_fields, utc_now_iso
+from relay_client.progress.outcome import TaskCancelled, error_text, safe_str, terminal_fields
+from relay_client.progress.task import Task
+from relay_client.progress.values import utc_now_iso
 from relay_wire.statuses import FAILED, PENDING
 
 from relay_jobs.errors import TaskFailed

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relay_client.progress.task import Task, error_text
+from relay_client.progress.outcome import error_text
+from relay_client.progress.task import Task
 
 Params = Mapping[str, Any]
 Result = Mapping[str, Any] | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay_client.encoding import encode
-from relay_client.progress.task import utc_now_iso
+from relay_client.progress.values import utc_now_iso
 from relay_wire.statuses import PENDING
 
 _KIND = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -51,6 +51,7 @@ def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | Non
     info = {
         "kind": checked_kind(kind),
         **titled,
+        "cancellable": True,
         **fields,
         "status": PENDING,
         "progress": 0,

@@ -70,6 +70,19 @@ def _server_of(wrapper: Any) -> ListenerServer | None:
     return _servers.get(id(app)) or _servers.get(id(getattr(app, "app", None)))
 
 
+class ReleasedTCPServer(TCPServer):
+    """Hypercorn's server of one connection, which leaves no reference cycle when it has ended.
+
+    In such a cycle are the parser and what it has buffered. They would stay until the next collection of garbage.
+    """
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self.__dict__.pop("protocol", None)  # which refers to this server
+
+
 async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery) -> NoReturn:
     """Stand in for `trio.serve_listeners` in Hypercorn's worker."""
     if isinstance(handler, partial) and handler.func is TCPServer:
@@ -82,7 +95,7 @@ async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nurser
             await server.serve(
                 WorkerListeners(
                     listeners,
-                    handler,
+                    partial(ReleasedTCPServer, *handler.args),
                     handler_nursery,
                     config.keep_alive_timeout,
                     context.terminated,

@@ -5,9 +5,10 @@ from typing import Any
 
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, Response, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from wsproto.connection import Connection
 
 from relay.core.closecodes import Close
-from relay.protocols.connection import ServerConnection
+from relay.protocols.connection import ServerConnection, break_cycle
 from relay.protocols.deflate import MAX_OFFERS_LENGTH, negotiate
 from relay.protocols.frames import ControlReply, FrameReader, PeerClosed, Received, Violation, close_frame
 from relay.server.hypercorn_compat.stand_ins import HandshakeRecorder
@@ -65,6 +66,8 @@ class RelayWSStream(WSStream):
         self.handshake.extensions = None  # which Hypercorn would negotiate itself
         answer: Any = self.handshake.accept(message.get("subprotocol"), headers)
         status, headers, accepted = answer
+        if isinstance(accepted, Connection):
+            break_cycle(accepted)
         connection = ServerConnection([] if agreed is None else [agreed[0]])
         early, self._early = self._early, b""
         if isinstance(accepted, HandshakeRecorder):

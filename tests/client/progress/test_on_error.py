@@ -11,7 +11,7 @@ from relay_client.progress.task import Task
 def fields_after(on_error: str, **reported: Any) -> dict[str, Any]:
     task = Task("t", {}, lambda _task: None, on_error=on_error)
     task.progress(**reported)
-    return dict(task._fields)
+    return dict(task._changes.fields)
 
 
 class Hostile:
@@ -58,15 +58,15 @@ def test_what_cannot_be_published_is_left_out_and_logged_once(caplog: pytest.Log
             task.progress(10, Hostile(), wrong=object(), hostile=Hostile(), good=2)  # type: ignore[arg-type]
         task.update(**{f"f{number}": number for number in range(400)})
     assert task._info == {"tier": "gold"}
-    assert task._fields["good"] == 2
-    assert 200 < len(task._fields) <= 240
+    assert task._changes.fields["good"] == 2
+    assert 200 < len(task._changes.fields) <= 240
     assert len(caplog.records) <= 1
 
 
 def test_tracking_never_breaks_the_loop() -> None:
     task = Task("t", {}, lambda _task: None, on_error="log")
     assert list(task.track(range(3), start=-40, end=1e9)) == [0, 1, 2]
-    assert task._fields["progress"] == 100
+    assert task._changes.fields["progress"] == 100
     task.abandon()
     assert list(task.track(range(3))) == [0, 1, 2]
 

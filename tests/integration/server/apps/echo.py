@@ -31,7 +31,7 @@ class EchoProtocol:
         return (Reply(_BINARY + message),)
 
     def refuse(self, code: str, message: str) -> Refusal:
-        raise NotImplementedError("nothing is refused here")
+        return Refusal(code, _TEXT + f"{code}: {message}".encode())
 
 
 def _frame(payload: bytes) -> bytes:

@@ -23,7 +23,7 @@ end
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
-    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced')
+    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent')
     call('DEL', log, state)
   end
   if new_generation then
@@ -116,6 +116,7 @@ end
 if closing_update then
   call(ARGV[2], ARGV[1], closing_update)
 end
+set_options()
 if is_update then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. ARGV[14] .. '\n' .. ARGV[15])
 end

@@ -1,6 +1,7 @@
 -- The channel as it is: reads, and fails here where a key has a wrong type.
-local epoch, top, volume, uncounted, last_status, stalled, renewed, active =
-  unpack(call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active'))
+local epoch, top, volume, uncounted, last_status, stalled, renewed, active, owner, parent = unpack(
+  call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active', 'owner', 'parent')
+)
 local field_count = is_task and call('HLEN', state) or 0
 top, volume, uncounted = tonumber(top), tonumber(volume), tonumber(uncounted) or 0
 
@@ -33,5 +34,5 @@ then
 end
 if is_new then
   top, volume, uncounted, field_count = 0, 0, 0, 0
-  last_status, stalled, renewed, active = false, false, false, false
+  last_status, stalled, renewed, active, owner, parent = false, false, false, false, false, false
 end
