@@ -222,9 +222,12 @@ class TasksProtocol:
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
-        named = {} if channel is None else channel_fields(channel)
-        return Refusal(code, _json({"type": "error", "code": code, "message": message, **named}), counts=False)
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        return Refusal(code, _json({"type": "error", "code": code, "message": message}))
 
     def expiry_notice(self, seconds: float) -> bytes:
         return _json({"type": "token_expires", "seconds": round(seconds, 3)})

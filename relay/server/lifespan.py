@@ -23,6 +23,7 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
@@ -94,11 +95,13 @@ async def run_relay(
             _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
+        owned_channels = OwnedChannels()
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
             on_first_subscriber=lambda channel: channels.on_change(channel),
             on_last_unsubscribed=lambda channel: channels.on_change(channel),
             on_gap=lambda channel: channels.on_gap(channel),
+            on_owner=owned_channels.on_owner,
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
@@ -124,7 +127,9 @@ async def run_relay(
             memory,
         )
         authenticator = OpenAuthenticator()
-        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator)
+        context = SessionContext(
+            settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator, owned_channels
+        )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
         admission = Admission(context, policy, proxies, metrics, watch)

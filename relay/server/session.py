@@ -14,7 +14,7 @@ from time import monotonic
 import structlog
 import trio
 
-from relay.core.batches import Batch, Framing
+from relay.core.batches import Batch
 from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates
@@ -106,16 +106,6 @@ class Session(SessionOutput):
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""
         self._commands.check_revoked(revocations)
-
-    @property
-    def framing(self) -> Framing:
-        """How messages are framed on the client's connection."""
-        return self._transport.framing
-
-    @property
-    def is_low(self) -> bool:
-        """The client has read most of what waited for it."""
-        return self._queue.is_low
 
     # What the session's own task does.
 

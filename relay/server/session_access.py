@@ -77,6 +77,10 @@ class SessionAccess:
         for channel in list(self._owners):
             self.forget(channel)
 
+    def release(self) -> None:
+        """Let go of the session, which refers to this object."""
+        del self._session
+
     def _schedule(self) -> None:
         due = self._lifecycle.next_check
         if due is None:

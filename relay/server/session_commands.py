@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache, partial
 from time import monotonic
 from typing import Protocol
@@ -156,8 +155,9 @@ class SessionCommands:
         self._access.end()
 
     def release(self) -> None:
-        """Drop what refers back to the session, after its end: in a cycle it would stay in memory. Nothing can be called then."""
-        del self._access, self._connection, self._subscriptions
+        """Drop what refers back to the session, after its end: a cycle would keep it in memory. Nothing can be called then."""
+        self._access.release()
+        del self._connection, self._subscriptions
 
     def close(self, close: Close) -> None:
         """End the session this way."""
@@ -230,7 +230,7 @@ class SessionCommands:
         except Unauthenticated as error:
             self._reject(error)
         except Unverified as error:
-            self._send([self._protocol.refuse(error.code, error.message).payload])
+            self._send([self._protocol.reject(error.code, error.message).payload])
             self.close(Close.UNVERIFIED)
         else:
             if self._begin(grant):
@@ -242,7 +242,7 @@ class SessionCommands:
     def _reject(self, error: Unauthenticated) -> None:
         """Close a client that has no grant."""
         self._context.statistics.on_invalid_message(error.code)
-        self._send([self._protocol.refuse(error.code, error.message).payload])
+        self._send([self._protocol.reject(error.code, error.message).payload])
         self.close(error.close)
 
     async def _authenticate(self, command: Authenticate) -> None:
@@ -254,9 +254,9 @@ class SessionCommands:
         try:
             grant = await find()
         except Unauthenticated as error:
-            self._refuse(replace(self._protocol.refuse(error.code, error.message), counts=True))  # it may be guessing
+            self._refuse(self._protocol.reject(error.code, error.message))  # which counts: it may be guessing
         except Unverified as error:  # it has the former grant as long as that lasts
-            self._send([self._protocol.refuse(error.code, error.message).payload])
+            self._send([self._protocol.reject(error.code, error.message).payload])
         else:
             if not self._joins_subject(grant):
                 return
@@ -287,6 +287,7 @@ class SessionCommands:
         """End a subscription of the client, and say why."""
         self._subscriptions.end(channel)
         self._access.forget(channel)
+        self._connection.share.resize(len(self._subscriptions))
         self._send([self._protocol.refuse(code, message, channel).payload])
 
     # Subscriptions.

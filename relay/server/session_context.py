@@ -41,8 +41,8 @@ class SessionContext:
         statistics: Counts what a session does.
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
         authenticator: Finds out what a client may do.
-        grant_timers: When the sessions' grants are to be looked at.
         owned_channels: The tasks that sessions follow by their owners.
+        grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
 
@@ -53,8 +53,8 @@ class SessionContext:
     statistics: Statistics
     load_history: LoadHistory
     authenticator: Authenticator
+    owned_channels: OwnedChannels
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
-    owned_channels: OwnedChannels = field(default_factory=OwnedChannels)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 
     async def take_turn(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import trio
 
-from relay.core.batches import Batch
+from relay.core.batches import Batch, Framing
 from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
 from relay.core.revocations import Revocations
@@ -102,6 +102,16 @@ class SessionOutput(ABC):
         expired = self._queue.expired(now)
         if expired is not None:
             self.close(expired)
+
+    @property
+    def framing(self) -> Framing:
+        """How messages are framed on the client's connection."""
+        return self._transport.framing
+
+    @property
+    def is_low(self) -> bool:
+        """The client has read most of what waited for it."""
+        return self._queue.is_low
 
     @property
     def waiting(self) -> int:

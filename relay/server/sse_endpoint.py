@@ -178,6 +178,23 @@ async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Gr
     return grant
 
 
+async def _grant_or_refusal(
+    admission: Admission, scope: Any, send: Send, channels: list[str], cors: list[tuple[bytes, bytes]]
+) -> Grant | None:
+    """Return the grant of a client that may follow some channels, or answer it and return None."""
+    try:
+        return await _grant_of(admission, scope, channels)
+    except Unauthenticated as error:
+        body = {"code": error.code, "message": error.message}
+        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+    except Forbidden as error:
+        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
+    except (Unverified, BrokerError):
+        admission.count_rejection(Close.UNVERIFIED.label)
+        await refuse(send, cors)
+    return None
+
+
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -204,18 +221,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    try:
-        grant = await _grant_of(admission, scope, channels)
-    except Unauthenticated as error:
-        body = {"code": error.code, "message": error.message}
-        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
-        return
-    except Forbidden as error:
-        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
-        return
-    except (Unverified, BrokerError):
-        admission.count_rejection(Close.UNVERIFIED.label)
-        await refuse(send, cors)
+    grant = await _grant_or_refusal(admission, scope, send, channels, cors)
+    if grant is None:
         return
     retry_after = admission.retry_after_for(grant)
     if retry_after is None and not admission.has_room(client, grant, len(channels)):
