@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_wire import keys
 
 from relay.core.errors import ConfigError
-from relay.setting_checks import checked_redis_url, normal_host, normal_origin
+from relay.setting_checks import checked_redis_url, normal_host, normal_network, normal_origin
 
 #: Read from the directory in which the server is started, where there is one.
 _ENV_FILE = ".env"
@@ -131,9 +131,32 @@ class Settings(BaseSettings):
     )
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
-    max_clients_per_address: int = Field(
-        0, ge=0, description="clients of one IP address; 0 is no limit, as behind a proxy, whose address all have"
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="addresses and networks of proxies whose `Forwarded` or `X-Forwarded-For` names the client, separated by "
+        "commas; `unix` is a Unix socket",
     )
+    max_clients_per_address: int = Field(
+        0, ge=0, description="clients of one IP address, or of one IPv6 network (/64), per process; 0 is no limit"
+    )
+    connect_rate_per_address: FiniteFloat = Field(
+        0.0, ge=0, le=1e6, description="connects per second of one address, ten times as many at once; 0 is no limit"
+    )
+    max_subscriptions_per_address: int = Field(
+        0, ge=0, description="subscriptions of all clients of one address together; 0 is no limit"
+    )
+    message_rate_per_address: FiniteFloat = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="messages and HTTP requests per second of one address, ten times as many at once; 0 is no limit",
+    )
+    max_clients_per_subject: int = Field(
+        0, ge=0, description="clients of one `sub` of grants, per process; 0 is no limit"
+    )
+    connect_rate_per_subject: FiniteFloat = Field(0.0, ge=0, le=1e6, description="the same as for an address")
+    max_subscriptions_per_subject: int = Field(0, ge=0, description="the same as for an address")
+    message_rate_per_subject: FiniteFloat = Field(0.0, ge=0, le=1e6, description="the same as for an address")
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
@@ -166,7 +189,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins", "allowed_hosts")
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @field_validator("allowed_origins", mode="after")
@@ -181,6 +204,11 @@ class Settings(BaseSettings):
             if pattern.startswith(keys.PREFIX):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(normal_network(network) for network in networks)
 
     @field_validator("allowed_hosts", mode="after")
     @classmethod

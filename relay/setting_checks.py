@@ -1,5 +1,6 @@
-"""Checks of single settings whose form pydantic does not know: origins, hosts, and the URL of Redis."""
+"""Checks of single settings whose form pydantic does not know: origins, hosts, networks, and the URL of Redis."""
 
+from ipaddress import ip_network
 from urllib.parse import parse_qsl, urlsplit
 
 from relay_wire.redis_urls import parse
@@ -53,6 +54,20 @@ def normal_origin(origin: str) -> str:
     if parts.port is not None and parts.port == _DEFAULT_PORTS.get(parts.scheme):
         host = host.removesuffix(f":{parts.port}")
     return f"{parts.scheme.lower()}://{host}"
+
+
+def normal_network(network: str) -> str:
+    """Return an address or a network of trusted proxies in its usual form; ``unix`` stands for itself.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if network == "unix":
+        return network
+    try:
+        return str(ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"{error}; give an address, a network such as 10.0.0.0/8, or unix") from None
 
 
 def normal_host(host: str) -> str:

@@ -26,6 +26,7 @@ class Close(Enum):
     SLOW_AGE = (4008, "slow: messages waited too long", "slow_age", True)
     MESSAGE_TIMEOUT = (4009, "message begun but not finished in time", "message_timeout", True)
     FLOODING = (4010, "too many messages from this client", "flooding", True)
+    CLIENT_LIMIT = (4429, "too many connections of this address or user", "client_limit", True)
 
     def __init__(self, code: int, reason: str, label: str, reconnect: bool) -> None:
         self.code = code

@@ -86,5 +86,8 @@ class ClientProtocol(Protocol):
     def receive(self, message: str | bytes) -> Iterable[Command]:
         """Return what a message of the client asks for. Bad input becomes a Refusal or an End; nothing is raised."""
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        """Return the answer to a command that the session cannot carry out, for instance when a limit is reached."""
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        """Return the answer to a subscribe that the session cannot carry out, for instance when a limit is reached.
+
+        It names the channel, since a client may have asked for several, and does not count towards the end of the connection.
+        """

@@ -152,7 +152,8 @@ class TasksProtocol:
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
-            return (self.refuse(error.code, error.message),)
+            payload = _json({"type": "error", "code": error.code, "message": error.message})
+            return (Refusal(error.code, payload, counts=error.code not in _TOLERATED),)
 
     def _read(self, message: str) -> Command:
         try:
@@ -206,6 +207,6 @@ class TasksProtocol:
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        payload = _json({"type": "error", "code": code, "message": message})
-        return Refusal(code, payload, counts=code not in _TOLERATED)
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)

@@ -20,6 +20,7 @@ from relay.broker.embedded import embedded_redis
 from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import TrustedProxies
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.metrics import Metrics
@@ -38,7 +39,7 @@ from relay.server.hypercorn_compat.listeners import ListenerServer, serving_list
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
-from relay.server.session_context import SessionContext, limits_of
+from relay.server.session_context import SessionContext, client_limits_of, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
@@ -71,6 +72,7 @@ async def run_relay(
     metrics: Metrics,
     named: ChannelPatterns,
     policy: CorsPolicy,
+    proxies: TrustedProxies,
     endpoints: Mapping[str, Endpoint],
     app: object,
 ) -> AsyncIterator[RunningRelay]:
@@ -82,6 +84,7 @@ async def run_relay(
         metrics: Where everything is counted.
         named: The operator's channels.
         policy: Which pages may use the relay.
+        proxies: Whose word on clients' addresses is taken.
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there.
         app: The ASGI app, as the server knows it.
     """
@@ -115,14 +118,15 @@ async def run_relay(
         registry = SessionRegistry(
             sessions,
             settings.max_clients,
-            settings.max_clients_per_address,
+            client_limits_of(settings),
             settings.close_timeout,
             statistics,
             memory,
         )
         context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
         drain_seconds = _drain_seconds(settings)
-        admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
+        watch = _ServerShutdown(services, registry, drain_seconds).watch
+        admission = Admission(context, policy, proxies, metrics, watch)
         heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
         acceptor = Acceptor(endpoints, admission)
         services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)

@@ -1,34 +1,32 @@
-"""One client: its nursery, its loops, its send queue, and how it ends.
+"""One client: its nursery, its loops, and how it ends. `relay.server.session_output` has its writing half.
 
-A session is one task. It reads its client and executes what the protocol makes of that; the hub's batches are written the
-moment they are offered, and only when the socket takes no more does a send loop start beside it, which ends when the queue is
-empty. `Session.close` ends a session and never waits; the session's own task then sends the close frame and closes the
-connection, within a deadline.
+A session is one task. It reads its client and executes what the protocol makes of that. `Session.close` ends a session and
+never waits; the session's own task then sends the close frame and closes the connection, within a deadline.
 
 Answers, states and history are produced at the client's pace: while much waits for it, neither are they written nor is the
 client read. Only live updates, which cannot be held back, count against the limits of the queue.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from time import monotonic
-from typing import Any
 
 import structlog
 import trio
 
 from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
+from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError
 from relay.core.hub import Hub
-from relay.core.send_queue import SendQueue
 from relay.core.subscription import ReadHistory, Refuse, Request, Send
 from relay.protocols.base import ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.protocols.tasks import PLAIN
 from relay.server.session_context import SessionContext
+from relay.server.session_output import SessionOutput
 from relay.server.transports import Transport
 
 _log = structlog.get_logger("relay.session")
@@ -59,46 +57,21 @@ def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
 _READ_AGAIN = 0.5
 
 
-class Session:
-    """A connected client. Run it with `run`, once; all else may be called from any task of the event loop.
+class Session(SessionOutput):
+    """A connected client. Run it with `run`, once; all else may be called from any task of the event loop."""
 
-    Attributes:
-        peer: The client's address, for logs.
-        closing: How the session ends; None while it is open.
-    """
+    __slots__ = ("_budget", "_errors", "_opening", "_protocol", "_subscriptions")
 
-    __slots__ = (
-        "_budget",
-        "_context",
-        "_errors",
-        "_nursery",
-        "_opening",
-        "_protocol",
-        "_queue",
-        "_sending",
-        "_subscriptions",
-        "_transport",
-        "_write",
-        "closing",
-        "peer",
-    )
-
-    def __init__(self, context: SessionContext, transport: Transport, protocol: ClientProtocol, peer: str) -> None:
-        self._context = context
-        self._transport = transport
+    def __init__(
+        self, context: SessionContext, transport: Transport, protocol: ClientProtocol, client: ClientAddress
+    ) -> None:
+        super().__init__(context, transport, client)
         self._protocol = protocol
-        #: What writes at once; None before the session runs, while something waits in the queue, and when it is closing.
-        self._write: Callable[[Any], int] | None = None
-        self._queue = SendQueue(context.limits)
         self._subscriptions = SubscriptionSet(context.hub, self)
         self._budget = ClientBudget(context.settings.max_subscriptions)
-        self._nursery: trio.Nursery | None = None
         #: What remains to be done before the client's own messages; None before `register`.
         self._opening: list[Command] | None = None
-        self._sending = False
         self._errors = 0
-        self.peer = peer
-        self.closing: Close | None = None
 
     # What others do to a session: nothing here waits.
 
@@ -123,7 +96,7 @@ class Session:
                 else:
                     self._opening.append(command)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
 
     def unregister(self) -> None:
@@ -131,42 +104,6 @@ class Session:
         self._subscriptions.close()
         self._queue.clear()
         self._context.registry.remove(self)
-
-    def offer(self, batch: Batch, *, paced: bool = False) -> None:
-        """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
-
-        Args:
-            batch: Frames of this client's transport.
-            paced: The caller has waited until little is queued, so the batch does not count against the limits.
-        """
-        write = self._write
-        written = 0
-        if write is not None:
-            try:
-                written = write(batch.chunk)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.close(Close.ABNORMAL_CLOSURE)
-                return
-            if written == batch.size:
-                self._context.statistics.messages_sent += batch.count
-                return
-        self._enqueue(batch, written, paced)
-
-    def _enqueue(self, batch: Batch, written: int, paced: bool) -> None:
-        if self.closing is not None:
-            return
-        queue = self._queue
-        is_first = not queue
-        queue.push(batch, monotonic(), paced=paced)
-        if is_first:
-            queue.written = written
-            self._write = None
-            self._start_sending()
-        overflow = queue.overflow()
-        if overflow is not None:
-            self.close(overflow)
 
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once: the closing handshake happens in the session's task."""
@@ -178,32 +115,6 @@ class Session:
         self._context.registry.on_closing(self, close)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-
-    def heartbeat(self) -> None:
-        """Send a heartbeat, unless something waits for the client anyway."""
-        chunk = self._transport.heartbeat()
-        if chunk is not None and not self._queue:
-            self.offer(Batch(chunk, 0, len(chunk)))
-
-    def check_age(self, now: float) -> None:
-        """Close the session if its client has not made progress for too long. `now` is the monotonic time in seconds."""
-        expired = self._queue.expired(now)
-        if expired is not None:
-            self.close(expired)
-
-    @property
-    def waiting(self) -> int:
-        """Messages that wait in the send queue."""
-        return self._queue.count
-
-    @property
-    def transport_name(self) -> str:
-        """The metrics label of the transport."""
-        return self._transport.name
-
-    def abort(self) -> None:
-        """Close the connection at once. The session's task ends by that."""
-        self._transport.abort()
 
     # What the session's own task does.
 
@@ -222,10 +133,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self.closing is None:
-                    if self._queue:
-                        self._start_sending()
-                    else:
-                        self._write = self._transport.write
+                    self._begin_output()
                     await self._serve(events)
                 nursery.cancel_scope.cancel()
         finally:
@@ -244,7 +152,7 @@ class Session:
             await self._handle(events)
             await self._receive_loop()
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("session failed", client=self.peer)
+            _log.exception("session failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             # While the nursery is still open: nothing is offered from here on, for which a send loop would have to be started.
@@ -267,7 +175,8 @@ class Session:
                 return
             new_bytes, size = transport.bytes_received - size, transport.bytes_received
             new_frames, frames = transport.frames_received - frames, transport.frames_received
-            verdict = self._budget.charge(monotonic(), new_frames, new_bytes)
+            now = monotonic()
+            verdict = self._budget.charge(now, new_frames, new_bytes, self.share.charge(now, new_frames))
             await self._handle(events)
             if isinstance(verdict, Close):
                 self.close(verdict)
@@ -302,18 +211,13 @@ class Session:
         async with self._context.turnstile:
             await trio.lowlevel.checkpoint()
 
-    async def _wait_low(self) -> None:
-        """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
-        low = trio.Event()
-        self._queue.call_when_low(low.set)
-        await low.wait()
-
     async def _execute(self, command: Command) -> None:
         match command:
             case Subscribe():
                 await self._subscribe(command)
             case Unsubscribe(channel, payload):
                 self._subscriptions.end(channel)
+                self.share.resize(len(self._subscriptions))
                 self._send([payload])
             case Reply(payload):
                 self._send([payload])
@@ -325,11 +229,9 @@ class Session:
     async def _subscribe(self, command: Subscribe) -> None:
         channel = command.channel
         subscriptions = self._subscriptions
-        limit = self._context.settings.max_subscriptions
         format = self._format(command.encoding)
-        if channel not in subscriptions and len(subscriptions) >= limit:
-            reason = f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
-            self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
+        if channel not in subscriptions and (reason := self._why_no_room()) is not None:
+            self._refuse(self._protocol.refuse("too_many_subscriptions", reason, channel))
             return
         if subscriptions.has(channel, format) and not command.requires_position:
             self._send(command.answer(None))  # answered twice, delivered once
@@ -361,9 +263,20 @@ class Session:
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
                     subscriptions.discard(subscription)
-                    self._send([self._protocol.refuse("unavailable", reason).payload])
+                    self._send([self._protocol.refuse("unavailable", reason, channel).payload])
                 case None:
                     return
+
+    def _why_no_room(self) -> str | None:
+        """Return why the client may have no further subscription; None when it may, which is counted then."""
+        count, limit = len(self._subscriptions), self._context.settings.max_subscriptions
+        if count >= limit:
+            return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+        self.share.resize(count)
+        if not self.share.has_room(count + 1):
+            return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
+        self.share.resize(count + 1)
+        return None
 
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:
         subscription = self._subscriptions.start(_request(command, format))
@@ -388,39 +301,3 @@ class Session:
         if encoding.stateful:
             return Format(encoding, self._transport.framing)
         return format_of(encoding, self._transport.framing)
-
-    def _start_sending(self) -> None:
-        """Start the send loop. Before the nursery is open it starts with the nursery; after it has closed nothing is taken."""
-        if not self._sending and self._nursery is not None:
-            self._sending = True
-            self._context.registry.backlogged[self] = None
-            self._nursery.start_soon(self._send_loop)
-
-    async def _send_loop(self) -> None:
-        queue = self._queue
-        try:
-            await self._transport.drain(queue)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self.close(Close.ABNORMAL_CLOSURE)
-        except Exception:  # noqa: BLE001 - as in _serve
-            _log.exception("sending failed", client=self.peer)
-            self.close(Close.INTERNAL_ERROR)
-        finally:
-            self._sending = False
-            if not queue and self.closing is None:
-                self._write = self._transport.write
-            self._context.statistics.messages_sent += queue.delivered
-            self._context.statistics.updates_coalesced += queue.coalesced
-            queue.delivered = queue.coalesced = 0
-            self._context.registry.backlogged.pop(self, None)
-
-    async def _close_handshake(self) -> None:
-        assert self.closing is not None
-        deadline = trio.current_time() + self._context.settings.close_timeout
-        with trio.CancelScope(shield=True, deadline=deadline):
-            try:
-                await self._transport.close(self._queue, self.closing)
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it hung up first
-            except Exception:  # noqa: BLE001 - as in _serve
-                _log.exception("closing handshake failed", client=self.peer)

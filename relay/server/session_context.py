@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import trio
 
 from relay.config import Settings
+from relay.core.client_limits import ClientLimits, Limits
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.send_queue import QueueLimits
@@ -43,3 +44,21 @@ class SessionContext:
 def limits_of(settings: Settings) -> QueueLimits:
     """Return the limits of a client's send queue."""
     return QueueLimits(settings.coalesce_after, settings.queue_messages, settings.queue_bytes, settings.queue_max_age)
+
+
+def client_limits_of(settings: Settings) -> ClientLimits:
+    """Return the limits for clients of one address or one subject."""
+    return ClientLimits(
+        Limits(
+            settings.max_clients_per_address,
+            settings.connect_rate_per_address,
+            settings.max_subscriptions_per_address,
+            settings.message_rate_per_address,
+        ),
+        Limits(
+            settings.max_clients_per_subject,
+            settings.connect_rate_per_subject,
+            settings.max_subscriptions_per_subject,
+            settings.message_rate_per_subject,
+        ),
+    )

@@ -15,13 +15,14 @@ from relay.core.extra_channels import channel_of
 from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport, SocketTransport
+from relay.server.transports import SocketTransport
 
 PATH = "/events"
 
@@ -144,6 +145,15 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
+async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
+    """Refuse a client of an address that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
+        await refuse(send, cors)
+        return
+    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": "too many connections of this address"}, headers)
+
+
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -151,9 +161,14 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     cors = admission.policy.response_headers(scope["headers"])
-    peer = peer_of(scope.get("client"))
+    client = admission.proxies.client(scope.get("client"), scope["headers"])
+    retry_after = admission.limit_connect(client)
+    if retry_after is not None:
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, retry_after)
+        return
     reason = admission.rejection_reason(scope["headers"])
-    if reason is None and admission.is_full_for(address_of(peer)):
+    if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:
         admission.count_rejection(reason)
@@ -164,6 +179,10 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         channels = _channels_of(query, named, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
+        return
+    if not admission.has_room(client, len(channels)):
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
@@ -181,8 +200,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, peer).run()
+        await Session(admission.context, asgi, protocol, client).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, peer)
+    session = Session(admission.context, transport, protocol, client)
     admission.start(session.run, session.abort)

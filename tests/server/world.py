@@ -14,6 +14,7 @@ from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import ClientAddress
 from relay.core.errors import BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
@@ -26,7 +27,7 @@ from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.session import Session
-from relay.server.session_context import LoadHistory, SessionContext, limits_of
+from relay.server.session_context import LoadHistory, SessionContext, client_limits_of, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 from relay.server.transports import SocketTransport
@@ -130,7 +131,7 @@ class World:
         self.sessions = SessionRegistry(
             nursery,
             self.settings.max_clients,
-            self.settings.max_clients_per_address,
+            client_limits_of(self.settings),
             self.settings.close_timeout,
             self.statistics,
             self.memory,
@@ -170,7 +171,7 @@ class World:
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.context, transport, protocol, "test"), peer, ours
+        return Session(self.context, transport, protocol, ClientAddress("127.0.0.1", 4711)), peer, ours
 
     async def connect(
         self,
