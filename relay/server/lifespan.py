@@ -133,7 +133,9 @@ async def run_relay(
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(_report_redis, redis, channels, hub, metrics)
-        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        server = ListenerServer(
+            acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
+        )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
         yield RunningRelay(admission, Access(OpenAuthenticator()), redis, url, tasks, ingester, heartbeat)
