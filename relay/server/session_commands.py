@@ -129,8 +129,7 @@ class SessionCommands:
         self._access.start()
         if not isinstance(self._entry, Grant):
             return []
-        self._set_grant(self._entry)
-        return self._open(early)
+        return self._open(early) if self._set_grant(self._entry) else []
 
     def _open(self, early: EarlyUpdates | None = None) -> list[Command]:
         opening: list[Command] = []
@@ -230,15 +229,20 @@ class SessionCommands:
             self._send([self._protocol.refuse(error.code, error.message).payload])
             self.close(Close.UNVERIFIED)
         else:
-            self._set_grant(grant)
+            if not self._set_grant(grant):
+                return []
             if answer is not None:
                 self._send([answer(self._access.expires_in)])
             return self._open()
         return []
 
-    def _set_grant(self, grant: Grant) -> None:
+    def _set_grant(self, grant: Grant) -> bool:
+        """Give the client a grant; it is closed, and this is False, when the grant's subject has too many clients."""
+        if not self._context.registry.client_limits.join_subject(self._share, grant.subject, monotonic()):
+            self.close(Close.CLIENT_LIMIT)
+            return False
         self._access.set_grant(grant)
-        self._share.join(self._context.registry.client_limits.by_subject, grant.subject)
+        return True
 
     def _reject(self, error: Unauthenticated) -> None:
         """Close a client that has no grant."""
@@ -269,7 +273,8 @@ class SessionCommands:
                 with suppress(BrokerError):  # then it is not decided, and ends below
                     await access.learn_owner(channel)
         former = access.grant
-        self._set_grant(grant)
+        if not self._set_grant(grant):
+            return
         for channel in list(self._subscriptions):
             decision = access.decide(channel)
             if decision is Decision.DENIED:

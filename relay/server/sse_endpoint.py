@@ -191,7 +191,7 @@ async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, byte
         await refuse(send, cors)
         return
     headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
-    await answer(send, 429, {"code": CLIENT_LIMIT, "message": "too many connections of this address"}, headers)
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
 
 
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
@@ -220,12 +220,12 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    if not admission.has_room(client, len(channels)):
-        admission.count_rejection(CLIENT_LIMIT)
-        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
-        return
     grant = await _grant_or_refusal(admission, scope, send, channels, cors)
     if grant is None:
+        return
+    if admission.retry_after_for(grant) is not None or not admission.has_room(client, grant, len(channels)):
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
