@@ -12,7 +12,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The packages of this repository that Relay needs, and the files that say what they need.
-PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail,grants]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
 
