@@ -16,13 +16,14 @@ from relay.core.errors import (
     RelayError,
     StateTooLarge,
     Unauthenticated,
+    Unverified,
     UpdateConflict,
 )
 from relay.server.api_answers import error_answer
 from relay.server.task_paths import TaskPaths
 
 #: Errors of the relay that have an answer of their own. Any other is a bug, and answered with 500.
-_ANSWERED = (BrokerError, BadMessage, Unauthenticated, Forbidden)
+_ANSWERED = (BrokerError, BadMessage, Unauthenticated, Unverified, Forbidden)
 
 
 class Refused(BadMessage):
@@ -62,6 +63,8 @@ def failure_of(error: RelayError) -> Failure:
             return Failure(400, error.code, error.message)
         case Unauthenticated():
             return Failure(401, error.code, error.message)
+        case Unverified():
+            return Failure(503, error.code, error.message, error.retry_after)
         case Forbidden():
             return Failure(403, error.code, error.message)
         case StateTooLarge():

@@ -12,9 +12,10 @@ from typing import Any
 import structlog
 import trio
 
-from relay.core.batches import Batch
+from relay.core.batches import Batch, Framing
 from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
+from relay.core.revocations import Revocations
 from relay.core.send_queue import SendQueue
 from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
@@ -49,6 +50,10 @@ class SessionOutput(ABC):
     @abstractmethod
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once."""
+
+    @abstractmethod
+    def check_revoked(self, revocations: Revocations) -> None:
+        """Close the session if its grant is revoked."""
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
@@ -99,6 +104,16 @@ class SessionOutput(ABC):
             self.close(expired)
 
     @property
+    def framing(self) -> Framing:
+        """How messages are framed on the client's connection."""
+        return self._transport.framing
+
+    @property
+    def is_low(self) -> bool:
+        """The client has read most of what waited for it."""
+        return self._queue.is_low
+
+    @property
     def waiting(self) -> int:
         """Messages that wait in the send queue."""
         return self._queue.count
@@ -119,7 +134,7 @@ class SessionOutput(ABC):
         else:
             self._write = self._transport.write
 
-    async def _wait_low(self) -> None:
+    async def wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
         low = trio.Event()
         self._queue.call_when_low(low.set)
