@@ -49,7 +49,7 @@ def _cursor(text: str) -> tuple[float, str]:
 def _page_of_request() -> tuple[int, tuple[float, str] | None]:
     """Return how many tasks the client wants, and after which. Raises BadMessage."""
     try:
-        limit = int(request.args.get("limit", PAGE))
+        limit = msgspec.json.decode(request.args.get("limit", str(PAGE)), type=int)
         after = _cursor(request.args["after"]) if "after" in request.args else None
         if not 1 <= limit <= MAX_PAGE or (after is not None and not isfinite(after[0])):
             raise ValueError("out of range")
@@ -61,10 +61,10 @@ def _page_of_request() -> tuple[int, tuple[float, str] | None]:
 def _filter_of_request(grant: Grant) -> TaskFilter:
     """Return which tasks the client wants, of those that it may list. Raises BadMessage."""
     try:
-        max_age = float(request.args["max_age"]) if "max_age" in request.args else None
+        max_age = msgspec.json.decode(request.args["max_age"], type=float) if "max_age" in request.args else None
         if max_age is not None and not 0 <= max_age <= MAX_AGE:
             raise ValueError("out of range")
-    except ValueError:
+    except (ValueError, msgspec.DecodeError):
         raise BadMessage("bad_query", f"max_age is a number of seconds, up to {MAX_AGE:.0f}") from None
     for name in ("text", "parent"):
         if len(request.args.get(name, "")) > MAX_NAME_LENGTH:
@@ -86,8 +86,9 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
 
 def _names(parameter: str) -> frozenset[str] | None:
     """Return the names in a parameter of the query, separated by commas; None where it is not given. Raises BadMessage."""
-    names = frozenset(name.strip() for name in request.args.get(parameter, "").split(",")) - {""}
-    if len(names) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in names):
+    given = request.args.get(parameter, "")
+    names = frozenset(name.strip() for name in given.split(",")) if given else frozenset()
+    if len(names) > MAX_NAMES or not all(0 < len(name) <= MAX_NAME_LENGTH for name in names):
         raise BadMessage(
             "bad_query", f"{parameter} is up to {MAX_NAMES} names of {MAX_NAME_LENGTH} characters, separated by commas"
         )

@@ -143,9 +143,7 @@ class Publisher:
         return self.of_channel(item.channel or "", item.data)
 
     def _checked(self, data: msgspec.Raw) -> bytes:
-        text = bytes(data).strip()
-        if not text.startswith(b"{"):
-            raise BadMessage("wrong_type", "`data` must be a JSON object: the fields that changed")
+        text = _object(data)
         if len(text) > self._max_update_bytes:
             raise Refused(
                 413,
@@ -173,6 +171,8 @@ class Publisher:
         """Publish the updates of a batch for the request's client. Returns what became of each; raises as `publish`."""
         relay = self._relay.running
         key = _key_of_request()
+        for item in items:
+            _object(item.data)  # one that is malformed makes the whole batch so
         prepared = [self._prepared(item) for item in items]
         wanted = [
             target
@@ -281,11 +281,18 @@ def _failure(error: RelayError) -> Failure:
     return failure_of(error)
 
 
+def _object(data: msgspec.Raw) -> bytes:
+    text = bytes(data).strip()
+    if not text.startswith(b"{"):
+        raise BadMessage("wrong_type", "`data` must be a JSON object: the fields that changed")
+    return text
+
+
 def _options(update: TaskUpdate | GeneralUpdate | BatchItem, task_id: str | None = None) -> CreationOptions:
     try:
         return creation_options(update.owner, update.parent_id, task_id=task_id)
     except ValueError as error:
-        raise BadMessage("bad_options", str(error)) from None
+        raise Refused(422, "bad_options", str(error)) from None
 
 
 def _target(publication: Publication) -> Target:

@@ -23,6 +23,7 @@ from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
+from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.browser_client import add_browser_client
@@ -243,5 +244,6 @@ def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
     add_task_actions(app, app.relay, app.task_paths)
+    add_documents(app, settings.api_prefix)
     add_browser_client(app)
     return app
