@@ -31,8 +31,8 @@ _STATES_AT_ONCE = 16
 _PAGE_BYTES = 2 * 1024 * 1024
 
 _STATE = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent') "
-    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4] }"
+    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent', 'cancel') "
+    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4], meta[5] }"
 )
 _FILTERED = Script.of(
     "local meta = redis.call('HMGET', KEYS[1], 'owner', 'parent') "
@@ -61,6 +61,7 @@ class Task(NamedTuple):
         active: Its last activity, in seconds of the Unix epoch; None where that was not asked for.
         owner: The users and groups that own it; empty for nobody.
         parent_id: Its parent's id, if it has one.
+        cancel_reason: Why its end was requested, which may be empty; None where it was not.
     """
 
     task_id: str
@@ -69,6 +70,7 @@ class Task(NamedTuple):
     active: float | None = None
     owner: frozenset[str] = frozenset()
     parent_id: str | None = None
+    cancel_reason: str | None = None
 
 
 class Page(NamedTuple):
@@ -210,12 +212,12 @@ def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerE
     if isinstance(answer, BrokerError):
         return answer
     try:
-        epoch, top, state, owner, parent = answer
+        epoch, top, state, owner, parent, cancel = answer
         fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         position = Position(epoch.decode(), int(top))
-        return Task(task_id, fields, position, active, owner_of(owner), _text(parent))
+        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel))
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 

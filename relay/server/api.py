@@ -37,6 +37,8 @@ def _task_json(task: Task) -> bytes:
     options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
     if task.parent_id is not None:
         options["parent_id"] = task.parent_id
+    if task.cancel_reason is not None:
+        options["cancel_requested"] = {"reason": task.cancel_reason}
     beside = b"," + json_of(options)[1:-1] if options else b""
     active = b"" if task.active is None else b',"active":%b' % json_of(round(task.active, 3))
     return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))

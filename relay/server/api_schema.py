@@ -54,6 +54,12 @@ class BatchResult(msgspec.Struct):
     results: list[ItemResult]
 
 
+class CancelRequested(msgspec.Struct):
+    """The task's end was requested."""
+
+    reason: str
+
+
 class Task(msgspec.Struct):
     """A task: its state, and the position that this is the state of."""
 
@@ -62,6 +68,7 @@ class Task(msgspec.Struct):
     data: Data
     owner: list[Name] | UnsetType = UNSET
     parent_id: Name | UnsetType = UNSET
+    cancel_requested: CancelRequested | UnsetType = UNSET
     active: (
         Annotated[float, Meta(description="Its last activity, in seconds of the Unix epoch; in lists.")] | UnsetType
     ) = UNSET

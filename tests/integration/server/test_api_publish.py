@@ -298,6 +298,7 @@ def test_a_cancel_is_noted_and_says_what_it_did(api: httpx.Client, shared_redis:
         answer = api.post("/tasks/t/cancel", json={"reason": "too slow"})
         assert (answer.status_code, answer.json()) == (202, {"task_id": "t", "outcome": "cancel_requested"})
         messages: Any = eventually(lambda: list(iter(lambda: pubsub.get_message(timeout=0.1), None))[-1:])
+    assert api.get("/tasks/t").json()["cancel_requested"] == {"reason": "too slow"}
     assert json.loads(messages[0]["data"]) == {"task_id": "t", "reason": "too slow"}
     api.post("/tasks/t", json=update(status="cancelled"))
     answer = api.post("/tasks/t/cancel")

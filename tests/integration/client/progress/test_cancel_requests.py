@@ -122,6 +122,22 @@ def test_a_request_from_before_the_start_is_found(redis_server: RedisServer) -> 
         assert watch.cancelled.wait(20)
 
 
+def test_a_request_for_a_parent_reaches_its_children(redis_server: RedisServer) -> None:
+    with TaskReporter(redis_server.url) as creator, TaskReporter(redis_server.url, cancellable=True) as report:
+        creator.begin("top", {})
+        middle = creator.begin("middle", {}, parent_id="top")
+        first, second = (report.begin(name, {}, parent_id="middle") for name in ("first", "second"))
+        apart = report.begin("apart", {})
+        assert redis_server.request_cancel("top", "all of it") == "requested"
+        for task in (first, second):
+            assert task.cancelled.wait(20)
+            assert task.cancelled.reason == "all of it"
+        late = report.begin("late", {}, parent_id="middle")
+        assert late.cancelled.wait(20), "it began when its parent's parent was cancelled already"
+        assert not apart.cancelled
+        assert not middle.cancelled  # nobody watches it
+
+
 def test_a_request_during_an_outage_is_found(redis_server: RedisServer) -> None:
     calls: list[str] = []
     with TaskReporter(redis_server.url) as report, CancelListener(redis_server.url, timeout=0.3) as listener:
