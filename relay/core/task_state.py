@@ -7,6 +7,7 @@ from relay_wire.channels import MAX_FIELDS
 from relay_wire.statuses import TERMINAL
 
 from relay.core.errors import BadMessage
+from relay.core.field_operations import FoldedField
 
 #: The field that is set on a task in progress without a heartbeat.
 STALLED = "stalled"
@@ -44,6 +45,19 @@ def fold(updates: Iterable[bytes]) -> bytes:
     for data in updates:
         fields.update(fields_of(data))
     return object_of(fields)
+
+
+def fold_operations(updates: Iterable[bytes]) -> bytes:
+    """Merge several updates of one task, with operations among their fields, into one with operations.
+
+    Raises:
+        BadMessage: An update is no object, has too many fields, or appends to a value of another type.
+    """
+    fields: dict[str, FoldedField] = {}
+    for data in updates:
+        for name, value in fields_of(data).items():
+            fields.setdefault(name, FoldedField()).add(value)
+    return object_of({name: field.value() for name, field in fields.items()})
 
 
 def status_of(fields: Mapping[str, bytes]) -> str | None:

@@ -10,6 +10,7 @@
 --@include channel
 local first_field, is_update, is_stall_mark = 19, true, false
 local next_top = tostring(top + 1)
+--@include operations
 --@include state_limits
 --@include checks
 -- The idempotency key, if there is one.
@@ -21,7 +22,7 @@ if written_key then
     if known_epoch then
       -- A write, however small: without one WAIT on this connection would have nothing to wait for.
       call('PEXPIRE', written_key, ARGV[18])
-      return { known_epoch, tonumber(known_offset), 1, 0 }
+      return { known_epoch, tonumber(known_offset), 1, 0, 0 }
     end
     return redis.error_reply(refusal or 'WRONGTYPE ' .. written_key .. ' does not hold a position')
   end
@@ -29,4 +30,4 @@ elseif refusal then
   return redis.error_reply(refusal)
 end
 --@include apply
-return { epoch, offset, 0, 0 }
+return { epoch, offset, 0, 0, is_truncated and 1 or 0 }
