@@ -17,7 +17,7 @@ from relay.core.field_operations import (
     operation_of,
     without_operations,
 )
-from relay.core.task_state import fold_operations
+from relay.core.task_state import fold_operations, unpersisted_data
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 LIST: st.SearchStrategy[list[Any]] = st.lists(st.sampled_from([1, "]", [], {"a": "["}]), max_size=3)
@@ -77,6 +77,20 @@ def test_the_status_is_not_appended_to() -> None:
 def test_of_an_update_that_is_not_stored_only_what_is_set_remains() -> None:
     fields = {"a": b'{"$append":"x"}', "b": b"1", "c": b'{"$set":{"$set":2}}'}
     assert without_operations(fields) == {"b": b"1", "c": b'{"$set":2}'}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"a": 1, "price": "$5"}', b'{"a": 1, "price": "$5"}'),
+        (b'{"a":{"$append":"x"},"b":1}', b'{"b":1}'),
+        (b'{"a":{"$append":"x"}}', None),
+        (b'{"a":{"$set":{"$append":"x"}},"b":{"$append":1}}', b'{"a":{"$set":{"$append":"x"}}}'),
+        (b"{}", b"{}"),
+    ],
+)
+def test_nothing_is_appended_by_an_update_without_a_position(data: bytes, expected: bytes | None) -> None:
+    assert unpersisted_data(data) == expected
 
 
 def updates_of(kind: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
