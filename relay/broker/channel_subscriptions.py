@@ -12,6 +12,7 @@ from time import monotonic
 import structlog
 import trio
 from relay_wire import keys
+from relay_wire.channels import TASK_DELTA, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
 
@@ -147,12 +148,17 @@ class ChannelSubscriptions:
             if kind == "owner":
                 self._hub.on_owner(channel, owner_of(data))
                 return False
+            has_operations = kind == TASK_DELTA
         except ValueError:
             self._on_invalid(channel)
             return False
         if not data.isascii():
             data = script_calls.utf8(data)
-        self._hub.on_publication(Update(channel, kind, data, monotonic(), position))
+        if has_operations:
+            update = Update(channel, TASK_UPDATE, data, monotonic(), position, True)
+        else:
+            update = Update(channel, kind, data, monotonic(), position)
+        self._hub.on_publication(update)
         return self._hub.is_full
 
     def _on_invalid(self, channel: str) -> None:

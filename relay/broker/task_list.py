@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import structlog
-from relay_wire import keys
+from relay_wire import keys, scripts
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.creation import owner_of
 from relay_wire.publications import ScriptCall
@@ -30,10 +30,6 @@ _SCAN = 1000
 _STATES_AT_ONCE = 16
 _PAGE_BYTES = 2 * 1024 * 1024
 
-_STATE = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent', 'cancel') "
-    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4], meta[5] }"
-)
 _FILTERED = Script.of(
     "local meta = redis.call('HMGET', KEYS[1], 'owner', 'parent') "
     "return { meta[1], meta[2], unpack(redis.call('HMGET', KEYS[2], unpack(ARGV))) }"
@@ -204,7 +200,7 @@ async def run_all(run_calls: RunCalls, calls: Sequence[ScriptCall]) -> list[Any]
 def state_call(task_id: str) -> ScriptCall:
     """Return a call that reads one task; `read_task` reads the answer."""
     channel = TASK_PREFIX + task_id
-    return ScriptCall(_STATE, [keys.meta(channel), keys.state(channel)], [])
+    return ScriptCall(scripts.load("read_task"), [keys.meta(channel), keys.log(channel), keys.state(channel)], [])
 
 
 def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError | None:

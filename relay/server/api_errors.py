@@ -70,7 +70,7 @@ def failure_of(error: RelayError) -> Failure:
         case StateTooLarge():
             return Failure(422, "state_too_large", str(error))
         case UpdateConflict():
-            return Failure(409 if error.code == "parent_fixed" else 422, error.code, error.public_message)
+            return Failure(422 if error.code == "idempotency_key_reused" else 409, error.code, error.public_message)
         case BrokerBusy():
             return Failure(503, "unavailable", error.public_message, error.retry_after)
         case BrokerRefused() if error.is_out_of_memory:

@@ -71,6 +71,22 @@ def test_the_same_key_is_the_same_update(api: httpx.Client, shared_redis: RedisS
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_idempotency_key")
 
 
+def test_fields_that_append(api: httpx.Client, shared_redis: RedisServer) -> None:
+    api.post("/tasks/t", json=update(text="Once", number=1))
+    more = update(text={"$append": " upon"})
+    for _ in range(2):
+        assert api.post("/tasks/t", json=more, headers={"Idempotency-Key": "k"}).json()["position"]["offset"] == 2
+    assert api.get("/tasks/t").json()["data"] == {"text": "Once upon", "number": 1}
+    assert api.get("/tasks/t/history").json()["updates"][1]["data"] == {"text": {"$append": " upon"}}
+    for key in ({"Idempotency-Key": "other"}, {}):
+        answer = api.post("/tasks/t", json=update(number={"$append": "x"}), headers=key)
+        assert (answer.status_code, answer.json()["code"]) == (409, "append_mismatch")
+        assert "number" in answer.json()["message"]
+    assert api.post("/tasks/t", json=update(text=5)).status_code == 200
+    again = api.post("/tasks/t", json=more, headers={"Idempotency-Key": "k"})
+    assert again.json()["position"]["offset"] == 2  # although it could not be appended any more
+
+
 def test_general_updates_and_extra_channels(api: httpx.Client, relay: RelayServer, shared_redis: RedisServer) -> None:
     with relay.client() as watcher:
         watcher.send({"type": "subscribe", "channel": "news/today"})
