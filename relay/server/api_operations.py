@@ -12,6 +12,7 @@ from relay.server.api_publish import MAX_KEY_LENGTH, Batch, ChannelMessage, Gene
 from relay.server.api_task_actions import HISTORY_PAGE, MAX_HISTORY_PAGE, POSITION_PATTERN, CancelRequest
 
 _NAME = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
+_TEXT = {"type": "string", "maxLength": MAX_NAME_LENGTH}  # empty: as if it were not given
 _NAMES = {"type": "array", "items": {**_NAME, "pattern": "^[^,]+$"}, "maxItems": MAX_NAMES}
 
 
@@ -132,8 +133,8 @@ OPERATIONS = (
             Parameter("query", "status", _NAMES, "Tasks with one of these statuses."),
             Parameter("query", "kind", _NAMES, "Tasks whose field `kind` is one of these."),
             Parameter("query", "owner", _NAMES, "Tasks that one of these users and groups owns."),
-            Parameter("query", "parent", _NAME, "The children of this task."),
-            Parameter("query", "text", _NAME, "Tasks whose id, title or message contains this, whatever the case."),
+            Parameter("query", "parent", _TEXT, "The children of this task."),
+            Parameter("query", "text", _TEXT, "Tasks whose id, title or message contains this, whatever the case."),
             Parameter(
                 "query",
                 "max_age",
