@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -135,11 +136,7 @@ class RelayApp(QuartTrio):
             return
         address = client.network or ""
         try:
-            if scope["method"] not in _WITHOUT_BODY:
-                is_batch = path == self.task_paths.batch_route
-                max_bytes = self._max_batch_bytes if is_batch else self._max_body_bytes
-                receive = await self._bodies.receive(address, scope, receive, max_bytes)
-            async with self._requests.turn(address) as turn:
+            async with self._body(address, path, scope, receive) as receive, self._requests.turn(address) as turn:
                 guarded_send = self._guard.guarded(scope, path, send, turn.prepared)
                 await super().asgi_app(self.task_paths.routed(scope), receive, guarded_send)
         except ClientLeft:
@@ -150,6 +147,17 @@ class RelayApp(QuartTrio):
         except TooManyRequests:
             self.metrics.connections_refused.labels("too_many_requests").inc()
             await self._guard.refuse_busy(scope, send, 503, "too many requests at once", 1.0)
+
+    def _body(
+        self, address: str, path: str, scope: Any, receive: Any
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[Any]]]:
+        """Return a block in which a request's body is there."""
+        if scope["method"] in _WITHOUT_BODY:
+            return nullcontext(receive)
+        is_batch = path == self.task_paths.batch_route
+        return self._bodies.received(
+            address, scope, receive, self._max_batch_bytes if is_batch else self._max_body_bytes
+        )
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:

@@ -6,7 +6,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.server.request_bodies import MAX_BODIES, MAX_PER_ADDRESS, BodyRefused, ClientLeft, RequestBodies
+from relay.server.request_bodies import (
+    MAX_BYTES,
+    MAX_BYTES_PER_ADDRESS,
+    BodyRefused,
+    ClientLeft,
+    RequestBodies,
+)
 
 LEFT = {"type": "http.disconnect"}
 
@@ -32,11 +38,20 @@ class Client:
         return self.messages.pop(0)
 
 
+async def received(bodies: RequestBodies, client: Client, length: str | None = None, address: str = "a") -> bytes:
+    """The body, as a handler would get it."""
+    async with bodies.received(address, scope(length), client.receive, 4) as receive:
+        message = await receive()
+    assert message["more_body"] is False
+    body: bytes = message["body"]
+    return body
+
+
 async def test_a_body_is_handed_on_whole() -> None:
     client = Client(part(b"ab", more=True), part(b"", more=True), part(b"cd"), LEFT)
-    receive = await RequestBodies(1.0).receive("a", scope("4"), client.receive, 4)
-    assert await receive() == part(b"abcd")
-    assert await receive() == LEFT
+    async with RequestBodies(1.0).received("a", scope("4"), client.receive, 4) as receive:
+        assert await receive() == part(b"abcd")
+        assert await receive() == LEFT
 
 
 @pytest.mark.parametrize(
@@ -44,46 +59,55 @@ async def test_a_body_is_handed_on_whole() -> None:
 )
 async def test_a_long_body_is_refused(length: str | None, messages: list[dict[str, Any]]) -> None:
     with pytest.raises(BodyRefused) as refused:
-        await RequestBodies(1.0).receive("a", scope(length), Client(*messages).receive, 4)
+        await received(RequestBodies(1.0), Client(*messages), length)
     assert (refused.value.status, refused.value.code) == (413, "body_too_large")
 
 
 async def test_a_slow_body_is_given_up(autojump_clock: MockClock) -> None:
     started = trio.current_time()
     with pytest.raises(BodyRefused) as refused:
-        await RequestBodies(3.0).receive("a", scope(), Client(part(b"a", more=True)).receive, 4)
+        await received(RequestBodies(3.0), Client(part(b"a", more=True)))
     assert (refused.value.status, refused.value.code) == (408, "body_timeout")
     assert trio.current_time() - started == pytest.approx(3.0)
 
 
 async def test_a_client_that_leaves_ends_it() -> None:
     with pytest.raises(ClientLeft):
-        await RequestBodies(1.0).receive("a", scope(), Client(part(b"a", more=True), LEFT).receive, 4)
+        await received(RequestBodies(1.0), Client(part(b"a", more=True), LEFT))
 
 
-async def test_few_are_received_at_a_time(autojump_clock: MockClock) -> None:
+async def test_a_slow_handler_is_no_slow_body(autojump_clock: MockClock) -> None:
+    async with RequestBodies(3.0).received("a", scope("1"), Client(part(b"a")).receive, 4):
+        await trio.sleep(10)
+
+
+async def test_there_is_room_for_so_many_bytes(autojump_clock: MockClock) -> None:
+    """As long as their requests are served; an address has a part of it."""
     bodies = RequestBodies(10.0)
+    size = 1024 * 1024
+    hold = trio.Event()
 
-    async def wait(address: str) -> None:
-        with pytest.raises(BodyRefused) as refused:
-            await bodies.receive(address, scope(), Client().receive, 4)
-        assert refused.value.status == 408
+    async def serve(address: str) -> None:
+        async with bodies.received(address, scope(), Client(part(b"x")).receive, size):
+            await hold.wait()
 
     async def is_refused(address: str) -> bool:
         try:
-            await bodies.receive(address, scope(), Client(part(b"")).receive, 4)
-        except BodyRefused:
-            return True
-        return False
+            async with bodies.received(address, scope(), Client(part(b"x")).receive, size):
+                return False
+        except BodyRefused as refused:
+            return refused.status == 503
 
     async with trio.open_nursery() as nursery:
-        for _ in range(MAX_PER_ADDRESS):
-            nursery.start_soon(wait, "a")
+        each, total = MAX_BYTES_PER_ADDRESS // size - 1, MAX_BYTES // size - 1
+        for _ in range(each):
+            nursery.start_soon(serve, "a")
         await wait_all_tasks_blocked()
         assert await is_refused("a")
         assert not await is_refused("b")
-        for number in range(MAX_BODIES - MAX_PER_ADDRESS):
-            nursery.start_soon(wait, f"other {number}")
+        for number in range(total - each):
+            nursery.start_soon(serve, f"other {number}")
         await wait_all_tasks_blocked()
         assert await is_refused("b")
+        hold.set()
     assert not await is_refused("a")
