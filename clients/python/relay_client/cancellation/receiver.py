@@ -20,6 +20,7 @@ from relay_wire.redis_urls import RedisTarget
 from relay_client.backoff import full_jitter
 from relay_client.cancellation.watches import Watches
 from relay_client.listening import Listener
+from relay_client.publishing.asyncio_runtime import cancellation_count
 from relay_client.publishing.connection import connection_options, without_retries
 from relay_client.redis_errors import REDIS_FAILURES
 
@@ -30,6 +31,9 @@ _FLAGS_AT_ONCE = 200
 
 #: Seconds between two tries to read flags: at first, and at most.
 _BASE_DELAY, _MAX_DELAY = 0.05, 5.0
+
+#: Seconds before a receiver that has failed begins again.
+_RESTART_DELAY = 1.0
 
 
 class CancelReceiver:
@@ -55,10 +59,17 @@ class CancelReceiver:
         self._overflows = 0
 
     async def run(self) -> None:
-        """Receive until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listener.run(self._target))
-            group.create_task(self._read_flags())
+        """Receive until cancelled. No error ends it: the tasks that run go on, whatever happens to their listener."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._listener.run(self._target))
+                    group.create_task(self._read_flags())
+            except* Exception as errors:  # noqa: BLE001 - of this module, of redis-py, of a wrong configuration
+                _log.exception("requests to cancel tasks are not received, tried again", exc_info=errors.exceptions[0])
+            if cancellation_count():  # which a group swallows that has an error as well
+                raise asyncio.CancelledError
+            await asyncio.sleep(_RESTART_DELAY)
 
     def _on_message(self, message: Any) -> None:
         request = cancellation.read_message(message)
