@@ -63,8 +63,8 @@ class CancelReceiver:
         while True:
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listener.run(self._target))
                     group.create_task(self._read_flags())
+                    await self._listener.run(self._target)
             except* Exception as errors:  # noqa: BLE001 - of this module, of redis-py, of a wrong configuration
                 _log.exception("requests to cancel tasks are not received, tried again", exc_info=errors.exceptions[0])
             if cancellation_count():  # which a group swallows that has an error as well
