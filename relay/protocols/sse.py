@@ -13,7 +13,7 @@ from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
-from relay.protocols.tasks import PlainUpdates
+from relay.protocols.tasks import PlainUpdates, channel_fields
 
 #: A comment: clients ignore it, proxies see that the connection lives.
 HEARTBEAT = b":\n\n"
@@ -31,7 +31,8 @@ class _Events(PlainUpdates):
 
     stateful = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole_values: bool = True) -> None:
+        super().__init__(whole_values=whole_values)
         self.id = EventId()
 
     def event(self, kind: str, data: bytes) -> bytes:
@@ -56,14 +57,14 @@ class _EventsOfOne(PlainUpdates):
     stateful = False
 
     def encode(self, update: Update) -> bytes:
-        events = _Events()
+        events = _Events(whole_values=self.whole_values)
         return events.encode(update)
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
-        return _Events().reset(channel, snapshot)
+        return _Events(whole_values=self.whole_values).reset(channel, snapshot)
 
 
-_OF_ONE = _EventsOfOne()
+_OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
 
 
 class SseProtocol:
@@ -72,15 +73,16 @@ class SseProtocol:
     Args:
         channels: What it follows.
         last_event_id: The last id that it has received, to resume from.
+        deltas: It takes operations on fields.
     """
 
-    def __init__(self, channels: Sequence[str], last_event_id: str | None) -> None:
+    def __init__(self, channels: Sequence[str], last_event_id: str | None, *, deltas: bool = False) -> None:
         self._channels = channels
         self._since = positions_of(last_event_id, channels) if last_event_id else {}
         self._resuming = bool(last_event_id)
-        self._events: PlainUpdates = _OF_ONE
+        self._events: PlainUpdates = _DELTAS_OF_ONE if deltas else _OF_ONE
         if len(channels) > 1:
-            self._events = _Events()
+            self._events = _Events(whole_values=not deltas)
             for channel, position in (self._since or {}).items():
                 self._events.id.set(channel, position)
 
@@ -96,7 +98,9 @@ class SseProtocol:
         def answer(welcome: SubscribeResult | None) -> Iterable[bytes]:
             if welcome is None:
                 return ()
-            events = self._events if isinstance(self._events, _Events) else _Events()
+            events = (
+                self._events if isinstance(self._events, _Events) else _Events(whole_values=self._events.whole_values)
+            )
             if welcome.recovered is False:
                 # The state, if there is one, follows as an update of its own.
                 return list(events.reset(channel, Snapshot(welcome.position, None, None)))
@@ -112,6 +116,14 @@ class SseProtocol:
     def receive(self, message: str | bytes) -> Iterable[Command]:  # noqa: ARG002 - nothing can be said here
         return (End(Close.PROTOCOL_ERROR),)
 
-    def refuse(self, code: str, message: str) -> Refusal:
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        data = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, b"event: error\ndata: %b\n\n" % data, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
         data = _json({"type": "error", "code": code, "message": message})
         return Refusal(code, b"event: error\ndata: %b\n\n" % data)
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        data = _json({"type": "token_expires", "seconds": round(seconds, 3)})
+        return b"event: token_expires\ndata: %b\n\n" % data

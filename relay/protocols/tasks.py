@@ -14,7 +14,8 @@ from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.core.whole_values import plain_data
+from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -27,6 +28,9 @@ class _Request(msgspec.Struct, gc=False):
     task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
+    # Of any type, since these are fields that other messages may always have had.
+    token: Any = None
+    deltas: Any = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -82,13 +86,21 @@ def _prefix(channel: str) -> bytes:
 
 
 class PlainUpdates:
-    """Updates without positions, for clients that did not ask for them."""
+    """Updates without positions, for clients that did not ask for them.
+
+    Args:
+        whole_values: They have no operations on fields, see `relay.core.whole_values`.
+    """
 
     stateful = False
 
+    def __init__(self, *, whole_values: bool = True) -> None:
+        self.whole_values = whole_values
+
     def encode(self, update: Update) -> bytes:
         if update.type == "task_update":
-            return b"".join((_prefix(update.channel), update.data, b"}"))
+            data = plain_data(update) if update.has_operations and self.whole_values else update.data
+            return b"".join((_prefix(update.channel), data, b"}"))
         if update.type == "general_update":
             return b'{"type":"general_update","data":%b}' % update.data
         return update.data
@@ -113,8 +125,8 @@ class PositionedUpdates(PlainUpdates):
         return [answer, *super().reset(channel, snapshot)]
 
 
-PLAIN = PlainUpdates()
-POSITIONED = PositionedUpdates()
+PLAIN, PLAIN_DELTAS = PlainUpdates(), PlainUpdates(whole_values=False)
+POSITIONED, POSITIONED_DELTAS = PositionedUpdates(), PositionedUpdates(whole_values=False)
 
 
 class _UnknownChannel(BadMessage):
@@ -123,6 +135,18 @@ class _UnknownChannel(BadMessage):
     def __init__(self, channel: str) -> None:
         super().__init__("unknown_channel", "no such channel; use `task_id` for a task, or a channel that is served")
         self.channel = channel[:MAX_NAME_LENGTH]
+
+
+def _authenticate(request: _Request) -> Authenticate:
+    token = request.token
+    if not isinstance(token, str):
+        raise BadMessage("missing_token", "authenticate needs a `token`, which is a text")
+
+    def answer(seconds: float | None) -> bytes:
+        ends = {} if seconds is None else {"expires_in": round(seconds, 3)}
+        return _json({"type": "authenticated", **ends})
+
+    return Authenticate(token, answer)
 
 
 class TasksProtocol:
@@ -152,7 +176,8 @@ class TasksProtocol:
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
-            return (self.refuse(error.code, error.message),)
+            payload = _json({"type": "error", "code": error.code, "message": error.message})
+            return (Refusal(error.code, payload, counts=error.code not in _TOLERATED),)
 
     def _read(self, message: str) -> Command:
         try:
@@ -170,7 +195,9 @@ class TasksProtocol:
         if request.type == "unsubscribe":
             channel = self._channel_of(request)
             return Unsubscribe(channel, _json({"type": "unsubscribed", **channel_fields(channel)}))
-        kinds = "subscribe, unsubscribe or ping"
+        if request.type == "authenticate":
+            return _authenticate(request)
+        kinds = "subscribe, unsubscribe, authenticate or ping"
         raise BadMessage("unknown_type", f"unknown type {request.type!r:.66}; expected {kinds}")
 
     def _channel_of(self, request: _Request) -> str:
@@ -191,7 +218,8 @@ class TasksProtocol:
         if request.position is msgspec.UNSET:
             # Only tasks have a state that a newcomer would miss.
             wants_history = channel.startswith(TASK_PREFIX)
-            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), wants_history=wants_history)
+            encoding = PLAIN_DELTAS if request.deltas is True else PLAIN
+            return Subscribe(channel, encoding, lambda _: (_json(answer),), wants_history=wants_history)
         since = None
         if request.position is not None:
             since = Position(request.position.epoch, request.position.offset)
@@ -204,8 +232,15 @@ class TasksProtocol:
             has_state = not welcome.recovered and len(welcome.updates) > 0
             return (_subscribed(channel, welcome.position, welcome.recovered, has_state=has_state),)
 
-        return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
+        encoding = POSITIONED_DELTAS if request.deltas is True else POSITIONED
+        return Subscribe(channel, encoding, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        payload = _json({"type": "error", "code": code, "message": message})
-        return Refusal(code, payload, counts=code not in _TOLERATED)
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        return Refusal(code, _json({"type": "error", "code": code, "message": message}))
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        return _json({"type": "token_expires", "seconds": round(seconds, 3)})

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.broker.task_list import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated
+from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated, Unverified
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
@@ -109,6 +109,10 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
     @app.errorhandler(Unauthenticated)
     async def unauthenticated(error: Unauthenticated) -> Response:
         return _error(401, error.code, error.message, {"www-authenticate": "Bearer"})
+
+    @app.errorhandler(Unverified)
+    async def unverified(error: Unverified) -> Response:
+        return _error(503, error.code, error.message, {"retry-after": str(ceil(error.retry_after))})
 
     @app.errorhandler(Forbidden)
     async def forbidden(error: Forbidden) -> Response:

@@ -24,6 +24,9 @@ PROBE = "relay:probe:"
 #: On this channel relays ask each other which plain messages are not persisted yet.
 BARRIER = "relay:barrier"
 
+#: On this channel workers receive requests to cancel a task.
+CANCEL = "relay:cancel"
+
 
 def pubsub_channel(channel: str) -> str:
     """Return the Redis channel on which a channel's updates are published with their positions."""

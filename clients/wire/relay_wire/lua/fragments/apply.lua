@@ -23,7 +23,7 @@ end
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
-    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'owner', 'parent', 'texts', 'truncated')
+    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent', 'texts', 'truncated')
     call('DEL', log, state, unpack(keys_of(last_texts)))
   end
   if new_generation then
