@@ -27,6 +27,7 @@ from relay_wire.redis_urls import parse
 from relay.broker import script_calls
 from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.child_roll_ups import ChildRollUps
 from relay.broker.client_calls import CONNECTIONS, ClientCalls
 from relay.broker.client_publishes import CONNECTIONS as PUBLISH_CONNECTIONS
 from relay.broker.client_publishes import ClientPublishes
@@ -276,6 +277,10 @@ class RedisBroker:
             max_tasks,
             sharded=self._servers.is_sharded,
         )
+
+    def child_roll_ups(self) -> ChildRollUps:
+        """Return what rolls up children into their parents."""
+        return ChildRollUps(self._commands.run_calls, self._retention, sharded=self._servers.is_sharded)
 
     def client_publishes(self) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""

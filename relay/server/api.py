@@ -89,7 +89,7 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
 def _names(parameter: str) -> frozenset[str] | None:
     """Return the names in a parameter of the query, separated by commas; None where it is not given. Raises BadMessage."""
     given = request.args.get(parameter, "")
-    names = frozenset(name.strip() for name in given.split(",")) if given else frozenset()
+    names = frozenset(given.split(",")) if given else frozenset()
     if len(names) > MAX_NAMES or not all(0 < len(name) <= MAX_NAME_LENGTH for name in names):
         raise BadMessage(
             "bad_query", f"{parameter} is up to {MAX_NAMES} names of {MAX_NAME_LENGTH} characters, separated by commas"

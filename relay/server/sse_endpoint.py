@@ -243,7 +243,7 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")
         return
-    protocol = SseProtocol(channels, last_event_id)
+    protocol = SseProtocol(channels, last_event_id, deltas=query.get("deltas", [""])[-1] == "1")
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)

@@ -26,3 +26,6 @@ MAX_FIELDS = 256
 
 #: What an update may do with a field instead of replacing it: the names in an object with one member, see docs/protocol.md.
 APPEND, SET = "$append", "$set"
+
+#: Most children that a task counts.
+MAX_CHILDREN = 20_000

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from relay_wire import keys, scripts
-from relay_wire.channels import MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
+from relay_wire.channels import MAX_CHILDREN, MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
@@ -272,6 +272,44 @@ def mark_stalled_call(
     names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, None, sharded)
     values += (last_activity, field_name, b"true")
     return ScriptCall(scripts.load("mark_stalled"), names, values)
+
+
+class ChildReport(NamedTuple):
+    """What a child has come to, as its parent counts it.
+
+    Attributes:
+        task_id: The child.
+        status: Its status: one of `relay_wire.statuses`. None if it is no child of this parent any more.
+        percent: Its progress, from 0 to 100; of one that has ended, 100.
+        weight: How much it counts in the parent's percent.
+        is_stalled: Whether it is stalled.
+    """
+
+    task_id: str
+    status: str | None
+    percent: float = 0.0
+    weight: float = 1.0
+    is_stalled: bool = False
+
+
+def roll_up_call(
+    parent_id: str, reports: Sequence[ChildReport], seen_ms: int, retention: Retention, *, sharded: bool = False
+) -> ScriptCall:
+    """Return a call that rolls up children into their parent. The result is a duplicate if the parent shows nothing new.
+
+    Args:
+        parent_id: The parent.
+        reports: What some of its children have come to.
+        seen_ms: When they were looked at, in milliseconds on Redis' clock. What is older than what is known changes nothing.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + parent_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    values += (seen_ms, MAX_CHILDREN)
+    for report in reports:
+        numbers = (f"{report.percent:.6g}", f"{report.weight:.6g}", int(report.is_stalled))
+        values += (report.task_id, report.status or "gone", *numbers)
+    return ScriptCall(scripts.load("roll_up"), names, values)
 
 
 def marked_value(operand: bytes, *, is_append: bool) -> bytes:

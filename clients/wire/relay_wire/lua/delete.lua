@@ -22,9 +22,13 @@ if redis.acl_check_cmd and not redis.acl_check_cmd(ARGV[2], ARGV[1], '') then
   return redis.error_reply('NOPERM no permission to publish to ' .. ARGV[1])
 end
 call('HSET', meta, 'epoch', ARGV[3], 'top', 0, 'volume', 0)
-call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent', 'texts', 'truncated')
+call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent')
+call('HDEL', meta, 'texts', 'truncated')
 call('PEXPIRE', meta, ARGV[6])
-call('DEL', log, state, unpack(keys_of(texts)))
+call('DEL', log, state, children, rollup, stalled_children, unpack(keys_of(texts)))
+if parent then
+  note_child(parent)
+end
 call('ZREM', KEYS[5], ARGV[13])
 call('ZREM', KEYS[6], ARGV[13])
 for _, index in ipairs(indexes_of(owner, parent)) do

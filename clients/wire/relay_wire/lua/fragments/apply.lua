@@ -129,6 +129,16 @@ if closing_update then
 end
 if is_task then
   set_options()
+  if parent and (is_update or is_revived or has_fields) then
+    note_child(parent)
+  end
+  if is_new and call('EXISTS', children) == 1 then
+    if has_leftovers then
+      call('DEL', children, rollup, stalled_children)
+    else
+      note_child(ARGV[13])
+    end
+  end
 end
 if is_update then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. kind .. '\n' .. data)

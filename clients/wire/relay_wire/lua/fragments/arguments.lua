@@ -24,4 +24,7 @@
 local call = redis.call
 local meta, log, state, generation = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local is_task = ARGV[13] ~= ''
+-- Of the children of a task: see roll_up.
+local prefix = string.sub(state, 1, -6)
+local children, rollup, stalled_children = prefix .. 'children', prefix .. 'rollup', prefix .. 'stalled'
 local kind, data = ARGV[14], ARGV[15]
