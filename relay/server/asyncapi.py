@@ -118,6 +118,20 @@ RELAY_MESSAGES = {
         ("data",),
         ({"type": "general_update", "data": {"type": "task_created", "task_info": {"task_id": "film-1"}}},),
     ),
+    "authenticated": Message(
+        "The token holds; for so many seconds, if it ends.",
+        "authenticated",
+        {"expires_in": {"type": "number"}},
+        (),
+        ({"type": "authenticated", "expires_in": 3600},),
+    ),
+    "tokenExpires": Message(
+        "The token ends in so many seconds: show a newer one.",
+        "token_expires",
+        {"seconds": {"type": "number"}},
+        ("seconds",),
+        ({"type": "token_expires", "seconds": 30},),
+    ),
     "pong": Message(
         "The connection lives.",
         "pong",
