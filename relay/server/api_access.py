@@ -10,6 +10,8 @@ from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay.core.channels import task_channel
 from relay.core.errors import Forbidden
 from relay.core.grants import EVERYTHING, Decision, Grant, Verb
+from relay.server.admission import CLIENT_LIMIT
+from relay.server.api_errors import Refused
 from relay.server.local_requests import is_local
 from relay.server.running_relay import RunningRelay
 
@@ -49,12 +51,16 @@ async def refusals(relay: RunningRelay, verb: Verb, targets: Sequence[Target]) -
 
     Raises:
         Unauthenticated, Unverified: The client's credentials do not hold, or cannot be checked now.
+        Refused: The grant's subject has sent too much.
         LocalOnly: The relay is configured to ask for none, and the client is not on its machine.
         BrokerError: The owners of tasks cannot be read.
     """
     grant = await relay.access.of_request(request)
     if grant is EVERYTHING and not is_local(request.scope):
         raise LocalOnly
+    retry_after = relay.admission.limit_subject(grant, len(targets))
+    if retry_after is not None:
+        raise Refused(429, CLIENT_LIMIT, "too many updates with this key or token; send fewer", retry_after)
     channels = {channel for target in targets for channel in _channels(target)}
     decisions = {channel: grant.decide(verb, channel) for channel in channels}
     undecided = [channel for channel, decision in decisions.items() if decision is Decision.NEEDS_OWNER]

@@ -31,11 +31,13 @@ class Refused(BadMessage):
 
     Attributes:
         status: The HTTP status of the answer.
+        retry_after: Seconds after which the same request may succeed; None where it will not.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(code, message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Failure(NamedTuple):
@@ -58,7 +60,7 @@ def failure_of(error: RelayError) -> Failure:
     """Return an error of the relay as clients are to see it. Raises the error itself if it is a bug."""
     match error:
         case Refused():
-            return Failure(error.status, error.code, error.message)
+            return Failure(error.status, error.code, error.message, error.retry_after)
         case BadMessage():
             return Failure(400, error.code, error.message)
         case Unauthenticated():

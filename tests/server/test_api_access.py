@@ -33,7 +33,9 @@ class World:
         self.published: list[Publication] = []
         self.done: list[str] = []
         self.app = QuartTrio("test")
-        running = SimpleNamespace(access=self, tasks=self, publishes=self)
+        self.charged: list[int] = []
+        self.retry_after: float | None = None
+        running = SimpleNamespace(access=self, tasks=self, publishes=self, admission=self)
         relay: Any = SimpleNamespace(running=running)
         add_error_handlers(self.app, PATHS)
         add_publish_api(self.app, PATHS, Publisher(relay, ChannelPatterns(["news*"]), 1000))
@@ -41,6 +43,10 @@ class World:
 
     async def of_request(self, request: object) -> Grant:
         return self.grant
+
+    def limit_subject(self, grant: Grant, updates: int) -> float | None:
+        self.charged.append(updates)
+        return self.retry_after
 
     async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
         return {task_id: OWNERS.get(task_id) for task_id in task_ids}
@@ -132,6 +138,19 @@ async def test_without_configured_credentials_only_this_machine_writes(route: st
     body: Any = {"data": {}} if route == PATHS.task_route else None
     assert await client.send("POST", route, body, **{SCOPE_KEY: "t"}) == (403, "local_only")
     assert (client.published, client.done) == ([], [])
+
+
+async def test_a_subject_that_sends_too_much_is_told_when_to_go_on() -> None:
+    client = world("publish:all")
+    assert await client.update("t") == (200, None)
+    updates = [{"task_id": "t", "data": {}}] * 3
+    assert (await client.send("POST", PATHS.batch_route, {"updates": updates}))[0] == 200
+    assert client.charged == [1, 3]
+    client.retry_after = 2.5
+    scope: Any = {SCOPE_KEY: "t"}
+    answer = await client.app.test_client().post(PATHS.task_route, json={"data": {}}, scope_base=scope)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert len(client.published) == 4
 
 
 async def test_keys_of_two_clients_are_two_keys() -> None:
