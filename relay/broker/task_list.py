@@ -30,9 +30,14 @@ _SCAN = 1000
 _STATES_AT_ONCE = 16
 _PAGE_BYTES = 2 * 1024 * 1024
 
+#: Longest field that a filter looks at, in bytes: it looks at some 1,000 tasks, and a field may be as large as a state.
+_MAX_FILTERED = 8192
+
 _FILTERED = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'owner', 'parent') "
-    "return { meta[1], meta[2], unpack(redis.call('HMGET', KEYS[2], unpack(ARGV))) }"
+    "local meta, found = redis.call('HMGET', KEYS[1], 'owner', 'parent'), {} "
+    "for i, name in ipairs(ARGV) do "
+    f"found[i] = redis.call('HSTRLEN', KEYS[2], name) <= {_MAX_FILTERED} and redis.call('HGET', KEYS[2], name) end "
+    "return { meta[1], meta[2], unpack(found, 1, #ARGV) }"
 )
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "

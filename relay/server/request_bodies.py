@@ -19,6 +19,10 @@ MAX_BYTES = 32 * 1024 * 1024
 MAX_BYTES_PER_ADDRESS = 8 * 1024 * 1024
 _OVERHEAD = 1024
 
+#: Digits of a declared length, and pieces in which a body may come: each costs time, however small it is.
+_MAX_DIGITS = 15
+_MAX_PIECES = 2048
+
 
 class BodyRefused(Exception):
     """A body is not received. The message says what to do.
@@ -69,9 +73,11 @@ class RequestBodies:
             ClientLeft: Nobody waits for an answer.
         """
         declared = header(scope["headers"], b"content-length")
-        length = int(declared) if declared is not None and declared.isdecimal() else max_bytes
-        if length > max_bytes:
-            raise _too_large(max_bytes)
+        length = max_bytes
+        if declared is not None and declared.isdecimal():
+            if len(declared) > _MAX_DIGITS or int(declared) > max_bytes:
+                raise _too_large(max_bytes)
+            length = int(declared)
         with self._room(address, length + _OVERHEAD):
             with trio.move_on_after(self._timeout) as scope_of_body:
                 body = await _whole(receive, max_bytes)
@@ -102,19 +108,17 @@ def _too_large(max_bytes: int) -> BodyRefused:
 
 
 async def _whole(receive: Receive, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
+    body = bytearray()
+    for _ in range(_MAX_PIECES):
         message = await receive()
         if message["type"] != "http.request":
             raise ClientLeft
-        part = message.get("body", b"")
-        size += len(part)
-        if size > max_bytes:
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
             raise _too_large(max_bytes)
-        parts.append(part)
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return bytes(body)
+    raise BodyRefused(413, "body_in_pieces", f"the body came in more than {_MAX_PIECES} pieces; send larger chunks")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

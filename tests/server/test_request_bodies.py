@@ -55,12 +55,19 @@ async def test_a_body_is_handed_on_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "messages"), [("5", []), (None, [part(b"abc", more=True), part(b"de")]), ("junk", [part(b"abcde")])]
+    ("length", "messages"),
+    [("5", []), ("9" * 5000, []), (None, [part(b"abc", more=True), part(b"de")]), ("junk", [part(b"abcde")])],
 )
 async def test_a_long_body_is_refused(length: str | None, messages: list[dict[str, Any]]) -> None:
     with pytest.raises(BodyRefused) as refused:
         await received(RequestBodies(1.0), Client(*messages), length)
     assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+
+
+async def test_a_body_in_many_small_pieces_is_refused() -> None:
+    with pytest.raises(BodyRefused) as refused:
+        await received(RequestBodies(1.0), Client(*[part(b"", more=True)] * 3000))
+    assert (refused.value.status, refused.value.code) == (413, "body_in_pieces")
 
 
 async def test_a_slow_body_is_given_up(autojump_clock: MockClock) -> None:

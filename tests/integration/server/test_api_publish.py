@@ -302,6 +302,8 @@ def test_tasks_are_found_by_what_they_are(api: httpx.Client) -> None:
     }.items():
         found = api.get(f"/tasks?{query}").json()["tasks"]
         assert sorted(task["task_id"] for task in found) == list(expected), query
+    api.post("/tasks/large", json=update(title="x" * 3000 + " sea", status="y" * 900))
+    assert sorted(task["task_id"] for task in api.get("/tasks?text=sea").json()["tasks"]) == ["a", "c", "large"]
     for bad in ("owner=" + "x" * 256, "kind=" + ",".join(map(str, range(17))), "text=" + "x" * 256):
         assert api.get(f"/tasks?{bad}").status_code == 400
 
