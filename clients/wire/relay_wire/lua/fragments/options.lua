@@ -15,9 +15,11 @@ local max_listed = 1000
 
 local function indexes_of(owner, parent)
   local bucket, names = string.sub(KEYS[5], 1, -6), {}
-  local is_readable, ids = pcall(cjson.decode, owner or '[]')
-  for _, id in ipairs(is_readable and ids or {}) do
-    names[#names + 1] = bucket .. 'owner:' .. tostring(id) .. ':tasks'
+  if owner then
+    local is_readable, ids = pcall(cjson.decode, owner)
+    for _, id in ipairs(is_readable and ids or {}) do
+      names[#names + 1] = bucket .. 'owner:' .. tostring(id) .. ':tasks'
+    end
   end
   if parent then
     names[#names + 1] = bucket .. 'parent:' .. parent .. ':tasks'
