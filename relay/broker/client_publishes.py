@@ -13,7 +13,7 @@ from relay_wire.publications import Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
-from relay.core.errors import BadMessage, BrokerError
+from relay.core.errors import BadMessage, BrokerError, StateTooLarge
 from relay.core.updates import Position
 
 #: Connections for clients' publishes; each serves one round trip at a time.
@@ -123,4 +123,8 @@ def _outcome(answers: Sequence[object]) -> Published | BrokerError:
         if isinstance(answer, BrokerError):
             return answer
     result = script_calls.read_result(answers[-1])
-    return result if isinstance(result, BrokerError) else Published(result.position, result.is_duplicate)
+    if isinstance(result, BrokerError):
+        return result
+    if result.is_truncated:
+        return StateTooLarge(script_calls.TRUNCATED)
+    return Published(result.position, result.is_duplicate)
