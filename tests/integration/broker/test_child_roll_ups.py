@@ -166,13 +166,14 @@ async def counted_once(server: RedisServer, steps: list[Any]) -> None:
         roll_ups = redis.child_roll_ups()
         await run(redis, published("p", status="in_progress"))
         children: dict[str, tuple[str, int]] = {}
+        last: dict[str, str] = {}
         for kind, child, status, progress in steps:
             if kind == "update":
-                # Mere progress is told when there is time for it.
-                news = {} if children.get(child, ("", 0))[0] == status else {"status": status, "progress": progress}
-                await run(redis, published(child, "p", **news, message="x"))
-                if news:
-                    children[child] = (status, progress)
+                if last.get(child) == status == "in_progress":
+                    continue  # mere progress is told when there is time for it
+                last[child] = status
+                await run(redis, published(child, "p", status=status, progress=progress))
+                children[child] = (status, progress)
             elif kind == "carry":
                 await roll_ups.carry()
             elif kind == "new parent":
