@@ -15,6 +15,7 @@ local next_top = tostring(top + 1)
 --@include operations
 --@include state_limits
 --@include checks
+refusal = refusal or parent_refusal
 -- The idempotency key, if there is one.
 local written_key = ARGV[18] ~= '0' and KEYS[#KEYS]
 if written_key then
