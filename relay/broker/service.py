@@ -182,9 +182,7 @@ class RedisBroker:
         if isinstance(result, BrokerError):
             raise result
         if result.is_truncated:
-            raise StateTooLarge(
-                "what is appended does not fit into RELAY_MAX_STATE_BYTES; the other fields were stored"
-            )
+            raise StateTooLarge(script_calls.TRUNCATED)
         return result.position
 
     async def publish(self, channel: str, message: bytes) -> int:
