@@ -195,10 +195,12 @@ class Settings(BaseSettings):
         60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="browser origins that may connect, separated by commas; * is any"
+        ("*",),
+        description="browser origins that may connect, separated by commas; `*` is any, `same-origin` only that of "
+        "`RELAY_ALLOWED_HOSTS`",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="names in the Host header, without port, separated by commas; * is any"
+        ("*",), description="names in the Host header, without port, separated by commas; `*` is any"
     )
 
     @model_validator(mode="before")
@@ -273,6 +275,11 @@ class Settings(BaseSettings):
         if self.queue_bytes < self.max_update_bytes:
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
+            )
+        if self.allowed_hosts == ("*",) and "same-origin" in self.allowed_origins:
+            raise ValueError(
+                "allowed_origins: same-origin needs the relay's names in RELAY_ALLOWED_HOSTS, or every name that leads "
+                "here would be one"
             )
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl, self.terminal_state_ttl):
             raise ValueError(

@@ -81,7 +81,7 @@ def normal_origin(origin: str) -> str:
     Raises:
         ValueError: It is none, so that it would never match.
     """
-    if origin in ("*", "null"):
+    if origin in ("*", "null", "same-origin"):
         return origin
     parts = urlsplit(origin)
     if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or "@" in parts.netloc:

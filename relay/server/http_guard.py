@@ -51,7 +51,8 @@ class HttpGuard:
     async def refuse(self, send: Any, reason: str) -> None:
         """Answer a request that is refused."""
         which = "this page's origin" if reason == "origin" else "this Host"
-        await answer(send, 403, {"code": reason, "message": f"{which} is not allowed here"})
+        body = {"code": reason, "message": f"{which} is not allowed here"}
+        await answer(send, 403, body, self._policy.refusal_headers())
 
     async def refuse_busy(self, scope: Any, send: Any, status: int, message: str, retry_after: float) -> None:
         """Answer a request that cannot be served now, with 429 or 503."""
