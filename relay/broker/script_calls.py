@@ -51,6 +51,7 @@ def publish_call(
     *,
     options: CreationOptions = NO_OPTIONS,
     idempotency_key: str | None = None,
+    fingerprint: str = "",
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that publishes an update.
@@ -62,6 +63,7 @@ def publish_call(
         retention: How much is kept, and for how long.
         options: The task's owner and parent.
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
+        fingerprint: What tells this update from others of the same name.
         sharded: Whether the server is a cluster.
 
     Raises:
@@ -77,6 +79,7 @@ def publish_call(
         status=status,
         options=options,
         idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
         sharded=sharded,
     )
 
@@ -244,7 +247,7 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
                 for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
             ]
         state_now = state_update(channel, readable_fields(state), top, received_at)
-        owners = owner_of(owner) if channel.startswith(TASK_PREFIX) else None
+        owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)
     except _MALFORMED as error:
         return _unreadable(channel, error)

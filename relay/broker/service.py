@@ -19,6 +19,7 @@ import trio
 import trio_asyncio
 from relay_wire import keys, publications
 from relay_wire.channels import GENERAL
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
@@ -117,7 +118,13 @@ class RedisBroker:
             await connection.close()
 
     async def publish_durably(
-        self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
+        self,
+        channel: str,
+        kind: str,
+        data: bytes,
+        *,
+        options: CreationOptions = NO_OPTIONS,
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Publish one update durably.
 
@@ -125,6 +132,7 @@ class RedisBroker:
             channel: Relay's channel name.
             kind: The update's type as clients see it.
             data: JSON text, as clients are to get it.
+            options: The task's owner and parent.
             idempotency_key: A key that was used for this channel within the last five minutes makes it the same update: the
                 position is that of the first, and nothing is published again.
 
@@ -139,7 +147,13 @@ class RedisBroker:
         """
         sharded = self._servers.is_sharded
         call = script_calls.publish_call(
-            channel, kind, data, self._retention, idempotency_key=idempotency_key, sharded=sharded
+            channel,
+            kind,
+            data,
+            self._retention,
+            options=options,
+            idempotency_key=idempotency_key,
+            sharded=sharded,
         )
         (answer,) = await self._commands.run_calls([call], self._settings.wait_replicas)
         if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:

@@ -99,14 +99,14 @@ class ClientProtocol(Protocol):
     def receive(self, message: str | bytes) -> Iterable[Command]:
         """Return what a message of the client asks for. Bad input becomes a Refusal or an End; nothing is raised."""
 
-    def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
-        """Return the answer to a command that the session cannot carry out, for instance when a limit is reached.
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        """Return the answer to a subscribe that the session cannot carry out, for instance when a limit is reached.
 
-        Args:
-            code: A short name for the reason.
-            message: What is wrong.
-            channel: The channel that it is about, where the client may be subscribing to several.
+        It names the channel, since a client may have asked for several, and does not count towards the end of the connection.
         """
+
+    def reject(self, code: str, message: str) -> Refusal:
+        """Return the answer to a client whose credentials do not hold."""
 
     def expiry_notice(self, seconds: float) -> bytes:
         """Return the message that the client's grant ends in so many seconds."""

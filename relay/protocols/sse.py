@@ -112,9 +112,12 @@ class SseProtocol:
     def receive(self, message: str | bytes) -> Iterable[Command]:  # noqa: ARG002 - nothing can be said here
         return (End(Close.PROTOCOL_ERROR),)
 
-    def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
-        named = {} if channel is None else channel_fields(channel)
-        data = _json({"type": "error", "code": code, "message": message, **named})
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        data = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, b"event: error\ndata: %b\n\n" % data, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        data = _json({"type": "error", "code": code, "message": message})
         return Refusal(code, b"event: error\ndata: %b\n\n" % data)
 
     def expiry_notice(self, seconds: float) -> bytes:

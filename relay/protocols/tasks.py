@@ -165,7 +165,8 @@ class TasksProtocol:
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
-            return (self.refuse(error.code, error.message),)
+            payload = _json({"type": "error", "code": error.code, "message": error.message})
+            return (Refusal(error.code, payload, counts=error.code not in _TOLERATED),)
 
     def _read(self, message: str) -> Command:
         try:
@@ -221,10 +222,12 @@ class TasksProtocol:
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
-        named = {} if channel is None else channel_fields(channel)
-        payload = _json({"type": "error", "code": code, "message": message, **named})
-        return Refusal(code, payload, counts=code not in _TOLERATED)
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        return Refusal(code, _json({"type": "error", "code": code, "message": message}))
 
     def expiry_notice(self, seconds: float) -> bytes:
         return _json({"type": "token_expires", "seconds": round(seconds, 3)})

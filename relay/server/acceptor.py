@@ -29,7 +29,8 @@ from relay.server.auth.authenticator import Entry
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
-from relay.server.transports import SocketTransport, reset, set_tcp_options
+from relay.server.socket_options import reset, set_tcp_options
+from relay.server.transports import SocketTransport
 from relay.server.unserved_connections import UnservedConnections
 
 _log = structlog.get_logger("relay.acceptor")

@@ -226,7 +226,7 @@ class SessionCommands:
         except Unauthenticated as error:
             self._reject(error)
         except Unverified as error:
-            self._send([self._protocol.refuse(error.code, error.message).payload])
+            self._send([self._protocol.reject(error.code, error.message).payload])
             self.close(Close.UNVERIFIED)
         else:
             if not self._set_grant(grant):
@@ -246,8 +246,7 @@ class SessionCommands:
 
     def _reject(self, error: Unauthenticated) -> None:
         """Close a client that has no grant."""
-        self._context.statistics.on_invalid_message(error.code)
-        self._send([self._protocol.refuse(error.code, error.message).payload])
+        self._refuse(self._protocol.reject(error.code, error.message))
         self.close(error.close)
 
     async def _authenticate(self, command: Authenticate) -> None:
@@ -259,9 +258,9 @@ class SessionCommands:
         try:
             grant = await find()
         except Unauthenticated as error:
-            self._refuse(self._protocol.refuse(error.code, error.message))
+            self._refuse(self._protocol.reject(error.code, error.message))
         except Unverified as error:  # it has the former grant as long as that lasts
-            self._send([self._protocol.refuse(error.code, error.message).payload])
+            self._send([self._protocol.reject(error.code, error.message).payload])
         else:
             await self._replace_grant(grant)
             self._send([command.answer(self._access.expires_in)])
@@ -305,7 +304,7 @@ class SessionCommands:
             return
         format = self._format(command.encoding)
         if channel not in subscriptions and (reason := self._why_no_room()) is not None:
-            self._refuse(self._protocol.refuse("too_many_subscriptions", reason))
+            self._refuse(self._protocol.refuse("too_many_subscriptions", reason, channel))
             return
         if subscriptions.has(channel, format) and not command.requires_position:
             self._send(command.answer(None))  # answered twice, delivered once
@@ -365,7 +364,7 @@ class SessionCommands:
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
                     subscriptions.discard(subscription)
-                    self._send([self._protocol.refuse("unavailable", reason).payload])
+                    self._send([self._protocol.refuse("unavailable", reason, channel).payload])
                 case None:
                     return
 
@@ -375,9 +374,8 @@ class SessionCommands:
             self._connection.offer(effect.batch, paced=True)
 
     def _forbid(self, channel: str) -> None:
-        """Refuse a subscription, with the same answer whether there is such a task or not. It is no malformed message."""
-        self._context.statistics.on_invalid_message(Forbidden.code)
-        self._send([self._protocol.refuse(Forbidden.code, Forbidden.message, channel).payload])
+        """Refuse a subscription, with the same answer whether there is such a task or not."""
+        self._refuse(self._protocol.refuse(Forbidden.code, Forbidden.message, channel))
 
     # Answers.
 

@@ -17,13 +17,14 @@ from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport, SocketTransport
+from relay.server.transports import SocketTransport
 
 PATH = "/events"
 

@@ -12,8 +12,8 @@ from relay.core.closecodes import Close
 from relay.core.grants import EVERYTHING
 from relay.protocols.frames import Received
 from relay.protocols.tasks import TasksProtocol
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport
 from tests.server.world import MakeWorld, World, settled, task_update, value
 
 

@@ -16,9 +16,9 @@ from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, Subscribe
 from relay.protocols.tasks import PLAIN, TasksProtocol
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.session import Session
 from relay.server.session_context import LoadHistory
-from relay.server.transports import AsgiTransport
 from tests.server.world import MakeWorld, World, settled, small_pair
 
 
