@@ -59,6 +59,10 @@ class CorsPolicy:
                 return "origin"
         return None
 
+    def names(self, origin: str) -> bool:
+        """Whether an origin is among those that are named, rather than allowed like any other."""
+        return origin.lower() in self._origins - {"*", "null"}
+
     def response_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return the CORS headers of the answer to a request that is allowed.
 
