@@ -17,6 +17,7 @@ from relay_wire import keys
 
 from relay.core.api_keys import ApiKeys
 from relay.core.errors import ConfigError
+from relay.grant_settings import LISTS, GrantSettings, split
 from relay.setting_checks import (
     checked_redis_url,
     normal_host,
@@ -86,11 +87,7 @@ class RedisSettings(BaseSettings):
         return f"{'rediss' if self.ssl else 'redis'}://{login}{host}:{self.port}/{self.db}"
 
 
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-class Settings(BaseSettings):
+class Settings(GrantSettings):
     """Everything else. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
@@ -191,9 +188,6 @@ class Settings(BaseSettings):
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
     )
-    token_notice: FiniteFloat = Field(
-        60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
-    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",),
         description="browser origins that may connect, separated by commas; `*` is any, `same-origin` only that of "
@@ -206,8 +200,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies")
-        return {name: _split(value) if name in lists else value for name, value in values.items()}
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies", *LISTS)
+        return {name: split(value) if name in lists else value for name, value in values.items()}
 
     @field_validator("allowed_origins", mode="after")
     @classmethod

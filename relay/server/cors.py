@@ -119,6 +119,10 @@ class CorsPolicy:
             for origin in origins
         )
 
+    def names(self, origin: str) -> bool:
+        """Whether an origin is among those that are named, rather than allowed like any other."""
+        return origin.lower() in self._origins - {"*", "null"}
+
     def response_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return the CORS headers of the answer to a request that is allowed.
 
