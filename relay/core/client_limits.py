@@ -262,7 +262,7 @@ class ClientLimits:
             now: The monotonic time in seconds.
 
         Returns:
-            Whether the subject may have one more client; if not, nothing is changed.
+            Whether the subject may have one more; if not, nothing is changed.
         """
         if share.is_of(self.by_subject, subject):
             return True

@@ -119,8 +119,7 @@ class Admission:
 
     def retry_after_for(self, entry: Entry) -> float | None:
         """Return the seconds after which a client of this grant's subject may connect; None when it may now."""
-        subject = entry.subject if isinstance(entry, Grant) else None
-        usage = self.context.registry.client_limits.by_subject.find(subject)
+        usage = self.context.registry.client_limits.by_subject.find(entry.subject if isinstance(entry, Grant) else None)
         return None if usage is None else usage.retry_after(monotonic())
 
     def count_rejection(self, reason: str) -> None:

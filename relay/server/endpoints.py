@@ -38,9 +38,10 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
     }
-    terminated = inspect(send).terminated
-    if terminated is not None:
-        admission.drain_when(terminated)
+    chain = inspect(send)
+    if chain.terminated is not None:
+        admission.drain_when(chain.terminated)
+    chain.report_violations()  # also those in what the client sends right behind its handshake
     protocol = endpoint()
     try:
         with trio.fail_after(settings.handshake_timeout):

@@ -141,7 +141,9 @@ async def run_relay(
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
-        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        server = ListenerServer(
+            acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
+        )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
         yield RunningRelay(admission, Access(authenticator), redis, url, tasks, ingester, heartbeat)

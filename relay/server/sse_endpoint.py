@@ -149,6 +149,15 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
+async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
+    """Refuse a client of an address or user that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
+        await refuse(send, cors)
+        return
+    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
+
+
 async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Grant:
     """Return the grant of a client that may follow some channels.
 
@@ -186,15 +195,6 @@ async def _grant_or_refusal(
     return None
 
 
-async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
-    """Refuse a client of an address that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
-    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
-        await refuse(send, cors)
-        return
-    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
-    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
-
-
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -224,9 +224,12 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     grant = await _grant_or_refusal(admission, scope, send, channels, cors)
     if grant is None:
         return
-    if admission.retry_after_for(grant) is not None or not admission.has_room(client, grant, len(channels)):
+    retry_after = admission.retry_after_for(grant)
+    if retry_after is None and not admission.has_room(client, grant, len(channels)):
+        retry_after = RETRY_REFUSED[1] / 1000
+    if retry_after is not None:
         admission.count_rejection(CLIENT_LIMIT)
-        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
+        await _refuse_for_limit(scope, send, cors, retry_after)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
