@@ -56,11 +56,12 @@ def serve_command(
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     liveness_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(hidden=True)] = 0,
+    admin_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     from relay.commands import serve
 
-    serve.run(host, port, workers, redis_url, fd, liveness_fd, worker)
+    serve.run(host, port, workers, redis_url, fd, liveness_fd, worker, admin_fd)
 
 
 @publish_app.command("task")

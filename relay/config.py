@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -19,6 +19,7 @@ from relay.core.api_keys import ApiKeys
 from relay.core.errors import ConfigError
 from relay.grant_settings import LISTS, GrantSettings, split
 from relay.setting_checks import (
+    checked_bind,
     checked_redis_url,
     normal_host,
     normal_network,
@@ -96,6 +97,13 @@ class Settings(GrantSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    profile: Literal["development", "production"] = Field(
+        "development", description="with `production` the relay does not start on an unsafe default (docs/grants.md)"
+    )
+    admin_bind: str | None = Field(
+        None,
+        description="HOST:PORT for operators: `/metrics`, `/status` and the list of all tasks, which then answer nowhere else",
+    )
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     worker_timeout: FiniteFloat = Field(
         15.0, ge=3, le=_YEAR, description="a worker whose event loop does not turn for this long is replaced"
@@ -216,6 +224,11 @@ class Settings(GrantSettings):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
 
+    @field_validator("admin_bind")
+    @classmethod
+    def _is_bind(cls, value: str | None) -> str | None:
+        return None if value is None else checked_bind(value)
+
     @field_validator("api_keys", mode="after")
     @classmethod
     def _api_keys(cls, keys: SecretStr | None) -> SecretStr | None:
@@ -248,6 +261,11 @@ class Settings(GrantSettings):
         if value == "/ws":
             raise ValueError("must not be /ws, or its /ws/tasks would be that of the WebSockets")
         return value
+
+    @property
+    def needs_grants(self) -> bool:
+        """Whether clients need a grant. Otherwise every client may do everything."""
+        return self.has_grants or self.api_keys is not None or self.api_keys_file is not None
 
     def accepted_keys(self) -> ApiKeys:
         """Return the API keys of the setting and of the file, which is read again.
