@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 #: Request headers: names in any case.
 Headers = Iterable[tuple[bytes, bytes]]
@@ -66,6 +67,16 @@ def is_same_origin(origin: str, host: str) -> bool:
     return port is not None and authority != "" and authority == _without_port(host, port)
 
 
+def _is_loopback(host: str) -> bool:
+    name = host_without_port(host).strip("[]")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 class CorsPolicy:
     """Decides by the headers of a request.
 
@@ -103,25 +114,29 @@ class CorsPolicy:
             return True
         return not self._allows_any_host and host is not None and is_same_origin(origin, host)
 
-    def allows_cookies(self, headers: Headers) -> bool:
+    def allows_cookies(self, headers: Headers, *, is_secure: bool) -> bool:
         """Whether the cookies of a request may count as its client's credentials.
 
         A browser sends cookies whichever page asks for it. So they count only if the page is the relay's own, or of an origin
         that is named: ``*`` and ``null`` name none. A request without Origin is made by a program, or by the relay's own page,
         unless the browser says otherwise.
+
+        Args:
+            headers: The request's headers.
+            is_secure: The cookie is one that browsers send over HTTPS only: a page of the relay that came without it, which an
+                attacker on the network may have written, may not use it.
         """
         origins = _values(headers, b"origin")
         if not origins:
             return all(site in _OWN_SITE for site in _values(headers, b"sec-fetch-site"))
-        host = _host_of(headers)
-        return all(
-            origin != "null" and (origin in self._origins or (host is not None and is_same_origin(origin, host)))
-            for origin in origins
-        )
+        return all(self._may_use_cookies(origin, _host_of(headers), is_secure) for origin in origins)
 
-    def names(self, origin: str) -> bool:
-        """Whether an origin is among those that are named, rather than allowed like any other."""
-        return origin.lower() in self._origins - {"*", "null"}
+    def _may_use_cookies(self, origin: str, host: str | None, is_secure: bool) -> bool:
+        if origin in self._origins:
+            return origin != "null"
+        if host is None or not is_same_origin(origin, host):
+            return False
+        return not is_secure or origin.startswith("https://") or _is_loopback(host)
 
     def response_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return the CORS headers of the answer to a request that is allowed.

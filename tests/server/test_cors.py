@@ -55,13 +55,13 @@ def test_an_origin_that_only_looks_like_one_that_is_allowed_is_refused(origin: s
     for policy in (NAMED, OWN, UNNAMED_HOST):
         assert policy.rejection_reason(headers(origin=origin)) == "origin"
     for policy in (NAMED, OWN, UNNAMED_HOST, ANY, NULL):
-        assert not policy.allows_cookies(headers(origin=origin))
+        assert not policy.allows_cookies(headers(origin=origin), is_secure=False)
 
 
 @pytest.mark.parametrize("origin", ["https://app.example", "http://localhost:3000", None])
 def test_an_origin_that_is_named_is_allowed_with_its_cookies(origin: str | None) -> None:
     assert NAMED.rejection_reason(headers(origin=origin)) is None
-    assert NAMED.allows_cookies(headers(origin=origin))
+    assert NAMED.allows_cookies(headers(origin=origin), is_secure=False)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_an_origin_that_is_named_is_allowed_with_its_cookies(origin: str | None)
 def test_the_relays_own_pages_are_allowed(origin: str, host: str) -> None:
     assert is_same_origin(origin, host)
     assert NAMED.rejection_reason(headers(host, origin)) is None
-    assert ANY.allows_cookies(headers(host, origin))
+    assert ANY.allows_cookies(headers(host, origin), is_secure=False)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_relays_own_pages_are_allowed(origin: str, host: str) -> None:
 )
 def test_pages_of_another_name_or_port_are_not_the_relays_own(origin: str, host: str) -> None:
     assert not is_same_origin(origin, host)
-    assert not ANY.allows_cookies(headers(host, origin))
+    assert not ANY.allows_cookies(headers(host, origin), is_secure=False)
     assert OWN.rejection_reason(headers(host, origin)) is not None
 
 
@@ -139,7 +139,7 @@ def test_several_hosts_or_origins_are_refused() -> None:
     assert NAMED.rejection_reason(twice) == NAMED.rejection_reason(twice[::-1]) == "host"
     both = [*headers(origin="https://app.example"), (b"Origin", b"https://evil.example")]
     assert NAMED.rejection_reason(both) == NAMED.rejection_reason(both[::-1]) == "origin"
-    assert not NAMED.allows_cookies(both)
+    assert not NAMED.allows_cookies(both, is_secure=False)
 
 
 def test_a_name_that_was_made_to_lead_here_has_no_pages_of_its_own() -> None:
@@ -151,7 +151,7 @@ def test_a_name_that_was_made_to_lead_here_has_no_pages_of_its_own() -> None:
 
 def test_null_may_be_named_but_its_cookies_never_count() -> None:
     assert NULL.rejection_reason(headers(origin="null")) is None
-    assert not NULL.allows_cookies(headers(origin="null"))
+    assert not NULL.allows_cookies(headers(origin="null"), is_secure=False)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_null_may_be_named_but_its_cookies_never_count() -> None:
 )
 def test_without_an_origin_the_browser_says_whose_request_it_is(site: str, counts: bool) -> None:
     for policy in (ANY, NAMED):
-        assert policy.allows_cookies(headers(sec_fetch_site=site)) is counts
+        assert policy.allows_cookies(headers(sec_fetch_site=site), is_secure=False) is counts
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=30), st.text(st.characters(max_codepoint=255), max_size=30))
@@ -182,3 +182,19 @@ def test_answers_say_what_they_depend_on() -> None:
     anybody = dict(ANY.response_headers(headers(origin="https://evil.example")))
     assert anybody[b"access-control-allow-origin"] == b"*"
     assert b"access-control-allow-credentials" not in anybody
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "counts"),
+    [
+        ("https://relay.example", "relay.example", True),
+        ("http://relay.example", "relay.example", False),
+        ("http://localhost:8000", "localhost:8000", True),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000", True),
+        ("http://[::1]:8000", "[::1]:8000", True),
+        ("http://127.0.0.1.evil.example", "127.0.0.1.evil.example", False),
+        ("http://localhost:3000", "relay.example", True),  # a named one
+    ],
+)
+def test_a_page_that_came_without_tls_cannot_use_a_secure_cookie(origin: str, host: str, counts: bool) -> None:
+    assert NAMED.allows_cookies(headers(host, origin), is_secure=True) is counts

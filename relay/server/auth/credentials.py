@@ -1,11 +1,10 @@
 """The credentials in a request: a bearer token, a ticket, cookies; and what may not be in it."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from relay.server.auth.tokens import looks_like_token
-from relay.server.cors import CorsPolicy, Headers, header, host_without_port
+from relay.server.cors import CorsPolicy, Headers, header
 
 #: The cookie that holds a token. Browsers keep one of this name only if it is Secure, has no Domain, and the path `/`.
 COOKIE = "__Host-relay"
@@ -15,8 +14,6 @@ TICKET = "ticket"
 
 #: Parameters that other servers take a token in. Here one is refused, since URLs end up in logs and histories.
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "id_token", "jwt", "authorization"})
-
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -80,37 +77,6 @@ def has_token(query: bytes) -> bool:
     )
 
 
-def _authority(scheme: str, host: str) -> str:
-    return host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ""))
-
-
-def _is_loopback(host: str) -> bool:
-    name = host_without_port(host).strip("[]")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 def may_use_cookies(headers: Headers, policy: CorsPolicy, *, is_secure: bool) -> bool:
-    """Whether the page that a request comes from may use the visitor's cookies: one of this host, or a named origin.
-
-    Args:
-        headers: The request's headers.
-        policy: Says which origins are named.
-        is_secure: The cookie is one that browsers send over HTTPS only: a page that came without it, which an attacker on the
-            network may have written, may not use it.
-    """
-    origin = header(headers, b"origin")
-    if origin is None:
-        # No page, or a GET of the same host. What a foreign page embeds says so, in all browsers of today.
-        return header(headers, b"sec-fetch-site") in (None, "same-origin", "none")
-    if policy.names(origin):
-        return True
-    parts = urlsplit(origin)
-    host = header(headers, b"host") or header(headers, b":authority") or ""
-    if parts.scheme not in _DEFAULT_PORTS or _authority(parts.scheme, parts.netloc) != _authority(parts.scheme, host):
-        return False
-    return parts.scheme == "https" or not is_secure or _is_loopback(host)
+    """Whether the page that a request comes from may use the visitor's cookies; see `CorsPolicy.allows_cookies`."""
+    return policy.allows_cookies(headers, is_secure=is_secure)
