@@ -3,8 +3,12 @@
 `relay.broker.task_list` makes the pages of the list.
 """
 
+from collections.abc import Sequence
+
 import structlog
-from relay_wire import keys, publications
+from relay_wire import cancellation, keys, publications
+from relay_wire.channels import TASK_PREFIX
+from relay_wire.creation import owner_of
 from relay_wire.publications import Retention, ScriptCall
 from relay_wire.scripts import Script
 
@@ -34,6 +38,7 @@ _FORGET = Script.of(
     "redis.call('ZREMRANGEBYSCORE', key, '-inf', now - ARGV[1]) redis.call('ZREMRANGEBYSCORE', key, '+inf', '+inf') "
     "redis.call('ZREMRANGEBYRANK', key, 0, ARGV[2]) end"
 )
+_OWNER = Script.of("return { redis.call('EXISTS', KEYS[2]), redis.call('HGET', KEYS[1], 'owner') }")
 _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 _BUCKETS = range(keys.BUCKETS)
@@ -87,6 +92,44 @@ class TaskStore:
         if isinstance(result, BrokerRefused):
             raise result
         return not result.is_duplicate
+
+    async def request_cancel(self, task_id: str, reason: str) -> str:
+        """Request a task's end: its worker is notified, or finds the request when it begins. May be repeated.
+
+        Returns:
+            What that came to, see `relay_wire.cancellation`.
+        """
+        (answer,) = await run_all(self._run_client_calls, [cancellation.cancel_call(task_id, reason)])
+        try:
+            return cancellation.read_outcome(answer)
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"Redis gave an answer that cannot be read: {error}") from error
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task: its state and its history. Its watchers are sent a last update with ``"deleted": true``.
+
+        Returns:
+            False when there is no such task.
+        """
+        call = publications.delete_call(task_id, self._retention, sharded=self._sharded)
+        (answer,) = await run_all(self._run_client_calls, [call])
+        result = script_calls.read_result(answer)
+        if isinstance(result, BrokerRefused):
+            raise result
+        return not result.is_duplicate
+
+    async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
+        """Return who owns each of some tasks, in one round trip; None for those that do not exist."""
+        channels = [TASK_PREFIX + task_id for task_id in task_ids]
+        calls = [ScriptCall(_OWNER, [keys.meta(channel), keys.state(channel)], []) for channel in channels]
+        answers = await run_all(self._run_client_calls, calls)
+        try:
+            return {
+                task_id: owner_of(owner) if exists else None
+                for task_id, (exists, owner) in zip(task_ids, answers, strict=True)
+            }
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"the owner of a task cannot be read: {error}") from error
 
     async def page(self, limit: int, after: IndexEntry | None, wanted: TaskFilter = EVERY_TASK) -> Page:
         """Return tasks, the most recently active first; see `relay.broker.task_list.TaskList.page`."""

@@ -13,6 +13,7 @@
         |   +-- BrokerBusy      too many others wait for Redis; it says when to try again
         +-- BrokerRefused       Redis answered with an error: the same call will fail again
             +-- StateTooLarge   the update would make its task's state larger than RELAY_MAX_STATE_BYTES
+            +-- UpdateConflict  the update contradicts an earlier one
 
 Errors of third-party packages are translated into these once, where they enter.
 """
@@ -116,3 +117,15 @@ class BrokerRefused(BrokerError):
 
 class StateTooLarge(BrokerRefused):
     """An update was refused, and nothing of it recorded: with it the state of its task would be larger than is allowed."""
+
+
+class UpdateConflict(BrokerRefused):
+    """An update was refused, and nothing of it recorded, for it contradicts an earlier one. ``code`` is a name for clients."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def public_message(self) -> str:
+        return str(self)

@@ -1,8 +1,8 @@
-"""One client: its nursery, its loops, and how it ends. `relay.server.session_output` has its writing half.
+"""One client: its nursery, its loops, and how it ends.
 
-A session is one task. It reads its client, and `relay.server.session_commands` executes what the protocol makes of that.
-`Session.close` ends a session and
-never waits; the session's own task then sends the close frame and closes the connection, within a deadline.
+A session is one task. It reads its client; `relay.server.session_commands` executes what the protocol makes of that, and
+`relay.server.session_output` writes. `Session.close` ends a session and never waits; the session's own task then sends the
+close frame and closes the connection, within a deadline.
 
 Answers, states and history are produced at the client's pace: while much waits for it, neither are they written nor is the
 client read. Only live updates, which cannot be held back, count against the limits of the queue.
@@ -63,7 +63,7 @@ class Session(SessionOutput):
         super().__init__(context, transport, client)
         self._protocol = protocol
         self._budget = ClientBudget(context.settings.max_subscriptions)
-        self._commands = SessionCommands(context, protocol, self, entry, self._budget, self.share)
+        self._commands = SessionCommands(context, protocol, self, entry, self._budget)
         #: What remains to be done before the client's own messages; None before `register`.
         self._opening: list[Command] | None = None
 
@@ -87,9 +87,10 @@ class Session(SessionOutput):
 
     def unregister(self) -> None:
         """Undo `register`, for a handshake that failed."""
-        self._commands.release()
+        self._commands.end()
         self._queue.clear()
         self._context.registry.remove(self)
+        self._commands.release()
 
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once: the closing handshake happens in the session's task."""
@@ -133,8 +134,8 @@ class Session(SessionOutput):
             finally:
                 self._transport.abort()
                 self._queue.clear()
-                self._commands.release()
                 self._context.registry.remove(self)
+                self._commands.release()
 
     async def _serve(self, events: Sequence[Event]) -> None:
         try:

@@ -59,6 +59,10 @@ class Connection(Listener, Protocol):
         """How messages are framed."""
 
     @property
+    def share(self) -> ClientShare:
+        """The client's share of the limits of its address and its subject."""
+
+    @property
     def is_low(self) -> bool:
         """The client has read most of what waited for it."""
 
@@ -81,20 +85,9 @@ class SessionCommands:
         connection: Its connection.
         entry: Its credentials. Without any it has to send some, and nothing else is served before.
         budget: What it may ask for.
-        share: Its share of the limits of its address and its subject.
     """
 
-    __slots__ = (
-        "_access",
-        "_budget",
-        "_connection",
-        "_context",
-        "_entry",
-        "_errors",
-        "_protocol",
-        "_share",
-        "_subscriptions",
-    )
+    __slots__ = ("_access", "_budget", "_connection", "_context", "_entry", "_errors", "_protocol", "_subscriptions")
 
     def __init__(
         self,
@@ -103,14 +96,12 @@ class SessionCommands:
         connection: Connection,
         entry: Entry,
         budget: ClientBudget,
-        share: ClientShare,
     ) -> None:
         self._context = context
         self._protocol = protocol
         self._connection = connection
         self._entry = entry
         self._budget = budget
-        self._share = share
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
         self._errors = 0
@@ -129,8 +120,21 @@ class SessionCommands:
         self._access.start()
         if not isinstance(self._entry, Grant):
             return []
-        self._set_grant(self._entry)
-        return self._open(early)
+        return self._open(early) if self._begin(self._entry) else []
+
+    def _begin(self, grant: Grant) -> bool:
+        """Give the client its first grant, or close it, when its subject has too many clients."""
+        if not self._joins_subject(grant):
+            return False
+        self._access.set_grant(grant)
+        return True
+
+    def _joins_subject(self, grant: Grant) -> bool:
+        limits = self._context.registry.client_limits
+        if limits.join_subject(self._connection.share, grant.subject, monotonic()):
+            return True
+        self.close(Close.CLIENT_LIMIT)
+        return False
 
     def _open(self, early: EarlyUpdates | None = None) -> list[Command]:
         opening: list[Command] = []
@@ -151,10 +155,9 @@ class SessionCommands:
         self._access.end()
 
     def release(self) -> None:
-        """Let go of the session, which has ended: a cycle would outlive the client until the next collection."""
-        self.end()
+        """Drop what refers back to the session, after its end: a cycle would keep it in memory. Nothing can be called then."""
         self._access.release()
-        del self._connection
+        del self._connection, self._subscriptions
 
     def close(self, close: Close) -> None:
         """End the session this way."""
@@ -199,7 +202,7 @@ class SessionCommands:
             case Unsubscribe(channel, payload):
                 self._subscriptions.end(channel)
                 self._access.forget(channel)
-                self._share.resize(len(self._subscriptions))
+                self._connection.share.resize(len(self._subscriptions))
                 self._send([payload])
             case Reply(payload):
                 self._send([payload])
@@ -230,19 +233,16 @@ class SessionCommands:
             self._send([self._protocol.reject(error.code, error.message).payload])
             self.close(Close.UNVERIFIED)
         else:
-            self._set_grant(grant)
-            if answer is not None:
-                self._send([answer(self._access.expires_in)])
-            return self._open()
+            if self._begin(grant):
+                if answer is not None:
+                    self._send([answer(self._access.expires_in)])
+                return self._open()
         return []
-
-    def _set_grant(self, grant: Grant) -> None:
-        self._access.set_grant(grant)
-        self._share.join(self._context.registry.client_limits.by_subject, grant.subject)
 
     def _reject(self, error: Unauthenticated) -> None:
         """Close a client that has no grant."""
-        self._refuse(self._protocol.reject(error.code, error.message))
+        self._context.statistics.on_invalid_message(error.code)
+        self._send([self._protocol.reject(error.code, error.message).payload])
         self.close(error.close)
 
     async def _authenticate(self, command: Authenticate) -> None:
@@ -254,10 +254,12 @@ class SessionCommands:
         try:
             grant = await find()
         except Unauthenticated as error:
-            self._refuse(self._protocol.reject(error.code, error.message))
+            self._refuse(self._protocol.reject(error.code, error.message))  # which counts: it may be guessing
         except Unverified as error:  # it has the former grant as long as that lasts
             self._send([self._protocol.reject(error.code, error.message).payload])
         else:
+            if not self._joins_subject(grant):
+                return
             await self._replace_grant(grant)
             self._send([command.answer(self._access.expires_in)])
 
@@ -268,7 +270,7 @@ class SessionCommands:
                 with suppress(BrokerError):  # then it is not decided, and ends below
                     await access.learn_owner(channel)
         former = access.grant
-        self._set_grant(grant)
+        access.set_grant(grant)
         for channel in list(self._subscriptions):
             decision = access.decide(channel)
             if decision is Decision.DENIED:
@@ -285,7 +287,7 @@ class SessionCommands:
         """End a subscription of the client, and say why."""
         self._subscriptions.end(channel)
         self._access.forget(channel)
-        self._share.resize(len(self._subscriptions))
+        self._connection.share.resize(len(self._subscriptions))
         self._send([self._protocol.refuse(code, message, channel).payload])
 
     # Subscriptions.
@@ -318,13 +320,13 @@ class SessionCommands:
 
     def _why_no_room(self) -> str | None:
         """Return why the client may have no further subscription; None when it may, which is counted then."""
-        count, limit = len(self._subscriptions), self._context.settings.max_subscriptions
+        count, limit, share = len(self._subscriptions), self._context.settings.max_subscriptions, self._connection.share
         if count >= limit:
             return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
-        self._share.resize(count)
-        if not self._share.has_room(count + 1):
+        share.resize(count)
+        if not share.has_room(count + 1):
             return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
-        self._share.resize(count + 1)
+        share.resize(count + 1)
         return None
 
     async def _run_subscription(
@@ -369,8 +371,9 @@ class SessionCommands:
             self._connection.offer(effect.batch, paced=True)
 
     def _forbid(self, channel: str) -> None:
-        """Refuse a subscription, with the same answer whether there is such a task or not."""
-        self._refuse(self._protocol.refuse(Forbidden.code, Forbidden.message, channel))
+        """Refuse a subscription, with the same answer whether there is such a task or not. It is no malformed message."""
+        self._context.statistics.on_invalid_message(Forbidden.code)
+        self._send([self._protocol.refuse(Forbidden.code, Forbidden.message, channel).payload])
 
     # Answers.
 

@@ -10,15 +10,15 @@ from relay_wire.channels import GENERAL
 from relay.core.batches import Batch, Framing
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
-from relay.core.errors import BadMessage, BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
-from relay.server.auth.access import grant_of, require
+from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
@@ -149,6 +149,15 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
+async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
+    """Refuse a client of an address or user that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
+        await refuse(send, cors)
+        return
+    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
+
+
 async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Grant:
     """Return the grant of a client that may follow some channels.
 
@@ -186,15 +195,6 @@ async def _grant_or_refusal(
     return None
 
 
-async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
-    """Refuse a client of an address that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
-    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
-        await refuse(send, cors)
-        return
-    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
-    await answer(send, 429, {"code": CLIENT_LIMIT, "message": "too many connections of this address"}, headers)
-
-
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -209,6 +209,11 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
     reason = admission.rejection_reason(scope["headers"], scope["query_string"])
+    if reason is not None and reason in REJECTION_STATUS:
+        admission.count_rejection(reason)
+        message = TOKEN_IN_URL if reason == "token_in_url" else ForeignOrigin.message
+        await answer(send, REJECTION_STATUS[reason], {"code": reason, "message": message}, cors)
+        return
     if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:
@@ -221,12 +226,15 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    if not admission.has_room(client, len(channels)):
-        admission.count_rejection(CLIENT_LIMIT)
-        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
-        return
     grant = await _grant_or_refusal(admission, scope, send, channels, cors)
     if grant is None:
+        return
+    retry_after = admission.retry_after_for(grant)
+    if retry_after is None and not admission.has_room(client, grant, len(channels)):
+        retry_after = RETRY_REFUSED[1] / 1000
+    if retry_after is not None:
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, retry_after)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None

@@ -235,6 +235,18 @@ def heartbeat_call(task_id: str, retention: Retention, *, sharded: bool = False)
     return ScriptCall(scripts.load("heartbeat"), names, values)
 
 
+def delete_call(task_id: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that deletes a task. The result is a duplicate if there is no such task.
+
+    Args:
+        task_id: The task.
+        retention: How long its numbers are kept.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    return ScriptCall(scripts.load("delete"), names, values)
+
+
 def mark_stalled_call(
     task_id: str, last_activity: str, field_name: str, retention: Retention, *, sharded: bool = False
 ) -> ScriptCall:
