@@ -12,7 +12,7 @@ from relay_client.errors import RelayClientError
 from relay_client.tail.errors import ExitStatus, TailError
 
 from relay import __version__
-from relay.core.errors import BrokerRefused, BrokerUnavailable, RelayError
+from relay.core.errors import BrokerRefused, BrokerUnavailable, ConfigError, RelayError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -125,8 +125,10 @@ def token(
     key_id: Annotated[str | None, typer.Option(metavar="KID", help="The `kid` of the key.")] = None,
 ) -> None:
     """Print a token that a relay accepts, signed with RELAY_JWT_SECRET of the environment or with a private key."""
-    from relay.commands import token as command
-
+    try:
+        from relay.commands import token as command
+    except ImportError as error:
+        raise ConfigError(f"a package for grants is missing ({error}). Run: pip install 'trio-relay[grants]'") from None
     scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel}
     command.run(scopes, ttl, subject, group or [], key_file, algorithm, key_id)
 

@@ -264,7 +264,7 @@ class Settings(GrantSettings):
 
     @property
     def needs_grants(self) -> bool:
-        """Whether clients need a grant. Otherwise every client may do everything."""
+        """Whether clients need a grant, or a key. Otherwise every client may do everything."""
         return self.has_grants or self.api_keys is not None or self.api_keys_file is not None
 
     def accepted_keys(self) -> ApiKeys:

@@ -31,6 +31,7 @@ from relay.server.bound_addresses import bound_addresses
 from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
+from relay.server.grant_routes import add_grant_routes
 from relay.server.http_connections import request_in_progress
 from relay.server.http_guard import HttpGuard, answer
 from relay.server.lifespan import run_relay
@@ -247,5 +248,6 @@ def create_app(
     app = RelayApp(settings, redis_settings, admin_socket)
     add_routes(app, app.relay, app.metrics, app.operator_paths)
     add_api(app, app.relay, app.task_paths)
+    add_grant_routes(app, app.relay, settings.api_prefix, settings.revocation_ttl)
     add_browser_client(app)
     return app

@@ -30,9 +30,7 @@ class RevocationFeed:
         loaded: Set when they were read for the first time. Before that nobody can say which grants hold.
     """
 
-    def __init__(
-        self, revocations: Revocations, run_calls: RunCalls, is_subscribed: Callable[[], bool]
-    ) -> None:
+    def __init__(self, revocations: Revocations, run_calls: RunCalls, is_subscribed: Callable[[], bool]) -> None:
         self._revocations = revocations
         self._run_calls = run_calls
         self._is_subscribed = is_subscribed

@@ -25,7 +25,9 @@ LIFETIME = 30
 _MAX_LENGTH = 128
 
 _ISSUE = Script.of("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1")
-_REDEEM = Script.of("local grant = redis.call('GET', KEYS[1]) if grant then redis.call('DEL', KEYS[1]) end return grant")
+_REDEEM = Script.of(
+    "local grant = redis.call('GET', KEYS[1]) if grant then redis.call('DEL', KEYS[1]) end return grant"
+)
 
 
 def _key(ticket: str) -> str:
@@ -60,7 +62,9 @@ class Tickets:
             Unauthenticated: There is no such ticket, or not any more.
             Unverified: Redis cannot be asked.
         """
-        unknown = Unauthenticated("bad_ticket", "the ticket was used, or is too old; get another", Close.UNAUTHENTICATED)
+        unknown = Unauthenticated(
+            "bad_ticket", "the ticket was used, or is too old; get another", Close.UNAUTHENTICATED
+        )
         if len(ticket) > _MAX_LENGTH:
             raise unknown
         try:

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import jwt
 import pytest
 
-from relay.core.grant_claims import read_claims
-from relay.core.grants import Decision, Verb
 from relay.processes import start_child
-from tests.harness import PATIENCE, ROOT, eventually, free_port
+from tests.conftest import StartRelay
+from tests.harness import PATIENCE, ROOT, RedisServer, eventually, free_port
 
 PAGE = (ROOT / "docs" / "grants.md").read_text()
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -112,15 +110,26 @@ def backend(framework: str, directory: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("framework", ACCOUNTS)
-def test_a_backend_makes_tokens_for_its_users(framework: str, tmp_path: Path) -> None:
+def test_a_backend_lets_its_user_see_these_tasks_and_no_others(
+    framework: str, tmp_path: Path, share_relay: StartRelay, shared_redis: RedisServer
+) -> None:
+    relay = share_relay(jwt_secret=SECRET)
     with backend(framework, tmp_path) as url, httpx.Client(base_url=url, timeout=PATIENCE) as http:
         assert http.post("/relay-token").status_code in (302, 401)  # Django leads to its page for logging in
         answer = http.post("/relay-token", headers={"x-user": "7"})
     assert "no-store" in answer.headers["cache-control"]
-    grant = read_claims(jwt.decode(answer.json()["token"], SECRET, ["HS256"]))
-    assert grant.subject == "user:7"
-    assert grant.decide(Verb.WATCH, "task:user-7/a") is Decision.ALLOWED
-    assert grant.decide(Verb.WATCH, "task:user-8/a") is Decision.DENIED
+    shared_redis.publish_task("user-7/a", n=1)
+    shared_redis.publish_task("user-8/a", n=1)
+    with relay.client() as client:
+        client.send({"type": "authenticate", "token": answer.json()["token"]})
+        assert client.receive()["type"] == "authenticated"
+        client.subscribe("user-7/a")
+        assert client.receive()["data"] == {"n": 1}
+        client.send({"type": "subscribe", "task_id": "user-8/a"})
+        assert client.receive()["code"] == "forbidden"
+    bearer = {"authorization": f"Bearer {answer.json()['token']}"}
+    listed = httpx.get(f"http://127.0.0.1:{relay.port}/api/tasks", headers=bearer, timeout=PATIENCE).json()
+    assert [task["task_id"] for task in listed["tasks"]] == ["user-7/a"]
 
 
 def test_the_tokens_of_the_page_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ NOW = 1e9
 SECRET = b"s" * 32
 RULES = TokenRules(issuer=None, audience=(), leeway=5, requires_exp=True)
 RSA_KEY = rsa.generate_private_key(65537, 2048)
-PRIVATE = {
+PRIVATE: dict[str, Any] = {
     "HS256": SECRET,
     "RS256": RSA_KEY,
     "PS256": RSA_KEY,
@@ -48,7 +48,7 @@ def verifier(*keys: TokenKey, rules: TokenRules = RULES, now: Callable[[], float
     return TokenVerifier(lambda: keys, rules, now)
 
 
-def token(algorithm: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any) -> str:
+def token(algorithm: str = "HS256", headers: Any = None, **claims: Any) -> str:
     everything = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not None}
     return jwt.encode(everything, PRIVATE[algorithm], algorithm, headers)
 
