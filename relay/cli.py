@@ -29,6 +29,9 @@ Scopes = Annotated[
 ListScopes = Annotated[
     list[str] | None, typer.Option("--list", metavar="SCOPE", help="The same, for finding tasks in lists.")
 ]
+RevokeScopes = Annotated[
+    list[str] | None, typer.Option("--revoke", metavar="SCOPE", help="all: revoking the grants of others.")
+]
 RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis to use; default: REDIS_URL, REDIS_HOST, ...")]
 Fields = Annotated[list[str], typer.Argument(help="Fields as key=value; values may be JSON.", metavar="KEY=VALUE...")]
 
@@ -115,6 +118,7 @@ def token(
     list_scopes: ListScopes = None,
     publish: Scopes = None,
     cancel: Scopes = None,
+    revoke: RevokeScopes = None,
     ttl: Annotated[str, typer.Option(metavar="TIME", help="How long the token holds: 30s, 15m, 8h or 7d.")] = "15m",
     subject: Annotated[str | None, typer.Option("--sub", help="The user or service that the token is for.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="A group that it belongs to; may be repeated.")] = None,
@@ -129,7 +133,7 @@ def token(
         from relay.commands import token as command
     except ImportError as error:
         raise ConfigError(f"a package for grants is missing ({error}). Run: pip install 'trio-relay[grants]'") from None
-    scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel}
+    scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel, "revoke": revoke}
     command.run(scopes, ttl, subject, group or [], key_file, algorithm, key_id)
 
 
@@ -140,11 +144,12 @@ def create_key(
     list_scopes: ListScopes = None,
     publish: Scopes = None,
     cancel: Scopes = None,
+    revoke: RevokeScopes = None,
 ) -> None:
     """Make an API key, and print it with its entry for RELAY_API_KEYS, which has the key's hash and scopes."""
     from relay.commands import key as command
 
-    command.create(name, {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel})
+    command.create(name, {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel, "revoke": revoke})
 
 
 @app.command()
