@@ -137,6 +137,22 @@ def token(
     command.run(scopes, ttl, subject, group or [], key_file, algorithm, key_id)
 
 
+@app.command()
+def revoke(
+    subject: Annotated[str | None, typer.Option("--sub", help="The user or service whose tokens end.")] = None,
+    token_id: Annotated[str | None, typer.Option("--jti", help="The id of the one token that ends.")] = None,
+    remembered: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="How long the relays remember it; default: RELAY_REVOCATION_TTL."),
+    ] = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """End tokens before their time: their connections are closed, and they are refused from now on."""
+    from relay.commands import revoke as command
+
+    command.run(subject, token_id, remembered, redis_url)
+
+
 @key_app.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Names the key in settings, limits and logs.")],

@@ -60,6 +60,12 @@ def algorithms_of(key: Any) -> tuple[str, ...]:
         case bytes():
             if len(key) < MIN_SECRET:
                 raise BadKey(f"a secret for HS256 must have at least {MIN_SECRET} bytes")
+            try:
+                get_default_algorithms()["HS256"].prepare_key(key)
+            except InvalidKeyError:
+                raise BadKey(
+                    "a secret for HS256 must not be a key in PEM or of SSH, whose public half others know"
+                ) from None
             return ("HS256",)
         case RSAPublicKey():
             if key.key_size < _MIN_RSA:

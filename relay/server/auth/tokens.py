@@ -1,15 +1,17 @@
-"""Tokens: a JSON Web Token in, a grant out. PyJWT verifies the signature; everything else is decided here."""
+"""Tokens: a JSON Web Token in, a grant out. PyJWT's algorithms verify the signature; everything else is decided here."""
 
 import re
+from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from time import time
 from typing import Any
 
-import jwt
-from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError, PyJWTError
+import msgspec
+from jwt.algorithms import get_default_algorithms
 
 from relay.core.closecodes import Close
 from relay.core.errors import BadGrant, Unauthenticated
@@ -24,8 +26,25 @@ MAX_TOKEN = 8192
 MAX_REMEMBERED = 16_384
 MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
 
+#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice.
+_ALGORITHMS = get_default_algorithms()
+
 #: Three parts of base64url (RFC 7515 section 7.1).
 _is_token = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
+
+
+@lru_cache(256)
+def _header_of(segment: str) -> dict[str, Any]:
+    """Return the header of a token, which it shares with all others that were signed with the same key.
+
+    Raises:
+        ValueError: It is no base64url. So does msgspec.DecodeError, if it is no JSON object.
+    """
+    return msgspec.json.decode(_decoded(segment), type=dict[str, Any])
+
+
+def _decoded(segment: str) -> bytes:
+    return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
 
 
 def looks_like_token(text: str) -> bool:
@@ -131,19 +150,24 @@ class TokenVerifier:
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token with a valid signature, the right issuer and audience. Times are not checked."""
+        if _is_token(token) is None:
+            raise _invalid("bad_token", "this is no JSON Web Token")
+        signed, _, signature = token.rpartition(".")
+        head, _, payload = signed.partition(".")
         try:
-            header = jwt.get_unverified_header(token)
-        except (PyJWTError, ValueError, RecursionError):
+            header = _header_of(head)
+            claims = msgspec.json.decode(_decoded(payload), type=dict[str, Any])
+            expected = _decoded(signature)
+        except (msgspec.DecodeError, ValueError, RecursionError):
             raise _invalid("bad_token", "this is no JSON Web Token") from None
         if "crit" in header:
             raise _invalid("bad_token", "the token needs extensions of JWS that are not supported")
         candidates = self._candidates(header)
-        for key in candidates:
-            try:
-                return self._decode(token, key)
-            except jwt.InvalidSignatureError:
-                continue
-        raise _invalid("bad_signature", "the token's signature is not valid")
+        verify = _ALGORITHMS[header["alg"]].verify  # it is one of the algorithms of each candidate
+        if not any(verify(signed.encode(), key.key, expected) for key in candidates):
+            raise _invalid("bad_signature", "the token's signature is not valid")
+        self._check_parties(claims)
+        return claims
 
     def _candidates(self, header: dict[str, Any]) -> list[TokenKey]:
         """Return the keys that a token may be signed with: all of its `kid`, or if it has none all of its algorithm."""
@@ -162,30 +186,14 @@ class TokenVerifier:
             raise _invalid("bad_algorithm", "the token's algorithm is not one that this relay accepts")
         return candidates
 
-    def _decode(self, token: str, key: TokenKey) -> dict[str, Any]:
+    def _check_parties(self, claims: dict[str, Any]) -> None:
+        """Check who made the token, and for whom."""
         rules = self._rules
-        try:
-            return jwt.decode(
-                token,
-                key.key,
-                algorithms=list(key.algorithms),
-                audience=list(rules.audience) or None,
-                issuer=rules.issuer,
-                options={
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "verify_iat": False,
-                    "verify_sub": False,
-                    "verify_jti": False,
-                    "require": ["aud"] if rules.audience else [],
-                },
-            )
-        except jwt.InvalidSignatureError:
-            raise
-        except (InvalidAudienceError, MissingRequiredClaimError):
-            expected = "it must be one of RELAY_JWT_AUDIENCE" if rules.audience else "RELAY_JWT_AUDIENCE is not set"
-            raise _invalid("wrong_audience", f"the token is for another audience: {expected}") from None
-        except InvalidIssuerError:
-            raise _invalid("wrong_issuer", "the token is of another issuer than RELAY_JWT_ISSUER") from None
-        except (PyJWTError, ValueError, TypeError, RecursionError):
-            raise _invalid("bad_token", "this is no JSON Web Token") from None
+        audience = claims.get("aud", ())
+        audience = (audience,) if isinstance(audience, str) else audience
+        if not isinstance(audience, list | tuple) or (audience and not rules.audience):
+            raise _invalid("wrong_audience", "the token is for an audience, and RELAY_JWT_AUDIENCE is not set")
+        if rules.audience and not any(name in audience for name in rules.audience):
+            raise _invalid("wrong_audience", "the token is for another audience than RELAY_JWT_AUDIENCE")
+        if rules.issuer is not None and claims.get("iss") != rules.issuer:
+            raise _invalid("wrong_issuer", "the token is of another issuer than RELAY_JWT_ISSUER")
