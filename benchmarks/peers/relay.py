@@ -75,6 +75,15 @@ RELAY_DURABLE = replace(RELAY, name="relay-durable", title="Relay, durable publi
 RELAY_DELTAS = replace(RELAY, name="relay-deltas", title="Relay, deltas", endpoint=DELTAS, publishing=DELTA)
 RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS)
 
+_SECRET = "the secret of the benchmarks, of 32 bytes and more"
+
+#: Every client shows a token of its own when it connects.
+RELAY_GRANTS = replace(
+    RELAY, name="relay-grants", title="Relay, HS256 grants", packages=("pyjwt",),
+    environ={**RELAY.environ, "RELAY_JWT_SECRET": _SECRET},
+    endpoint=replace(TASKS, token_secret=_SECRET), everyone=replace(GENERAL, token_secret=_SECRET),
+)  # fmt: skip
+
 #: The same updates through each of Relay's endpoints.
 ENDPOINT_VARIANTS = (
     replace(RELAY, name="relay-tasks", title="Relay, /ws/tasks"),

@@ -63,7 +63,8 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     Scenario(
         "storm", "Connection storm", "How many clients a second can connect, and what does each cost?",
         {"clients": _CROWD, "in flight": IN_FLIGHT, "bytes": BYTES},
-        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm, (relay.RELAY,),
+        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm,
+        (relay.RELAY, relay.RELAY_GRANTS),
         ratio="accepted_per_core", complete="storms that every client of Relay survived",
         targets=(Target("connections accepted per second of CPU", "accepted_per_core", 2_000),),
     ),

@@ -314,6 +314,11 @@ class RedisBroker:
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester
 
+    @property
+    def client_calls(self) -> RunCalls:
+        """Runs scripts for clients, on connections that the relay itself does not need."""
+        return self._client_calls.run_calls
+
     async def run_client_calls(self) -> None:
         """Serve what clients ask to be read and published, until cancelled. `open_redis` runs it."""
         async with trio.open_nursery() as nursery:

@@ -313,7 +313,7 @@ const namesOf = ({ name }) => ({
 export { RelayError };
 
 /** After these close codes a client stays away: those that relay/core/closecodes.py marks as final, which a test compares. */
-const FINAL_CLOSE_CODES = new Set([1002, 1003, 1007, 1008, 1009]);
+const FINAL_CLOSE_CODES = new Set([1002, 1003, 1007, 1008, 1009, 4403]);
 
 /** A connection that lasted this many milliseconds counts as a good one: the next delay is the shortest again. */
 const GOOD_MS = 5_000;
