@@ -21,7 +21,7 @@ from tests.conftest import StartRelay
 from tests.harness import PATIENCE, Client, RedisServer, RelayServer
 from tests.integration.auth.tokens import SETTINGS, bearer, call, token
 
-EXAMPLES = int(os.environ.get("RELAY_MODEL_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("RELAY_MODEL_EXAMPLES", "2"))
 
 TASKS = ("a", "b", "c")
 SOME_TASKS = st.sets(st.sampled_from(TASKS))
