@@ -25,7 +25,7 @@ MAX_BYTES = 64 * 1024
 #: Answers that are remembered.
 MAX_REMEMBERED = 16_384
 
-#: Clients that may wait for an answer, beyond those whose request is under way. The next ones are to try again.
+#: Clients that may wait for an answer. The next ones are to try again.
 MAX_WAITING = 1024
 
 #: Seconds for which nothing is asked after failures in a row: the first pause, and the longest.
@@ -106,6 +106,7 @@ class AuthorizeUrl:
                 outcome = question.grant
                 continue
             self._check_pause()
+            self._check_room()
             question = self._asking[key] = _Question()
             try:
                 outcome = question.grant = await self._ask(key, headers)
@@ -118,12 +119,13 @@ class AuthorizeUrl:
         left = self._paused_until - trio.current_time()
         if left > 0:
             raise Unverified("the server that knows the clients does not answer", retry_after=left)
+
+    def _check_room(self) -> None:
         if self._waiting >= MAX_WAITING:
             raise Unverified("too many clients wait to be checked", retry_after=1.0)
 
     async def _wait(self, question: _Question) -> None:
-        if self._waiting >= MAX_WAITING:
-            raise Unverified("too many clients wait to be checked", retry_after=1.0)
+        self._check_room()
         self._waiting += 1
         try:
             await question.done.wait()

@@ -67,7 +67,8 @@ def test_services_revoke_with_a_scope_of_their_own(share_relay: StartRelay) -> N
     relay = share_relay(**SETTINGS)
     may = bearer(token(relay={"revoke": {"all": True}}))
     assert call(relay, "/api/revoke", bearer(token()), "POST", {"sub": "eve"})[0] == 403
-    for wrong in ({}, {"sub": 1}, {"sub": "a", "jti": "b"}, {"sub": "a", "seconds": -1}, [], {"sub": ""}):
+    malformed: list[Any] = [{}, {"sub": 1}, {"sub": "a", "jti": "b"}, {"sub": "a", "seconds": -1}, [], {"sub": ""}]
+    for wrong in malformed:
         assert call(relay, "/api/revoke", may, "POST", wrong)[0] == 400, wrong
     victim = token({"tasks": ["demo"]}, sub="eve")
     assert call(relay, "/api/tasks/demo", bearer(victim)) == CREATED
@@ -109,7 +110,8 @@ def test_keys_of_a_url_change_without_a_good_token_refused(start_relay: StartRel
             assert client.receive()["code"] == "unknown_key"
             assert closed_with(client) == 4403
         assert provider.requests <= before + 1
-        for garbage in ((500, None), (200, b"{"), (200, {"keys": []}), (200, b"x" * 300_000)):
+        answers: list[tuple[int, Any]] = [(500, None), (200, b"{"), (200, {"keys": []}), (200, b"x" * 300_000)]
+        for garbage in answers:
             provider.answer = lambda _, garbage=garbage: garbage  # type: ignore[misc]
             status, _ = call(relay, "/api/tasks/demo", bearer(stranger.token()))
             assert status == 503, "it may be known to the server that cannot be read now"

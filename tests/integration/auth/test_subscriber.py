@@ -5,7 +5,7 @@ import time
 import pytest
 import trio
 from relay_client.subscriber.errors import RelayRefused, SubscriptionRefused
-from relay_client.subscriber.limits import Limits
+from relay_client.subscriber.limits import ConnectionChange, Limits
 from relay_client.trio import subscribe
 
 from tests.conftest import StartRelay
@@ -25,7 +25,7 @@ async def test_a_token_is_renewed_without_a_lost_update(shared_redis: RedisServe
         await trio.lowlevel.checkpoint()
         return token(WATCH, seconds=2)
 
-    changes = []
+    changes: list[ConnectionChange] = []
     with trio.fail_after(PATIENCE):
         async with subscribe(relay.url, ["demo"], token=fresh, on_connection=changes.append) as updates:
             number = 0
