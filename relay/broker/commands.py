@@ -51,7 +51,9 @@ def translated(error: Exception) -> BrokerError:
     if isinstance(error, _NOT_READY) or text.startswith(_NOT_NOW):
         return BrokerUnavailable(f"Redis is not ready: {text}")
     if text.startswith(publications.KEY_REUSED):
-        return UpdateConflict("idempotency_key_reused", "this idempotency key was used for another update; choose a new key")
+        return UpdateConflict(
+            "idempotency_key_reused", "this idempotency key was used for another update; choose a new key"
+        )
     if text.startswith(PARENT_FIXED):
         return UpdateConflict("parent_fixed", "the task has another parent, which it keeps for its whole life")
     if text.startswith(publications.STATE_TOO_LARGE):

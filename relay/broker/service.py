@@ -27,9 +27,9 @@ from relay_wire.redis_urls import parse
 from relay.broker import script_calls
 from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.client_calls import CONNECTIONS, ClientCalls
 from relay.broker.client_publishes import CONNECTIONS as PUBLISH_CONNECTIONS
 from relay.broker.client_publishes import ClientPublishes
-from relay.broker.client_calls import CONNECTIONS, ClientCalls
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection

@@ -63,6 +63,12 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     _log.info(f"{reason} refused", client=str(client), value=header(scope["headers"], reason.encode()))
                 await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
                 return
+            entry = admission.entry(scope["headers"], scope["query_string"])
+            retry_after = admission.retry_after_for(entry)
+            if retry_after is not None:
+                admission.count_rejection(CLIENT_LIMIT)
+                await _refuse(scope, send, 429, "too many connections of this user", retry_after)
+                return
             with early_updates(admission.context.hub, protocol) as early:
                 hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
                 agreed = agreed_subprotocol(scope.get("subprotocols", ()))
@@ -76,7 +82,6 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
-                entry = admission.entry(scope["headers"], scope["query_string"])
                 session = Session(admission.context, transport, protocol, client, entry)
                 session.register(early)
     except trio.TooSlowError:

@@ -27,7 +27,7 @@ class Queue:
 
     Attributes:
         module: Of its application, in `apps`.
-        worker: Command of its worker, of the name of that module; after ``python -m``.
+        worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
         can: What it reports, as the row says.
     """
 
@@ -72,7 +72,8 @@ class Running:
         if self._worker is not None and self._worker.poll() is None:
             return
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", *self.queue.worker(f"{APPS}.{self.queue.module}")]
+            arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
+            command = [sys.executable, "-m", *(self._environ.get(each, each) for each in arguments)]
             self._worker = start_child(command, env=self._environ, stdout=log, stderr=log, cwd=self.directory)
 
     def enqueue(self, kind: str) -> "RunningJob":
