@@ -20,7 +20,7 @@ from relay.server.workers import supervise
 def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_url: str) -> None:
     embedded = redis_settings.configured_url() is None
     publish = (
-        f"{sys.argv[0]} publish task demo progress=40 message=Rendering"
+        f"{sys.argv[0]} publish task demo status=in_progress progress=40 message=Rendering"
         f"{f' --redis-url {redis_url}' if embedded and not redis_url.endswith(f':{DEFAULT_PORT}/0') else ''}"
     )
     lines = [
