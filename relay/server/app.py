@@ -25,12 +25,13 @@ from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
-from relay.server.http_guard import OPERATORS, HttpGuard
+from relay.server.http_guard import HEALTH, OPERATORS, HttpGuard
 from relay.server.lifespan import run_relay
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
+from relay.server.turnstile import Turnstile
 
 _log = structlog.get_logger("relay.app")
 
@@ -63,6 +64,8 @@ class RelayApp(QuartTrio):
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self._guard = HttpGuard(self.policy, settings.api_prefix)
         self._requests = RequestLimit()
+        self._turns = Turnstile()
+        self._health_turns = Turnstile()
         self.task_paths = TaskPaths(settings.api_prefix)
         self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
@@ -70,6 +73,8 @@ class RelayApp(QuartTrio):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
+            if scope["type"] != "lifespan":
+                await (self._health_turns if scope["path"] in HEALTH else self._turns).turn()
             await super().__call__(scope, receive, send)
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -98,7 +103,7 @@ class RelayApp(QuartTrio):
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
             pass
-        elif path in OPERATORS:  # health checks are answered whatever else is going on
+        elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)

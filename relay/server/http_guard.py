@@ -9,8 +9,11 @@ import trio
 from relay.server.browser_client import PATH as BROWSER_CLIENT
 from relay.server.cors import CorsPolicy, header
 
+#: Health checks, which are answered whatever else is going on.
+HEALTH = frozenset({"/healthz", "/readyz"})
+
 #: Operators' routes, which are asked for by address, and by no page.
-OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
+OPERATORS = HEALTH | {"/metrics"}
 
 #: Seconds that the last part of an answer may take once the app is done with it.
 _SEND_TIMEOUT = 10.0

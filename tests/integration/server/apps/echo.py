@@ -30,8 +30,8 @@ class EchoProtocol:
             return (Reply(_TEXT + message.encode()),)
         return (Reply(_BINARY + message),)
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        return Refusal(code, _TEXT + f"{code}: {message}".encode())
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        return Refusal(code, _TEXT + f"{code}: {message} ({channel})".encode())
 
 
 def _frame(payload: bytes) -> bytes:
