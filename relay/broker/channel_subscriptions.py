@@ -12,6 +12,7 @@ from time import monotonic
 import structlog
 import trio
 from relay_wire import keys
+from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
 
 from relay.broker import script_calls
@@ -143,6 +144,9 @@ class ChannelSubscriptions:
         try:
             epoch, offset, kind = header.decode().split(" ")
             position = None if epoch == "-" else _position(Position, (epoch, int(offset)))
+            if kind == "owner":
+                self._hub.on_owner(channel, owner_of(data))
+                return False
         except ValueError:
             self._on_invalid(channel)
             return False

@@ -185,7 +185,7 @@ class PublishIngester:
                 occurrence = self._occurrence(pending)
                 call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
                 created = script_calls.ingest_created_call(
-                    pending.update.data, occurrence, self._retention, sharded=self._sharded
+                    pending.update, occurrence, self._retention, sharded=self._sharded
                 )
             except BadMessage as error:
                 self._log_unpersisted(pending.update, f"{error.code}: {error.message}")

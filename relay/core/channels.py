@@ -19,6 +19,7 @@ from relay_wire.channels import (
     TASK_UPDATE,
     TASK_UPDATES,
 )
+from relay_wire.creation import CreationOptions, creation_options
 
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
@@ -33,6 +34,8 @@ class _Envelope(msgspec.Struct, gc=False):
     type: msgspec.Raw = _ABSENT
     data: msgspec.Raw = _ABSENT
     task_id: str | int | None = None
+    owner: str | list[str] | None = None
+    parent_id: str | int | None = None
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -196,12 +199,13 @@ def _read_published(redis_channel: str, message: bytes, received_at: float, stri
         _check_strictly(envelope, kind)
     data = bytes(envelope.data) or b"{}"
     if kind == GENERAL_UPDATE:
-        return Update(GENERAL, kind, data, received_at)
+        return Update(GENERAL, kind, data, received_at, options=_options(envelope))
     if envelope.task_id is None or envelope.task_id == "":
         raise BadMessage("missing_task_id", f"what is published on {TASK_UPDATES} needs a `task_id`")
     if not _is_object(data):
         raise BadMessage("wrong_type", "`data` must be a JSON object: it is a part of the task's fields")
-    return Update(task_channel(envelope.task_id), kind, data, received_at)
+    options = _options(envelope, str(envelope.task_id))
+    return Update(task_channel(envelope.task_id), kind, data, received_at, options=options)
 
 
 def _is_object(raw: bytes) -> bool:
@@ -219,3 +223,10 @@ def _check_strictly(envelope: _Envelope, kind: str) -> None:
         raise BadMessage("unknown_type", f"unknown type {given[:64]!r}; on this channel {kind} is expected")
     if not _is_object(bytes(envelope.data)):
         raise BadMessage("wrong_type", "`data` must be a JSON object")
+
+
+def _options(envelope: _Envelope, task_id: str | None = None) -> CreationOptions:
+    try:
+        return creation_options(envelope.owner, envelope.parent_id, task_id=task_id)
+    except ValueError as error:
+        raise BadMessage("bad_options", str(error)) from None

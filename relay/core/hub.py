@@ -8,6 +8,8 @@ socket.
 from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Protocol
 
+from relay_wire.channels import TASK_PREFIX
+
 from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
@@ -92,6 +94,7 @@ class Hub:
         on_first_subscriber: Callable[[str], None] = lambda _: None,
         on_last_unsubscribed: Callable[[str], None] = lambda _: None,
         on_gap: Callable[[str], None] = lambda _: None,
+        on_owner: Callable[[str, frozenset[str]], None] = lambda _name, _owner: None,
     ) -> None:
         """Make an empty hub.
 
@@ -100,11 +103,14 @@ class Hub:
             on_first_subscriber: Called with a channel that needs to be subscribed to, and then caught up with.
             on_last_unsubscribed: Called with a channel that is no longer needed.
             on_gap: Called with a channel that needs a snapshot: see `catch_up`.
+            on_owner: Called with a task's channel and its owner when the owner may have changed: before the first update that
+                a new owner may see and the former one may not.
         """
         self._on_pending = on_pending
         self._on_first_subscriber = on_first_subscriber
         self._on_last_unsubscribed = on_last_unsubscribed
         self._on_gap = on_gap
+        self._on_owner = on_owner
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[_Group] = []
         self._sequence_number = 0
@@ -219,6 +225,11 @@ class Hub:
                     return
         self._deliver(channel, update)
 
+    def on_owner(self, name: str, owner: frozenset[str]) -> None:
+        """Take the news that a task has another owner; the updates that follow are of the task as the new owner has it."""
+        if name in self._channels:
+            self._on_owner(name, owner)
+
     def on_disconnect(self, names: Iterable[str]) -> None:
         """The connection that brought these channels is gone: each needs a snapshot when it is subscribed again."""
         for name in names:
@@ -231,6 +242,8 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
+        if name.startswith(TASK_PREFIX):
+            self._on_owner(name, snapshot.owner)
         for item in channel.sequence.merge(snapshot):
             if isinstance(item, Update):
                 self._deliver(channel, item)

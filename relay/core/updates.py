@@ -1,6 +1,7 @@
 """The unit that travels through Relay: an update, and its position in its channel."""
 
 import msgspec
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.position import Position
 
 __all__ = ["Position", "Update"]
@@ -15,6 +16,7 @@ class Update(msgspec.Struct, frozen=True, gc=False):
         data: Raw JSON as the publisher sent it; for operator-named channels the whole message.
         received_at: When this relay received it, in seconds of the monotonic clock.
         position: Where it stands in its channel; None if Redis did not persist it.
+        options: On its way to Redis: the owner and the parent that its publisher gives the task.
     """
 
     channel: str
@@ -22,3 +24,4 @@ class Update(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     received_at: float
     position: Position | None = None
+    options: CreationOptions = NO_OPTIONS

@@ -115,3 +115,11 @@ class SseProtocol:
     def refuse(self, code: str, message: str, channel: str) -> Refusal:
         data = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
         return Refusal(code, b"event: error\ndata: %b\n\n" % data, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        data = _json({"type": "error", "code": code, "message": message})
+        return Refusal(code, b"event: error\ndata: %b\n\n" % data)
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        data = _json({"type": "token_expires", "seconds": round(seconds, 3)})
+        return b"event: token_expires\ndata: %b\n\n" % data

@@ -101,7 +101,7 @@ class AsgiTransport:
     async def close(self, queue: SendQueue, close: Close) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):
             return
-        if close.is_slow:
+        if close.discards_queue:
             queue.clear()
         await self.drain(queue)
         await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})

@@ -12,8 +12,10 @@ from typing import Any
 import structlog
 import trio
 
-from relay.core.batches import Batch
+from relay.core.batches import Batch, Framing
+from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
+from relay.core.revocations import Revocations
 from relay.core.send_queue import SendQueue
 from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
@@ -25,13 +27,14 @@ class SessionOutput(ABC):
     """Writes to one client. `relay.server.session.Session` is its only subclass: a delivery costs one call and no more.
 
     Attributes:
-        peer: The client's address, for logs.
+        client: The client's address.
+        share: Its share of the limits of its address and its subject.
         closing: How the session ends; None while it is open.
     """
 
-    __slots__ = ("_context", "_nursery", "_queue", "_sending", "_transport", "_write", "closing", "peer")
+    __slots__ = ("_context", "_nursery", "_queue", "_sending", "_transport", "_write", "client", "closing", "share")
 
-    def __init__(self, context: SessionContext, transport: Transport, peer: str) -> None:
+    def __init__(self, context: SessionContext, transport: Transport, client: ClientAddress) -> None:
         self._context = context
         self._transport = transport
         #: What writes at once; None before the session runs, while something waits in the queue, and when it is closing.
@@ -40,12 +43,17 @@ class SessionOutput(ABC):
         #: The session's nursery, while it is open.
         self._nursery: trio.Nursery | None = None
         self._sending = False
-        self.peer = peer
+        self.client = client
+        self.share = context.registry.client_limits.new_share()
         self.closing: Close | None = None
 
     @abstractmethod
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once."""
+
+    @abstractmethod
+    def check_revoked(self, revocations: Revocations) -> None:
+        """Close the session if its grant is revoked."""
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take; a client beyond its limits is closed.
@@ -96,6 +104,16 @@ class SessionOutput(ABC):
             self.close(expired)
 
     @property
+    def framing(self) -> Framing:
+        """How messages are framed on the client's connection."""
+        return self._transport.framing
+
+    @property
+    def is_low(self) -> bool:
+        """The client has read most of what waited for it."""
+        return self._queue.is_low
+
+    @property
     def waiting(self) -> int:
         """Messages that wait in the send queue."""
         return self._queue.count
@@ -116,7 +134,7 @@ class SessionOutput(ABC):
         else:
             self._write = self._transport.write
 
-    async def _wait_low(self) -> None:
+    async def wait_low(self) -> None:
         """Wait until the client has read most of what waits for it. The heartbeat closes a session that makes no progress."""
         low = trio.Event()
         self._queue.call_when_low(low.set)
@@ -136,7 +154,7 @@ class SessionOutput(ABC):
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.close(Close.ABNORMAL_CLOSURE)
         except Exception:  # noqa: BLE001 - a bug in one session must not end the others
-            _log.exception("sending failed", client=self.peer)
+            _log.exception("sending failed", client=str(self.client))
             self.close(Close.INTERNAL_ERROR)
         finally:
             self._sending = False
@@ -156,4 +174,4 @@ class SessionOutput(ABC):
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _send_loop
-                _log.exception("closing handshake failed", client=self.peer)
+                _log.exception("closing handshake failed", client=str(self.client))

@@ -230,7 +230,7 @@ class SocketTransport:
         sock.close()
 
     def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
-        if close.is_slow and queue:
+        if close.discards_queue and queue:
             # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
             chunk: bytes = queue.head().chunk
             start = queue.written

@@ -8,8 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import ClientAddress
 from relay.core.client_budget import SUBSCRIBE_RATE
 from relay.core.closecodes import Close
+from relay.core.grants import EVERYTHING
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, Subscribe
@@ -149,7 +151,8 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
             raise ZeroDivisionError
 
     protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(ChannelPatterns())
-    session = Session(world.context, AsgiTransport(receive, send, 128, None, None), protocol, "test")
+    transport = AsgiTransport(receive, send, 128, None, None)
+    session = Session(world.context, transport, protocol, ClientAddress(None), EVERYTHING)
 
     async def run() -> None:
         with scope:

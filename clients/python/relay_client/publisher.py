@@ -5,10 +5,11 @@ with Publisher() as publisher:
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from relay_wire.creation import creation_options
 from relay_wire.position import Position
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
@@ -67,7 +68,8 @@ class Publisher:
         Raises:
             ValueError: An argument, or the environment, cannot be right.
         """
-        target = parse(url or environment.redis_url())
+        #: The Redis, for the other parts of this package.
+        self.target = target = parse(url or environment.redis_url())
         limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Make the calls, and send them: for the other parts of this package.
         self.updates = Updates.from_environment(retention, sharded=target.is_sharded)
@@ -85,6 +87,8 @@ class Publisher:
         *,
         durable: bool = True,
         idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish the fields of a task that changed.
 
@@ -93,6 +97,9 @@ class Publisher:
             update: Fields that changed, by name; values that JSON has a form for.
             durable: False sends a plain ``PUBLISH`` on ``task_updates``, which a relay records if it receives it.
             idempotency_key: Two updates of a task with the same key within five minutes are published once.
+            owner: The ids of the users and groups that own the task, 16 at most, or one of them; an empty list for nobody.
+                Without it the task keeps its owner, and a new one has none.
+            parent_id: The id of the task's parent. A task keeps its parent for its whole life.
 
         Returns:
             The update's position in the task's channel. None for a plain one, and where Redis has no memory for it: it was
@@ -102,16 +109,26 @@ class Publisher:
             NotDelivered: Redis has not acknowledged it by the deadline, has refused it, or too many wait.
             ValueError, TypeError: It cannot be published.
         """
-        return self._deliver(self.updates.task_update(task_id, update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return self._deliver(
+            self.updates.task_update(task_id, update, durable=durable, key=idempotency_key, options=options)
+        )
 
     def publish_general_update(
-        self, update: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish an update for every client.
 
         As `publish_task_update`. A plain one (``durable=False``) is not sent again when only its answer is missing: it raises.
         """
-        return self._deliver(self.updates.general_update(update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return self._deliver(self.updates.general_update(update, durable=durable, key=idempotency_key, options=options))
 
     def publish(
         self, channel: str, data: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
@@ -131,7 +148,15 @@ class Publisher:
         self.sender.deliver(calls)
         return position_of(calls)
 
-    def post_task_update(self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_task_update(
+        self,
+        task_id: str | int,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over a task's update without waiting for Redis.
 
         Raises:
@@ -139,11 +164,20 @@ class Publisher:
             PublisherClosed: The publisher was closed.
             ValueError, TypeError: It cannot be published.
         """
-        self.sender.post(self.updates.task_update(task_id, update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self.sender.post(self.updates.task_update(task_id, update, durable=durable, options=options))
 
-    def post_general_update(self, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_general_update(
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over an update for every client without waiting for Redis; raises as `post_task_update`."""
-        self.sender.post(self.updates.general_update(update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self.sender.post(self.updates.general_update(update, durable=durable, options=options))
 
     def post(self, channel: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
         """Hand over a message on a channel without waiting for Redis; raises as `post_task_update`."""

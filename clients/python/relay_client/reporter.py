@@ -10,16 +10,20 @@ with reporter("task-123", title="A picture") as task:
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
+from relay_wire.creation import CreationOptions, creation_options
+
 from relay_client import environment
+from relay_client.cancellation.threads import CancelListener
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
@@ -48,6 +52,7 @@ class TaskReporter:
         on_error: str | None = None,
         cancel_timeout: float = 2.0,
         end_timeout: float = 120.0,
+        cancellable: bool = False,
     ) -> None:
         """Make a reporter.
 
@@ -63,6 +68,9 @@ class TaskReporter:
             cancel_timeout: Seconds for sending that a task was cancelled, or interrupted.
             end_timeout: Seconds for sending the end of a task when errors are logged, at most 150: the block waits that long
                 for a Redis that is away.
+            cancellable: Watchers may cancel the tasks, over the relay's HTTP API. Then
+                `Task.cancelled` is true, and the task raises `TaskCancelled` where it next reports. It takes one more
+                connection, and a thread. Watchers see the field ``cancellable``.
 
         Raises:
             ValueError: A number is out of range, or the environment cannot be right.
@@ -74,6 +82,8 @@ class TaskReporter:
         self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
         self._end_timeout = end_timeout
+        self._cancellable = cancellable
+        self._cancel_listener = CancelListener(self.publisher.target)
         self.reset()
         _reporters.add(self)
 
@@ -82,7 +92,16 @@ class TaskReporter:
         self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
 
     @contextmanager
-    def __call__(self, task_id: str | int | None = None, /, *, announce: bool = True, **info: Any) -> Iterator[Task]:
+    def __call__(
+        self,
+        task_id: str | int | None = None,
+        /,
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+        **info: Any,
+    ) -> Iterator[Task]:
         """Open a block that is a task: created and started when it begins, completed when it ends.
 
         An error makes the task ``failed``, with the error's text; KeyboardInterrupt, SystemExit and `TaskCancelled` make it
@@ -91,13 +110,15 @@ class TaskReporter:
         Args:
             task_id: Its id; by default a new one.
             announce: Notify every client that there is a new task, by a general update ``task_created``.
+            owner: The ids of the users and groups that own it, or one of them.
+            parent_id: The id of the task that it is a part of.
             info: Its first fields, for instance ``title``.
 
         Raises:
             NotDelivered: Redis did not take that it begins, or ends.
             ValueError, TypeError: The id or a field cannot be published.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         try:
             self._start(task, announce=announce)
         except NotDelivered as error:
@@ -113,7 +134,8 @@ class TaskReporter:
             self._end_block(task, error)
             raise
         try:
-            yield task
+            with as_current(task):
+                yield task
         except BaseException as error:
             self._end_block(task, error)
             raise
@@ -143,14 +165,27 @@ class TaskReporter:
             else:
                 return
 
-    def begin(self, task_id: str | int | None, info: Mapping[str, Any], *, announce: bool = True) -> Task:
+    def begin(
+        self,
+        task_id: str | int | None,
+        info: Mapping[str, Any],
+        *,
+        announce: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> Task:
         """Begin a task that `end` is to end, for programs in which a block does not fit.
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        task = Task(task_id, info, self._note, on_error=self._on_error)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         self._start(task, announce=announce)
         return task
+
+    def _new_task(self, task_id: str | int | None, info: Mapping[str, Any], options: CreationOptions) -> Task:
+        if self._cancellable:
+            info = {**info, "cancellable": True}
+        return Task(task_id, info, self._note, on_error=self._on_error, options=options)
 
     def _start(self, task: Task, *, announce: bool) -> None:
         calls = task.begin(self.publisher.updates, announce=announce)
@@ -160,6 +195,8 @@ class TaskReporter:
         self._schedule_soon(task)
 
     def _schedule_soon(self, task: Task) -> None:
+        if self._cancellable:
+            task.call_at_end(self._cancel_listener.watch(task.id, task.request_cancel).close)
         sender, schedule = self.publisher.sender, self._schedule
 
         def add() -> None:
@@ -212,6 +249,7 @@ class TaskReporter:
 
     def close(self) -> None:
         """Close the publisher, where it is the reporter's own. Tasks that have not ended cannot be reported on any more."""
+        self._cancel_listener.close()
         if self._owns_publisher:
             self.publisher.close()
 

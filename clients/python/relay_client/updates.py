@@ -19,6 +19,7 @@ from relay_wire.channels import (
     TASK_UPDATE,
     TASK_UPDATES,
 )
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
@@ -96,39 +97,64 @@ class Updates:
         return [self._durable(channel, MESSAGE, message, key)]
 
     def task_update(
-        self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None
+        self,
+        task_id: str | int,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        key: str | None = None,
+        options: CreationOptions = NO_OPTIONS,
     ) -> list[Call]:
         """Return the calls of a task's update; the last call's outcome is its position."""
         channel = task_channel(task_id)
+        if options.parent_id == str(task_id):
+            raise ValueError("a task cannot be its own parent")
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
             raise ValueError(f"an update has {MAX_FIELDS} fields at most, not {len(fields)}")
         data = self._checked(object_of(fields))
         if not durable:
             # Twice the same fields come to the same: it may be sent again.
-            return [_plain(channel, TASK_UPDATES, self._envelope(TASK_UPDATE, data, str(task_id)), repeatable=True)]
-        return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update))]
+            return [
+                _plain(channel, TASK_UPDATES, self._envelope(TASK_UPDATE, data, str(task_id), options), repeatable=True)
+            ]
+        return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update), options)]
 
-    def general_update(self, update: Mapping[str, Any], *, durable: bool = True, key: str | None = None) -> list[Call]:
+    def general_update(
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        key: str | None = None,
+        options: CreationOptions = NO_OPTIONS,
+    ) -> list[Call]:
         """Return the calls of an update for every client. A task's announcement gives it its first state."""
         data = self._checked(object_of(encode_fields(update)))
         if not durable:
-            return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data))]
+            return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data, options=options))]
         key = key or token_hex(12)
-        return [*self._creation(update, key), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
+        return [*self._creation(update, key, options), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
-    def created(self, task_id: str | int, info: Mapping[str, Any], key: str | None = None) -> list[Call]:
+    def created(
+        self,
+        task_id: str | int,
+        info: Mapping[str, Any],
+        key: str | None = None,
+        options: CreationOptions = NO_OPTIONS,
+    ) -> list[Call]:
         """Return the calls that announce a new task."""
         task_channel(task_id)
+        if options.parent_id == str(task_id):
+            raise ValueError("a task cannot be its own parent")
         announced = {"type": "task_created", "task_info": {"task_id": str(task_id), **info}}
-        return self.general_update(announced, key=key)
+        return self.general_update(announced, key=key, options=options)
 
     def heartbeat(self, task_id: str | int) -> Call:
         """Return a task's heartbeat. Its outcome is False when Redis knows no such task."""
         channel = task_channel(task_id)
         return _task_call(channel, publications.heartbeat_call(str(task_id), self.retention, sharded=self.sharded))
 
-    def _creation(self, update: Mapping[str, Any], key: str) -> list[Call]:
+    def _creation(self, update: Mapping[str, Any], key: str, options: CreationOptions) -> list[Call]:
         """Return the call that gives an announced task its first state, as a relay does for a plain announcement."""
         info = update.get("task_info")
         if update.get("type") != "task_created" or not isinstance(info, Mapping):
@@ -147,6 +173,7 @@ class Updates:
             object_of(encoded),
             self.retention,
             status=_status(fields),
+            options=options,
             idempotency_key=key,
             sharded=self.sharded,
         )
@@ -160,6 +187,7 @@ class Updates:
         key: str | None,
         fields: Mapping[str, bytes] | None = None,
         status: str | None = None,
+        options: CreationOptions = NO_OPTIONS,
     ) -> Call:
         if key is not None and (not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH or not is_well_formed(key)):
             raise ValueError(
@@ -172,6 +200,7 @@ class Updates:
             self.retention,
             fields=fields,
             status=status,
+            options=options,
             idempotency_key=key or token_hex(12),
             sharded=self.sharded,
         )
@@ -187,11 +216,17 @@ class Updates:
             raise ValueError(f"an update has {self.max_bytes} bytes at most (RELAY_MAX_UPDATE_BYTES), not {len(data)}")
         return data
 
-    def _envelope(self, kind: str, data: bytes, task_id: str | None = None) -> bytes:
+    def _envelope(
+        self, kind: str, data: bytes, task_id: str | None = None, options: CreationOptions = NO_OPTIONS
+    ) -> bytes:
         """Return a message as existing services write it."""
-        task = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
+        beside = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
+        if options.owner is not None:
+            beside += b'"owner":%b,' % encode(sorted(options.owner))
+        if options.parent_id is not None:
+            beside += b'"parent_id":%b,' % encode(options.parent_id)
         return self._checked(
-            b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), task, data, encode(time.time()))
+            b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), beside, data, encode(time.time()))
         )
 
 

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 from relay_wire import keys, scripts
 from relay_wire.channels import MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
+from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
 from relay_wire.statuses import RUNNING, TERMINAL
 
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
+
+#: The first word of Redis' error when an idempotency key was used for an update with another fingerprint.
+KEY_REUSED = "KEYREUSED"
 
 #: The first word of Redis' error when an update would make the state of a task larger than its bound.
 STATE_TOO_LARGE = "STATETOOLARGE"
@@ -106,6 +110,8 @@ def publish_call(
     fields: Mapping[str, bytes] | None = None,
     status: str | None = None,
     idempotency_key: str | None = None,
+    fingerprint: str = "",
+    options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that publishes an update.
@@ -119,10 +125,13 @@ def publish_call(
         status: For a task: its status, if the update has one.
         idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
             position and is not sent again.
+        fingerprint: Letters and digits that tell this update from others. The key with another fingerprint is an error that
+            begins with `KEY_REUSED`.
+        options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
-    _add_idempotency_key(names, values, idempotency_key)
+    names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
+    _add_idempotency_key(names, values, idempotency_key, fingerprint)
     return _with_fields("publish", names, values, fields)
 
 
@@ -135,6 +144,7 @@ def ingest_call(
     *,
     fields: Mapping[str, bytes] | None = None,
     status: str | None = None,
+    options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that records a plain message, unless this occurrence of it was recorded before.
@@ -147,9 +157,10 @@ def ingest_call(
         occurrence: Which one of several equal messages it is.
         fields: For a task: the JSON text of each field in ``data``.
         status: For a task: its status, if the update has one.
+        options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(channel, kind, data, retention, status, sharded)
+    names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
     _add_occurrence(names, values, occurrence)
     return _with_fields("ingest", names, values, fields)
 
@@ -162,6 +173,7 @@ def create_call(
     *,
     status: str | None = None,
     idempotency_key: str | None = None,
+    options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that creates an announced task: a first state, or a new life of an id that is used again.
@@ -175,9 +187,10 @@ def create_call(
         retention: How much is kept, and for how long.
         status: Its status, if it has one.
         idempotency_key: A name of this announcement; within `IDEMPOTENCY_TTL_MS` it creates the task once.
+        options: Its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded)
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded, options)
     _add_idempotency_key(names, values, idempotency_key)
     return _with_fields("create", names, values, fields)
 
@@ -190,6 +203,7 @@ def ingest_created_call(
     occurrence: Occurrence,
     *,
     status: str | None = None,
+    options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that creates a task which was announced plainly, unless this occurrence of the message has created it.
@@ -201,9 +215,10 @@ def ingest_created_call(
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal announcements it is.
         status: Its status, if it has one.
+        options: Its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded)
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded, options)
     _add_occurrence(names, values, occurrence)
     return _with_fields("ingest_created", names, values, fields)
 
@@ -218,6 +233,18 @@ def heartbeat_call(task_id: str, retention: Retention, *, sharded: bool = False)
     """
     names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, b"{}", retention, None, sharded)
     return ScriptCall(scripts.load("heartbeat"), names, values)
+
+
+def delete_call(task_id: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that deletes a task. The result is a duplicate if there is no such task.
+
+    Args:
+        task_id: The task.
+        retention: How long its numbers are kept.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    return ScriptCall(scripts.load("delete"), names, values)
 
 
 def mark_stalled_call(
@@ -239,7 +266,13 @@ def mark_stalled_call(
 
 
 def _shared_arguments(
-    channel: str, kind: str, data: bytes, retention: Retention, status: str | None, sharded: bool
+    channel: str,
+    kind: str,
+    data: bytes,
+    retention: Retention,
+    status: str | None,
+    sharded: bool,
+    options: CreationOptions = NO_OPTIONS,
 ) -> tuple[list[str], list[Any]]:
     """Return KEYS and ARGV as in ``lua/fragments/arguments.lua``."""
     names = list(keys.of_channel(channel))
@@ -252,16 +285,17 @@ def _shared_arguments(
         channel[len(TASK_PREFIX) :] if channel.startswith(TASK_PREFIX) else "",
         kind,
         data,
+        *wire_args(options),
     ]
     return names, values
 
 
-def _add_idempotency_key(names: list[str], values: list[Any], key: str | None) -> None:
+def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
     if key is None:
         values.append("0")
     else:
         names.append(f"{names[0]}:id:{key}")
-        values.append(IDEMPOTENCY_TTL_MS)
+        values.append(f"{IDEMPOTENCY_TTL_MS} {fingerprint}" if fingerprint else IDEMPOTENCY_TTL_MS)
 
 
 def _add_occurrence(names: list[str], values: list[Any], occurrence: Occurrence) -> None:

@@ -9,7 +9,7 @@ from relay_wire.publications import Occurrence
 
 from relay.broker import script_calls
 from relay.core.errors import BrokerRefused
-from relay.core.updates import Position
+from relay.core.updates import Position, Update
 from tests.harness import RedisServer
 from tests.integration.broker.durable import RETENTION, entries, ingesting, logged, opened, out_of_memory, publish, read
 
@@ -133,7 +133,9 @@ async def test_a_new_epoch_begins_when_the_memory_is_lost(redis_server: RedisSer
 
 async def test_an_announced_task_has_a_state_unless_another_relay_has_given_it_one(redis_server: RedisServer) -> None:
     announcement = b'{"type":"task_created","task_info":{"task_id":7,"status":"pending","tier":"gold"}}'
-    call = script_calls.ingest_created_call(announcement, Occurrence("digest", 1, 0, 30_000), RETENTION)
+    call = script_calls.ingest_created_call(
+        Update("general", "general_update", announcement, 0.0), Occurrence("digest", 1, 0, 30_000), RETENTION
+    )
     assert call is not None
     async with opened(redis_server) as redis:
         await redis.run_calls([call])

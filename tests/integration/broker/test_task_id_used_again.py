@@ -14,7 +14,8 @@ import pytest
 import redis as redis_py
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from relay_wire import publications
+from relay_wire import keys, publications
+from relay_wire.creation import PARENT_FIXED, CreationOptions
 from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
 from relay_wire.statuses import TERMINAL
 
@@ -35,6 +36,8 @@ class Redis:
         self.client = client
         self.fields: dict[str, Any] | None = None
         self.announced = False
+        self.owner: frozenset[str] = frozenset()
+        self.parent: str | None = None
         self.lives = 0
         self.positions: list[tuple[Position, dict[str, Any]]] = []  # of the present life, with what was published there
         self.number = 0
@@ -61,33 +64,43 @@ class Redis:
             return has_ended or self.announced
         return has_ended and "status" in data and data["status"] not in TERMINAL
 
-    def update(self, data: dict[str, Any], plainly: bool) -> None:
+    def update(self, data: dict[str, Any], plainly: bool, options: CreationOptions) -> None:
         self.number += 1
         data = {**data, f"f{self.number % 3}": self.number}
         raw = json.dumps(data).encode()
         if plainly:
             occurrence = Occurrence(f"digest-{self.number}", 1, 0, 30_000)
-            call = script_calls.ingest_call(Update("task:t", "task_update", raw, 0.0), occurrence, RETENTION)
+            call = script_calls.ingest_call(
+                Update("task:t", "task_update", raw, 0.0, options=options), occurrence, RETENTION
+            )
         else:
-            call = script_calls.publish_call("task:t", "task_update", raw, RETENTION, idempotency_key=f"{self.number}")
+            call = script_calls.publish_call(
+                "task:t", "task_update", raw, RETENTION, options=options, idempotency_key=f"{self.number}"
+            )
         before = self.read().top
+        begins = self.expected_life(data, is_announcement=False)
+        if self.is_refused(call, begins, options):
+            return
         result = self.result(call)
         assert not result.is_duplicate
         self.last.append(call)
-        if self.expected_life(data, is_announcement=False):
+        if begins:
             assert self.fields is None or result.position == (result.position.epoch, 1)
             assert self.fields is None or result.position.epoch != before.epoch
             self.begin(announced=False)
+        self.take(options)
         self.fields = {**(self.fields or {}), **data}
         self.positions.append((result.position, data))
 
-    def announce(self, data: dict[str, Any], plainly: bool) -> None:
+    def announce(self, data: dict[str, Any], plainly: bool, options: CreationOptions) -> None:
         self.number += 1
         data = {**data, "announced_as": self.number}
         raw = json.dumps({"type": "task_created", "task_info": {"task_id": "t", **data}}).encode()
         if plainly:
             occurrence = Occurrence(f"digest-{self.number}", 1, 0, 30_000)
-            call = script_calls.ingest_created_call(raw, occurrence, RETENTION)
+            call = script_calls.ingest_created_call(
+                Update("general", "general_update", raw, 0.0, options=options), occurrence, RETENTION
+            )
             assert call is not None
         else:
             fields = {name: json.dumps(value).encode() for name, value in data.items()}
@@ -97,22 +110,42 @@ class Redis:
                 json.dumps(data).encode(),
                 RETENTION,
                 status=data.get("status"),
+                options=options,
                 idempotency_key=f"{self.number}",
             )
         begins, existed = self.expected_life(data, is_announcement=True), self.fields is not None
+        if self.is_refused(call, begins, options):
+            return
         result = self.result(call)
         self.last.append(call)
         assert result.is_duplicate is not begins
         if begins:
             self.begin(announced=True)
             self.fields = data
+            self.take(options)
             if existed:  # those who watched the last life are sent the new one
                 self.positions.append((result.position, data))
+        else:
+            self.take(options)
         self.announced = True
 
     def begin(self, *, announced: bool) -> None:
         self.lives += 1
         self.fields, self.announced, self.positions = None, announced, []
+        self.owner, self.parent = frozenset(), None
+
+    def take(self, options: CreationOptions) -> None:
+        if options.owner is not None:
+            self.owner = options.owner
+        self.parent = self.parent or options.parent_id
+
+    def is_refused(self, call: ScriptCall, begins: bool, options: CreationOptions) -> bool:
+        """Whether the call names another parent, which changes nothing."""
+        if begins or self.parent is None or options.parent_id in (None, self.parent):
+            return False
+        with pytest.raises(redis_py.ResponseError, match=PARENT_FIXED):
+            self.run(call)
+        return True
 
     def repeat(self, which: int) -> None:
         """A publisher tries again, or another relay is late: nothing changes."""
@@ -123,6 +156,8 @@ class Redis:
         snapshot = self.read()
         state = None if snapshot.state is None else json.loads(snapshot.state.data)
         assert state == self.fields
+        assert snapshot.owner == self.owner
+        assert self.client.hget(keys.meta("task:t"), "parent") == (self.parent and self.parent.encode())
         if self.positions:
             assert snapshot.top == self.positions[-1][0]
             start = Position(snapshot.top.epoch, 0)
@@ -145,6 +180,11 @@ STEP = st.tuples(
     st.sampled_from([None, *STATUSES]),
     st.booleans(),
     st.integers(0, 5),
+    st.builds(
+        CreationOptions,
+        st.sampled_from([None, None, frozenset[str](), frozenset(["user:7"]), frozenset(["user:7", 'group:"ä"'])]),
+        st.sampled_from([None, None, "p", "q"]),
+    ),
 )
 
 
@@ -157,16 +197,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_py.Redis]
 @given(st.lists(STEP, max_size=25))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_life_is_what_was_published_in_it(
-    client: redis_py.Redis, steps: list[tuple[str, str | None, bool, int]]
+    client: redis_py.Redis, steps: list[tuple[str, str | None, bool, int, CreationOptions]]
 ) -> None:
     old: list[Position] = []
     with empty(client) as redis:
-        for kind, status, plainly, which in steps:
+        for kind, status, plainly, which, options in steps:
             data = {} if status is None else {"status": status}
             if kind == "update":
-                redis.update(data, plainly)
+                redis.update(data, plainly, options)
             elif kind == "announce":
-                redis.announce(data, plainly)
+                redis.announce(data, plainly, options)
             else:
                 redis.repeat(which)
             redis.check(old)

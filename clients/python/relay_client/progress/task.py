@@ -17,8 +17,10 @@ from uuid import uuid4
 from weakref import WeakSet
 
 from relay_wire.channels import MAX_FIELDS
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.statuses import IN_PROGRESS, PENDING
 
+from relay_client.cancellation.event import CancelEvent
 from relay_client.errors import NotDelivered
 from relay_client.progress.changes import FieldChanges
 from relay_client.progress.outcome import TaskCancelled, error_text
@@ -35,6 +37,10 @@ _T = TypeVar("_T")
 _open_tasks: "WeakSet[Task]" = WeakSet()
 
 
+def _nothing() -> None:
+    """Nothing is to be done at the task's end."""
+
+
 class Task:
     """A task, for the code that works on it. Reporters make tasks.
 
@@ -43,6 +49,8 @@ class Task:
 
     Attributes:
         id: The task's id.
+        cancelled: Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled. True or
+            false, and an event that threads can wait for.
         failure: What kept a part of its fields from being published for good.
     """
 
@@ -53,6 +61,7 @@ class Task:
         note: Callable[["Task"], None],
         *,
         on_error: str = "raise",
+        options: CreationOptions = NO_OPTIONS,
     ) -> None:
         """Make a task that has not begun.
 
@@ -61,18 +70,23 @@ class Task:
             info: Its first fields.
             note: Called when there is something to send; from any thread.
             on_error: ``raise`` or ``log`` what cannot be reported.
+            options: Its owner and its parent.
 
         Raises:
             ValueError, TypeError: The id cannot be one; or, with ``raise``, a field cannot be published.
         """
         self.id = uuid4().hex if task_id is None else str(task_id)
         task_channel(self.id)
+        self.cancelled = CancelEvent()
+        self._on_end: Callable[[], None] = _nothing
         #: What cannot be reported is raised, not logged.
         self.raises = on_error == "raise"
         self._has_logged = False
         self._changes = FieldChanges()
         given = {name: value for name, value in info.items() if value is not None}
         self._info = plain_fields(given) if self.raises else self._publishable(given)
+        self._options = options
+        self._options_are_due = False  # Redis may not have them
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
@@ -179,6 +193,14 @@ class Task:
             raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
         return plain_fields(fields)
 
+    def message(self, message: str) -> None:
+        """Report what the task is about just now; raises as `progress`."""
+        self.progress(None, message)
+
+    def stage(self, stage: str, message: str | None = None) -> None:
+        """Report that a stage of the task begins; raises as `progress`."""
+        self.progress(None, message, stage=stage)
+
     def update(self, **fields: Any) -> None:
         """Report fields; raises as `progress`."""
         self.progress(None, None, **fields)
@@ -239,17 +261,17 @@ class Task:
             start, end = 0.0, 100.0
         return ItemCounter(self.progress, items, total, start, end)
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled."""
-        return isinstance(self._stopped, TaskCancelled)
-
-    def request_cancel(self, reason: str = "cancelled") -> None:
+    def request_cancel(self, reason: str = "") -> None:
         """Have it raise TaskCancelled where it next reports. From any thread."""
         if self._stopped is None:
-            self._stopped = TaskCancelled(reason)
+            self._stopped = TaskCancelled(reason or "its cancellation was requested")
+            self.cancelled.set(reason)
 
     # What follows is for reporters.
+
+    def call_at_end(self, function: Callable[[], None]) -> None:
+        """Call a function when nothing is sent of the task any more."""
+        self._on_end = function
 
     def begin(self, updates: Updates, *, announce: bool) -> list[Call]:
         """Return the calls that announce and start it."""
@@ -260,16 +282,16 @@ class Task:
             started = {**self._info, "status": IN_PROGRESS, "started_at": started["started_at"]}
         self._announcement = created if announce else None
         calls = self._announced(updates)
-        calls += updates.task_update(self.id, started)
+        calls += updates.task_update(self.id, started, options=self._options)
         self._changes.start_with(started)
         self.last_sent = self.not_before = monotonic()
-        _open_tasks.add(self)
+        track_open_task(self)
         return calls
 
     def _announced(self, updates: Updates) -> list[Call]:
         if self._announcement is None:
             return []
-        return updates.created(self.id, self._announcement, key=self._announcement_key)
+        return updates.created(self.id, self._announcement, key=self._announcement_key, options=self._options)
 
     def has_pending(self) -> bool:
         """Return whether there is something to send."""
@@ -292,18 +314,22 @@ class Task:
         calls = self._announced(updates) if self._is_announced_again else []
         for part in self._changes.take():
             try:
-                calls += updates.task_update(self.id, part)
+                calls += self._update(updates, part)
             except (TypeError, ValueError):  # checked one by one, they are too long together
                 calls += self._take_each(updates, part)
             else:
                 self._changes.sending(part)
         return calls
 
+    def _update(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
+        options = self._options if self._options_are_due else NO_OPTIONS
+        return updates.task_update(self.id, part, options=options)
+
     def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
         calls: list[Call] = []
         for name, value in part.items():
             try:
-                calls += updates.task_update(self.id, {name: value})
+                calls += self._update(updates, {name: value})
             except (TypeError, ValueError) as error:
                 self.failure = error
             else:
@@ -312,7 +338,7 @@ class Task:
 
     def acknowledged(self, now: float) -> None:
         """Note that what was taken has arrived."""
-        self._is_announced_again = False
+        self._is_announced_again = self._options_are_due = False
         self._changes.acknowledged()
         self.last_sent = now
 
@@ -327,6 +353,7 @@ class Task:
 
     def requeue_all(self) -> None:
         """Note that Redis has lost the task: all that is known of it is to be taken again."""
+        self._options_are_due = True
         self._changes.requeue_all()
 
     def end(
@@ -344,10 +371,10 @@ class Task:
         calls = self._take(updates)
         uncertain = {name: self._changes.fields[name] for name in self._changes.unacknowledged}
         try:
-            calls += updates.task_update(self.id, {**uncertain, **fields, "status": status})
+            calls += self._update(updates, {**uncertain, **fields, "status": status})
         except ValueError:  # together they are too long
             calls += self._take_each(updates, uncertain)
-            calls += updates.task_update(self.id, {**fields, "status": status})
+            calls += self._update(updates, {**fields, "status": status})
         put(calls)
         self.abandon()
         return calls
@@ -357,11 +384,18 @@ class Task:
         self._has_ended = True
         if self._stopped is None:
             self._stopped = RuntimeError(f"task {self.id} has ended")
+        on_end, self._on_end = self._on_end, _nothing
+        on_end()
 
     def detach_after_fork(self) -> None:
         """In a forked child: it is the parent's."""
         self._has_ended = True
         self._stopped = RuntimeError(f"task {self.id} is its parent process's; a forked child begins its own")
+
+
+def track_open_task(task: Task) -> None:
+    """Note a task of this process: a forked child must not report on it."""
+    _open_tasks.add(task)
 
 
 def _detach_all() -> None:

@@ -1,10 +1,11 @@
 """The common part of the publishers for asyncio and Trio: all of it but the block that owns the background task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from relay_wire.creation import creation_options
 from relay_wire.position import Position
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import parse
@@ -46,10 +47,11 @@ class AsyncPublisher(ABC):
         Raises:
             ValueError: An argument, or the environment, cannot be right.
         """
-        self._target = parse(url or environment.redis_url())
+        #: The Redis, for the other parts of this package.
+        self.target = parse(url or environment.redis_url())
         self._limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Makes the calls: for the other parts of this package.
-        self.updates = Updates.from_environment(retention, sharded=self._target.is_sharded)
+        self.updates = Updates.from_environment(retention, sharded=self.target.is_sharded)
         self._set_up()
 
     @abstractmethod
@@ -57,8 +59,8 @@ class AsyncPublisher(ABC):
         """Make what this runtime needs."""
 
     def _make_sender(self, runtime: Runtime) -> Sender:
-        connection = AsyncioConnection(self._target, self._limits.timeout, "relay-client")
-        queue = DeliveryQueue(self._limits, *((1,) if self._target.is_sharded else ()))
+        connection = AsyncioConnection(self.target, self._limits.timeout, "relay-client")
+        queue = DeliveryQueue(self._limits, *((1,) if self.target.is_sharded else ()))
         return Sender(runtime, connection, queue, self.updates.retention.history_meta_ttl * 1000)
 
     @property
@@ -93,18 +95,32 @@ class AsyncPublisher(ABC):
         *,
         durable: bool = True,
         idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish the fields of a task that changed; arguments and errors as `relay_client.Publisher.publish_task_update`.
 
         Cancelling takes the update back, unless it is being sent just then: it may arrive in that case, and never twice.
         """
-        return await self._deliver(self.updates.task_update(task_id, update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return await self._deliver(
+            self.updates.task_update(task_id, update, durable=durable, key=idempotency_key, options=options)
+        )
 
     async def publish_general_update(
-        self, update: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        idempotency_key: str | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> Position | None:
         """Publish an update for every client; as `relay_client.Publisher.publish_general_update`."""
-        return await self._deliver(self.updates.general_update(update, durable=durable, key=idempotency_key))
+        options = creation_options(owner, parent_id)
+        return await self._deliver(
+            self.updates.general_update(update, durable=durable, key=idempotency_key, options=options)
+        )
 
     async def publish(
         self, channel: str, data: Mapping[str, Any], *, durable: bool = True, idempotency_key: str | None = None
@@ -116,7 +132,15 @@ class AsyncPublisher(ABC):
         await self.sender.deliver(calls)
         return position_of(calls)
 
-    def post_task_update(self, task_id: str | int, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_task_update(
+        self,
+        task_id: str | int,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over a task's update without waiting for Redis.
 
         Raises:
@@ -125,11 +149,20 @@ class AsyncPublisher(ABC):
             RuntimeError: The publisher is not open, or belongs to another event loop.
             ValueError, TypeError: It cannot be published.
         """
-        self._post(self.updates.task_update(task_id, update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self._post(self.updates.task_update(task_id, update, durable=durable, options=options))
 
-    def post_general_update(self, update: Mapping[str, Any], *, durable: bool = True) -> None:
+    def post_general_update(
+        self,
+        update: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
+    ) -> None:
         """Hand over an update for every client without waiting for Redis; raises as `post_task_update`."""
-        self._post(self.updates.general_update(update, durable=durable))
+        options = creation_options(owner, parent_id)
+        self._post(self.updates.general_update(update, durable=durable, options=options))
 
     def post(self, channel: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
         """Hand over a message on a channel without waiting for Redis; raises as `post_task_update`."""

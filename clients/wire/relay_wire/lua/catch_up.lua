@@ -8,7 +8,7 @@
 --       5 ms for which numbers are kept   6 a random epoch
 -- Returns the same as read.lua.
 --@include clock
-local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
+local epoch, top, owner = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner'))
 top = tonumber(top)
 local is_first = not epoch or not top
 if is_first then
@@ -26,4 +26,4 @@ if ARGV[1] == epoch and tonumber(ARGV[2]) > top then
   redis.call('DEL', KEYS[2])
 end
 --@include entries
-return { epoch, top, entries, is_first and {} or redis.call('HGETALL', KEYS[3]) }
+return { epoch, top, entries, is_first and {} or redis.call('HGETALL', KEYS[3]), owner }

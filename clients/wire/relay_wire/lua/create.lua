@@ -1,13 +1,13 @@
 -- Creates an announced task, see the fragment creation. The announcement itself is an update of another channel.
 --
 -- Takes besides the shared arguments:
--- KEYS  the last: the idempotency key, if ARGV 16 is not 0
--- ARGV  16 ms for which the idempotency key is remembered, 0 without a key   17... field, value, ...
+-- KEYS  the last: the idempotency key, if ARGV 18 is not 0
+-- ARGV  18 ms for which the idempotency key is remembered, 0 without a key   19... field, value, ...
 --@include arguments
 --@include clock
 --@include channel
-local first_field = 17
-local written_key = ARGV[16] ~= '0' and KEYS[#KEYS]
+local first_field = 19
+local written_key = ARGV[18] ~= '0' and KEYS[#KEYS]
 if written_key and call('EXISTS', written_key) == 1 then
   return { epoch, top, 1, 0 }
 end
@@ -18,10 +18,11 @@ if refusal and not is_known then
 end
 --@include checks
 if written_key then
-  call('SET', written_key, epoch .. ' ' .. next_top, 'PX', ARGV[16])
+  call('SET', written_key, epoch .. ' ' .. next_top, 'PX', ARGV[18])
 end
 if is_known then
   call('HSET', meta, 'announced', 1)
+  set_options()
   return { epoch, top, 1, 0 }
 end
 --@include apply

@@ -4,7 +4,7 @@
 --@include arguments
 --@include clock
 --@include channel
-local first_field, is_update, is_stall_mark = 16, false, false
+local first_field, is_update, is_stall_mark = 18, false, false
 local next_top, written_key = tostring(top + 1), nil
 if field_count == 0 then
   return { epoch, top, 1, 0 }

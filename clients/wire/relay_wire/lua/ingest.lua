@@ -5,12 +5,12 @@
 --
 -- Takes besides the shared arguments:
 -- KEYS  the last: the digest's key, "<how often it was recorded> <when, ms> <when> ..."
--- ARGV  16 ms for which the digest is remembered   17 occurrence   18 since when the caller counts, in ms on this clock; 0: ever
---       19... field, value, ...
+-- ARGV  18 ms for which the digest is remembered   19 occurrence   20 since when the caller counts, in ms on this clock; 0: ever
+--       21... field, value, ...
 --@include arguments
 --@include clock
 --@include channel
-local first_field, is_update, is_stall_mark = 19, true, false
+local first_field, is_update, is_stall_mark = 21, true, false
 local digest_key = KEYS[#KEYS]
 local next_top, written_key = tostring(top + 1), nil
 --@include occurrence
@@ -20,5 +20,5 @@ if refusal then
 end
 --@include checks
 --@include apply
-call('SET', digest_key, recorded, 'PX', ARGV[16])
+call('SET', digest_key, recorded, 'PX', ARGV[18])
 return { epoch, offset, 0, before }

@@ -2,12 +2,12 @@
 --
 -- Takes besides the shared arguments:
 -- KEYS  the last: the digest's key, "<how often it was recorded> <when, ms> <when> ..."
--- ARGV  16 ms for which the digest is remembered   17 occurrence   18 since when the caller counts, in ms on this clock; 0: ever
---       19... field, value, ...
+-- ARGV  18 ms for which the digest is remembered   19 occurrence   20 since when the caller counts, in ms on this clock; 0: ever
+--       21... field, value, ...
 --@include arguments
 --@include clock
 --@include channel
-local first_field, written_key = 19, nil
+local first_field, written_key = 21, nil
 local digest_key = KEYS[#KEYS]
 --@include occurrence
 --@include creation
@@ -17,11 +17,12 @@ if refusal and not is_known then
 end
 --@include checks
 if is_known then
-  call('SET', digest_key, recorded, 'PX', ARGV[16])
+  call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)
+  set_options()
   return { epoch, top, 1, before }
 end
 --@include apply
-call('SET', digest_key, recorded, 'PX', ARGV[16])
+call('SET', digest_key, recorded, 'PX', ARGV[18])
 call('HSET', meta, 'announced', 1)
 return { epoch, offset, 0, before }

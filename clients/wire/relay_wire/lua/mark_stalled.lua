@@ -1,13 +1,13 @@
 -- Marks a task as stalled, if it has been silent since the supervisor looked. A task without a state leaves the index instead.
 --
 -- Takes besides the shared arguments:
--- ARGV  16 the last activity that the supervisor saw   17... field, value
+-- ARGV  18 the last activity that the supervisor saw   19... field, value
 --@include arguments
 --@include clock
 --@include channel
-local first_field, is_update, is_stall_mark = 17, true, true
+local first_field, is_update, is_stall_mark = 19, true, true
 local next_top, written_key = tostring(top + 1), nil
-if call('ZSCORE', KEYS[6], ARGV[13]) ~= ARGV[16] then
+if call('ZSCORE', KEYS[6], ARGV[13]) ~= ARGV[18] then
   return { epoch, top, 1, 0 }
 end
 if field_count == 0 then

@@ -4,15 +4,15 @@
 -- ARGV  1 epoch and 2 offset of the position ('' and 0 without one)   3 most entries   4 most bytes of them
 --       5 ms for which numbers are kept
 -- Returns epoch, top, entries (offset, type, data, ... flat, the first of them where they are more than asked for, or false when
--- the first is gone), state (flat; only without entries).
+-- the first is gone), state (flat; only without entries), owner (a JSON array of texts, or false).
 --@include clock
-local epoch, top = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top'))
+local epoch, top, owner = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner'))
 top = tonumber(top)
 if not epoch or not top then
   local name, meta_ms = redis.call('GET', KEYS[4]) or '', ARGV[5]
 --@include first_epoch
   epoch, top = first_epoch, 0
-  return { epoch, top, ARGV[1] == epoch and ARGV[2] == '0' and {}, {} }
+  return { epoch, top, ARGV[1] == epoch and ARGV[2] == '0' and {}, {}, false }
 end
 --@include entries
-return { epoch, top, entries, entries and {} or redis.call('HGETALL', KEYS[3]) }
+return { epoch, top, entries, entries and {} or redis.call('HGETALL', KEYS[3]), owner }

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
 --                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
---                     active (last activity)
+--                     active (last activity), cancel (its end was requested, and why), owner (see options), parent (a
+--                     task's id)
 --       2 log         stream: the entry <offset>-0 has time (ms), type, data
 --       3 state       hash: field -> raw JSON text; only tasks have fields
 --       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)
@@ -12,8 +13,8 @@
 --       4 history: entries   5 history: ms   6 meta: ms   7 state: ms   8 state of a task that has ended: ms
 --       9 times to live are set again after so many ms   10 state: bytes   11 state: fields
 --       12 class of the status: '' not in the update, 'running', 'ended', 'other'   13 task id, '' for other channels
---       14 type   15 data
---       16... what the script itself takes, and then field, value, field, value, ...
+--       14 type   15 data   16 owner and 17 parent, '' where they are not given, see options
+--       18... what the script itself takes, and then field, value, field, value, ...
 -- All of them return epoch, offset, whether nothing was done (0 or 1), and how often the message was recorded before the
 -- caller began to count (0 for all scripts but ingest).
 --

@@ -1,13 +1,15 @@
 -- The channel as it is: reads, and fails here where a key has a wrong type.
-local epoch, top, volume, uncounted, last_status, stalled, renewed, active =
-  unpack(call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active'))
+local epoch, top, volume, uncounted, last_status, stalled, renewed, active, owner, parent = unpack(
+  call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active', 'owner', 'parent')
+)
 local field_count = is_task and call('HLEN', state) or 0
 top, volume, uncounted = tonumber(top), tonumber(volume), tonumber(uncounted) or 0
 
 -- A channel begins a new life, with an epoch, a history and a state of its own, when it has no numbers, when the state of its
 -- task has expired, and when a task that has ended is published as one that has not: its id is used again.
 local is_new, has_leftovers, new_generation = false, false, nil
-local last_epoch, last_top = epoch, top -- of the life that may end here
+-- Of the life that may end here.
+local last_epoch, last_top, last_owner, last_parent = epoch, top, owner, parent
 if not epoch or not top or not volume then
   is_new = true
   local name = call('GET', generation)
@@ -33,5 +35,5 @@ then
 end
 if is_new then
   top, volume, uncounted, field_count = 0, 0, 0, 0
-  last_status, stalled, renewed, active = false, false, false, false
+  last_status, stalled, renewed, active, owner, parent = false, false, false, false, false, false
 end

@@ -1,6 +1,7 @@
 -- What the update changes besides the state, and the last checks before something is written.
 --
 -- Set before: is_stall_mark, and by channel the state of the channel.
+--@include options
 
 -- To set times to live each time would cost as much as the rest.
 local is_due = not renewed or now - renewed > tonumber(ARGV[9])

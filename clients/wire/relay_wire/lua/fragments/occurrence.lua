@@ -8,8 +8,8 @@ if known then
   end
   count = table.remove(times, 1) or 0
 end
-if ARGV[18] ~= '0' then
-  local since = tonumber(ARGV[18])
+if ARGV[20] ~= '0' then
+  local since = tonumber(ARGV[20])
   before = count
   for _, time in ipairs(times) do
     if time >= since then
@@ -17,12 +17,12 @@ if ARGV[18] ~= '0' then
     end
   end
 end
-if tonumber(ARGV[17]) + before <= count then
+if tonumber(ARGV[19]) + before <= count then
   return { epoch, top, 1, before }
 end
 times[#times + 1] = now
 -- Those that a relay may still ask about; a key that is renewed all the time must not grow without a bound.
-while #times > 256 or times[1] < now - tonumber(ARGV[16]) do
+while #times > 256 or times[1] < now - tonumber(ARGV[18]) do
   table.remove(times, 1)
 end
 local recorded = (count + 1) .. ' ' .. table.concat(times, ' ')
