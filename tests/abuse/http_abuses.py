@@ -152,6 +152,22 @@ def many_headers(target: Target) -> str:
     return f"{count} requests"
 
 
+def incomplete_heads(target: Target) -> str:
+    """Connections that send 60 KB of a head, and never its end."""
+    head = HANDSHAKE.format(headers="a: " + "b" * 60_000).encode()[:-4]
+    socks: list[socket.socket] = []
+    count = 0
+    while not target.is_over:
+        with suppress(OSError):
+            sock = target.connect()
+            sock.sendall(head)
+            socks.append(sock)
+            count += 1
+        if len(socks) > 800:
+            socks.pop(0).close()
+    return f"{count} connections"
+
+
 def simultaneous_handshakes(target: Target) -> str:
     """Connections that have sent nearly all of their handshake, and send the rest at the same time."""
     request = HANDSHAKE.format(headers="").encode()

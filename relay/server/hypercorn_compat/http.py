@@ -49,7 +49,13 @@ class H11WithoutH2C(H11Protocol):
         self.connection = _BoundedHeads(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        if getattr(self.config, "relay_allows_cleartext_http2", True):
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Two lengths of one body: a proxy may have believed the other one (RFC 9112 section 6.1).
+            self._is_refused = True
+            await self._send_error_response(400)
+            await self.send(Closed())
+        elif getattr(self.config, "relay_allows_cleartext_http2", True):
             await super()._check_protocol(event)
         elif event.method == b"PRI":
             self._is_refused = True
