@@ -39,12 +39,13 @@ from relay.server.grant_routes import add_grant_routes
 from relay.server.http_connections import request_in_progress
 from relay.server.http_guard import HttpGuard, answer
 from relay.server.lifespan import run_relay
-from relay.server.operator_paths import OPERATORS, OperatorPaths
+from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
+from relay.server.turnstile import Turnstile
 
 _log = structlog.get_logger("relay.app")
 
@@ -98,6 +99,8 @@ class RelayApp(QuartTrio):
         self._bodies = RequestBodies(settings.message_timeout)
         self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
         self._max_batch_bytes = max(_MAX_BATCH_BYTES, self._max_body_bytes)
+        self._turns = Turnstile()
+        self._health_turns = Turnstile()
         self.task_paths = TaskPaths(settings.api_prefix)
         self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
@@ -105,6 +108,8 @@ class RelayApp(QuartTrio):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
+            if scope["type"] != "lifespan":
+                await (self._health_turns if scope["path"] in PROBES else self._turns).turn()
             await super().__call__(scope, receive, send)
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -135,7 +140,7 @@ class RelayApp(QuartTrio):
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
             pass
-        elif path in OPERATORS:  # health checks are answered whatever else is going on
+        elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
