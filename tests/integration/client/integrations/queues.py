@@ -29,11 +29,13 @@ class Queue:
         module: Of its application, in `apps`.
         worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
         can: What it reports, as the row says.
+        end: The signal after which the worker ends when its tasks have.
     """
 
     module: str
     worker: Callable[[str], list[str]]
     can: frozenset[str] = field(default_factory=frozenset)
+    end: signal.Signals = signal.SIGTERM
 
 
 class Running:
@@ -101,19 +103,18 @@ class Running:
     def end_worker(self) -> None:
         """End the worker as an operator does, and wait for it."""
         if self._worker is not None and self._worker.poll() is None:
-            self._worker.terminate()
+            self._worker.send_signal(self.queue.end)
             self._worker.wait(60)
 
     def logged(self) -> str:
         return self.log.read_text(errors="replace")
 
     def close(self) -> None:
-        for child in (self._producer, self._worker):
-            if child is not None and child.poll() is None:
-                if child is self._worker:
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.kill()
-                child.wait()
+        if self._worker is not None and self._worker.poll() is None:
+            os.killpg(self._worker.pid, signal.SIGKILL)
+            self._worker.wait()
+        self._producer.kill()
+        self._producer.wait()
         for stream in (self._producer.stdin, self._producer.stdout):
             if stream is not None:
                 stream.close()
@@ -141,7 +142,7 @@ class RunningJob:
     def waits_for(self, **expected: Any) -> dict[str, Any]:
         """Wait until the relay knows all of this about the task; return all that it knows then."""
         try:
-            return eventually(lambda: (state := self.state()) and expected.items() <= state.items() and state)
+            return eventually(lambda: state if expected.items() <= (state := self.state()).items() else {})
         except AssertionError as error:
             raise AssertionError(f"{expected} not in {self.state()}; log:\n{self._running.logged()[-6000:]}") from error
 

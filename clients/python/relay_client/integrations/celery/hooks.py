@@ -140,7 +140,7 @@ class CeleryHooks:
     # In the process that runs a task
 
     @never_raises
-    def _on_prerun(self, task_id: str, task: CeleryTask, args: Any, kwargs: Any, **_: Any) -> None:
+    def _on_prerun(self, task: CeleryTask, args: Any, kwargs: Any, **_: Any) -> None:
         if self._is_ours(task):
             self.jobs.started(self.job_of(task, task.request, args, kwargs))
 

@@ -38,7 +38,7 @@ def do(kind: str, token: str) -> None:
 async def do_async(kind: str, token: str) -> None:
     """The same on an event loop."""
     if begin(kind, token):
-        while not (DIRECTORY / f"{token}.gate").exists():
+        while not (DIRECTORY / f"{token}.gate").exists():  # noqa: ASYNC110 - the gate is another process's
             await asyncio.sleep(0.01)
         end(token)
 
