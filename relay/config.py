@@ -15,8 +15,16 @@ from pydantic import Field, FiniteFloat, SecretStr, ValidationError, field_valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_wire import keys
 
+from relay.core.api_keys import ApiKeys
 from relay.core.errors import ConfigError
-from relay.setting_checks import checked_redis_url, normal_host, normal_origin
+from relay.setting_checks import (
+    checked_redis_url,
+    normal_host,
+    normal_network,
+    normal_origin,
+    read_entries,
+    text_of,
+)
 
 #: Read from the directory in which the server is started, where there is one.
 _ENV_FILE = ".env"
@@ -131,13 +139,43 @@ class Settings(BaseSettings):
     )
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
-    max_clients_per_address: int = Field(
-        0, ge=0, description="clients of one IP address; 0 is no limit, as behind a proxy, whose address all have"
+    api_keys: SecretStr | None = Field(
+        None, description="keys of services, NAME:SHA256:SCOPES, separated by semicolons; `relay key create` makes them"
     )
+    api_keys_file: Path | None = Field(None, description="file with more such keys, one in a line; # begins a comment")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="addresses and networks of proxies whose `Forwarded` or `X-Forwarded-For` names the client, separated by "
+        "commas; `unix` is a Unix socket",
+    )
+    max_clients_per_address: int = Field(
+        0, ge=0, description="clients of one IP address, or of one IPv6 network (/64), per process; 0 is no limit"
+    )
+    connect_rate_per_address: FiniteFloat = Field(
+        0.0, ge=0, le=1e6, description="connects per second of one address, ten times as many at once; 0 is no limit"
+    )
+    max_subscriptions_per_address: int = Field(
+        0, ge=0, description="subscriptions of all clients of one address together; 0 is no limit"
+    )
+    message_rate_per_address: FiniteFloat = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="messages and HTTP requests per second of one address, ten times as many at once; 0 is no limit",
+    )
+    max_clients_per_subject: int = Field(
+        0, ge=0, description="clients of one `sub` of grants, per process; 0 is no limit"
+    )
+    connect_rate_per_subject: FiniteFloat = Field(0.0, ge=0, le=1e6, description="the same as for an address")
+    max_subscriptions_per_subject: int = Field(0, ge=0, description="the same as for an address")
+    message_rate_per_subject: FiniteFloat = Field(0.0, ge=0, le=1e6, description="the same as for an address")
     max_subscriptions: int = Field(256, ge=1, description="subscriptions per client")
     max_message_bytes: int = Field(64 * _KIB, ge=128, description="longest message of a client")
     max_client_errors: int = Field(16, ge=1, description="malformed messages before a client is dropped")
     max_update_bytes: int = Field(256 * _KIB, ge=128, description="longest published update")
+    strict_publishes: bool = Field(
+        False, description="refuse plain publishes in forms that only older services use (docs/protocol.md)"
+    )
     coalesce_after: int = Field(64, ge=1, description="messages that wait for one client before updates are coalesced")
     queue_messages: int = Field(8192, ge=1, description="messages that may wait for one client")
     queue_bytes: int = Field(_MIB, ge=_KIB, description="bytes that may wait for one client")
@@ -153,6 +191,9 @@ class Settings(BaseSettings):
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
     )
+    token_notice: FiniteFloat = Field(
+        60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
@@ -163,7 +204,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins", "allowed_hosts")
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies")
         return {name: _split(value) if name in lists else value for name, value in values.items()}
 
     @field_validator("allowed_origins", mode="after")
@@ -179,6 +220,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
 
+    @field_validator("api_keys", mode="after")
+    @classmethod
+    def _api_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            read_entries(keys.get_secret_value(), ";\n")
+        return keys
+
+    @field_validator("api_keys_file", mode="after")
+    @classmethod
+    def _api_keys_file(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_entries(text_of(path), "\n")
+        return path
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(normal_network(network) for network in networks)
+
     @field_validator("allowed_hosts", mode="after")
     @classmethod
     def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -192,6 +252,21 @@ class Settings(BaseSettings):
         if value == "/ws":
             raise ValueError("must not be /ws, or its /ws/tasks would be that of the WebSockets")
         return value
+
+    def accepted_keys(self) -> ApiKeys:
+        """Return the API keys of the setting and of the file, which is read again.
+
+        Raises:
+            ConfigError: The file can no longer be read.
+        """
+        inline = self.api_keys.get_secret_value() if self.api_keys is not None else ""
+        try:
+            keys = read_entries(inline, ";\n")
+            if self.api_keys_file is not None:
+                keys += read_entries(text_of(self.api_keys_file), "\n")
+        except ValueError as error:
+            raise ConfigError(f"RELAY_API_KEYS_FILE: {error}") from None
+        return ApiKeys(keys)
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -209,6 +284,10 @@ class Settings(BaseSettings):
         if self.close_timeout >= self.graceful_timeout:
             raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
         return self
+
+
+#: Settings whose values are never shown.
+_SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None)
 
 
 def load(**overrides: Any) -> tuple[Settings, RedisSettings]:
@@ -237,7 +316,8 @@ def _explained(prefix: str, detail: dict[str, Any], options: dict[str, str]) -> 
         name = str(detail["loc"][0])
     else:  # from the checks across fields, whose messages begin with the field's name
         name, _, message = message.partition(": ")
-    shown = "" if prefix == "REDIS_" or not detail["loc"] else f" (it is {detail['input']!r})"
+    is_secret = prefix == "REDIS_" or not detail["loc"] or name in _SECRETS
+    shown = "" if is_secret else f" (it is {detail['input']!r})"
     if name in options:
         return f"{options[name]}: {message}{shown}."
     return f"{prefix}{name.upper()}: {message}{shown}. Change it in the environment or in .env."

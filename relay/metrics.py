@@ -5,6 +5,8 @@ usual ``PROMETHEUS_MULTIPROC_DIR`` makes the ``/metrics`` of any worker show the
 """
 
 import os
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,7 +18,9 @@ from prometheus_client import (
     generate_latest,
     values,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,11 +36,51 @@ def identify_worker(number: int) -> None:
         values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
+class RedisUsage(Protocol):
+    """The usage of one Redis server, as `relay.broker.server_usage` has it. A number that is not known is None."""
+
+    @property
+    def memory_used(self) -> int | None: ...
+    @property
+    def memory_max(self) -> int | None: ...
+    @property
+    def connected_clients(self) -> int | None: ...
+    @property
+    def evicted_keys(self) -> int | None: ...
+
+
+class _RedisCollector(Collector):
+    """The last known usage of Redis, which is there only as long as it is known.
+
+    Each worker process has looked for itself and shows what it saw: sums over workers would make no sense.
+    """
+
+    def __init__(self) -> None:
+        self.usage: Mapping[str, RedisUsage] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        families: list[GaugeMetricFamily | CounterMetricFamily] = [
+            GaugeMetricFamily("relay_redis_memory_used_bytes", "Memory that Redis uses", labels=["server"]),
+            GaugeMetricFamily("relay_redis_memory_max_bytes", "maxmemory of Redis; 0 is no limit", labels=["server"]),
+            GaugeMetricFamily("relay_redis_connected_clients", "Connections that Redis has", labels=["server"]),
+            CounterMetricFamily(
+                "relay_redis_evicted_keys", "Keys that Redis evicted since it started", labels=["server"]
+            ),
+        ]
+        for server, usage in self.usage.items():
+            numbers = (usage.memory_used, usage.memory_max, usage.connected_clients, usage.evicted_keys)
+            for family, number in zip(families, numbers, strict=True):
+                if number is not None:
+                    family.add_metric([server], number)
+        return families
+
+
 class Metrics:
     """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self._redis_usage = _RedisCollector()
         self.connections = Gauge(
             "relay_connections",
             "Clients connected, by transport",
@@ -127,6 +171,10 @@ class Metrics:
             registry=registry,
         )
 
+    def set_redis_usage(self, usage: Mapping[str, RedisUsage]) -> None:
+        """Show what Redis uses, by server; nothing while that is not known."""
+        self._redis_usage.usage = usage
+
     def render(self) -> bytes:
         """Return the text exposition, of all workers when they share a directory."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -134,7 +182,8 @@ class Metrics:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry = self._registry
-        platform = CollectorRegistry()
-        PlatformCollector(registry=platform)
-        ProcessCollector(registry=platform)
-        return generate_latest(registry) + generate_latest(platform)
+        own = CollectorRegistry()
+        own.register(self._redis_usage)
+        PlatformCollector(registry=own)
+        ProcessCollector(registry=own)
+        return generate_latest(registry) + generate_latest(own)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 import redis
+from relay_wire import cancellation
 from websockets.sync.client import ClientConnection, connect
 
 from relay.broker.embedded import start_server
@@ -169,6 +170,12 @@ class RedisServer(Server):
         """As today's services do it: a plain PUBLISH."""
         message = {"type": "task_update", "task_id": task_id, "data": fields, "timestamp": time.time()}
         return self.publish("task_updates", msgspec.json.encode(message))
+
+    def request_cancel(self, task_id: str, reason: str = "") -> str:
+        """Request a task's end as a relay and a manager do. Returns what that came to."""
+        script, names, values = cancellation.cancel_call(task_id, reason)
+        with self.client() as client:
+            return cancellation.read_outcome(client.eval(script.source, len(names), *names, *values))
 
     def publish_general(self, **fields: Any) -> int:
         return self.publish("general_updates", msgspec.json.encode({"type": "general_update", "data": fields}))

@@ -266,7 +266,9 @@ export class Subscriptions {
     const channel = this.channels.get(name);
     // No longer wanted; or a general update from before the answer to our request.
     if (!channel?.isConfirmed) return;
-    if (typeof data !== "object" || data === null) throw new ProtocolError("an update without data");
+    // Of a general update it may be any JSON value: services publish some in old forms.
+    const isValid = name === GENERAL ? data !== undefined : typeof data === "object" && data !== null;
+    if (!isValid) throw new ProtocolError("an update without data");
     let isState = false;
     if (position !== null) {
       isState = channel.phase === "awaiting state";

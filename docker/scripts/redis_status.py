@@ -1,18 +1,24 @@
-"""``make redis-status``: show whether Redis answers, its memory use, its persistence and its subscribers.
+"""``make redis-status``: show whether Redis answers, its memory use, its persistence, its subscribers and its tasks.
 
 Exits with status 0 if every server answers. Recommendations for the operator follow the figures.
 """
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import redis
 from redis_place import Place, connect, find_redis
 from relay_wire import keys
+from relay_wire.channels import TASK_PREFIX
+from relay_wire.statuses import IN_PROGRESS
 
 from relay.config import RedisSettings, load
 from relay.core.errors import ConfigError
+from relay.core.task_state import status_of
+
+#: Tasks whose states are read in one round trip.
+TASKS_AT_ONCE = 500
 
 PLAIN_CHANNELS = ("task_updates", "general_updates")
 
@@ -85,18 +91,49 @@ def report(name: str, server: "redis.Redis") -> list[str]:
     return [f"{name}: {recommendation}" for recommendation in recommendations(info)]
 
 
-def tasks(client: "redis.Redis | redis.RedisCluster") -> tuple[int, int]:
-    """Return the number of known tasks, and how many of them are in progress.
+class TaskCounts(NamedTuple):
+    """The tasks that ``GET /api/tasks`` lists.
+
+    Attributes:
+        known: All of them.
+        in_progress: Those whose status is in_progress.
+        stalled: Those of the tasks in progress that have stopped reporting.
+    """
+
+    known: int
+    in_progress: int
+    stalled: int
+
+
+def count_tasks(client: "redis.Redis | redis.RedisCluster") -> TaskCounts:
+    """Count the tasks in Redis by their states, as a relay does for its list.
 
     Raises:
         redis.RedisError: a server does not answer.
     """
-    with client.pipeline(transaction=False) as pipe:
-        for bucket in range(keys.BUCKETS):
-            pipe.zcard(keys.tasks(bucket))
-            pipe.zcard(keys.running(bucket))
-        answers = pipe.execute()
-    return sum(answers[::2]), sum(answers[1::2])
+    known = in_progress = stalled = 0
+    for bucket in range(keys.BUCKETS):
+        task_ids: list[str] = [str(task_id) for task_id in client.zrange(keys.tasks(bucket), 0, -1)]
+        for some in batched(task_ids, TASKS_AT_ONCE):
+            with client.pipeline(transaction=False) as pipe:
+                for task_id in some:
+                    pipe.exists(keys.meta(TASK_PREFIX + task_id), keys.state(TASK_PREFIX + task_id))
+                    pipe.hmget(keys.state(TASK_PREFIX + task_id), "status", "stalled")
+                answers = pipe.execute(raise_on_error=False)
+            for found, fields in zip(answers[::2], answers[1::2], strict=True):
+                if found != 2 or not isinstance(fields, list):  # its state has expired, or cannot be read
+                    continue
+                known += 1
+                if status_of({"status": (fields[0] or "null").encode()}) == IN_PROGRESS:
+                    in_progress += 1
+                    stalled += fields[1] == "true"
+    return TaskCounts(known, in_progress, stalled)
+
+
+def batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Yield the items in groups of at most so many."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def show(place: Place, settings: RedisSettings) -> None:
@@ -108,7 +145,7 @@ def show(place: Place, settings: RedisSettings) -> None:
     client = connect(place, settings)
     try:
         advice = [recommendation for name, server in servers(client) for recommendation in report(name, server)]
-        print("tasks          {} known, {} in progress".format(*tasks(client)))
+        print("tasks          {} known, {} in progress, {} of them stalled".format(*count_tasks(client)))
     finally:
         client.close()
     for recommendation in advice:

@@ -21,13 +21,15 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import publications
+from relay_wire.creation import PARENT_FIXED
 from relay_wire.publications import ScriptCall
 
 from relay.broker.connections import Server
 from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.reply_reader import malformed_reply
+from relay.broker.server_usage import ServerUsage
 from relay.broker.topology import Servers
-from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge, UpdateConflict
 
 _T = TypeVar("_T")
 
@@ -48,6 +50,12 @@ def translated(error: Exception) -> BrokerError:
         return BrokerUnavailable(f"Redis cannot be reached: {text}")
     if isinstance(error, _NOT_READY) or text.startswith(_NOT_NOW):
         return BrokerUnavailable(f"Redis is not ready: {text}")
+    if text.startswith(publications.KEY_REUSED):
+        return UpdateConflict(
+            "idempotency_key_reused", "this idempotency key was used for another update; choose a new key"
+        )
+    if text.startswith(PARENT_FIXED):
+        return UpdateConflict("parent_fixed", "the task has another parent, which it keeps for its whole life")
     if text.startswith(publications.STATE_TOO_LARGE):
         return StateTooLarge(text.removeprefix(publications.STATE_TOO_LARGE).strip().partition(" script: ")[0])
     return BrokerRefused(f"Redis refused: {text}", is_out_of_memory=isinstance(error, OutOfMemoryError))
@@ -117,6 +125,41 @@ class Commands:
             return count
 
         return await self._within_deadline(run)
+
+    async def read_usage(self) -> dict[str, ServerUsage]:
+        """Return the usage of each server that takes writes, by its name.
+
+        A node of a cluster that does not answer is left out.
+
+        Raises:
+            BrokerUnavailable: No server answers within the deadline.
+            BrokerRefused: Redis may not be asked.
+        """
+        usage: dict[str, ServerUsage] = {}
+        failures: list[Exception] = []
+
+        async def ask(server: Server) -> None:
+            try:
+                async with asyncio.timeout(self._timeout * 0.9):
+                    (answer,) = await server.exchange([("INFO",)])
+            except (RedisError, OSError) as error:
+                failures.append(error)
+                return
+            if isinstance(answer, bytes):
+                usage[server.name] = ServerUsage.parse(answer.decode(errors="replace"))
+            else:
+                failures.append(answer if isinstance(answer, Exception) else malformed_reply(answer))
+
+        async def run() -> None:
+            await self._ensure_topology()
+            async with asyncio.TaskGroup() as group:
+                for server in self._servers.all():
+                    group.create_task(ask(server))
+
+        await self._within_deadline(run)
+        if failures and not usage:
+            raise translated(failures[0])
+        return usage
 
     async def run_calls(self, calls: Sequence[ScriptCall], replicas: int = 0) -> list[Any]:
         """Run scripts in one round trip, in order for each server.

@@ -11,9 +11,12 @@ from re import compile as compile_pattern
 import msgspec
 from relay_wire.channels import (
     GENERAL,
+    GENERAL_UPDATE,
     GENERAL_UPDATES,
     MAX_NAME_LENGTH,
+    MESSAGE,
     TASK_PREFIX,
+    TASK_UPDATE,
     TASK_UPDATES,
 )
 from relay_wire.creation import CreationOptions, creation_options
@@ -21,12 +24,15 @@ from relay_wire.creation import CreationOptions, creation_options
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
 
+#: What stands for a field that a message does not have.
+_ABSENT = msgspec.Raw()
+
 
 class _Envelope(msgspec.Struct, gc=False):
     """The shallow part of a published message; ``data`` passes through as the bytes that it came in."""
 
-    type: str
-    data: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = _ABSENT
+    data: msgspec.Raw = _ABSENT
     task_id: str | int | None = None
     owner: str | list[str] | None = None
     parent_id: str | int | None = None
@@ -138,33 +144,41 @@ def replace_lone_surrogates(message: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: match[0] if match[1] is None else b"\\ufffd", message)
 
 
-def _is_object(raw: bytes) -> bool:
-    return raw.lstrip(b" \t\r\n")[:1] == b"{"
+#: A string, in which nothing is looked for, or a number that Python's encoder writes and JSON does not have.
+_NO_NUMBER = compile_pattern(rb'"(?:[^"\\]|\\.)*+"?+|(-?Infinity|NaN)', DOTALL)
 
 
-def read_published(redis_channel: str, message: bytes, received_at: float) -> Update:
-    """Read what a service published with a plain ``PUBLISH``.
+def replace_non_finite_numbers(message: bytes) -> bytes:
+    """Return a message with null in place of NaN and the infinities, which no browser can read."""
+    return _NO_NUMBER.sub(lambda match: match[0] if match[1] is None else b"null", message)
 
-    The message's own type decides where it goes; messages on operator-named channels are delivered as they are.
+
+def read_published(redis_channel: str, message: bytes, received_at: float, *, strict: bool = False) -> Update:
+    """Read what a service published with a plain ``PUBLISH``. docs/protocol.md has a table of all forms.
+
+    The Redis channel decides what a message is; messages on operator-named channels are delivered as they are.
 
     Args:
         redis_channel: The channel that it was published on.
         message: Its bytes.
         received_at: When it was received, in seconds of the monotonic clock.
+        strict: Refuse what is not of the documented form, but was forwarded by services that Relay replaces.
 
     Raises:
         BadMessage: It is not a JSON object of a known form; the code is for the metrics.
     """
     try:
-        return _read_published(redis_channel, message, received_at)
+        return _read_published(redis_channel, message, received_at, strict)
     except BadMessage as error:
-        repaired = replace_lone_surrogates(message) if error.code == "not_json" else message
+        repaired = message
+        if error.code == "not_json":
+            repaired = replace_non_finite_numbers(replace_lone_surrogates(message))
         if repaired == message:
             raise
-    return _read_published(redis_channel, repaired, received_at)
+    return _read_published(redis_channel, repaired, received_at, strict)
 
 
-def _read_published(redis_channel: str, message: bytes, received_at: float) -> Update:
+def _read_published(redis_channel: str, message: bytes, received_at: float, strict: bool) -> Update:
     try:
         message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
     except UnicodeDecodeError as error:
@@ -172,7 +186,7 @@ def _read_published(redis_channel: str, message: bytes, received_at: float) -> U
     try:
         if redis_channel not in (TASK_UPDATES, GENERAL_UPDATES):
             msgspec.json.decode(message, type=dict[str, msgspec.Raw])
-            return Update(redis_channel, "message", message.strip(), received_at)
+            return Update(redis_channel, MESSAGE, message.strip(), received_at)
         envelope = _decode_envelope(message)
     except msgspec.ValidationError as error:
         raise BadMessage("wrong_type", f"not of the expected form: {error}") from None
@@ -180,18 +194,35 @@ def _read_published(redis_channel: str, message: bytes, received_at: float) -> U
         raise BadMessage("not_json", f"not JSON: {error}") from None
     except RecursionError:
         raise BadMessage("too_deep", "nested too deeply") from None
-    data = bytes(envelope.data)
+    kind = TASK_UPDATE if redis_channel == TASK_UPDATES else GENERAL_UPDATE
+    if strict:
+        _check_strictly(envelope, kind)
+    data = bytes(envelope.data) or b"{}"
+    if kind == GENERAL_UPDATE:
+        return Update(GENERAL, kind, data, received_at, options=_options(envelope))
+    if envelope.task_id is None or envelope.task_id == "":
+        raise BadMessage("missing_task_id", f"what is published on {TASK_UPDATES} needs a `task_id`")
     if not _is_object(data):
+        raise BadMessage("wrong_type", "`data` must be a JSON object: it is a part of the task's fields")
+    options = _options(envelope, str(envelope.task_id))
+    return Update(task_channel(envelope.task_id), kind, data, received_at, options=options)
+
+
+def _is_object(raw: bytes) -> bool:
+    return raw.lstrip(b" \t\r\n")[:1] == b"{"
+
+
+def _check_strictly(envelope: _Envelope, kind: str) -> None:
+    try:
+        given = msgspec.json.decode(envelope.type, type=str) if bytes(envelope.type) else None
+    except msgspec.DecodeError:
+        raise BadMessage("wrong_type", "`type` must be a text") from None
+    if given is None:
+        raise BadMessage("wrong_type", f"`type` is missing; expected {kind}")
+    if given != kind:
+        raise BadMessage("unknown_type", f"unknown type {given[:64]!r}; on this channel {kind} is expected")
+    if not _is_object(bytes(envelope.data)):
         raise BadMessage("wrong_type", "`data` must be a JSON object")
-    if envelope.type == "task_update":
-        if envelope.task_id is None:
-            raise BadMessage("wrong_type", "a task_update needs a `task_id`")
-        channel = task_channel(envelope.task_id)
-        options = _options(envelope, str(envelope.task_id))
-        return Update(channel, "task_update", data, received_at, options=options)
-    if envelope.type == "general_update":
-        return Update(GENERAL, "general_update", data, received_at, options=_options(envelope))
-    raise BadMessage("unknown_type", f"unknown type {envelope.type[:64]!r}; expected task_update or general_update")
 
 
 def _options(envelope: _Envelope, task_id: str | None = None) -> CreationOptions:

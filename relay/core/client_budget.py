@@ -60,6 +60,10 @@ class TokenBucket:
         self.tokens -= cost
         return max(0.0, -self.tokens / self._rate)
 
+    def seconds_until(self, tokens: float) -> float:
+        """Return the seconds from the last `take` until there are as many tokens; 0 if there are."""
+        return max(0.0, (tokens - self.tokens) / self._rate)
+
 
 class ClientBudget:
     """The budget of one client.
@@ -72,6 +76,7 @@ class ClientBudget:
     slowed   charge, less than MAX_SLOWED after the first    slowed   a delay
     slowed   charge, with half of the budget back            normal   no delay
     slowed   charge, MAX_SLOWED after the first or later     dropped  the close code
+    any      charge, a shared delay of MAX_SLOWED or more    dropped  the close code
     =======  ==============================================  =======  ======================================
     """
 
@@ -87,13 +92,14 @@ class ClientBudget:
         """The client has sent so much that it should take turns with others like it."""
         return self._messages.tokens < BURST / 2
 
-    def charge(self, now: float, frames: int, size: int) -> float | Close:
+    def charge(self, now: float, frames: int, size: int, shared_delay: float = 0.0) -> float | Close:
         """Charge what was read from the client in one turn.
 
         Args:
             now: The monotonic time in seconds.
             frames: Messages and control frames that came.
             size: Bytes that came.
+            shared_delay: Seconds for which the client must not be read by a limit that it shares with others.
 
         Returns:
             Seconds for which the client must not be read, or the code to drop it with.
@@ -108,7 +114,7 @@ class ClientBudget:
                 self._slowed_since = now
             elif now - self._slowed_since >= MAX_SLOWED:
                 return Close.FLOODING
-        return delay
+        return Close.FLOODING if shared_delay >= MAX_SLOWED else max(delay, shared_delay)
 
     def charge_subscribe(self, now: float) -> float:
         """Charge a subscription that reads history.

@@ -1,6 +1,6 @@
 """The subscriptions of one client, which are its only way into the hub: a set that is closed subscribes to nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from relay.core.batches import Format
 from relay.core.hub import Hub, Listener
@@ -70,6 +70,9 @@ class SubscriptionSet:
     def __len__(self) -> int:
         return len(self._by_channel)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_channel)
+
     def __contains__(self, channel: str) -> bool:
         return channel in self._by_channel
 
@@ -115,7 +118,10 @@ class SubscriptionSet:
             self._hub.unsubscribe(self._listener, channel, entry)
 
     def close(self) -> None:
-        """Leave all channels, for good."""
+        """Leave all channels, for good. May be called again."""
+        if self.is_closed:
+            return
         self.is_closed = True
         while self._by_channel:
             self.end(next(reversed(self._by_channel)))
+        del self._listener  # it refers to this set: a cycle would outlive the client until the next collection

@@ -163,6 +163,12 @@ class FrameReader:
             return False
         return self._in_message or self._connection.in_frame
 
+    def close(self) -> None:
+        """Read nothing any more, and free what was kept of a message that is not complete. May be called again."""
+        self._over = True
+        self._connection = None
+        self._parts.clear()
+
     def receive(self, data: bytes) -> Iterator[Event]:
         """Feed bytes from the socket; b"" means that the client hung up.
 
@@ -172,7 +178,7 @@ class FrameReader:
         if self._over:
             return
         if not data:
-            self._over = True
+            self.close()
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
         while data and not self.in_message:
@@ -197,7 +203,7 @@ class FrameReader:
                 self._in_message = not event.message_finished
                 self._size += _size(event.data)
                 if self._size > self._max_message:
-                    self._over = True
+                    self.close()
                     yield Violation(Close.TOO_BIG)
                     return
                 if event.data or event.message_finished:  # empty fragments may come without end
@@ -208,7 +214,7 @@ class FrameReader:
             elif isinstance(event, Ping):
                 yield ControlReply(pong_frame(bytes(event.payload)))
             elif isinstance(event, CloseConnection):
-                self._over = True
+                self.close()
                 # wsproto reports a violation in the guise of a close by the peer, in the state of an open connection.
                 if connection.state is ConnectionState.REMOTE_CLOSING:
                     yield PeerClosed(event.code, event.reason or "")

@@ -14,7 +14,7 @@ from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -23,14 +23,18 @@ class _Position(msgspec.Struct, gc=False):
 
 
 class _Request(msgspec.Struct, gc=False):
-    type: str
-    task_id: str | int | msgspec.UnsetType = msgspec.UNSET
+    type: Any  # what is no text is as unknown as a word that is not known
+    task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
+    token: Any = None  # of any type, since it is a field that other messages may always have had
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _json = msgspec.json.Encoder().encode
+
+#: What old frontends may send any number of times: the services that Relay replaces ignored it.
+_TOLERATED = frozenset({"unknown_type", "missing_task_id"})
 
 #: Longest epoch that a client may send, and largest offset: what is beyond was never given out.
 _MAX_EPOCH = 64
@@ -122,6 +126,18 @@ class _UnknownChannel(BadMessage):
         self.channel = channel[:MAX_NAME_LENGTH]
 
 
+def _authenticate(request: _Request) -> Authenticate:
+    token = request.token
+    if not isinstance(token, str):
+        raise BadMessage("missing_token", "authenticate needs a `token`, which is a text")
+
+    def answer(seconds: float | None) -> bytes:
+        ends = {} if seconds is None else {"expires_in": round(seconds, 3)}
+        return _json({"type": "authenticated", **ends})
+
+    return Authenticate(token, answer)
+
+
 class TasksProtocol:
     """One client of ``/ws/tasks``.
 
@@ -149,7 +165,8 @@ class TasksProtocol:
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
-            return (self.refuse(error.code, error.message),)
+            payload = _json({"type": "error", "code": error.code, "message": error.message})
+            return (Refusal(error.code, payload, counts=error.code not in _TOLERATED),)
 
     def _read(self, message: str) -> Command:
         try:
@@ -167,11 +184,13 @@ class TasksProtocol:
         if request.type == "unsubscribe":
             channel = self._channel_of(request)
             return Unsubscribe(channel, _json({"type": "unsubscribed", **channel_fields(channel)}))
-        kinds = "subscribe, unsubscribe or ping"
-        raise BadMessage("unknown_type", f"unknown type {request.type[:64]!r}; expected {kinds}")
+        if request.type == "authenticate":
+            return _authenticate(request)
+        kinds = "subscribe, unsubscribe, authenticate or ping"
+        raise BadMessage("unknown_type", f"unknown type {request.type!r:.66}; expected {kinds}")
 
     def _channel_of(self, request: _Request) -> str:
-        if request.task_id is not msgspec.UNSET:
+        if request.task_id is not None and request.task_id != "":
             return task_channel(request.task_id)
         name = request.channel
         if name is msgspec.UNSET:
@@ -203,5 +222,12 @@ class TasksProtocol:
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str) -> Refusal:
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
         return Refusal(code, _json({"type": "error", "code": code, "message": message}))
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        return _json({"type": "token_expires", "seconds": round(seconds, 3)})

@@ -12,21 +12,26 @@ This applies to listeners without TLS in a verified Hypercorn; see `relay.server
 import resource
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
 import structlog
 import trio
 
+from relay.core.client_address import ClientAddress
 from relay.protocols.base import ClientProtocol
 from relay.protocols.connection import connection_of
 from relay.protocols.frames import FrameReader
 from relay.protocols.handshake import MAX_HEAD, Handshake, read_handshake
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.auth.authenticator import Entry
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
-from relay.server.transports import SocketTransport, reset, set_tcp_options
+from relay.server.socket_options import reset, set_tcp_options
+from relay.server.transports import SocketTransport
+from relay.server.unserved_connections import UnservedConnections
 
 _log = structlog.get_logger("relay.acceptor")
 
@@ -56,7 +61,12 @@ _HEALTH_SECONDS = 1.0
 #: Requests that are answered when files run out.
 _HEALTH_REQUESTS = (b"GET /healthz ", b"GET /readyz ", b"GET /metrics ")
 
-_NO_FILES = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+_REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nRetry-After: %d\r\nContent-Length: 0\r\n\r\n"
+_NO_FILES = _REFUSAL % (b"503 Service Unavailable", 5)
+_TOO_MANY = b"429 Too Many Requests"
+
+#: Seconds after which an address may try again that has too many connections which send nothing.
+_SILENT_RETRY = 10
 
 #: Seconds after which accepting is tried again, when files or memory have run out.
 _RETRY_SECONDS = 0.1
@@ -76,6 +86,7 @@ class Acceptor:
         self._context = admission.context
         self._delegating = trio.Semaphore(_DELEGATE_AT_ONCE)
         self._settings = admission.settings
+        self._unserved = UnservedConnections(admission.proxies, admission.settings.max_clients_per_address)
         #: Connections that the server may have to serve. All clients may be among them, and then there is still one left for a
         #: health check, or to say that the relay is full.
         self._max_connections = self._settings.max_clients + SPARE_CONNECTIONS
@@ -121,7 +132,12 @@ class Acceptor:
                             reset(fresh)
                             continue
                         fresh.setblocking(False)
-                        serve = partial(self._serve, fresh, address, handler, nursery, idle_timeout)
+                        key = self._unserved.key_of(address)
+                        if not self._unserved.has_room(key):
+                            self._refuse(fresh, _SILENT_RETRY)
+                            continue
+                        self._unserved.add(key)
+                        serve = partial(self._serve, fresh, address, key, handler, nursery, idle_timeout)
                         self._admission.start(serve, fresh.close)
                 except (BlockingIOError, ConnectionAbortedError):
                     continue
@@ -131,25 +147,69 @@ class Acceptor:
         finally:
             listening.close()
 
+    def _refuse(self, fresh: socket.socket, retry_after: float) -> None:
+        """Refuse a connection of an address that has too many, and close it."""
+        self._admission.count_rejection(CLIENT_LIMIT)
+        with suppress(OSError):  # it hung up
+            fresh.send(_REFUSAL % (_TOO_MANY, whole_seconds(retry_after)))
+        fresh.close()
+
     async def _serve(
-        self, fresh: socket.socket, address: Any, handler: Handler, nursery: trio.Nursery, idle_timeout: float
+        self,
+        fresh: socket.socket,
+        address: Any,
+        key: str | None,
+        handler: Handler,
+        nursery: trio.Nursery,
+        idle_timeout: float,
     ) -> None:
-        """Serve one connection, as a client's session or by delegating it to the server."""
-        session: Session | None = None
-        peer = peer_of(address)
+        """Serve one connection, as a client's session or by delegating it to the server.
+
+        Args:
+            fresh: Its socket.
+            address: Its other end.
+            key: Under which it is counted as unserved so far.
+            handler: Serves a connection that is not a client's.
+            nursery: Where the handler runs.
+            idle_timeout: Seconds that the connection may be silent.
+        """
+        try:
+            begun = await self._begin(fresh, address, key, handler, nursery, idle_timeout)
+        finally:
+            self._unserved.remove(key)
+        if begun is not None:
+            session, events = begun
+            await session.run(events)
+
+    async def _begin(
+        self,
+        fresh: socket.socket,
+        address: Any,
+        key: str | None,
+        handler: Handler,
+        nursery: trio.Nursery,
+        idle_timeout: float,
+    ) -> tuple[Session, list[Any]] | None:
+        """Read what a connection is for; returns a client's session, or None when the connection is none of a client."""
         is_short_of_files = fresh.fileno() >= _file_limit() - _HEALTH_FILES
         try:
             data = await self._first_bytes(fresh, _HEALTH_SECONDS if is_short_of_files else idle_timeout)
             handshake = read_handshake(data) if data and not is_short_of_files else None
             endpoint = self._endpoints.get(handshake.path) if handshake is not None else None
-            if (
-                handshake is not None
-                and endpoint is not None
-                and self._admission.is_allowed(handshake.headers, address_of(peer))
-            ):
-                session, events = self._upgrade(fresh, peer, handshake, endpoint())
-            elif data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
-                await self._delegate_in_turn(fresh, data, handler, nursery)
+            if handshake is not None and endpoint is not None:
+                client = self._admission.proxies.client(address, handshake.headers)
+                if (retry_after := self._admission.retry_after(client)) is not None:
+                    self._refuse(fresh, retry_after)
+                    return None
+                if self._admission.is_allowed(handshake.headers, handshake.query):
+                    self._admission.limit_connect(client)
+                    entry = self._admission.entry(handshake.headers, handshake.query)
+                    if (retry_after := self._admission.retry_after_for(entry)) is not None:
+                        self._refuse(fresh, retry_after)
+                        return None
+                    return self._upgrade(fresh, client, entry, handshake, endpoint())
+            if data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
+                await self._delegate_in_turn(fresh, data, key, handler, nursery)
             else:
                 if data:
                     self._admission.count_rejection("no_files")
@@ -163,18 +223,26 @@ class Acceptor:
         except BaseException:
             reset(fresh)
             raise
-        if session is not None:
-            await session.run(events)
+        return None
 
     async def _delegate_in_turn(
-        self, fresh: socket.socket, data: bytes, handler: Handler, nursery: trio.Nursery
+        self, fresh: socket.socket, data: bytes, key: str | None, handler: Handler, nursery: trio.Nursery
     ) -> None:
         """Have the server serve a connection, and keep a burst of them from filling one turn of the event loop."""
+
+        async def handle(stream: Any) -> None:
+            try:
+                await handler(stream)
+            finally:
+                self._unserved.remove(key)
+
         if data.startswith(_HEALTH_REQUESTS):
-            _delegate(fresh, data, handler, nursery)
+            self._unserved.add(key)
+            _delegate(fresh, data, handle, nursery)
             return
         async with self._delegating:
-            _delegate(fresh, data, handler, nursery)
+            self._unserved.add(key)
+            _delegate(fresh, data, handle, nursery)
             for _ in range(_DELEGATE_TURNS):
                 await trio.lowlevel.checkpoint()
 
@@ -205,7 +273,12 @@ class Acceptor:
         return b""
 
     def _upgrade(
-        self, fresh: socket.socket, peer: str, handshake: Handshake, protocol: ClientProtocol
+        self,
+        fresh: socket.socket,
+        client: ClientAddress,
+        entry: Entry,
+        handshake: Handshake,
+        protocol: ClientProtocol,
     ) -> tuple[Session, list[Any]]:
         """Answer the handshake.
 
@@ -219,7 +292,7 @@ class Acceptor:
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
         events = transport.feed(handshake.early)
-        session = Session(self._context, transport, protocol, peer)
+        session = Session(self._context, transport, protocol, client, entry)
         session.register()  # before the answer: a client that has it misses nothing
         answer = handshake.accept()
         try:

@@ -10,11 +10,14 @@ from quart import Response, has_request_context, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
-from relay.broker.task_store import Task
+from relay.broker.task_list import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError
+from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.grants import Decision, Grant, Verb
+from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
+from relay.server.auth.access import require
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import SCOPE_KEY, TaskPaths
 
@@ -70,6 +73,10 @@ def _task_json(task: Task) -> bytes:
     return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))
 
 
+def _is_listed(grant: Grant, task: Task) -> bool:
+    return grant.decide(Verb.LIST, task_channel(task.task_id), task.owner) is Decision.ALLOWED
+
+
 def _cursor(text: str) -> tuple[float, str]:
     return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
 
@@ -99,9 +106,25 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
     async def bad_request(error: BadMessage) -> Response:
         return _error(400, error.code, error.message)
 
+    @app.errorhandler(Unauthenticated)
+    async def unauthenticated(error: Unauthenticated) -> Response:
+        return _error(401, error.code, error.message, {"www-authenticate": "Bearer"})
+
+    @app.errorhandler(Unverified)
+    async def unverified(error: Unverified) -> Response:
+        return _error(503, error.code, error.message, {"retry-after": str(ceil(error.retry_after))})
+
+    @app.errorhandler(Forbidden)
+    async def forbidden(error: Forbidden) -> Response:
+        return _error(403, error.code, error.message)
+
+    async def grant() -> Grant:
+        return await relay.running.access.of_request(request)
+
     @app.get(paths.list_route)
     async def list_tasks() -> Response:
         """List tasks, the most recently active first: status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
+        granted = await grant()
         try:
             limit = int(request.args.get("limit", _PAGE))
             max_age = float(request.args["max_age"]) if "max_age" in request.args else None
@@ -114,16 +137,21 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
             ) from None
         wanted = request.args.get("status")
         statuses = frozenset(status.strip() for status in wanted.split(",")) if wanted else None
-        page = await relay.running.tasks.page(limit, statuses, max_age, after)
+        page = await relay.running.tasks.page(limit, after, TaskFilter(statuses, max_age))
+        tasks = [task for task in page.tasks if _is_listed(granted, task)]
         following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
-        body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), _json(following))
+        body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, tasks)), _json(following))
         return _tagged(body)
 
     @app.get(paths.task_route)
     async def get_task() -> Response:
         """Show one task: its state, and the position that it is the state of."""
         task_id = _task_id()
+        granted = await grant()
+        decision = require(granted, Verb.WATCH, task_channel(task_id))
         task = await relay.running.tasks.get(task_id)
+        if decision is Decision.NEEDS_OWNER:
+            require(granted, Verb.WATCH, task_channel(task_id), frozenset() if task is None else task.owner)
         if task is None:
             return _error(404, "unknown_task", "no such task, or it ended long ago")
         return _tagged(_task_json(task))
@@ -132,6 +160,10 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
     async def heartbeat() -> Response:
         """Record that the task lives."""
         task_id = _task_id()
+        granted = await grant()
+        if require(granted, Verb.PUBLISH, task_channel(task_id)) is Decision.NEEDS_OWNER:
+            task = await relay.running.tasks.get(task_id)
+            require(granted, Verb.PUBLISH, task_channel(task_id), frozenset() if task is None else task.owner)
         if not await relay.running.tasks.heartbeat(task_id):
             return _error(404, "unknown_task", "no such task; publish an update first")
         return _answer(204, b"")

@@ -14,12 +14,14 @@ from relay_wire.channels import GENERAL
 
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import TrustedProxies
 from relay.core.errors import RelayError
 from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
+from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
 from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
@@ -61,6 +63,7 @@ class RelayApp(QuartTrio):
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
+        self.proxies = TrustedProxies(settings.trusted_proxies)
         self._guard = HttpGuard(self.policy, settings.api_prefix)
         self._requests = RequestLimit()
         self.task_paths = TaskPaths(settings.api_prefix)
@@ -108,14 +111,20 @@ class RelayApp(QuartTrio):
             await sse_endpoint.accept_stream(running.admission, self.named, scope, receive, send)
 
     async def _serve_request(self, path: str, scope: Any, receive: Any, send: Any) -> None:
-        address = (scope.get("client") or ("",))[0]
+        client = self.proxies.client(scope.get("client"), scope["headers"])
+        running = self.relay.current
+        retry_after = None if running is None else running.admission.limit_request(client)
+        if retry_after is not None:
+            self.metrics.connections_refused.labels(CLIENT_LIMIT).inc()
+            await self._guard.refuse_busy(scope, send, 429, "too many requests of this address", retry_after)
+            return
         try:
-            async with self._requests.turn(address) as turn:
+            async with self._requests.turn(client.network or "") as turn:
                 guarded_send = self._guard.guarded(scope, path, send, turn.prepared)
                 await super().asgi_app(self.task_paths.routed(scope), receive, guarded_send)
         except TooManyRequests:
             self.metrics.connections_refused.labels("too_many_requests").inc()
-            await self._guard.refuse_busy(scope, send)
+            await self._guard.refuse_busy(scope, send, 503, "too many requests at once", 1.0)
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
@@ -127,7 +136,16 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         async with AsyncExitStack() as stack:
             hypercorn_compat.install()
             raise_file_limit()
-            relay = run_relay(app.settings, app.redis_settings, app.metrics, app.named, app.policy, app.endpoints, app)
+            relay = run_relay(
+                app.settings,
+                app.redis_settings,
+                app.metrics,
+                app.named,
+                app.policy,
+                app.proxies,
+                app.endpoints,
+                app,
+            )
             app.relay.current = await stack.enter_async_context(relay)
             nursery = await stack.enter_async_context(trio.open_nursery())
             app.nursery = nursery  # Quart's background tasks

@@ -12,7 +12,7 @@ import trio
 from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -33,15 +33,15 @@ class _Limits(TypedDict):
 async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
     """Accept a client: handshake, hijack, session. Returns when the server's part in the connection is over."""
     settings = admission.settings
-    peer = peer_of(scope.get("client"))
-    address = address_of(peer)
+    client = admission.proxies.client(scope.get("client"), scope["headers"])
     limits: _Limits = {
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
     }
-    terminated = inspect(send).terminated
-    if terminated is not None:
-        admission.drain_when(terminated)
+    chain = inspect(send)
+    if chain.terminated is not None:
+        admission.drain_when(chain.terminated)
+    chain.report_violations()  # also those in what the client sends right behind its handshake
     protocol = endpoint()
     try:
         with trio.fail_after(settings.handshake_timeout):
@@ -51,25 +51,38 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 admission.count_rejection("bad_request")
                 await _refuse(scope, send, 400, "Sec-WebSocket-Key is not the base64 of 16 bytes")
                 return
-            reason = admission.rejection_reason(scope["headers"])
+            retry_after = admission.limit_connect(client)
+            if retry_after is not None:
+                admission.count_rejection(CLIENT_LIMIT)
+                await _refuse(scope, send, 429, "too many connections of this address", retry_after)
+                return
+            reason = admission.rejection_reason(scope["headers"], scope["query_string"])
             if reason is not None:
                 admission.count_rejection(reason)
-                is_final = reason in ("origin", "host")
-                if is_final:
-                    _log.info(f"{reason} refused", client=peer, value=header(scope["headers"], reason.encode()))
-                await _refuse(scope, send, 403 if is_final else 503, reason)
+                if reason in ("origin", "host"):
+                    _log.info(f"{reason} refused", client=str(client), value=header(scope["headers"], reason.encode()))
+                await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
+                return
+            entry = admission.entry(scope["headers"], scope["query_string"])
+            retry_after = admission.retry_after_for(entry)
+            if retry_after is not None:
+                admission.count_rejection(CLIENT_LIMIT)
+                await _refuse(scope, send, 429, "too many connections of this user", retry_after)
                 return
             with early_updates(admission.context.hub, protocol) as early:
-                hijack = prepare(send) if settings.hijack_sockets and not admission.is_full_for(address) else None
+                hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
                 agreed = agreed_subprotocol(scope.get("subprotocols", ()))
                 await send({"type": "websocket.accept", "subprotocol": agreed})
-                if admission.is_full_for(address):
-                    admission.count_full()
-                    await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
+                full = Close.FULL if admission.is_full else None
+                if full is None and admission.has_too_many(client):  # others of its address came meanwhile
+                    full = Close.CLIENT_LIMIT
+                if full is not None:
+                    admission.count_rejection(full.label)
+                    await send({"type": "websocket.close", "code": full.code, "reason": full.reason})
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
-                session = Session(admission.context, transport, protocol, peer)
+                session = Session(admission.context, transport, protocol, client, entry)
                 session.register(early)
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")
@@ -95,13 +108,13 @@ async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:
     await _refuse(scope, send, 503, "starting")
 
 
-async def _refuse(scope: Any, send: Send, status: int, reason: str) -> None:
-    """Answer the handshake with a status, where the server can: 503 where the client should try again. Else it is a 403."""
+async def _refuse(scope: Any, send: Send, status: int, reason: str, retry_after: float = 1.0) -> None:
+    """Answer the handshake with a status, where the server can, else with 403. At 429 and 503 the client should try again."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
         return
     headers = [(b"content-type", b"text/plain")]
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
+    if status in (429, 503):
+        headers.append((b"retry-after", b"%d" % whole_seconds(retry_after)))
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": f"{reason}\n".encode()})

@@ -2,7 +2,8 @@
 
 Ten thousand clients are a million objects, all of them alive, and one full collection takes a second in which nobody is served.
 Reference counts free them, since a session leaves no cycles behind. So objects that were made for clients are frozen every few
-hundred clients, and a full collection runs only after many have ended, to find cycles that errors may have left.
+hundred clients, after a collection among just these. A full collection, which finds cycles that errors left, runs only after
+very many clients have ended: whoever connects and hangs up again and again must not cause it often.
 """
 
 import ctypes
@@ -12,11 +13,11 @@ import gc
 _FREEZE_EVERY = 256
 
 #: Clients that must have ended before a full collection: this many, and this many times the number connected.
-_COLLECT_AFTER = 20_000
-_COLLECT_RATIO = 2
+_COLLECT_AFTER = 200_000
+_COLLECT_RATIO = 50
 
-#: Calls of `tick` at which free memory is returned after a slow client ended. Its queue may be referenced a little longer by
-#: other tasks, so one call is not enough.
+#: Calls of `tick` at which free memory is returned after a client ended for which much was kept. It may be referenced a little
+#: longer by other tasks, so one call is not enough.
 _TRIMS = 3
 
 
@@ -43,17 +44,18 @@ class MemoryTuner:
         self._fresh += 1
         if self._fresh >= _FREEZE_EVERY and self._is_on:
             self._fresh = 0
+            gc.collect()  # of what is not frozen yet: a few milliseconds
             gc.freeze()
 
-    def on_client_ended(self, *, had_long_queue: bool) -> None:
+    def on_client_ended(self, *, was_large: bool) -> None:
         """Count a client that disconnected.
 
         Args:
-            had_long_queue: The client was dropped for being slow, so a large queue was freed with it.
+            was_large: Much was kept for the client, such as a queue or a message that was too long.
         """
         self._alive -= 1
         self._ended += 1
-        if had_long_queue:
+        if was_large:
             self._pending_trims = _TRIMS
         if self._ended >= max(_COLLECT_AFTER, _COLLECT_RATIO * self._alive) and self._is_on:
             self._ended = 0
@@ -62,11 +64,11 @@ class MemoryTuner:
             gc.freeze()
 
     def tick(self) -> None:
-        """Return free heap pages to the system if a slow client ended lately. Call it about once a second."""
+        """Return free heap pages to the system if a large client ended lately. Call it about once a second."""
         if self._pending_trims:
             self._pending_trims -= 1
             if _malloc_trim is not None:
-                _malloc_trim(0)  # glibc would keep most of a dropped client's queue for later
+                _malloc_trim(0)  # glibc would keep most of what was freed for later
 
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from relay.server.admission import CLIENT_LIMIT, whole_seconds
 from relay.server.browser_client import PATH as BROWSER_CLIENT
 from relay.server.cors import CorsPolicy, header
 
@@ -52,10 +53,12 @@ class HttpGuard:
         which = "this page's origin" if reason == "origin" else "this Host"
         await answer(send, 403, {"code": reason, "message": f"{which} is not allowed here"})
 
-    async def refuse_busy(self, scope: Any, send: Any) -> None:
-        """Answer a request that cannot be served now."""
-        headers = [(b"retry-after", b"1"), *self._policy.response_headers(scope["headers"])]
-        await answer(send, 503, {"code": "unavailable", "message": "too many requests at once"}, headers)
+    async def refuse_busy(self, scope: Any, send: Any, status: int, message: str, retry_after: float) -> None:
+        """Answer a request that cannot be served now, with 429 or 503."""
+        code = CLIENT_LIMIT if status == 429 else "unavailable"
+        seconds = b"%d" % whole_seconds(retry_after)
+        headers = [(b"retry-after", seconds), *self._policy.response_headers(scope["headers"])]
+        await answer(send, status, {"code": code, "message": message}, headers)
 
     async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
         """Answer a browser that asks before its request; False when this is another request."""

@@ -16,17 +16,20 @@ from typing import Any
 import trio
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
-from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.embedded import embedded_redis
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import TrustedProxies
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
+from relay.server.auth.access import Access
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.endpoints import Endpoint
@@ -35,14 +38,12 @@ from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
 from relay.server.plain_publishes import PlainPublishReceiver
+from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
-from relay.server.session_context import SessionContext, limits_of
+from relay.server.session_context import SessionContext, client_limits_of, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
-
-#: Seconds between two looks at the Redis connection for the metrics.
-_REPORT_SECONDS = 1.0
 
 
 class _ServerShutdown:
@@ -72,6 +73,7 @@ async def run_relay(
     metrics: Metrics,
     named: ChannelPatterns,
     policy: CorsPolicy,
+    proxies: TrustedProxies,
     endpoints: Mapping[str, Endpoint],
     app: object,
 ) -> AsyncIterator[RunningRelay]:
@@ -83,6 +85,7 @@ async def run_relay(
         metrics: Where everything is counted.
         named: The operator's channels.
         policy: Which pages may use the relay.
+        proxies: Whose word on clients' addresses is taken.
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there.
         app: The ASGI app, as the server knows it.
     """
@@ -92,16 +95,20 @@ async def run_relay(
             _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
+        owned_channels = OwnedChannels()
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
             on_first_subscriber=lambda channel: channels.on_change(channel),
             on_last_unsubscribed=lambda channel: channels.on_change(channel),
             on_gap=lambda channel: channels.on_gap(channel),
+            on_owner=owned_channels.on_owner,
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
         ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
-        receiver = PlainPublishReceiver(named, settings.max_update_bytes, metrics, ingester.on_message)
+        receiver = PlainPublishReceiver(
+            named, settings.max_update_bytes, settings.strict_publishes, metrics, ingester.on_message
+        )
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
         for pattern in named.patterns:
@@ -114,25 +121,32 @@ async def run_relay(
         registry = SessionRegistry(
             sessions,
             settings.max_clients,
-            settings.max_clients_per_address,
+            client_limits_of(settings),
             settings.close_timeout,
             statistics,
             memory,
         )
-        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
+        authenticator = OpenAuthenticator()
+        context = SessionContext(
+            settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator, owned_channels
+        )
         drain_seconds = _drain_seconds(settings)
-        admission = Admission(context, policy, metrics, _ServerShutdown(services, registry, drain_seconds).watch)
-        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
+        watch = _ServerShutdown(services, registry, drain_seconds).watch
+        admission = Admission(context, policy, proxies, metrics, watch)
+        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval, context.grant_timers)
         acceptor = Acceptor(endpoints, admission)
         services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
-        services.start_soon(_report_redis, redis, channels, hub, metrics)
-        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        services.start_soon(report_connection, redis, channels, hub, metrics)
+        services.start_soon(report_usage, redis, metrics)
+        server = ListenerServer(
+            acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
+        )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(admission, Access(authenticator), redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)
 
 
@@ -161,19 +175,3 @@ def _require_single_worker() -> None:
 def _drain_seconds(settings: Settings) -> float:
     """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
     return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)
-
-
-async def _report_redis(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
-    """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = messages = output_buffer_disconnects = 0
-    while True:
-        metrics.redis_up.set(redis.alive)
-        metrics.redis_reconnects.inc(redis.reconnects - reconnects)
-        reconnects = redis.reconnects
-        metrics.redis_output_buffer_disconnects.inc(redis.output_buffer_disconnects - output_buffer_disconnects)
-        output_buffer_disconnects = redis.output_buffer_disconnects
-        metrics.history_resets.inc(hub.resets - resets)
-        resets = hub.resets
-        metrics.updates_received.labels("persisted").inc(channels.messages - messages)
-        messages = channels.messages
-        await trio.sleep(_REPORT_SECONDS)

@@ -22,15 +22,22 @@ class PlainPublishReceiver:
     Args:
         named: The operator's channels.
         max_bytes: Longest message.
+        strict: Whether to skip what is not of the documented form, see `relay.core.channels.read_published`.
         metrics: Where messages are counted.
         ingest: Takes an update and the message that it was read from; it must neither block nor raise.
     """
 
     def __init__(
-        self, named: ChannelPatterns, max_bytes: int, metrics: Metrics, ingest: Callable[[Update, bytes], None]
+        self,
+        named: ChannelPatterns,
+        max_bytes: int,
+        strict: bool,
+        metrics: Metrics,
+        ingest: Callable[[Update, bytes], None],
     ) -> None:
         self._named = named
         self._max_bytes = max_bytes
+        self._strict = strict
         self._metrics = metrics
         self._ingest = ingest
 
@@ -44,7 +51,7 @@ class PlainPublishReceiver:
         try:
             if len(message) > self._max_bytes:
                 raise BadMessage("too_big", f"longer than RELAY_MAX_UPDATE_BYTES, {self._max_bytes}")
-            update = read_published(channel, message, monotonic())
+            update = read_published(channel, message, monotonic(), strict=self._strict)
         except BadMessage as error:
             self._metrics.updates_invalid.labels(error.code).inc()
             _log.warning(

@@ -7,6 +7,7 @@ from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerUnavailable
 from relay.server.admission import Admission
+from relay.server.auth.access import Access
 from relay.server.heartbeat import Heartbeat
 
 
@@ -16,6 +17,7 @@ class RunningRelay:
 
     Attributes:
         admission: The way in for clients.
+        access: The grants of HTTP requests.
         redis: The connection to Redis.
         redis_url: Where Redis is, with its password.
         tasks: The tasks in Redis.
@@ -24,6 +26,7 @@ class RunningRelay:
     """
 
     admission: Admission
+    access: Access
     redis: RedisBroker
     redis_url: str
     tasks: TaskStore

@@ -1,7 +1,6 @@
 """The sessions of this process: who is connected, who is closing, who is behind, and the nursery they run in."""
 
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -9,7 +8,10 @@ from typing import Protocol
 
 import trio
 
+from relay.core.client_address import ClientAddress
+from relay.core.client_limits import ClientLimits, ClientShare
 from relay.core.closecodes import Close
+from relay.core.revocations import Revocations
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.statistics import Statistics
 
@@ -18,8 +20,12 @@ class RegisteredSession(Protocol):
     """A session, as the registry, the heartbeat and the drain see it. No method waits."""
 
     @property
-    def peer(self) -> str:
-        """The client's address, for logs."""
+    def client(self) -> ClientAddress:
+        """The client's address."""
+
+    @property
+    def share(self) -> ClientShare:
+        """The client's share of limits that it has in common with others."""
 
     @property
     def transport_name(self) -> str:
@@ -42,12 +48,11 @@ class RegisteredSession(Protocol):
     def check_age(self, now: float) -> None:
         """Close the session when a message has waited too long; `now` is in seconds of the monotonic clock."""
 
+    def check_revoked(self, revocations: Revocations) -> None:
+        """Close the session if its grant is revoked."""
+
     def abort(self) -> None:
         """Close the connection at once."""
-
-
-def _address_of(session: RegisteredSession) -> str:
-    return session.peer.rpartition(":")[0]
 
 
 class SessionRegistry:
@@ -56,7 +61,7 @@ class SessionRegistry:
     Args:
         nursery: Runs the sessions whose sockets were hijacked. Its opener joins them.
         limit: Sessions that may be open at a time.
-        limit_per_address: How many of them may be of one IP address; 0 is no limit.
+        client_limits: Limits for clients of one address or one subject.
         close_timeout: Seconds that a closing handshake may take.
         statistics: Counts sessions.
         memory: Notified of clients that connect and leave.
@@ -66,20 +71,21 @@ class SessionRegistry:
         self,
         nursery: trio.Nursery,
         limit: int,
-        limit_per_address: int,
+        client_limits: ClientLimits,
         close_timeout: float,
         statistics: Statistics,
         memory: MemoryTuner,
     ) -> None:
         self._nursery = nursery
         self._limit = limit
-        self._limit_per_address = limit_per_address
-        self._by_address = Counter[str]()
+        self.client_limits = client_limits
         self._close_timeout = close_timeout
         self._statistics = statistics
         self._memory = memory
         self._all: dict[RegisteredSession, None] = {}
         self._abort_at: dict[RegisteredSession, float] = {}
+        #: Sessions that are closing, and free much memory when they end.
+        self._large: set[RegisteredSession] = set()
         self._silent: set[trio.CancelScope] = set()
         self._is_draining = False
         self._empty = trio.Event()
@@ -97,11 +103,6 @@ class SessionRegistry:
     def is_full(self) -> bool:
         """The limit is reached: no further client is accepted."""
         return len(self._all) >= self._limit
-
-    def is_full_for(self, address: str | None) -> bool:
-        """Whether one of the limits is reached for a client of this IP address."""
-        limit = self._limit_per_address
-        return self.is_full or (limit > 0 and self._by_address.get(address or "", 0) >= limit and address is not None)
 
     @property
     def is_draining(self) -> bool:
@@ -142,7 +143,7 @@ class SessionRegistry:
         self._all[session] = None
         if self._empty.is_set():
             self._empty = trio.Event()
-        self._by_address[_address_of(session)] += 1
+        session.share.join(self.client_limits.by_address, session.client.network)
         self._memory.on_client_started()
         self._statistics.on_session_started(session.transport_name)
         if self._is_draining:
@@ -151,17 +152,17 @@ class SessionRegistry:
     def on_closing(self, session: RegisteredSession, close: Close) -> None:
         """Count a session that is about to end, and limit how long its closing handshake may take."""
         self._abort_at[session] = monotonic() + self._close_timeout
-        self._statistics.on_session_closing(close, session.peer, session.waiting)
+        if close.is_drop or session.waiting:
+            self._large.add(session)
+        self._statistics.on_session_closing(close, str(session.client), session.waiting)
 
     def remove(self, session: RegisteredSession) -> None:
         """Forget a session that has ended; its connection is closed."""
         del self._all[session]
         self._abort_at.pop(session, None)
-        address = _address_of(session)
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
-        self._memory.on_client_ended(had_long_queue=session.closing is not None and session.closing.is_slow)
+        session.share.leave()
+        self._memory.on_client_ended(was_large=session in self._large)
+        self._large.discard(session)
         self._statistics.on_session_ended(session.transport_name)
         if not self._all:
             self._empty.set()

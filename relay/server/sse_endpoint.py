@@ -10,18 +10,21 @@ from relay_wire.channels import GENERAL
 from relay.core.batches import Batch, Framing
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
-from relay.core.errors import BadMessage
+from relay.core.errors import BadMessage, BrokerError, Forbidden, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
+from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
-from relay.server.admission import Admission, address_of, peer_of
+from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.asgi_transport import AsgiTransport
+from relay.server.auth.access import grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport, SocketTransport
+from relay.server.transports import SocketTransport
 
 PATH = "/events"
 
@@ -52,6 +55,9 @@ class _HangUpReader:
 
     def receive(self, data: bytes) -> list[Event]:
         return [] if data else [PeerClosed(1000)]
+
+    def close(self) -> None:
+        """Nothing was kept."""
 
 
 class EventSocketTransport(SocketTransport):
@@ -105,6 +111,8 @@ class EventAsgiTransport(AsgiTransport):
     async def close(self, queue: SendQueue, close: Close) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
+        if close.discards_queue:
+            queue.clear()
         await self.drain(queue)
         ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": ending, "more_body": False})
@@ -141,6 +149,52 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
 
 
+async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
+    """Refuse a client of an address or user that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
+        await refuse(send, cors)
+        return
+    headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
+
+
+async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Grant:
+    """Return the grant of a client that may follow some channels.
+
+    Whether it may has to be known before the response begins: an `EventSource` gives up only at another status than 200. So the
+    owner of a task that only its owner may follow is read here already.
+
+    Raises:
+        Unauthenticated: Its credentials do not hold, or it has none and needs some.
+        Unverified: They cannot be checked now.
+        Forbidden: It may not follow one of the channels.
+        BrokerError: The owner of a task cannot be read now.
+    """
+    grant = await grant_of(admission.entry(scope["headers"], scope["query_string"]))
+    for channel in channels:
+        if require(grant, Verb.WATCH, channel) is Decision.NEEDS_OWNER:
+            snapshot = await admission.context.load_history(channel, None)
+            require(grant, Verb.WATCH, channel, snapshot.owner or frozenset())
+    return grant
+
+
+async def _grant_or_refusal(
+    admission: Admission, scope: Any, send: Send, channels: list[str], cors: list[tuple[bytes, bytes]]
+) -> Grant | None:
+    """Return the grant of a client that may follow some channels, or answer it and return None."""
+    try:
+        return await _grant_of(admission, scope, channels)
+    except Unauthenticated as error:
+        body = {"code": error.code, "message": error.message}
+        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+    except Forbidden as error:
+        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
+    except (Unverified, BrokerError):
+        admission.count_rejection(Close.UNVERIFIED.label)
+        await refuse(send, cors)
+    return None
+
+
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
@@ -148,9 +202,14 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     cors = admission.policy.response_headers(scope["headers"])
-    peer = peer_of(scope.get("client"))
-    reason = admission.rejection_reason(scope["headers"])
-    if reason is None and admission.is_full_for(address_of(peer)):
+    client = admission.proxies.client(scope.get("client"), scope["headers"])
+    retry_after = admission.limit_connect(client)
+    if retry_after is not None:
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, retry_after)
+        return
+    reason = admission.rejection_reason(scope["headers"], scope["query_string"])
+    if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:
         admission.count_rejection(reason)
@@ -161,6 +220,16 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         channels = _channels_of(query, named, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
+        return
+    grant = await _grant_or_refusal(admission, scope, send, channels, cors)
+    if grant is None:
+        return
+    retry_after = admission.retry_after_for(grant)
+    if retry_after is None and not admission.has_room(client, grant, len(channels)):
+        retry_after = RETRY_REFUSED[1] / 1000
+    if retry_after is not None:
+        admission.count_rejection(CLIENT_LIMIT)
+        await _refuse_for_limit(scope, send, cors, retry_after)
         return
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
@@ -178,8 +247,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, peer).run()
+        await Session(admission.context, asgi, protocol, client, grant).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, peer)
+    session = Session(admission.context, transport, protocol, client, grant)
     admission.start(session.run, session.abort)

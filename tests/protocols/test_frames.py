@@ -39,7 +39,7 @@ LENGTHS = [0, 1, 124, 125, 126, 127, 65534, 65535, 65536]
 def deflate() -> PerMessageDeflate:
     """As it is after the client's offer was accepted."""
     extension = PerMessageDeflate()
-    assert extension.accept("permessage-deflate") is not None
+    assert extension.accept("permessage-deflate; client_no_context_takeover") is not None
     return extension
 
 

@@ -15,7 +15,7 @@ from relay.protocols.connection import connection_of
 from relay.protocols.deflate import MAX_OFFERS_LENGTH
 from relay.protocols.frames import Event, FrameReader, Received
 from relay.protocols.handshake import MAX_HEAD, read_handshake
-from relay.server.transports import NOTSENT_LOWAT, set_tcp_options, tune
+from relay.server.socket_options import NOTSENT_LOWAT, set_tcp_options, tune
 
 HEADERS = {
     b"Host": b"relay",
@@ -82,17 +82,26 @@ def test_no_bytes_are_too_odd_to_be_looked_at(noise: bytes, at: int) -> None:
 @pytest.mark.parametrize(
     ("offers", "answer"),
     [
-        (b"permessage-deflate", b"permessage-deflate"),
-        (b"permessage-deflate; client_max_window_bits", b"permessage-deflate; client_max_window_bits=15"),
-        (b"x-unknown, permessage-deflate; client_max_window_bits=10", b"permessage-deflate; client_max_window_bits=10"),
+        (b"permessage-deflate", b"permessage-deflate; client_no_context_takeover"),
+        (
+            b"permessage-deflate; client_max_window_bits",
+            b"permessage-deflate; client_no_context_takeover; client_max_window_bits=15",
+        ),
+        (
+            b"x-unknown, permessage-deflate; client_max_window_bits=10",
+            b"permessage-deflate; client_no_context_takeover; client_max_window_bits=10",
+        ),
         # Two offers that differ: the first is meant, in the answer and in what is done.
         (
             b"permessage-deflate; client_max_window_bits=9, permessage-deflate",
-            b"permessage-deflate; client_max_window_bits=9",
+            b"permessage-deflate; client_no_context_takeover; client_max_window_bits=9",
         ),
         (b"x-unknown", b""),
         (b"permessage-deflate; client_max_window_bits=abc", b""),
-        (b"permessage-deflate; client_max_window_bits=abc, permessage-deflate", b"permessage-deflate"),
+        (
+            b"permessage-deflate; client_max_window_bits=abc, permessage-deflate",
+            b"permessage-deflate; client_no_context_takeover",
+        ),
     ],
 )
 def test_deflate_is_agreed_on_and_done(offers: bytes, answer: bytes) -> None:

@@ -80,12 +80,14 @@ MALFORMED = {
     "array": ('["ping"]', "wrong_type"),
     "number": ("1", "wrong_type"),
     "no type": ('{"task_id":"t"}', "wrong_type"),
-    "type null": ('{"type":null}', "wrong_type"),
+    "type null": ('{"type":null}', "unknown_type"),
+    "type a list": ('{"type":["ping"]}', "unknown_type"),
+    "a long type": ('{"type":"%s"}' % ("x" * 10_000), "unknown_type"),
     "unknown type": ('{"type":"shout"}', "unknown_type"),
     "type in capitals": ('{"type":"PING"}', "unknown_type"),
     "no task_id": ('{"type":"subscribe"}', "missing_task_id"),
     "no task_id to leave": ('{"type":"unsubscribe"}', "missing_task_id"),
-    "task_id null": ('{"type":"subscribe","task_id":null}', "wrong_type"),
+    "task_id null": ('{"type":"subscribe","task_id":null}', "missing_task_id"),
     "task_id a float": ('{"type":"subscribe","task_id":1.5}', "wrong_type"),
     "task_id a boolean": ('{"type":"subscribe","task_id":true}', "wrong_type"),
     "task_id a list": ('{"type":"subscribe","task_id":["t"]}', "wrong_type"),
@@ -93,7 +95,7 @@ MALFORMED = {
         '{"type":"subscribe","task_id":%s}' % ("1" * 5000),
         "wrong_type",
     ),
-    "task_id empty": ('{"type":"subscribe","task_id":""}', "bad_task_id"),
+    "task_id empty": ('{"type":"subscribe","task_id":""}', "missing_task_id"),
     "task_id too long": ('{"type":"subscribe","task_id":"%s"}' % ("x" * (MAX_NAME_LENGTH + 1)), "bad_task_id"),
     "channel not served": ('{"type":"subscribe","channel":"secret"}', "unknown_channel"),
     "channel too long": ('{"type":"subscribe","channel":"agent:%s"}' % ("x" * MAX_NAME_LENGTH), "unknown_channel"),
@@ -125,6 +127,7 @@ def test_malformed_input_is_answered_with_its_code_and_a_sentence(message: str, 
     command = answer(message, "agent:*")
     assert isinstance(command, Refusal)
     assert command.code == code
+    assert command.counts is (code not in ("unknown_type", "missing_task_id"))
     error = msgspec.json.decode(command.payload)
     expected = {"type": "error", "code": code, "message": error["message"]}
     if code == "unknown_channel":
@@ -168,9 +171,11 @@ def test_updates_go_out_with_their_data_as_published() -> None:
 
 
 def test_a_refusal_of_the_session_looks_like_any_other() -> None:
-    refusal = protocol().refuse("too_many_subscriptions", 'the "limit"')
+    refusal = protocol().refuse("too_many_subscriptions", 'the "limit"', "task:t")
     assert refusal.code == "too_many_subscriptions"
-    assert refusal.payload == b'{"type":"error","code":"too_many_subscriptions","message":"the \\"limit\\""}'
+    assert (
+        refusal.payload == b'{"type":"error","code":"too_many_subscriptions","message":"the \\"limit\\"","task_id":"t"}'
+    )
 
 
 TOP = Position("e", 9)

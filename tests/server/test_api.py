@@ -8,6 +8,8 @@ from quart_trio import QuartTrio
 
 from relay.core.errors import BrokerBusy, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.server.api import add_api
+from relay.server.auth.access import Access
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.task_paths import SCOPE_KEY, TaskPaths
 
 
@@ -29,7 +31,7 @@ class FailingTasks:
 )
 async def test_a_client_is_told_when_to_try_again(error: BrokerError, retry_after: str) -> None:
     app = QuartTrio("test")
-    relay: Any = SimpleNamespace(running=SimpleNamespace(tasks=FailingTasks(error)))
+    relay: Any = SimpleNamespace(running=SimpleNamespace(tasks=FailingTasks(error), access=Access(OpenAuthenticator())))
     paths = TaskPaths("/api")
     add_api(app, relay, paths)
     answer = await app.test_client().get(paths.task_route, scope_base={SCOPE_KEY: "t"})

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from wsproto.events import CloseConnection
 
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import TrustedProxies
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
@@ -298,7 +299,9 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
     answered = ended = 0
     async with trio.open_nursery() as sessions_nursery:
         world = World(sessions_nursery, hijack_sockets=hijack_sockets, close_timeout=1.0)
-        admission = Admission(world.context, CorsPolicy("*", "*"), world.metrics, lambda terminated: None)
+        admission = Admission(
+            world.context, CorsPolicy("*", "*"), TrustedProxies([]), world.metrics, lambda terminated: None
+        )
         await settled()
         before = trio.lowlevel.current_statistics().tasks_living, open_descriptors()
         step = 0

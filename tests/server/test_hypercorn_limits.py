@@ -1,10 +1,12 @@
 """Relay's limits where Hypercorn has the connection: frames over HTTP/1.1 and HTTP/2, and floods of control frames."""
 
+import gc
 import socket
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,21 +16,23 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event
 from wsproto.extensions import PerMessageDeflate
 
 from relay.core.closecodes import Close
+from relay.protocols.connection import break_cycle
 from relay.server import hypercorn_compat
 from relay.server.hypercorn_compat.chain import inspect
+from relay.server.hypercorn_compat.listeners import ReleasedTCPServer
 from tests.harness import masked_frame, masked_text
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 LIMIT = 1000
+MESSAGE_TIMEOUT = 10.0
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -86,12 +90,13 @@ async def connected(app: App, *, cleartext_http2: bool = False) -> AsyncIterator
     config: Any = Config()
     config.errorlog = None
     config.websocket_max_message_size = LIMIT
+    config.relay_message_timeout = MESSAGE_TIMEOUT
     config.relay_allows_cleartext_http2 = cleartext_http2
     wrapped: Any = ASGIWrapper(app)
     stream: Any = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(TCPServer(wrapped, config, WorkerContext(None), {}, stream).run)
+        nursery.start_soon(ReleasedTCPServer(wrapped, config, WorkerContext(None), {}, stream).run)
         yield client
         await client.aclose()
 
@@ -148,6 +153,35 @@ async def test_a_violation_is_ended_by_a_close_frame(
         finally:
             tracemalloc.stop()
     assert app.received[0] == {"type": "websocket.receive", "text": "x" * LIMIT, "bytes": None}
+
+
+@pytest.mark.parametrize("kind", [Recording, Leaving], ids=["another app", "an app that closes itself"])
+async def test_a_message_that_has_begun_must_be_finished_in_time(
+    autojump_clock: MockClock, kind: type[Recording]
+) -> None:
+    app = kind()
+    async with connected(app) as client:
+        connection = await websocket(client)
+        whole = masked_text(b"x" * 300)
+        for _ in range(3):  # each in time, together not
+            await client.send_all(whole[:7])
+            await trio.sleep(MESSAGE_TIMEOUT - 1)
+            await client.send_all(whole[7:])
+        await wait_all_tasks_blocked()
+        assert len(app.received) == 3
+        began = trio.current_time()
+
+        async def trickle() -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                for byte in whole[:-1]:
+                    await client.send_all(bytes([byte]))
+                    await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle)
+            assert await answered(client, connection) == [CloseConnection(4009, Close.MESSAGE_TIMEOUT.reason)]
+            assert trio.current_time() - began == pytest.approx(MESSAGE_TIMEOUT)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_close_frame_is_answered_and_its_code_reaches_the_app(autojump_clock: MockClock) -> None:
@@ -231,6 +265,40 @@ async def test_the_limits_hold_over_http2(autojump_clock: MockClock) -> None:
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:
             tracemalloc.stop()
+
+
+def objects_of_connections() -> Counter[str]:
+    kinds = (type(item) for item in gc.get_objects())
+    modules = ("hypercorn.protocol", "hypercorn.trio.tcp_server", "h11.", "h2.", "wsproto.", "relay.")
+    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(modules))
+
+
+@pytest.mark.parametrize("kind", ["websocket", "bomb", "request", "half a request"])
+async def test_a_connection_that_has_ended_leaves_no_object(autojump_clock: MockClock, kind: str) -> None:
+    """Without the help of the cyclic garbage collector, which seldom runs."""
+
+    async def use() -> None:
+        async with connected(Recording()) as client:
+            if kind in ("websocket", "bomb"):
+                connection = await websocket(client)
+                break_cycle(connection)
+                await client.send_all(bomb(10 << 20) if kind == "bomb" else masked_text(b"x"))
+            elif kind == "request":
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+            else:
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            await wait_all_tasks_blocked()
+
+    await use()
+    gc.collect()
+    before = objects_of_connections()
+    gc.disable()
+    try:
+        await use()
+        assert objects_of_connections() - before == Counter()
+    finally:
+        gc.enable()
 
 
 FLOODS = {

@@ -14,19 +14,23 @@ from wsproto.events import Event as ClientEvent
 
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
+from relay.core.client_address import ClientAddress
 from relay.core.errors import BrokerUnavailable
+from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, FrameReader
 from relay.protocols.tasks import TasksProtocol
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.session import Session
-from relay.server.session_context import LoadHistory, SessionContext, limits_of
+from relay.server.session_context import LoadHistory, SessionContext, client_limits_of, limits_of
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 from relay.server.transports import SocketTransport
@@ -130,13 +134,15 @@ class World:
         self.sessions = SessionRegistry(
             nursery,
             self.settings.max_clients,
-            self.settings.max_clients_per_address,
+            client_limits_of(self.settings),
             self.settings.close_timeout,
             self.statistics,
             self.memory,
         )
         #: Reads a channel's history; without one Redis is away.
         self.load_history: LoadHistory = redis_is_away
+        self.authenticator = OpenAuthenticator()
+        self.owned_channels = OwnedChannels()
         limits = limits_of(self.settings)
         self.context = SessionContext(
             self.settings,
@@ -145,8 +151,12 @@ class World:
             self.sessions,
             self.statistics,
             lambda channel, since: self.load_history(channel, since),
+            self.authenticator,
+            self.owned_channels,
         )
-        self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
+        self.heartbeat = Heartbeat(
+            self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval, self.context.grant_timers
+        )
         self.peers: list[Peer] = []
 
     def start_heartbeat(self) -> None:
@@ -159,15 +169,19 @@ class World:
         self.heartbeat.report()
 
     def session(
-        self, pair: tuple[socket.socket, socket.socket] | None = None, protocol: ClientProtocol | None = None
+        self,
+        pair: tuple[socket.socket, socket.socket] | None = None,
+        protocol: ClientProtocol | None = None,
+        reader: FrameReader | None = None,
     ) -> tuple[Session, Peer, socket.socket]:
         """A session that is not running yet, its client, and its socket."""
         ours, theirs = pair or socket.socketpair()
-        transport = SocketTransport(ours, FrameReader(self.settings.max_message_bytes), 20.0)
+        transport = SocketTransport(ours, reader or FrameReader(self.settings.max_message_bytes), 20.0)
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.context, transport, protocol, "test"), peer, ours
+        address = ClientAddress("127.0.0.1", 4711)
+        return Session(self.context, transport, protocol, address, EVERYTHING), peer, ours
 
     async def connect(
         self,

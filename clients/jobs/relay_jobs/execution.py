@@ -8,6 +8,7 @@ from typing import Any
 
 from relay_client.aio.publisher import Publisher
 from relay_client.aio.reporter import TaskReporter
+from relay_client.cancellation.aio import CancelListener
 from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
 from relay_client.progress.outcome import error_text
 from relay_client.publishing.call import Call
@@ -39,6 +40,7 @@ class Executor:
         worker_name: str,
         consumer: str,
         publisher: Publisher,
+        cancel_listener: CancelListener,
         group: asyncio.TaskGroup,
     ) -> None:
         """Make an executor.
@@ -48,12 +50,14 @@ class Executor:
             worker_name: The worker's name, as watchers see it.
             consumer: The run's unique name in Redis.
             publisher: Reaches Redis.
+            cancel_listener: Receives requests to cancel the tasks that run.
             group: In which handlers run.
         """
         self._handlers = handlers
         self._worker_name = worker_name
         self._consumer = consumer
         self._publisher = publisher
+        self._cancel_listener = cancel_listener
         self._group = group
         self.reporter = TaskReporter(publisher)
         self.attempts: dict[str, Attempt] = {}
@@ -162,7 +166,8 @@ class Executor:
             return
         owner = token_hex(8)
         claiming, status_call = queue.claim(entry, self._consumer, owner), operations.status_call(name)
-        await self.deliver([status_call, claiming])
+        requested_call = operations.requested_call(name)
+        await self.deliver([status_call, requested_call, claiming])
         claim, status = claiming.outcome(), status_call.outcome()
         if claim.action == "gone":
             return
@@ -174,7 +179,7 @@ class Executor:
         except BadJob as error:
             await self._end(entry, owner, failure(str(error)), f"poison:{name}:{entry.entry_id}")
             return
-        if claim.action == "cancelled":
+        if claim.action == "cancelled" or requested_call.outcome():
             await self._end(entry, owner, cancellation(), operations.cancellation_key(name))
         elif claim.attempt > handler.attempts:
             died = failure(f"given up: {claim.attempt - 1} attempts did not come to an end, because their workers died")
@@ -215,7 +220,8 @@ class Executor:
             if self.is_handing_over:
                 attempt.stop(Stop.HANDOVER)
             _log.info("task %s (%s): attempt %d", task.id, job.kind, number)
-            outcome = await attempt.run(self._group, job.params)
+            with self._cancel_listener.watch(task.id, lambda _: attempt.stop(Stop.CANCELLED)):
+                outcome = await attempt.run(self._group, job.params)
             await self.finish(attempt, outcome)
             _log.info("task %s (%s): %s %s", task.id, job.kind, outcome.status, outcome.reason)
         finally:

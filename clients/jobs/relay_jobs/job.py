@@ -51,6 +51,7 @@ def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | Non
     info = {
         "kind": checked_kind(kind),
         **titled,
+        "cancellable": True,
         **fields,
         "status": PENDING,
         "progress": 0,

@@ -73,10 +73,11 @@ class TaskManager:
     def cancel(self, task_id: str) -> bool:
         """Cancel a task.
 
-        One that waits never starts. The handler of one that runs is notified within about a second, and ends as it can.
+        One that waits never starts. The handler of one that runs is notified at once, and ends as it can. So is a reporter of
+        another program with ``cancellable=True``.
 
         Returns:
-            False if the task has ended, or was not created by a manager.
+            False if the task has ended, or is unknown.
         """
         return self._run(operations.cancelled(self.publisher.updates, task_id))
 

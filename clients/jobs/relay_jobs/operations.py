@@ -14,7 +14,8 @@ from relay_client.encoding import decode_fields
 from relay_client.progress.values import utc_now_iso
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates, task_channel
-from relay_wire import keys
+from relay_wire import cancellation, keys
+from relay_wire.channels import TASK_PREFIX
 from relay_wire.publications import to_text
 from relay_wire.statuses import CANCELLED, TERMINAL
 
@@ -102,8 +103,9 @@ def created(
 def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
     """Request a task's cancellation; one that waits is cancelled at once. False if it has ended or is unknown."""
     task_channel(task_id)
-    request = queue.cancel(task_id)
-    yield [request]
+    # The first reaches the next worker that claims it, the second whoever works on it now.
+    request, notification = queue.cancel(task_id), _cancel_request(task_id)
+    yield [request, notification]
     where, body = request.outcome()
     if where == "waiting":
         try:
@@ -117,7 +119,18 @@ def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
         dropped = queue.drop(task_id, kind)
         yield [dropped]
         dropped.outcome()
-    return bool(where != "unknown")
+    return bool(where != "unknown" or notification.outcome() == cancellation.REQUESTED)
+
+
+def _cancel_request(task_id: str) -> Call:
+    script, names, values = cancellation.cancel_call(task_id, "")
+    return Call(f"task:{task_id}", names, script, values, read=cancellation.read_outcome)
+
+
+def requested_call(task_id: str) -> Call:
+    """Ask whether a task's cancellation was requested, by a manager or over HTTP. Outcome: a bool."""
+    key = keys.meta(TASK_PREFIX + task_id)
+    return Call(f"task:{task_id}", [key], command=("HEXISTS", key, cancellation.FIELD), read=bool)
 
 
 def cancellation_key(task_id: str) -> str:

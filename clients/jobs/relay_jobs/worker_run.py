@@ -1,6 +1,6 @@
 """One run of a worker: takes tasks while it may, renews its claims, and ends without leaving anything behind.
 
-Its tasks of asyncio: the run > {claim renewal, one per entry > its handler}. Fetching entries is the run's own.
+Its tasks of asyncio: the run > {cancel requests, claim renewal, one per entry > its handler}. The run itself fetches entries.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from secrets import token_hex
 
 from relay_client.aio.publisher import Publisher
+from relay_client.cancellation.aio import CancelListener
 from relay_client.errors import DeliveryRefused, NotDelivered
 
 from relay_jobs import queue
@@ -43,8 +44,11 @@ class WorkerRun:
         # All claims are renewed at once, and all that is due is handed to workers at once.
         max_waiting = max(1000, 8 * settings.concurrency + 200 * len(handlers))
         self._publisher = Publisher(settings.redis_url, timeout=settings.timeout, max_waiting=max_waiting)
+        self._cancel_listener = CancelListener(self._publisher.target, timeout=settings.timeout)
         self._group = asyncio.TaskGroup()
-        self._executor = Executor(handlers, settings.consumer, self._consumer, self._publisher, self._group)
+        self._executor = Executor(
+            handlers, settings.consumer, self._consumer, self._publisher, self._cancel_listener, self._group
+        )
         self._fetcher = Fetcher(tuple(handlers), self._consumer, self._publisher.sender, settings)
         self._busy: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a place is free, or the run is to end
@@ -57,7 +61,7 @@ class WorkerRun:
 
     async def run(self) -> None:
         """Run until drained, or cancelled. Raises DeliveryRefused when this Redis cannot be used at all."""
-        async with self._publisher, self._executor.reporter:
+        async with self._publisher, self._executor.reporter, self._cancel_listener:
             try:
                 await self._open()
                 async with self._group as group:

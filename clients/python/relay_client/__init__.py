@@ -1,7 +1,7 @@
 """Publish and follow the progress of background tasks through Relay.
 
-For threads: `Publisher`, `TaskReporter`, `subscribe`. The same names for asyncio are in `relay_client.aio`, for Trio in
-`relay_client.trio`.
+For threads: `Publisher`, `TaskReporter`, `CancelListener`, `subscribe`. The same names for asyncio are in `relay_client.aio`,
+for Trio in `relay_client.trio`.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from relay_wire.position import Position as Position
 
+    from relay_client.cancellation.threads import CancelListener as CancelListener
     from relay_client.errors import BackgroundDeliveryError as BackgroundDeliveryError
     from relay_client.errors import BufferFull as BufferFull
     from relay_client.errors import DeliveryRefused as DeliveryRefused
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _LAZY_EXPORTS = {
     "BackgroundDeliveryError": "relay_client.errors",
     "BufferFull": "relay_client.errors",
+    "CancelListener": "relay_client.cancellation.threads",
     "DeliveryRefused": "relay_client.errors",
     "DeliveryTimedOut": "relay_client.errors",
     "NotDelivered": "relay_client.errors",

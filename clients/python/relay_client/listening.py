@@ -106,9 +106,20 @@ class Subscription:
 class Listener:
     """The subscriptions of one process, and the connection that receives their messages."""
 
-    def __init__(self, timeout: float) -> None:
-        """Make a listener without subscriptions; timeout: seconds for connecting, and for testing the connection."""
+    def __init__(
+        self, timeout: float, name: str = "relay-listener", on_subscribed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make a listener without subscriptions.
+
+        Args:
+            timeout: Seconds for connecting, and for testing the connection.
+            name: Name of the connection, as Redis lists it.
+            on_subscribed: Called whenever Redis has confirmed a subscription, on a new connection again: messages that were
+                published before may have been missed. It must neither block nor raise.
+        """
         self._timeout = timeout
+        self._name = name
+        self._on_subscribed = on_subscribed
         self._subscriptions: list[Subscription] = []
         self._change_events: set[asyncio.Event] = set()
         self._work: asyncio.Task[None] | None = None
@@ -207,7 +218,7 @@ class Listener:
 
     @asynccontextmanager
     async def _client(self, target: redis_urls.RedisTarget) -> AsyncIterator[Redis]:
-        options = connection_options(self._timeout, "relay-listener")
+        options = connection_options(self._timeout, self._name)
         client = redis_urls.async_client(target, **options)
         if isinstance(client, RedisCluster):
             # Any node delivers plain channels.
@@ -253,6 +264,8 @@ class Listener:
                 last_message, is_tested, self.alive = monotonic(), False, True
                 if message["type"] in ("message", "pmessage"):
                     self._dispatch(message)
+                elif message["type"] in ("subscribe", "psubscribe"):
+                    self._on_subscribed()
             else:
                 await asyncio.sleep(0)  # redis-py does not let others run while it has messages
                 continue

@@ -68,7 +68,8 @@ class Publisher:
         Raises:
             ValueError: An argument, or the environment, cannot be right.
         """
-        target = parse(url or environment.redis_url())
+        #: The Redis, for the other parts of this package.
+        self.target = target = parse(url or environment.redis_url())
         limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Make the calls, and send them: for the other parts of this package.
         self.updates = Updates.from_environment(retention, sharded=target.is_sharded)

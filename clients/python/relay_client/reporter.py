@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
-from relay_wire.creation import creation_options
+from relay_wire.creation import CreationOptions, creation_options
 
 from relay_client import environment
+from relay_client.cancellation.threads import CancelListener
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.current import as_current
@@ -51,6 +52,7 @@ class TaskReporter:
         on_error: str | None = None,
         cancel_timeout: float = 2.0,
         end_timeout: float = 120.0,
+        cancellable: bool = False,
     ) -> None:
         """Make a reporter.
 
@@ -66,6 +68,9 @@ class TaskReporter:
             cancel_timeout: Seconds for sending that a task was cancelled, or interrupted.
             end_timeout: Seconds for sending the end of a task when errors are logged, at most 150: the block waits that long
                 for a Redis that is away.
+            cancellable: Watchers may cancel the tasks, over the relay's HTTP API. Then
+                `Task.cancelled` is true, and the task raises `TaskCancelled` where it next reports. It takes one more
+                connection, and a thread. Watchers see the field ``cancellable``.
 
         Raises:
             ValueError: A number is out of range, or the environment cannot be right.
@@ -77,6 +82,8 @@ class TaskReporter:
         self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
         self._end_timeout = end_timeout
+        self._cancellable = cancellable
+        self._cancel_listener = CancelListener(self.publisher.target)
         self.reset()
         _reporters.add(self)
 
@@ -111,8 +118,7 @@ class TaskReporter:
             NotDelivered: Redis did not take that it begins, or ends.
             ValueError, TypeError: The id or a field cannot be published.
         """
-        options = creation_options(owner, parent_id)
-        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         try:
             self._start(task, announce=announce)
         except NotDelivered as error:
@@ -172,10 +178,14 @@ class TaskReporter:
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        options = creation_options(owner, parent_id)
-        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         self._start(task, announce=announce)
         return task
+
+    def _new_task(self, task_id: str | int | None, info: Mapping[str, Any], options: CreationOptions) -> Task:
+        if self._cancellable:
+            info = {**info, "cancellable": True}
+        return Task(task_id, info, self._note, on_error=self._on_error, options=options)
 
     def _start(self, task: Task, *, announce: bool) -> None:
         calls = task.begin(self.publisher.updates, announce=announce)
@@ -185,6 +195,8 @@ class TaskReporter:
         self._schedule_soon(task)
 
     def _schedule_soon(self, task: Task) -> None:
+        if self._cancellable:
+            task.call_at_end(self._cancel_listener.watch(task.id, task.request_cancel).close)
         sender, schedule = self.publisher.sender, self._schedule
 
         def add() -> None:
@@ -237,6 +249,7 @@ class TaskReporter:
 
     def close(self) -> None:
         """Close the publisher, where it is the reporter's own. Tasks that have not ended cannot be reported on any more."""
+        self._cancel_listener.close()
         if self._owns_publisher:
             self.publisher.close()
 

@@ -24,6 +24,9 @@ PROBE = "relay:probe:"
 #: On this channel relays ask each other which plain messages are not persisted yet.
 BARRIER = "relay:barrier"
 
+#: On this channel workers receive requests to cancel a task.
+CANCEL = "relay:cancel"
+
 
 def pubsub_channel(channel: str) -> str:
     """Return the Redis channel on which a channel's updates are published with their positions."""
@@ -70,6 +73,16 @@ def tasks(bucket: int) -> str:
 def running(bucket: int) -> str:
     """Return the key of a bucket's sorted set of tasks in progress by last activity, in milliseconds."""
     return f"{PREFIX}{{{bucket}}}:running"
+
+
+def tasks_of_owner(bucket: int, owner: str) -> str:
+    """Return the key of a bucket's sorted set of the tasks of a user or group, by last activity, in milliseconds."""
+    return f"{PREFIX}{{{bucket}}}:owner:{owner}:tasks"
+
+
+def tasks_of_parent(bucket: int, parent_id: str) -> str:
+    """Return the key of a bucket's sorted set of the children of a task, by last activity, in milliseconds."""
+    return f"{PREFIX}{{{bucket}}}:parent:{parent_id}:tasks"
 
 
 @lru_cache(4096)

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from relay.protocols.connection import ServerConnection
+from relay.protocols.connection import ServerConnection, break_cycle
 from relay.server.hypercorn_compat.chain import HypercornChain
 from relay.server.hypercorn_compat.stand_ins import ExhaustedH11, HandshakeRecorder, NullStream
 from relay.server.hypercorn_compat.websocket import RelayWSStream
@@ -21,7 +21,8 @@ def record_handshake(chain: HypercornChain) -> bool:
     accept = handshake.accept
 
     def accept_and_record(*args: Any) -> tuple[Any, Any, HandshakeRecorder]:
-        status, headers, _ = accept(*args)
+        status, headers, replaced = accept(*args)
+        break_cycle(replaced)
         return status, headers, HandshakeRecorder(ServerConnection([]))
 
     handshake.accept = accept_and_record

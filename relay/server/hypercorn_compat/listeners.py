@@ -39,11 +39,13 @@ class ListenerServer:
     Attributes:
         serve: Serves the listeners until cancelled.
         max_message_bytes: Longest WebSocket message of a client, where Hypercorn reads it.
+        message_timeout: Seconds from the first to the last byte of such a message.
         allows_cleartext_http2: HTTP/2 may be spoken without TLS.
     """
 
     serve: Callable[[WorkerListeners], Awaitable[NoReturn]]
     max_message_bytes: int
+    message_timeout: float
     allows_cleartext_http2: bool
 
 
@@ -70,6 +72,19 @@ def _server_of(wrapper: Any) -> ListenerServer | None:
     return _servers.get(id(app)) or _servers.get(id(getattr(app, "app", None)))
 
 
+class ReleasedTCPServer(TCPServer):
+    """Hypercorn's server of one connection, which leaves no reference cycle when it has ended.
+
+    In such a cycle are the parser and what it has buffered. They would stay until the next collection of garbage.
+    """
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self.__dict__.pop("protocol", None)  # which refers to this server
+
+
 async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery) -> NoReturn:
     """Stand in for `trio.serve_listeners` in Hypercorn's worker."""
     if isinstance(handler, partial) and handler.func is TCPServer:
@@ -77,12 +92,13 @@ async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nurser
         server = _server_of(wrapper)
         if server is not None:
             config.websocket_max_message_size = server.max_message_bytes
+            config.relay_message_timeout = server.message_timeout
             config.relay_allows_cleartext_http2 = server.allows_cleartext_http2
             own_rules = config.root_path or config.accesslog or config.server_names or context.max_requests
             await server.serve(
                 WorkerListeners(
                     listeners,
-                    handler,
+                    partial(ReleasedTCPServer, *handler.args),
                     handler_nursery,
                     config.keep_alive_timeout,
                     context.terminated,

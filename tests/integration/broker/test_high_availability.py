@@ -177,6 +177,9 @@ def test_a_cluster_serves_tasks_of_all_nodes(cluster: ClusterSetup, tmp_path: Pa
                 break
             after = f"&after={page['next']}"
         assert sorted(seen) == sorted(TASKS)
+        for task in TASKS:
+            used = f'relay_redis_memory_used_bytes{{server="127.0.0.1:{cluster.primary_of(f"task:{task}").port}"}}'
+            eventually(lambda used=used: relay.metric(used) > 0)  # type: ignore[misc]
         # Supervision works on each node.
         eventually(lambda: all('"stalled":true' in relay.get(f"/api/tasks/{task}")[1] for task in TASKS))
 

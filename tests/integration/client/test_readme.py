@@ -48,6 +48,8 @@ def test_every_example_is_run_here() -> None:
         "task-126",
         "task-127",
         "task-128",
+        "task-130",
+        "task-131",
         "ws://",
     )
     assert all(any(name in example for name in named) for example in EXAMPLES)
@@ -67,6 +69,13 @@ def test_reporting(tmp_path: Path, redis_server: RedisServer) -> None:
 def test_publishing(task_id: str, tmp_path: Path, redis_server: RedisServer) -> None:
     run(example_of(task_id), tmp_path, redis_server)
     assert state_of(redis_server, task_id) == {"status": "in_progress", "progress": 60}
+
+
+def test_cancelling(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("task-130"), tmp_path, redis_server)
+    state = state_of(redis_server, "task-130")
+    assert (state["status"], state["cancellable"]) == ("completed", True)
+    assert run(example_of("task-131"), tmp_path, redis_server).split() == ["False"]
 
 
 def test_workers(tmp_path: Path, redis_server: RedisServer) -> None:

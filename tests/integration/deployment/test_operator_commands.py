@@ -1,5 +1,6 @@
 """The Makefile's commands for operators, on a relay with a Redis of its own, a configured one, and without containers."""
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from relay_wire import keys
 
+from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer, RelayServer, eventually, free_port
 
 #: What the commands need besides a container engine.
@@ -91,7 +94,7 @@ def test_commands_find_the_relays_own_redis(neighbour: Operator, relay: RelaySer
     status = neighbour.make("redis-status")
     assert status.returncode == 0, status.stderr
     assert re.search(r"subscribers  1 on task_updates, 1 on general_updates", status.stdout)
-    assert "tasks          1 known, 0 in progress" in status.stdout
+    assert "tasks          1 known, 0 in progress, 0 of them stalled" in status.stdout
     assert "! server: maxmemory is not set" in status.stdout
 
     log = neighbour.make("redis-logs", "LINES=1")
@@ -104,6 +107,43 @@ def test_commands_find_the_relays_own_redis(neighbour: Operator, relay: RelaySer
     assert health.returncode == 0, health.stderr
     assert "/readyz  200" in health.stdout
     assert "relay_redis_up  1" in health.stdout
+
+
+def listed(relay: RelayServer) -> dict[str, int]:
+    """The tasks of ``GET /api/tasks``, counted as an operator counts them."""
+    tasks = [task["data"] for task in json.loads(relay.get("/api/tasks?limit=500")[1])["tasks"]]
+    running = [task for task in tasks if task.get("status") == "in_progress"]
+    return {
+        "known": len(tasks),
+        "in progress": len(running),
+        "stalled": sum(task.get("stalled") is True for task in running),
+    }
+
+
+def test_redis_status_and_the_list_of_tasks_agree(
+    operator: Operator, redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(task_stall_seconds=0.5)
+    silent, ends_late = ["silent 1", "silent 2"], "ends late"
+    for task_id in (*silent, ends_late):
+        redis_server.publish_task(task_id, status="in_progress")
+    eventually(lambda: listed(relay)["stalled"] == 3)
+    redis_server.publish_task(ends_late, status="completed")
+    for number, status in enumerate(["pending", "completed", "failed", "cancelled", "sleeping", 7, None]):
+        redis_server.publish_task(f"other {number}", status=status)
+    redis_server.publish_task("no status", progress=40)
+    for task_id in ("forgotten", "broken"):
+        redis_server.publish_task(task_id, status="in_progress")
+    eventually(lambda: listed(relay)["known"] == 13)
+    with redis_server.client() as client:
+        client.delete(keys.state("task:forgotten"), keys.state("task:broken"))
+        client.set(keys.state("task:broken"), "no hash")
+    expected = {"known": 11, "in progress": 2, "stalled": 2}
+    assert listed(relay) == expected
+    operator.environ["REDIS_URL"] = redis_server.url
+    shown = operator.make("redis-status")
+    assert shown.returncode == 0, shown.stderr
+    assert "tasks          {} known, {} in progress, {} of them stalled".format(*expected.values()) in shown.stdout
 
 
 def test_health_check_without_a_relay(operator: Operator) -> None:

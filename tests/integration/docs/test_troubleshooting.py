@@ -85,13 +85,13 @@ def test_no_websocket_updates(start_relay: StartRelay, redis_server: RedisServer
         second.recv(PATIENCE)
     assert relay.metric(quoted('relay_connections_refused_total{reason="too_many_clients"}')) == 1
 
-    messages = {"not_json": "not json", "wrong_type": '{"type":"task_update","data":{}}', "too_big": "x" * 300_000}
+    messages = {"not_json": "not json", "missing_task_id": '{"type":"task_update","data":{}}', "too_big": "x" * 300_000}
     for code, message in messages.items():
         assert quoted(f'"code": "{code}"')
         redis_server.publish("task_updates", message)
         eventually(lambda code=code: relay.metric(f'relay_updates_invalid_total{{code="{code}"}}') == 1)  # type: ignore[misc]
     assert relay.logged().count(quoted("published message skipped")) == 3
-    assert quoted("a task_update needs a `task_id`") in relay.logged()
+    assert quoted("what is published on task_updates needs a `task_id`") in relay.logged()
 
     with redis_server.client() as admin:
         admin.config_set("maxmemory", "1mb")

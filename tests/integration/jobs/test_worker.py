@@ -70,6 +70,21 @@ def test_cancelled_while_they_run(redis_server: RedisServer, manager: TaskManage
     eventually(lambda: left_in_redis(redis_server) == {})
 
 
+def test_cancelled_by_a_relay(redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker) -> None:
+    """While they run, on the event loop and in a thread; and before they run."""
+    waiting = manager.create("slow", {"seconds": 30})
+    assert redis_server.request_cancel(waiting) == "requested"
+    start_worker()
+    running = [manager.create(kind, {"seconds": 30}) for kind in ("slow", "slow_thread")]
+    for task_id in running:
+        state_when(manager, task_id, has_begun)
+        assert redis_server.request_cancel(task_id) == "requested"
+    for task_id in (waiting, *running):
+        assert manager.wait(task_id, 5).status == "cancelled"
+    assert "attempt" not in manager.wait(waiting, 0).fields
+    eventually(lambda: left_in_redis(redis_server) == {})
+
+
 def test_a_cancelled_one_never_starts(
     redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker
 ) -> None:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import StartRelay
 from tests.harness import Kind, RedisServer, eventually
@@ -75,22 +74,6 @@ def test_files_that_run_out_leave_room_for_health_checks(redis_server: RedisServ
     with relay.client("t") as client:
         redis_server.publish_task("t", n=1)
         assert client.receive()["data"] == {"n": 1}
-
-
-def test_one_address_may_not_have_all_places(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay("serve", max_clients_per_address=3)
-    with relay.client(), relay.client(), relay.client() as last:
-        with pytest.raises(ConnectionClosed) as closed, relay.client() as refused:
-            refused.receive()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1013
-        with socket.create_connection(("127.0.0.1", relay.port), source_address=("127.0.0.2", 0)) as other:
-            other.sendall(HANDSHAKE)
-            assert other.recv(12) == b"HTTP/1.1 101"
-        last.connection.close()
-    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
-    with relay.client() as again:
-        again.subscribe("t")
 
 
 def test_as_many_files_may_be_opened_as_the_system_lets_us() -> None:

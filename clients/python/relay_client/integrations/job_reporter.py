@@ -116,7 +116,7 @@ class JobReporter:
     def progress(self, job_id: str, progress: float | None = None, message: str | None = None, **fields: Any) -> None:
         """Report the progress of a job that runs in this process; of any other, nothing."""
         task = self._running.get(job_id)
-        if task is not None and not task.is_cancelled:
+        if task is not None and not task.cancelled:
             task.progress(progress, message, **fields)
 
     @never_raises

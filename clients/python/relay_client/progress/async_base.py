@@ -1,15 +1,17 @@
 """The common part of the reporters for asyncio and Trio: all of it but the class of their publisher."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from relay_wire.creation import creation_options
+from relay_wire.creation import CreationOptions, creation_options
 
 from relay_client import environment
+from relay_client.cancellation.watches import Watch
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.current import as_current
@@ -23,6 +25,26 @@ _log = logging.getLogger("relay_client")
 P = TypeVar("P", bound=AsyncPublisher)
 
 
+class CancelListener(Protocol):
+    """Receives requests to cancel tasks, see `relay_client.cancellation`."""
+
+    def watch(self, task_id: str | int, on_cancel: Callable[[str], object] | None = None) -> Watch:
+        """Watch a task that runs."""
+
+    def scope(
+        self, task_id: str | int, on_cancel: Callable[[str], object] | None = None
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Cancel the block when the task's cancellation is requested."""
+
+    async def __aenter__(self) -> object:
+        """Begin to receive."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Receive no more."""
+
+
 class AsyncTaskReporter(Generic[P]):
     """A reporter on an event loop; see `relay_client.TaskReporter` for the rules.
 
@@ -33,22 +55,23 @@ class AsyncTaskReporter(Generic[P]):
 
     def __init__(
         self,
-        publisher: P | None,
-        own_publisher: P | None,
+        publisher: P,
         rate: float,
         heartbeat: float | None,
         on_error: str | None,
         cancel_timeout: float,
         end_timeout: float,
+        cancel_listener: CancelListener | None,
+        *,
+        owns_publisher: bool,
     ) -> None:
-        either = publisher or own_publisher
-        assert either is not None
         #: By which it reports.
-        self.publisher: P = either
-        self._owns_publisher = publisher is None
+        self.publisher = publisher
+        self._owns_publisher = owns_publisher
         self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
         self._end_timeout = end_timeout
+        self._cancel_listener = cancel_listener
         heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
         self._schedule = Schedule(self.publisher.updates, rate, heartbeat)
         self._is_open = False
@@ -68,9 +91,12 @@ class AsyncTaskReporter(Generic[P]):
 
         A block that is cancelled makes the task ``cancelled``: that is sent within ``cancel_timeout`` seconds, and then the
         cancellation goes on. The same holds for one that is cancelled while its beginning or its end is sent.
+
+        With ``cancellable=True`` a watcher's request cancels the block, in the way of its runtime, and the block raises
+        TaskCancelled.
         """
-        options = creation_options(owner, parent_id)
-        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
+        listener = self._cancel_listener
         try:
             await self._start(task, announce=announce)
         except NotDelivered as error:
@@ -86,8 +112,9 @@ class AsyncTaskReporter(Generic[P]):
             await self._end_block(task, error)
             raise
         try:
-            with as_current(task):
-                yield task
+            async with nullcontext() if listener is None else listener.scope(task.id, task.request_cancel):
+                with as_current(task):
+                    yield task
         except BaseException as error:
             await self._end_block(task, error)
             raise
@@ -130,10 +157,16 @@ class AsyncTaskReporter(Generic[P]):
 
         As calling the reporter, but that it raises NotDelivered in any case.
         """
-        options = creation_options(owner, parent_id)
-        task = Task(task_id, info, self._note, on_error=self._on_error, options=options)
+        task = self._new_task(task_id, info, creation_options(owner, parent_id))
         await self._start(task, announce=announce)
+        if self._cancel_listener is not None:
+            task.call_at_end(self._cancel_listener.watch(task.id, task.request_cancel).close)
         return task
+
+    def _new_task(self, task_id: str | int | None, info: Mapping[str, Any], options: CreationOptions) -> Task:
+        if self._cancel_listener is not None:
+            info = {**info, "cancellable": True}
+        return Task(task_id, info, self._note, on_error=self._on_error, options=options)
 
     async def _start(self, task: Task, *, announce: bool) -> None:
         if not self._is_open:
@@ -183,6 +216,13 @@ class AsyncTaskReporter(Generic[P]):
             await self.publisher.__aenter__()
         elif not self.publisher.is_open:
             raise RuntimeError("the reporter's publisher is not open: use `async with` for it, too")
+        try:
+            if self._cancel_listener is not None:
+                await self._cancel_listener.__aenter__()
+        except BaseException:
+            if self._owns_publisher:
+                await self.publisher.__aexit__(*sys.exc_info())
+            raise
         self.publisher.sender.add_source(self._schedule)
         self._is_open = True
         return self
@@ -194,5 +234,9 @@ class AsyncTaskReporter(Generic[P]):
         self.publisher.sender.remove_source(self._schedule)
         # Of tasks that have not ended: the block is left without waiting for Redis.
         self.publisher.sender.abandon(self._schedule.calls_in_flight())
-        if self._owns_publisher:
-            await self.publisher.__aexit__(kind, error, trace)
+        try:
+            if self._cancel_listener is not None:
+                await self._cancel_listener.__aexit__(None, None, None)
+        finally:
+            if self._owns_publisher:
+                await self.publisher.__aexit__(kind, error, trace)

@@ -81,7 +81,7 @@ class BackgroundTask(Task):
         else:
             self._closing = (key, checked)
             self._changes.merge(None, None, None, None)
-        if self._stopped is None or not self.is_cancelled:
+        if self._stopped is None or not self.cancelled:
             self._stopped = RuntimeError(f"task {self.id} has ended")
 
     def has_pending(self) -> bool:

@@ -20,6 +20,7 @@ from relay_wire.channels import MAX_FIELDS
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.statuses import IN_PROGRESS, PENDING
 
+from relay_client.cancellation.event import CancelEvent
 from relay_client.errors import NotDelivered
 from relay_client.progress.changes import FieldChanges
 from relay_client.progress.outcome import TaskCancelled, error_text
@@ -36,6 +37,10 @@ _T = TypeVar("_T")
 _open_tasks: "WeakSet[Task]" = WeakSet()
 
 
+def _nothing() -> None:
+    """Nothing is to be done at the task's end."""
+
+
 class Task:
     """A task, for the code that works on it. Reporters make tasks.
 
@@ -44,6 +49,8 @@ class Task:
 
     Attributes:
         id: The task's id.
+        cancelled: Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled. True or
+            false, and an event that threads can wait for.
         failure: What kept a part of its fields from being published for good.
     """
 
@@ -70,6 +77,8 @@ class Task:
         """
         self.id = uuid4().hex if task_id is None else str(task_id)
         task_channel(self.id)
+        self.cancelled = CancelEvent()
+        self._on_end: Callable[[], None] = _nothing
         #: What cannot be reported is raised, not logged.
         self.raises = on_error == "raise"
         self._has_logged = False
@@ -252,17 +261,17 @@ class Task:
             start, end = 0.0, 100.0
         return ItemCounter(self.progress, items, total, start, end)
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled."""
-        return isinstance(self._stopped, TaskCancelled)
-
-    def request_cancel(self, reason: str = "cancelled") -> None:
+    def request_cancel(self, reason: str = "") -> None:
         """Have it raise TaskCancelled where it next reports. From any thread."""
         if self._stopped is None:
-            self._stopped = TaskCancelled(reason)
+            self._stopped = TaskCancelled(reason or "its cancellation was requested")
+            self.cancelled.set(reason)
 
     # What follows is for reporters.
+
+    def call_at_end(self, function: Callable[[], None]) -> None:
+        """Call a function when nothing is sent of the task any more."""
+        self._on_end = function
 
     def begin(self, updates: Updates, *, announce: bool) -> list[Call]:
         """Return the calls that announce and start it."""
@@ -375,6 +384,8 @@ class Task:
         self._has_ended = True
         if self._stopped is None:
             self._stopped = RuntimeError(f"task {self.id} has ended")
+        on_end, self._on_end = self._on_end, _nothing
+        on_end()
 
     def detach_after_fork(self) -> None:
         """In a forked child: it is the parent's."""

@@ -47,10 +47,11 @@ class AsyncPublisher(ABC):
         Raises:
             ValueError: An argument, or the environment, cannot be right.
         """
-        self._target = parse(url or environment.redis_url())
+        #: The Redis, for the other parts of this package.
+        self.target = parse(url or environment.redis_url())
         self._limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
         #: Makes the calls: for the other parts of this package.
-        self.updates = Updates.from_environment(retention, sharded=self._target.is_sharded)
+        self.updates = Updates.from_environment(retention, sharded=self.target.is_sharded)
         self._set_up()
 
     @abstractmethod
@@ -58,8 +59,8 @@ class AsyncPublisher(ABC):
         """Make what this runtime needs."""
 
     def _make_sender(self, runtime: Runtime) -> Sender:
-        connection = AsyncioConnection(self._target, self._limits.timeout, "relay-client")
-        queue = DeliveryQueue(self._limits, *((1,) if self._target.is_sharded else ()))
+        connection = AsyncioConnection(self.target, self._limits.timeout, "relay-client")
+        queue = DeliveryQueue(self._limits, *((1,) if self.target.is_sharded else ()))
         return Sender(runtime, connection, queue, self.updates.retention.history_meta_ttl * 1000)
 
     @property

@@ -293,7 +293,7 @@ class Subscriptions:
         name = GENERAL if kind == GENERAL_UPDATE else name_in(message)
         data = message["data"]
         position = position_in(message)
-        if not isinstance(data, dict):
+        if name != GENERAL and not isinstance(data, dict):
             raise TypeError
         channel = self._channels.get(name)
         if channel is None or not channel.is_confirmed:

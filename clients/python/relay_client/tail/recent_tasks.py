@@ -41,7 +41,8 @@ class RecentTasks:
 
 def announced_task(update: Update) -> str | None:
     """Return the id of the task that a general update announces, None if it announces none."""
-    info = update.data.get("task_info") if update.data.get("type") == "task_created" else None
+    data = update.data if isinstance(update.data, dict) else {}
+    info = data.get("task_info") if data.get("type") == "task_created" else None
     task_id = info.get("task_id") if isinstance(info, dict) else None
     if isinstance(task_id, bool) or not isinstance(task_id, str | int):
         return None

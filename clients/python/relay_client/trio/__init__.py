@@ -1,14 +1,16 @@
-"""Relay's clients for Trio: `Publisher`, `TaskReporter` (they need the extra ``trio``), `subscribe`."""
+"""Relay's clients for Trio: `Publisher`, `TaskReporter`, `CancelListener` (they need the extra ``trio``), `subscribe`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relay_client.cancellation.trio import CancelListener as CancelListener
     from relay_client.subscriber.trio import subscribe as subscribe
     from relay_client.trio.publisher import Publisher as Publisher
     from relay_client.trio.reporter import TaskReporter as TaskReporter
 
 _LAZY_EXPORTS = {
+    "CancelListener": "relay_client.cancellation.trio",
     "Publisher": "relay_client.trio.publisher",
     "TaskReporter": "relay_client.trio.reporter",
     "subscribe": "relay_client.subscriber.trio",

@@ -7,6 +7,7 @@ async with TaskReporter() as reporter:
             ...
 """
 
+from relay_client.cancellation.trio import CancelListener
 from relay_client.progress.async_base import AsyncTaskReporter
 from relay_client.trio.publisher import Publisher
 
@@ -23,8 +24,17 @@ class TaskReporter(AsyncTaskReporter[Publisher]):
         on_error: str | None = None,
         cancel_timeout: float = 2.0,
         end_timeout: float = 120.0,
+        cancellable: bool = False,
     ) -> None:
         """Make a reporter; the arguments are those of `relay_client.TaskReporter`."""
-        given = publisher if isinstance(publisher, Publisher) else None
-        own = None if isinstance(publisher, Publisher) else Publisher(publisher)
-        super().__init__(given, own, rate, heartbeat, on_error, cancel_timeout, end_timeout)
+        either = publisher if isinstance(publisher, Publisher) else Publisher(publisher)
+        super().__init__(
+            either,
+            rate,
+            heartbeat,
+            on_error,
+            cancel_timeout,
+            end_timeout,
+            CancelListener(either.target) if cancellable else None,
+            owns_publisher=either is not publisher,
+        )

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
 --                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
---                     active (last activity), owner (see options), parent (a task's id)
+--                     active (last activity), cancel (its end was requested, and why), owner (see options), parent (a
+--                     task's id)
 --       2 log         stream: the entry <offset>-0 has time (ms), type, data
 --       3 state       hash: field -> raw JSON text; only tasks have fields
 --       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)

@@ -1,0 +1,189 @@
+"""Grants in writing: the claims of a token, and the compact form for settings and the command line.
+
+A token's claim ``relay`` has an object for each verb::
+
+    {"watch": {"tasks": ["demo"], "prefixes": ["order-7/"], "owned": true, "general": true, "channels": ["news"]}}
+
+The compact form has the same in words that are separated by spaces, such as ``watch:task:demo watch:prefix:order-7/``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import msgspec
+from relay_wire.channels import MAX_NAME_LENGTH
+
+from relay.core.errors import BadGrant
+from relay.core.grants import Grant, Scope, Verb
+
+#: Most ids, prefixes and names in one list, and most groups.
+MAX_NAMES = 1000
+
+#: Kinds of scopes: in claims the key is the attribute of `Scope`, except that "all" stands for everything.
+_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes")
+_FLAGS = {"owned": "owned", "general": "general", "all": "everything"}
+
+#: Words of the compact form that are followed by a name, and the lists that the name goes to.
+_WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel_prefix": "channel_prefixes"}
+
+#: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
+_MAX_SECONDS = 1e11
+
+_VERBS = {verb.value: verb for verb in Verb}
+
+
+def _expected(what: str, found: object, choices: Iterable[str]) -> NoReturn:
+    raise BadGrant(f"unknown {what} {str(found)[:64]!r}; expected one of {', '.join(choices)}")
+
+
+def _names(where: str, value: object) -> list[str]:
+    """Return a list of names; numbers become text, as ids of tasks do."""
+    if not isinstance(value, list):
+        raise BadGrant(f"{where} must be a list")
+    if len(value) > MAX_NAMES:
+        raise BadGrant(f"{where} may have {MAX_NAMES} items at most")
+    names = []
+    for item in value:
+        if not isinstance(item, str | int) or isinstance(item, bool):
+            raise BadGrant(f"{where} must be a list of texts")
+        if not 0 < len(name := str(item)) <= MAX_NAME_LENGTH:
+            raise BadGrant(f"each text in {where} must have 1 to {MAX_NAME_LENGTH} characters")
+        names.append(name)
+    return names
+
+
+def _scope(verb: str, value: object) -> Scope:
+    if not isinstance(value, dict):
+        raise BadGrant(f"relay.{verb} must be an object")
+    attributes: dict[str, Any] = {}
+    for key, item in value.items():
+        where = f"relay.{verb}.{key}"
+        if key in _LISTS:
+            names = _names(where, item)
+            attributes[key] = tuple(names) if key.endswith("prefixes") else frozenset(names)
+        elif key in _FLAGS:
+            if not isinstance(item, bool):
+                raise BadGrant(f"{where} must be true or false")
+            attributes[_FLAGS[key]] = item
+        else:
+            _expected(f"scope in relay.{verb}:", key, (*_LISTS, *_FLAGS))
+    return Scope(**attributes)
+
+
+def read_scopes(claim: object) -> Mapping[Verb, Scope]:
+    """Read the claim ``relay``.
+
+    Raises:
+        BadGrant: It is malformed; the message says where. What is unknown is an error, since it would silently grant nothing.
+    """
+    if not isinstance(claim, dict):
+        raise BadGrant("the claim `relay` must be an object")
+    scopes = {}
+    for name, value in claim.items():
+        if name not in _VERBS:
+            _expected("verb in the claim `relay`:", name, _VERBS)
+        scopes[_VERBS[name]] = _scope(name, value)
+    return MappingProxyType(scopes)
+
+
+def read_compact(text: str) -> Mapping[Verb, Scope]:
+    """Read scopes in the compact form: words such as ``watch:task:demo``, ``list:owned``, ``publish:all``.
+
+    Raises:
+        BadGrant: A word is malformed; the message names it.
+    """
+    claim: dict[str, dict[str, Any]] = {}
+    for word in text.split():
+        verb, _, scope = word.partition(":")
+        if verb not in _VERBS:
+            _expected(f"verb in {word[:64]!r}:", verb, _VERBS)
+        add_compact(claim.setdefault(verb, {}), scope)
+    return read_scopes(claim)
+
+
+def add_compact(claim: dict[str, Any], word: str) -> None:
+    """Add one scope in the compact form, such as ``task:demo`` or ``owned``, to a verb's object of the claim.
+
+    Raises:
+        BadGrant: The word is malformed.
+    """
+    kind, colon, name = word.partition(":")
+    if kind in _WORDS and colon:
+        claim.setdefault(_WORDS[kind], []).append(name)
+    elif word in _FLAGS:
+        claim[word] = True
+    else:
+        _expected("scope", word, (*(f"{kind}:NAME" for kind in _WORDS), *_FLAGS))
+
+
+def read_setting(text: str) -> Mapping[Verb, Scope]:
+    """Read scopes from a setting: the claim ``relay`` as JSON, or the compact form.
+
+    Raises:
+        BadGrant: It is neither.
+    """
+    if not text.lstrip().startswith("{"):
+        return read_compact(text)
+    try:
+        claim = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadGrant(f"not JSON: {error}") from None
+    return read_scopes(claim)
+
+
+def _optional(claims: Mapping[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
+    return None if claims.get(name) is None else read(claims[name])
+
+
+def _text(name: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
+            raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
+        return value
+
+    return read
+
+
+def _seconds(name: str) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+            raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
+        return float(value)
+
+    return read
+
+
+def read_claims(claims: Mapping[str, Any]) -> Grant:
+    """Read a grant from the claims of a token, whose signature and times were checked before.
+
+    Args:
+        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp`` and ``jti``. Others do not matter.
+
+    Raises:
+        BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
+    """
+    if "relay" not in claims:
+        raise BadGrant("the token has no claim `relay`, which says what its bearer may do")
+    return Grant(
+        scopes=read_scopes(claims["relay"]),
+        subject=_optional(claims, "sub", _text("sub")),
+        groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
+        issued_at=_optional(claims, "iat", _seconds("iat")),
+        expires_at=_optional(claims, "exp", _seconds("exp")),
+        token_id=_optional(claims, "jti", _text("jti")),
+    )
+
+
+def _claim_of(scope: Scope) -> dict[str, Any]:
+    claim: dict[str, Any] = {key: list(names) for key in _LISTS if (names := getattr(scope, key))}
+    return claim | {key: True for key, attribute in _FLAGS.items() if getattr(scope, attribute)}
+
+
+def claims_of(grant: Grant) -> dict[str, Any]:
+    """Return the claims from which `read_claims` reads an equal grant."""
+    claims: dict[str, Any] = {"relay": {verb.value: _claim_of(scope) for verb, scope in grant.scopes.items()}}
+    if grant.groups:
+        claims["groups"] = sorted(grant.groups)
+    more = {"sub": grant.subject, "iat": grant.issued_at, "exp": grant.expires_at, "jti": grant.token_id}
+    return claims | {name: value for name, value in more.items() if value is not None}

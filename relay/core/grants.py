@@ -1,0 +1,136 @@
+"""Grants: what a client may do. One pure function, `Grant.decide`, is asked by every way in.
+
+`relay.core.grant_claims` reads grants from tokens and settings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import MappingProxyType
+
+from relay_wire.channels import GENERAL, TASK_PREFIX
+
+from relay.core.extra_channels import name_of
+
+
+class Verb(Enum):
+    """What a client wants to do with a task or a channel.
+
+    Each needs a scope of its own: who may watch a task may not list, publish or cancel it for that reason.
+    """
+
+    WATCH = "watch"  # read its state and history, and follow it
+    LIST = "list"  # find it in a list
+    PUBLISH = "publish"  # write to it; a heartbeat is a write
+    CANCEL = "cancel"  # ask its worker to stop
+
+
+class Decision(Enum):
+    """The answer to "may this client do that?"."""
+
+    ALLOWED = auto()
+    DENIED = auto()
+    #: The task's owner decides: ask again with it.
+    NEEDS_OWNER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The tasks and channels that one verb is granted for. An empty scope covers nothing.
+
+    Attributes:
+        everything: Every task, general updates and every extra channel.
+        tasks: Ids of tasks.
+        prefixes: Beginnings of task ids, none of them empty.
+        owned: The tasks whose owner is the grant's subject or one of its groups.
+        general: General updates.
+        channels: Names of extra channels.
+        channel_prefixes: Beginnings of names of extra channels, none of them empty.
+    """
+
+    everything: bool = False
+    tasks: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    owned: bool = False
+    general: bool = False
+    channels: frozenset[str] = frozenset()
+    channel_prefixes: tuple[str, ...] = ()
+
+    def covers_task(self, task_id: str) -> bool:
+        """Whether the scope covers a task, whoever owns it."""
+        return self.everything or task_id in self.tasks or task_id.startswith(self.prefixes)
+
+    def covers_channel(self, channel: str) -> bool:
+        """Whether the scope covers a channel that is not a task's, by its name within Relay."""
+        if self.everything:
+            return True
+        if channel == GENERAL:
+            return self.general
+        name = name_of(channel)
+        return name in self.channels or name.startswith(self.channel_prefixes)
+
+
+#: The scope of a verb that is not granted.
+NO_SCOPE = Scope()
+
+
+def _no_scopes() -> Mapping[Verb, Scope]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one client may do, until when, and who it is.
+
+    Attributes:
+        scopes: What each verb is granted for; a verb that is missing is not granted.
+        subject: The user or service, as its backend calls it.
+        groups: The groups that the subject belongs to.
+        issued_at: When the grant was made, in seconds of the Unix epoch, where that is known.
+        expires_at: When the grant ends; None is never.
+        token_id: The id by which this one grant can be revoked.
+    """
+
+    scopes: Mapping[Verb, Scope] = field(default_factory=_no_scopes)
+    subject: str | None = None
+    groups: frozenset[str] = frozenset()
+    issued_at: float | None = None
+    expires_at: float | None = None
+    token_id: str | None = None
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """The names under which this client can own tasks: its subject and its groups."""
+        return self.groups if self.subject is None else self.groups | {self.subject}
+
+    def scope(self, verb: Verb) -> Scope:
+        """Return what a verb is granted for."""
+        return self.scopes.get(verb, NO_SCOPE)
+
+    def decide(self, verb: Verb, channel: str, owner: frozenset[str] | None = None) -> Decision:
+        """Decide whether this client may do something with a channel.
+
+        Args:
+            verb: What it wants to do.
+            channel: The channel's name within Relay, see `relay.core.channels`.
+            owner: The users and groups that own the task; empty for a task without an owner or one that does not exist. None
+                where that was not read yet: only then may the decision be NEEDS_OWNER.
+        """
+        scope = self.scope(verb)
+        if not channel.startswith(TASK_PREFIX):
+            return Decision.ALLOWED if scope.covers_channel(channel) else Decision.DENIED
+        if scope.covers_task(channel[len(TASK_PREFIX) :]):
+            return Decision.ALLOWED
+        identities = self.identities if scope.owned else None
+        if not identities:
+            return Decision.DENIED
+        if owner is None:
+            return Decision.NEEDS_OWNER
+        return Decision.DENIED if identities.isdisjoint(owner) else Decision.ALLOWED
+
+
+#: The grant of every client of a relay that is not configured to ask for one.
+EVERYTHING = Grant(MappingProxyType({verb: Scope(everything=True) for verb in Verb}))
+
+#: The grant of a client that has shown none, where none is configured for such.
+NOTHING = Grant()

@@ -1,0 +1,89 @@
+"""How an HTTP handler finds out what its client may do, and insists on it.
+
+::
+
+    grant = await access.of_request(request)
+    if require(grant, Verb.WATCH, channel) is Decision.NEEDS_OWNER:
+        require(grant, Verb.WATCH, channel, owner_that_was_read)
+
+A task that does not exist has no owner, so a client that may not see a task gets the same answer whether it exists or not.
+"""
+
+from typing import Any, Protocol
+
+import trio
+
+from relay.core.closecodes import Close
+from relay.core.errors import Forbidden, Unauthenticated, Unverified
+from relay.core.grants import Decision, Grant, Verb
+from relay.server.auth.authenticator import Authenticator, Entry
+
+#: Seconds within which the credentials of an HTTP request must be checked. A request has one of few turns meanwhile.
+_CHECK_TIMEOUT = 3.0
+
+
+class HasScope(Protocol):
+    """A request of Quart."""
+
+    scope: Any
+
+
+def require(grant: Grant, verb: Verb, channel: str, owner: frozenset[str] | None = None) -> Decision:
+    """Insist on a grant.
+
+    Args:
+        grant: The client's grant.
+        verb: What it wants to do.
+        channel: With which channel, by its name within Relay.
+        owner: The owner of the task, empty where it has none or does not exist; None before that was read.
+
+    Returns:
+        ALLOWED, or NEEDS_OWNER when no owner was given: read it, and call again.
+
+    Raises:
+        Forbidden: The grant does not cover it.
+    """
+    decision = grant.decide(verb, channel, owner)
+    if decision is Decision.DENIED:
+        raise Forbidden
+    return decision
+
+
+async def grant_of(entry: Entry) -> Grant:
+    """Return the grant of a client that has one chance to show one: a request that is not a WebSocket's.
+
+    Raises:
+        Unauthenticated: Its credentials do not hold, or it has none.
+        Unverified: They cannot be checked now.
+    """
+    if entry is None:
+        message = "send a token: Authorization: Bearer ..."
+        raise Unauthenticated("unauthenticated", message, Close.UNAUTHENTICATED)
+    if isinstance(entry, Unauthenticated):
+        raise entry
+    if isinstance(entry, Grant):
+        return entry
+    with trio.move_on_after(_CHECK_TIMEOUT):
+        return await entry()
+    raise Unverified("the credentials could not be checked in time")
+
+
+class Access:
+    """The grants of requests.
+
+    Args:
+        authenticator: Reads the credentials of requests.
+    """
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def of_request(self, request: HasScope) -> Grant:
+        """Return the grant of the client that sent a request.
+
+        Raises:
+            Unauthenticated: Its credentials do not hold, or it has none and needs some.
+            Unverified: The credentials cannot be checked now.
+        """
+        scope = request.scope
+        return await grant_of(self._authenticator.entry(scope["headers"], scope["query_string"]))
