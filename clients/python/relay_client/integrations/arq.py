@@ -92,7 +92,7 @@ class _Outcomes:
                 is_announced=age.total_seconds() > _RECOGNISED_SECONDS,
             )
             if self._jobs.mapping.is_selected(described):
-                self._jobs.started(described)
+                self._jobs.started(described, lambda _: self._abort(worker, job_id))
             try:
                 return await coroutine(ctx, *args, **kwargs)
             except BaseException as error:
@@ -104,6 +104,16 @@ class _Outcomes:
                 self._jobs.leave()
 
         return run
+
+    def _abort(self, worker: arq.worker.Worker, job_id: str) -> None:
+        """As the worker does when ``Job.abort`` was called, but also where it does not allow that."""
+
+        def abort() -> None:
+            running = worker.job_tasks.get(job_id)
+            if running is not None and running.cancel():
+                worker.aborting_tasks.add(job_id)
+
+        worker.loop.call_soon_threadsafe(abort)
 
     def finishing(self, finish_job: _Method) -> _Method:
         async def reporting(self_: Any, job_id: str, finish: bool, *args: Any, **kwargs: Any) -> Any:

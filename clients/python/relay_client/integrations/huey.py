@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from relay_client.integrations.job import Job, JobOptions, named
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
+from relay_client.progress.outcome import TaskCancelled
 
 try:
     import huey.api
@@ -101,6 +102,8 @@ class _Signals:
 
     def _on_error(self, task: Any, error: BaseException | str) -> None:
         self._jobs.leave()
+        if isinstance(error, TaskCancelled):
+            task.retries = 0
         if task.retries:
             self._errors[task.id] = error  # it is tried again
         else:

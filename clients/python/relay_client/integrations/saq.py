@@ -18,6 +18,7 @@ from relay_client.integrations.job import Job, JobOptions, named
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
+from relay_client.progress.outcome import TaskCancelled
 
 try:
     import saq
@@ -96,7 +97,12 @@ class _Hooks:
 
     async def before_process(self, ctx: Any) -> None:
         # On the event loop, not in a thread: the job inherits this task's context.
-        self.jobs.started(_job(ctx["job"]))
+        job, loop = ctx["job"], asyncio.get_running_loop()
+
+        def abort(reason: str) -> None:
+            asyncio.run_coroutine_threadsafe(job.abort(reason or "cancelled"), loop)
+
+        self.jobs.started(_job(job), abort)
 
     async def after_process(self, ctx: Any) -> None:
         self._report_end(ctx)
@@ -110,9 +116,11 @@ class _Hooks:
             return
         error = ctx.get("exception") or (job.error or "").strip().rpartition("\n")[2]
         match job.status:
+            case _ if isinstance(error, TaskCancelled):
+                self.jobs.cancelled(job.key)
             case saq.Status.COMPLETE:
                 self.jobs.succeeded(job.key)
-            case saq.Status.ABORTED:
+            case saq.Status.ABORTED | saq.Status.ABORTING:
                 self.jobs.cancelled(job.key, job.error)
             case saq.Status.FAILED:
                 self.jobs.failed(job.key, error or "failed")

@@ -14,6 +14,7 @@ from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
 from relay_client.integrations.progress_fields import progress_fields
+from relay_client.progress.outcome import TaskCancelled
 
 try:
     import taskiq
@@ -96,7 +97,9 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
         return message
 
     def on_error(self, message: taskiq.TaskiqMessage, result: Any, exception: BaseException) -> None:  # noqa: ARG002
-        """Keep the error of a task until it is known whether it is sent again."""
+        """Keep the error of a task until it is known whether it is sent again; one that was cancelled is not."""
+        if isinstance(exception, TaskCancelled):
+            message.labels["retry_on_error"] = False
         if self.jobs.is_running(message.task_id):
             self._errors[message.task_id] = exception
 

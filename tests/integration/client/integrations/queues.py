@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from relay_wire import keys
+from relay_wire.cancellation import cancel_call, read_outcome
 
 from relay.processes import Child, start_child
 from tests.harness import ROOT, RedisServer, eventually
@@ -154,6 +155,13 @@ class RunningJob:
         except AssertionError as error:
             raise AssertionError(f"no {name} of {self.token}; log:\n{self._running.logged()[-6000:]}") from error
         return path.read_text()
+
+    def request_cancel(self) -> None:
+        """Request its cancellation, as the relay's HTTP API does."""
+        script, names, values = cancel_call(self.id, "no longer needed")
+        with self._running.redis.client() as client:
+            answer: Any = client.eval(script.source, len(names), *names, *values)
+        assert read_outcome(answer) == "requested"
 
     def open_gate(self) -> None:
         (self._running.directory / f"{self.token}.gate").touch()

@@ -76,6 +76,14 @@ class Story:
         running.start_worker()
         job.waits_for(status="cancelled")
 
+    @pytest.mark.step("cancel")
+    def test_a_watcher_cancels_a_task_that_runs(self, running: Running) -> None:
+        running.start_worker()
+        job = running.enqueue("cancellable")
+        assert job.waits_for(progress=50)["cancellable"] is True
+        job.request_cancel()
+        job.waits_for(status="cancelled")
+
     def test_redis_away_while_a_task_runs(self, running: Running) -> None:
         running.start_worker()
         job = running.enqueue("work")

@@ -58,6 +58,7 @@ class CeleryHooks:
             (signals.task_failure, self._on_failure),
             (signals.task_postrun, self._on_postrun),
             (signals.task_revoked, self._on_revoked),
+            (signals.task_received, self._on_received),
             (signals.worker_process_shutdown, self._on_process_end),
             (signals.worker_shutdown, self._on_process_end),
         ):
@@ -142,7 +143,8 @@ class CeleryHooks:
     @never_raises
     def _on_prerun(self, task: CeleryTask, args: Any, kwargs: Any, **_: Any) -> None:
         if self._is_ours(task):
-            self.jobs.started(self.job_of(task, task.request, args, kwargs))
+            # The main process receives requests to cancel it, see `.request`.
+            self.jobs.started(self.job_of(task, task.request, args, kwargs), watched=False)
 
     @never_raises
     def _on_success(self, sender: CeleryTask, **_: Any) -> None:
@@ -189,8 +191,17 @@ class CeleryHooks:
     # In the worker's main process
 
     @never_raises
+    def _on_received(self, request: Any, **_: Any) -> None:
+        if request.app is self.app and self.is_reported(self.job_of(request.task, request)):
+            self.jobs.watch(request.id, lambda _: self._revoke(request))
+
+    def _revoke(self, request: Any) -> None:
+        self.app.control.revoke(request.id, terminate=True, destination=[request.hostname])
+
+    @never_raises
     def _on_revoked(self, sender: CeleryTask, request: Any, expired: bool, **_: Any) -> None:
         if self._is_ours(sender) and self.is_reported(self.job_of(sender, request)):
+            self.jobs.unwatch(request.id)
             self.jobs.cancelled(request.id, "expired" if expired else None)
 
     def _on_process_end(self, **_: Any) -> None:

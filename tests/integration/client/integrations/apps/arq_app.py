@@ -31,7 +31,7 @@ class WorkerSettings:
     redis_settings = SETTINGS
     allow_abort_jobs = True
     poll_delay = 0.05
-    job_completion_wait = 30
+    job_completion_wait = 1
 
 
 async def _enqueue(kind: str, token: str) -> str:

@@ -18,7 +18,7 @@ async def story(ctx: Any, *, kind: str, token: str, secret: str) -> None:
     await work.do_async(kind, token)
 
 
-settings = {"queue": queue, "functions": [story], "timers": {"abort": 0.1}, "shutdown_grace_period_s": 30}
+settings = {"queue": queue, "functions": [story], "timers": {"abort": 0.1}, "shutdown_grace_period_s": 1}
 install(queue, settings, title=options.title, owner=options.owner)
 
 

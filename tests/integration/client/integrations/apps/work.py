@@ -32,15 +32,23 @@ def do(kind: str, token: str) -> None:
     if begin(kind, token):
         while not (DIRECTORY / f"{token}.gate").exists():
             time.sleep(0.01)
+            report_if_cancellable(kind)
         end(token)
 
 
 async def do_async(kind: str, token: str) -> None:
     """The same on an event loop."""
     if begin(kind, token):
-        while not (DIRECTORY / f"{token}.gate").exists():  # noqa: ASYNC110 - the gate is another process's
+        while not (DIRECTORY / f"{token}.gate").exists():
             await asyncio.sleep(0.01)
+            report_if_cancellable(kind)
         end(token)
+
+
+def report_if_cancellable(kind: str) -> None:
+    """A report ends a task whose queue has no way to stop it."""
+    if kind == "cancellable":
+        current_task().progress(50)
 
 
 def end(token: str) -> None:
