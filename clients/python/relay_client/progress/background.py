@@ -175,6 +175,11 @@ class BackgroundReporter:
         sender.run_soon(lambda: self._flush(schedule, done))
         return done.wait_blocking(self.exit_timeout if timeout is None else timeout)
 
+    def give_up(self) -> None:
+        """Have what is on its way not be tried again: the process ends."""
+        for call in self._schedule.calls_in_flight():
+            call.is_abandoned = True
+
     def _flush(self, schedule: Schedule, done: ThreadSignal) -> None:
         self._accept()
         self.publisher.sender.add_source(schedule)
@@ -227,6 +232,7 @@ def _flush_all() -> None:
     for reporter in tuple(_reporters):
         waiting = reporter.waiting
         if waiting and not reporter.flush():
+            reporter.give_up()
             _log.error("at exit: the last updates of some of %d tasks were not delivered", waiting)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from relay_wire import keys
 from relay_wire.cancellation import cancel_call, read_outcome
 
 from relay.processes import Child, start_child
-from tests.harness import ROOT, RedisServer, eventually
+from tests.harness import ROOT, RedisServer, eventually, free_port
 from tests.integration.client.reading import log_of, state_of
 
 #: An argument of every task, which must never be seen in the relay's Redis.
@@ -29,12 +30,13 @@ class Queue:
     Attributes:
         module: Of its application, in `apps`.
         worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
+            None: the process that enqueues runs the tasks.
         can: What it reports, as the row says.
         end: The signal after which the worker ends when its tasks have.
     """
 
     module: str
-    worker: Callable[[str], list[str]]
+    worker: Callable[[str], list[str]] | None
     can: frozenset[str] = field(default_factory=frozenset)
     end: signal.Signals = signal.SIGTERM
 
@@ -53,6 +55,7 @@ class Running:
         self._environ |= {
             "REDIS_URL": relay_redis.url,
             "BROKER_URL": broker.url,
+            "BROKER_PORT": str(free_port()),
             "BROKER_FILE": str(directory / "broker.db"),
             "STORY_DIRECTORY": str(directory),
             "STORY_SECRET": SECRET,
@@ -72,12 +75,18 @@ class Running:
 
     def start_worker(self) -> None:
         """Start the worker, or start it again where it has ended."""
-        if self._worker is not None and self._worker.poll() is None:
+        if self.queue.worker is None or (self._worker is not None and self._worker.poll() is None):
             return
         with self.log.open("ab") as log:
             arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
             command = [sys.executable, "-m", *(self._environ.get(each, each) for each in arguments)]
             self._worker = start_child(command, env=self._environ, stdout=log, stderr=log, cwd=self.directory)
+        if "BROKER_PORT" in arguments:
+            eventually(self._accepts)
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self._environ["BROKER_PORT"]))) == 0
 
     def enqueue(self, kind: str) -> "RunningJob":
         """Enqueue a task, which the worker runs when it comes to it."""
@@ -103,6 +112,10 @@ class Running:
 
     def end_worker(self) -> None:
         """End the worker as an operator does, and wait for it."""
+        if self.queue.worker is None:
+            assert self._producer.stdin is not None
+            self._producer.stdin.close()
+            assert self._producer.wait(60) == 0
         if self._worker is not None and self._worker.poll() is None:
             self._worker.send_signal(self.queue.end)
             self._worker.wait(60)
