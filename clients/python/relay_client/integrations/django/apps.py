@@ -1,5 +1,7 @@
 """The Django application: it connects the signals of tasks."""
 
+from typing import Any
+
 from relay_client.integrations.missing import missing
 
 try:
@@ -8,7 +10,6 @@ try:
 except ModuleNotFoundError as error:
     raise missing("Django", "django") from error
 
-from relay_client.integrations.job import JobOptions
 from relay_client.integrations.job_reporter import JobReporter
 
 
@@ -22,5 +23,5 @@ class RelayTasksConfig(AppConfig):
         """Connect the signals of Django's tasks, and of the package django-tasks where it is installed."""
         from relay_client.integrations.django import signals
 
-        options: JobOptions = getattr(settings, "RELAY_TASKS", {})
+        options: Any = getattr(settings, "RELAY_TASKS", {})
         signals.connect(JobReporter(options))
