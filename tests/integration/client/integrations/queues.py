@@ -48,11 +48,12 @@ class Running:
         self.queue = queue
         self.directory = directory
         self.redis = relay_redis
+        self.broker = broker
         self.log = directory / "worker.log"
         self._count = 0
         self._is_ready = False
-        self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
-        self._environ |= {
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+        self.environ |= {
             "REDIS_URL": relay_redis.url,
             "BROKER_URL": broker.url,
             "BROKER_PORT": str(free_port()),
@@ -64,7 +65,7 @@ class Running:
         with self.log.open("ab") as log:
             self._producer = subprocess.Popen(
                 [sys.executable, "-m", f"{APPS}.produce", queue.module],
-                env=self._environ,
+                env=self.environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -79,14 +80,14 @@ class Running:
             return
         with self.log.open("ab") as log:
             arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
-            command = [sys.executable, "-m", *(self._environ.get(each, each) for each in arguments)]
-            self._worker = start_child(command, env=self._environ, stdout=log, stderr=log, cwd=self.directory)
+            command = [sys.executable, "-m", *(self.environ.get(each, each) for each in arguments)]
+            self._worker = start_child(command, env=self.environ, stdout=log, stderr=log, cwd=self.directory)
         if "BROKER_PORT" in arguments:
             eventually(self._accepts)
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(self._environ["BROKER_PORT"]))) == 0
+            return probe.connect_ex(("127.0.0.1", int(self.environ["BROKER_PORT"]))) == 0
 
     def enqueue(self, kind: str) -> "RunningJob":
         """Enqueue a task, which the worker runs when it comes to it."""
