@@ -71,8 +71,8 @@ class ClientPublishes:
         """Publish some updates, in one round trip; those of one channel in their order.
 
         Returns:
-            What became of each. BadMessage and BrokerRefused: it was not published, and never will be. BrokerUnavailable: it may
-            have been published.
+            What became of each. BadMessage and BrokerRefused: it was not published, and never will be. BrokerUnavailable: it
+            may have been published.
 
         Raises:
             BrokerBusy: Too many wait for Redis. Nothing was published.

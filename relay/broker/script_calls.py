@@ -315,7 +315,7 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
 
 
 def read_entries(channel: str, epoch: str, flat: Iterable[bytes], received_at: float) -> list[Update]:
-    """Return the updates of a history as a script returns them: offset, type, data, ... Raises what a wrong form brings about."""
+    """Return the updates of a history as a script returns them: offset, type, data, ... Raises what wrong forms bring about."""
     return [
         Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(epoch, int(offset)))
         for offset, kind, data in zip(*[iter(flat)] * 3, strict=True)
