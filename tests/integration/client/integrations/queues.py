@@ -95,6 +95,10 @@ class Running:
         token = f"{kind}-{self._count}"
         return RunningJob(self, token, self._ask(f"{kind} {token}"))
 
+    def enqueue_several(self, kind: str) -> list["RunningJob"]:
+        """Enqueue tasks that belong together."""
+        return [RunningJob(self, kind, each) for each in self._ask(f"{kind} {kind}").split(",")]
+
     def stop(self, job: "RunningJob") -> None:
         """Stop a task by the queue's own means."""
         self._ask(f"stop {job.id}")

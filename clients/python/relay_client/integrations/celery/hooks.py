@@ -209,9 +209,13 @@ class CeleryHooks:
 
 
 def _parent_id(facts: Mapping[str, Any]) -> str | None:
-    """Return the task that a task is a part of: the first of its chain, or the one that has sent it."""
+    """Return the id of what a task is a part of.
+
+    That is the first task of its chain, or the one that has sent it; and for a member of a group or a chord the group, which is
+    no task itself.
+    """
     root = facts.get("root_id")
-    return None if root == facts.get("id") else root
+    return facts.get("group") if root == facts.get("id") else root
 
 
 def _use_reporting_requests(**_: Any) -> None:
