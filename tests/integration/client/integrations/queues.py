@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,45 @@ SECRET = "s3cret"
 APPS = "tests.integration.client.integrations.apps"
 
 
+#: The steps of the story, as the columns of the table in docs/integrations.md.
+STEPS = ("waits", "retry", "killed process", "stopped", "stopped while it waits", "a watcher's cancel")
+
+
+def _table() -> dict[str, frozenset[str]]:
+    """The steps that each queue of the table tells."""
+    page = (ROOT / "docs" / "integrations.md").read_text()
+    lines = page.partition("<!-- begin table -->\n")[2].partition("<!-- end table -->")[0].splitlines()
+    columns, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert tuple(columns[1:]) == STEPS
+    return {
+        name: frozenset(step for step, cell in zip(STEPS, cells, strict=True) if cell != "no") for name, *cells in rows
+    }
+
+
+TABLE = _table()
+
+
 @dataclass(frozen=True)
 class Queue:
-    """A row of the table in docs/integrations.md.
+    """A queue with its real worker.
 
     Attributes:
         module: Of its application, in `apps`.
         worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
             None: the process that enqueues runs the tasks.
-        can: What it reports, as the row says.
+        row: Its name in the table of docs/integrations.md.
         end: The signal after which the worker ends when its tasks have.
     """
 
     module: str
     worker: Callable[[str], list[str]] | None
-    can: frozenset[str] = field(default_factory=frozenset)
+    row: str
     end: signal.Signals = signal.SIGTERM
+
+    @property
+    def can(self) -> frozenset[str]:
+        """The steps that it tells."""
+        return TABLE[self.row]
 
 
 class Running:

@@ -22,10 +22,10 @@ class Story:
             pytest.skip(f"the library does not tell: {marker.args[0]}")
 
     def test_waiting_running_and_completed(self, running: Running) -> None:
-        if "enqueued" not in self.queue.can:
+        if "waits" not in self.queue.can:
             running.start_worker()
         job = running.enqueue("work")
-        if "enqueued" in self.queue.can:
+        if "waits" in self.queue.can:
             state = job.waits_for(status="pending")
             assert "created_at" in state
             running.start_worker()
@@ -53,7 +53,7 @@ class Story:
         assert waits[0]["message"].startswith("Attempt 1")
         assert "try again" in waits[0]["message"]
 
-    @pytest.mark.step("lost")
+    @pytest.mark.step("killed process")
     def test_a_killed_process_fails_its_task(self, running: Running) -> None:
         running.start_worker()
         job = running.enqueue("work")
@@ -78,7 +78,7 @@ class Story:
         running.start_worker()
         job.waits_for(status="cancelled")
 
-    @pytest.mark.step("cancel")
+    @pytest.mark.step("a watcher's cancel")
     def test_a_watcher_cancels_a_task_that_runs(self, running: Running) -> None:
         running.start_worker()
         job = running.enqueue("cancellable")

@@ -8,5 +8,5 @@ class TestScheduler(Story):
     queue = Queue(
         "apscheduler_app",
         None,
-        can=frozenset({"cancel"}),
+        row="APScheduler",
     )

@@ -8,5 +8,5 @@ class TestArq(Story):
     queue = Queue(
         "arq_app",
         lambda module: ["arq", f"{module}.WorkerSettings"],
-        can=frozenset({"enqueued", "retry", "cancel", "stopped", "stopped while it waits"}),
+        row="arq",
     )

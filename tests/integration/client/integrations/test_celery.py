@@ -8,7 +8,7 @@ class TestPrefork(Story):
     queue = Queue(
         "celery_app",
         lambda module: ["celery", "-A", module, "worker", "--concurrency=2", "--loglevel=INFO", "--without-mingle"],
-        can=frozenset({"enqueued", "retry", "cancel", "lost", "stopped"}),
+        row="Celery",
     )
 
     def test_the_hard_time_limit(self, running: Running) -> None:

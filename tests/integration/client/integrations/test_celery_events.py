@@ -15,6 +15,7 @@ class TestCeleryEvents:
     queue = Queue(
         "bare_celery_app",
         lambda module: ["celery", "-A", module, "worker", "-E", "--concurrency=2", "--without-mingle"],
+        row="Celery",
     )
 
     @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ def worker(pool: str) -> Queue:
     return Queue(
         "celery_app",
         lambda module: ["celery", "-A", module, "worker", f"--pool={pool}", "--concurrency=2", "--without-mingle"],
-        can=frozenset({"enqueued", "retry", "cancel"}),
+        row="Celery: threads, gevent, eventlet, solo",
     )
 
 

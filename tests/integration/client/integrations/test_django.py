@@ -15,5 +15,5 @@ class TestDatabaseWorker(Story):
             "--interval=0.05",
             "--no-startup-delay",
         ],
-        can=frozenset({"enqueued", "cancel"}),
+        row="Django tasks",
     )

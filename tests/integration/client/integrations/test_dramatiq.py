@@ -8,5 +8,5 @@ class TestDramatiq(Story):
     queue = Queue(
         "dramatiq_app",
         lambda module: ["dramatiq", module, "--processes=1", "--threads=2"],
-        can=frozenset({"enqueued", "retry", "cancel"}),
+        row="Dramatiq",
     )

@@ -8,5 +8,5 @@ class TestUvicorn(Story):
     queue = Queue(
         "fastapi_app",
         lambda module: ["uvicorn", f"{module}:app", "--port", "BROKER_PORT"],
-        can=frozenset({"cancel"}),
+        row="FastAPI, Starlette",
     )

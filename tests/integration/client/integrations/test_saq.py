@@ -8,5 +8,5 @@ class TestSaq(Story):
     queue = Queue(
         "saq_app",
         lambda module: ["saq", f"{module}.settings"],
-        can=frozenset({"enqueued", "retry", "cancel", "stopped"}),
+        row="SAQ",
     )

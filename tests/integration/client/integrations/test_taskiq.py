@@ -8,5 +8,5 @@ class TestTaskiq(Story):
     queue = Queue(
         "taskiq_app",
         lambda module: ["taskiq", "worker", f"{module}:broker", "--workers=1"],
-        can=frozenset({"enqueued", "retry", "cancel"}),
+        row="taskiq",
     )
