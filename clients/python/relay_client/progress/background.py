@@ -85,7 +85,7 @@ class BackgroundReporter:
         self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
         self._handed_over: deque[Callable[[], None]] = deque()
         self.dropped = 0
-        self._is_used = False
+        self._is_used = self._is_accepting = False
 
     @property
     def lost(self) -> int:
@@ -209,10 +209,13 @@ class BackgroundReporter:
         self._is_used = True
         _exit_flush.arm()
         self._handed_over.append(change)
-        self.publisher.sender.run_soon(self._accept)
+        if not self._is_accepting:
+            self._is_accepting = True
+            self.publisher.sender.run_soon(self._accept)
 
     def _accept(self) -> None:
         schedule = self._schedule
+        self._is_accepting = False  # before the look: what is handed over from now on is accepted once more
         while self._handed_over:
             self._handed_over.popleft()()
         if schedule.is_empty:

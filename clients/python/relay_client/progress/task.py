@@ -90,7 +90,7 @@ class Task:
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
-        self._announcement_key = f"announced:{uuid4().hex}"
+        self._announcement_key = f"announced:{os.urandom(16).hex()}"
         self._note = note
         #: Why nothing can be reported any more.
         self._stopped: Exception | None = None
