@@ -75,6 +75,8 @@ class Running:
         self.log = directory / "worker.log"
         self._count = 0
         self._is_ready = False
+        #: Those that were enqueued one by one.
+        self.jobs: list[RunningJob] = []
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         self.environ |= {
             "REDIS_URL": relay_redis.url,
@@ -116,7 +118,9 @@ class Running:
         """Enqueue a task, which the worker runs when it comes to it."""
         self._count += 1
         token = f"{kind}-{self._count}"
-        return RunningJob(self, token, self._ask(f"{kind} {token}"))
+        job = RunningJob(self, token, self._ask(f"{kind} {token}"))
+        self.jobs.append(job)
+        return job
 
     def enqueue_several(self, kind: str) -> list["RunningJob"]:
         """Enqueue tasks that belong together."""

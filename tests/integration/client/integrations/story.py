@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tests.integration.client.integrations.queues import SECRET, Queue, Running
+from tests.integration.client.reading import log_of
 
 
 class Story:
@@ -117,6 +118,11 @@ class Story:
         job.marked("done")
         running.end_worker()
         job.waits_for(status="completed")
+
+    def test_every_task_is_announced_once(self, running: Running) -> None:
+        announced = [data["task_info"]["task_id"] for _, _, data in log_of(running.redis, "general")]
+        assert len(announced) == len(set(announced))
+        assert set(announced) >= {job.id for job in running.jobs}
 
     def test_arguments_are_not_published(self, running: Running) -> None:
         with running.redis.client() as client:

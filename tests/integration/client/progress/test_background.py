@@ -63,6 +63,16 @@ def test_a_producer_never_undoes_what_a_worker_has_said(redis_server: RedisServe
     assert len(log_of(redis_server, "general")) == 1
 
 
+def test_every_task_is_announced_once(redis_server: RedisServer) -> None:
+    producer, worker = BackgroundReporter(redis_server.url), BackgroundReporter(redis_server.url)
+    for reporter in (producer, worker):
+        for name in ("t1", "t2", "t3"):
+            reporter.report(name, opening=Opening("attempt:1", PENDING))
+        assert reporter.flush(60)
+    announced = [data["task_info"]["task_id"] for _, _, data in log_of(redis_server, "general")]
+    assert announced == ["t1", "t2", "t3"]
+
+
 def test_a_late_retry_never_undoes_the_next_attempt(redis_server: RedisServer) -> None:
     first, second = BackgroundReporter(redis_server.url), BackgroundReporter(redis_server.url)
     task = first.begin("t", RUNNING, Opening("attempt:1", PENDING, {"attempt": 1}))
