@@ -17,7 +17,7 @@ try:
     import huey.api
     from huey import signals
 except ModuleNotFoundError as error:
-    raise missing("Huey 2.5 or newer", "huey") from error
+    raise missing("Huey 2.5.3 or newer", "huey") from error
 
 
 def install(app: huey.api.Huey, **options: Unpack[JobOptions]) -> JobReporter:

@@ -71,7 +71,7 @@ class Worker(rq.worker.Worker):
 
 def _job_of(job: rq.job.Job, worker: str = "") -> Job:
     facts = job.meta.get(_META) or {}
-    attempt = max(facts.get("attempt", 1), (job.number_of_retries or 0) + 1)
+    attempt = max(facts.get("attempt", 1), _returned_retries(job) + 1)
     left = job.retries_left
     return Job(
         job.id,
@@ -85,6 +85,11 @@ def _job_of(job: rq.job.Job, worker: str = "") -> Job:
     )
 
 
+def _returned_retries(job: rq.job.Job) -> int:
+    """Return how often a job has returned a ``Retry``, which versions before 2.1 do not know."""
+    return getattr(job, "number_of_retries", None) or 0
+
+
 def _function(job: rq.job.Job) -> Any:
     try:
         return job.func
@@ -94,7 +99,7 @@ def _function(job: rq.job.Job) -> Any:
 
 def _announce(jobs: JobReporter, job: rq.job.Job, call: Callable[[], Any]) -> Any:
     """Enqueue a job by `call`, and announce it unless that was done."""
-    is_new = _META not in job.meta and not job.number_of_retries and jobs.mapping.is_selected(_job_of(job))
+    is_new = _META not in job.meta and not _returned_retries(job) and jobs.mapping.is_selected(_job_of(job))
     if is_new:
         job.meta[_META] = {"announced": True}
     result = call()

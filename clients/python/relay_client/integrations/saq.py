@@ -24,7 +24,7 @@ try:
     import saq
     from saq.queue import Queue
 except ModuleNotFoundError as error:
-    raise missing("SAQ 0.22 or newer", "saq") from error
+    raise missing("SAQ 0.26 or newer", "saq") from error
 
 #: Key in a job's ``meta``: it was announced by the process that has enqueued it.
 _ANNOUNCED = "relay_announced"

@@ -10,8 +10,7 @@ In Starlette::
     task_id = tasks.add_task(resize, path)
     return JSONResponse({"task_id": task_id}, background=tasks)
 
-In FastAPI, ``Annotated[RelayBackgroundTasks, Depends(relay_tasks(relay))]`` gives the same object to an endpoint; see
-`relay_client.integrations.fastapi`.
+For FastAPI there is a dependency: see `relay_client.integrations.fastapi`.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ try:
     from starlette.background import BackgroundTasks
     from starlette.concurrency import run_in_threadpool
 except ModuleNotFoundError as error:
-    raise missing("Starlette 0.40 or newer", "starlette") from error
+    raise missing("Starlette 0.38 or newer", "starlette") from error
 
 
 def install(**options: Unpack[JobOptions]) -> JobReporter:

@@ -10,9 +10,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
+
+from relay_wire.scripts import load
 
 from relay_client import environment
 from relay_client.progress.background_task import BackgroundTask, Opening
@@ -32,6 +36,18 @@ _MAX_WAITING = 5000
 
 #: The end of a task may still wait when this many times the limit of all else does.
 _RESERVE = 1.25
+
+
+@cache
+def _import_all() -> None:
+    """Import now what the sender's thread would import when it first sends.
+
+    A process that is forked while a thread imports something has that module half done, and nobody who completes it.
+    """
+    for name in ("encodings.idna", "concurrent.futures.thread", "importlib.readers", "redis.asyncio", "redis.cluster"):
+        import_module(name)
+    for name in ("create", "heartbeat", "publish"):
+        load(name)
 
 
 class BackgroundReporter:
@@ -69,6 +85,7 @@ class BackgroundReporter:
         """
         if max_tasks < 1:
             raise ValueError(f"max_tasks must be at least 1, not {max_tasks!r}")
+        _import_all()
         self.publisher = (
             publisher if isinstance(publisher, Publisher) else Publisher(publisher, max_waiting=_MAX_WAITING)
         )

@@ -1,5 +1,7 @@
 """Reporting that never waits: the order of what several processes say, what is merged, and what too much is."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -132,3 +134,27 @@ def test_reports_on_one_task_stay_in_order_when_the_first_fails() -> None:
     assert schedule.put_due(101.5, sent.extend) == []  # the first is tried again later, and the second waits for it
     (sending,) = schedule.put_due(103.0, sent.extend)
     assert sending.task is first
+
+
+#: Prints what was imported while tasks were reported.
+LATE_IMPORTS = """
+import sys
+from relay_client.integrations.job import Job
+from relay_client.integrations.job_reporter import JobReporter
+
+jobs = JobReporter({"publisher": sys.argv[1]})
+before = set(sys.modules)
+jobs.enqueued(Job("t", "name"))
+jobs.started(Job("t", "name"))
+jobs.flush()
+jobs.succeeded("t")
+jobs.flush()
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_thread_imports_anything_while_a_process_may_fork(redis_server: RedisServer) -> None:
+    command = [sys.executable, "-c", LATE_IMPORTS, redis_server.url]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "[]\n"
+    assert state_of(redis_server, "t")["status"] == "completed"

@@ -5,13 +5,13 @@ import urllib.request
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
-from relay_client.integrations.fastapi import RelayBackgroundTasks, relay_tasks
+from relay_client.integrations.fastapi import RelayTasks, relay_tasks
 
 from tests.integration.client.integrations.apps import options, work
 
 app = FastAPI()
 
-Tasks = Annotated[RelayBackgroundTasks, Depends(relay_tasks(title=options.title, owner=options.owner))]
+Tasks = Annotated[RelayTasks, Depends(relay_tasks(title=options.title, owner=options.owner))]
 
 
 def story(kind: str, token: str, secret: str) -> None:
