@@ -44,7 +44,14 @@ def _import_all() -> None:
 
     A process that is forked while a thread imports something has that module half done, and nobody who completes it.
     """
-    for name in ("encodings.idna", "concurrent.futures.thread", "importlib.readers", "redis.asyncio", "redis.cluster"):
+    for name in (
+        "encodings.idna",
+        "concurrent.futures.thread",
+        "importlib.readers",
+        "email.parser",
+        "redis.asyncio",
+        "redis.cluster",
+    ):
         import_module(name)
     for name in ("create", "heartbeat", "publish"):
         load(name)
