@@ -120,6 +120,8 @@ class JobReporter:
         if job.attempt > 1:
             fields |= {"attempt": job.attempt, "progress": 0, "message": None}
         opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
+        # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
+        self.handed_on(job.id)
         task = self.reporter.begin(job.id, fields, opening)
         if task is not None:
             self._running[job.id] = task
@@ -207,7 +209,8 @@ class JobReporter:
     def requeued(self, job: Job, message: str) -> None:
         """Report that a job waits again, for the attempt after this one."""
         fields = {"status": PENDING, "message": message}
-        task = self._taken(job.id)
+        running = self._attempts.get(job.id)
+        task = self._taken(job.id) if running is not None and running.attempt == job.attempt else None
         if task is None:
             self.reporter.report(job.id, fields, key=step(job.attempt + 1))
         else:

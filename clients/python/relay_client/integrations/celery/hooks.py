@@ -154,7 +154,7 @@ class CeleryHooks:
     @never_raises
     def _on_retry(self, sender: CeleryTask, request: Any, reason: Any, **_: Any) -> None:
         if self._is_ours(sender):
-            job = self.jobs.job(request.id) or self.job_of(sender, request)
+            job = self.job_of(sender, request)  # not what runs here: that may be the next attempt already
             if self.jobs.is_running(job.id) or self.is_reported(job):
                 when = reason.when if isinstance(reason.when, int | float) else None
                 self.jobs.retrying(job, reason.exc, when)
