@@ -179,8 +179,9 @@ class CeleryHooks:
         self.jobs.leave()
         is_replaced = task_id in self._replaced
         self._replaced.discard(task_id)
-        if not self.jobs.is_running(task_id):
-            return
+        job = self.jobs.job(task_id)
+        if job is None or job.attempt != (task.request.retries or 0) + 1:
+            return  # it was reported; the next attempt may run here already
         if state == states.REJECTED and not (isinstance(retval, Reject) and retval.requeue):
             self.jobs.failed(task_id, f"rejected: {retval}")
         elif state == states.IGNORED and not is_replaced:

@@ -15,7 +15,7 @@ def story(self: Task, kind: str, token: str, secret: str) -> None:
     try:
         work.do(kind, token)
     except ConnectionError as error:
-        raise self.retry(exc=error, countdown=0.2) from error
+        raise self.retry(exc=error, countdown=1) from error
 
 
 def enqueue(kind: str, token: str) -> str:
