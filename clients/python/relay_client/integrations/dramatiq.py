@@ -54,6 +54,7 @@ class RelayMiddleware(dramatiq.Middleware):
 
     def __init__(self, jobs: JobReporter) -> None:
         self.jobs = jobs
+        self._begun: dict[int, Job] = {}  # by the message that a thread works on
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: Any) -> None:  # noqa: ARG002
         """Have a task that ended itself as cancelled not be tried again."""
@@ -89,7 +90,8 @@ class RelayMiddleware(dramatiq.Middleware):
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Report that a message is worked on."""
-        self.jobs.started(self._job(broker, message))
+        job = self._begun[id(message)] = self._job(broker, message)
+        self.jobs.started(job)
 
     @never_raises
     def after_process_message(
@@ -102,14 +104,17 @@ class RelayMiddleware(dramatiq.Middleware):
     ) -> None:
         """Report the outcome, which other middleware has decided."""
         self.jobs.leave()
-        job = self.jobs.job(message.message_id)
+        job = self._begun.pop(id(message), None)
         if job is None:
+            return
+        is_retried = exception is not None and not message.failed and message.options.get("retries", 0) >= job.attempt
+        if not is_retried and not self.jobs.runs(job):
             return
         if isinstance(exception, TaskCancelled):
             self.jobs.cancelled(job.id)
         elif exception is None and not message.failed:
             self.jobs.succeeded(job.id)
-        elif exception is not None and not message.failed and message.options.get("retries", 0) >= job.attempt:
+        elif is_retried:
             self.jobs.retrying(job, exception)
         else:
             self.jobs.failed(job.id, exception or "Dramatiq has given the message up, for instance because of its age")
@@ -118,6 +123,7 @@ class RelayMiddleware(dramatiq.Middleware):
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:  # noqa: ARG002
         """Report that a message was skipped by other middleware."""
         self.jobs.leave()
+        self._begun.pop(id(message), None)
         if self.jobs.is_running(message.message_id):
             self.jobs.cancelled(message.message_id, "skipped")
 

@@ -209,8 +209,7 @@ class JobReporter:
     def requeued(self, job: Job, message: str) -> None:
         """Report that a job waits again, for the attempt after this one."""
         fields = {"status": PENDING, "message": message}
-        running = self._attempts.get(job.id)
-        task = self._taken(job.id) if running is not None and running.attempt == job.attempt else None
+        task = self._taken(job.id) if self.runs(job) else None
         if task is None:
             self.reporter.report(job.id, fields, key=step(job.attempt + 1))
         else:
@@ -226,6 +225,11 @@ class JobReporter:
     def job(self, job_id: str) -> Job | None:
         """Return a job that runs in this process, as it was started."""
         return self._attempts.get(job_id)
+
+    def runs(self, job: Job) -> bool:
+        """Return whether this attempt of a job runs in this process. The next one may have begun before it is over."""
+        running = self._attempts.get(job.id)
+        return running is not None and running.attempt == job.attempt
 
     def task(self, job_id: str) -> BackgroundTask | None:
         """Return the task of a job that runs in this process."""

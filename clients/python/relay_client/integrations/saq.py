@@ -111,8 +111,8 @@ class _Hooks:
     def _report_end(self, ctx: Any) -> None:
         self.jobs.leave()
         job = ctx["job"]
-        described = self.jobs.job(job.key)
-        if described is None:
+        described = _job(job)
+        if not self.jobs.runs(described) and job.status != saq.Status.QUEUED:
             return
         error = ctx.get("exception") or (job.error or "").strip().rpartition("\n")[2]
         match job.status:

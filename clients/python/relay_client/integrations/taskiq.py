@@ -59,6 +59,7 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
     def __init__(self, jobs: JobReporter) -> None:
         super().__init__()
         self.jobs = jobs
+        self._begun: dict[int, Job] = {}  # by the message that is worked on; its labels change when it is sent again
         self._sent_again: set[str] = set()
         self._errors: dict[str, BaseException] = {}
 
@@ -93,7 +94,8 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
 
     def pre_execute(self, message: taskiq.TaskiqMessage) -> taskiq.TaskiqMessage:
         """Report that a task runs."""
-        self.jobs.started(self._job(message))
+        job = self._begun[id(message)] = self._job(message)
+        self.jobs.started(job)
         return message
 
     def on_error(self, message: taskiq.TaskiqMessage, result: Any, exception: BaseException) -> None:  # noqa: ARG002
@@ -107,7 +109,7 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
     def post_execute(self, message: taskiq.TaskiqMessage, result: taskiq.TaskiqResult[Any]) -> None:
         """Report the outcome of a task."""
         self.jobs.leave()
-        job = self.jobs.job(message.task_id)
+        job = self._begun.pop(id(message), None)
         error = self._errors.pop(message.task_id, result.error)
         is_sent_again = message.task_id in self._sent_again
         self._sent_again.discard(message.task_id)
@@ -115,6 +117,8 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
             return
         if is_sent_again:
             self.jobs.retrying(job, error)
+        elif not self.jobs.runs(job):
+            return
         elif result.is_err:
             self.jobs.failed(job.id, error or "failed")
         elif isinstance(error, NoResultError):

@@ -50,6 +50,7 @@ class Queue:
         worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
             None: the process that enqueues runs the tasks.
         row: Its name in the table of docs/integrations.md.
+        retries_at_once: The next attempt may begin before the one before it is over, and then nobody sees that it waited.
         end: The signal after which the worker ends when its tasks have.
     """
 
@@ -57,6 +58,7 @@ class Queue:
     worker: Callable[[str], list[str]] | None
     row: str
     end: signal.Signals = signal.SIGTERM
+    retries_at_once: bool = False
 
     @property
     def can(self) -> frozenset[str]:

@@ -9,4 +9,5 @@ class TestTaskiq(Story):
         "taskiq_app",
         lambda module: ["taskiq", "worker", f"{module}:broker", "--workers=1"],
         row="taskiq",
+        retries_at_once=True,
     )

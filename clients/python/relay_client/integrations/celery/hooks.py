@@ -179,8 +179,7 @@ class CeleryHooks:
         self.jobs.leave()
         is_replaced = task_id in self._replaced
         self._replaced.discard(task_id)
-        job = self.jobs.job(task_id)
-        if job is None or job.attempt != (task.request.retries or 0) + 1:
+        if not self.jobs.runs(self.job_of(task, task.request)):
             return  # it was reported; the next attempt may run here already
         if state == states.REJECTED and not (isinstance(retval, Reject) and retval.requeue):
             self.jobs.failed(task_id, f"rejected: {retval}")
