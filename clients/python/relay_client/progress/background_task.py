@@ -16,7 +16,8 @@ from typing import Any
 
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 
-from relay_client.progress.task import Task, track_open_task
+from relay_client.progress import forks
+from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
 
@@ -60,7 +61,7 @@ class BackgroundTask(Task):
         self._closing: tuple[str, dict[str, Any]] | None = None
         #: It has a last update, which says how it ended.
         self.is_final = False
-        track_open_task(self)
+        forks.track(self)
 
     def start_with(self, fields: Mapping[str, Any]) -> None:
         """Set the first fields, before anything else reports on it."""

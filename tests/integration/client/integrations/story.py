@@ -3,12 +3,17 @@
 What a library cannot tell stands in the table of docs/integrations.md, which says which steps a queue is tested for.
 """
 
+import os
+import time
 from typing import ClassVar
 
 import pytest
 
 from tests.integration.client.integrations.queues import SECRET, Queue, Running
 from tests.integration.client.reading import log_of
+
+#: For how many seconds Redis is away: none in the suite, which only needs it to be away when a task ends.
+OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "0"))
 
 
 class Story:
@@ -94,6 +99,7 @@ class Story:
         try:
             job.open_gate()
             job.marked("done")  # the worker went on
+            time.sleep(OUTAGE)
         finally:
             running.redis.thaw()
         job.waits_for(status="completed", message="Rendered")
