@@ -105,12 +105,20 @@ class Running:
         """Start the worker, or start it again where it has ended."""
         if self.queue.worker is None or (self._worker is not None and self._worker.poll() is None):
             return
+        self._wait_for_producer()
         with self.log.open("ab") as log:
             arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
             command = [sys.executable, "-m", *(self.environ.get(each, each) for each in arguments)]
             self._worker = start_child(command, env=self.environ, stdout=log, stderr=log, cwd=self.directory)
         if "BROKER_PORT" in arguments:
             eventually(self._accepts)
+
+    def _wait_for_producer(self) -> None:
+        """Wait until the process that enqueues has set everything up."""
+        assert self._producer.stdout is not None
+        if not self._is_ready:
+            assert self._producer.stdout.readline() == "ready\n", self.logged()
+            self._is_ready = True
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:
@@ -135,9 +143,7 @@ class Running:
     def _ask(self, line: str) -> str:
         assert self._producer.stdin is not None
         assert self._producer.stdout is not None
-        if not self._is_ready:
-            assert self._producer.stdout.readline() == "ready\n", self.logged()
-            self._is_ready = True
+        self._wait_for_producer()
         self._producer.stdin.write(f"{line}\n")
         self._producer.stdin.flush()
         answer = self._producer.stdout.readline().strip()
