@@ -153,6 +153,16 @@ def revoke(
     command.run(subject, token_id, remembered, redis_url)
 
 
+@app.command("celery-events")
+def celery_events(
+    broker: Annotated[str, typer.Option(metavar="URL", help="Celery's broker.")], redis_url: RedisUrl = None
+) -> None:
+    """Report on the tasks of a Celery app from its events, with nothing installed in the app."""
+    from relay.commands import celery_events as command
+
+    command.run(broker, redis_url)
+
+
 @key_app.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Names the key in settings, limits and logs.")],
