@@ -23,7 +23,6 @@ from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
-from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
@@ -32,6 +31,7 @@ from relay.server.lifespan import run_relay
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
+from relay.server.static_files import add_static_files
 from relay.server.task_paths import TaskPaths
 
 _log = structlog.get_logger("relay.app")
@@ -216,5 +216,5 @@ def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
     app = RelayApp(settings, redis_settings)
     add_routes(app, app.relay, app.metrics)
     add_api(app, app.relay, app.task_paths)
-    add_browser_client(app)
+    add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app

@@ -7,8 +7,8 @@ from typing import Any
 import trio
 
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
-from relay.server.browser_client import PATH as BROWSER_CLIENT
 from relay.server.cors import CorsPolicy, header
+from relay.server.static_files import SCRIPTS
 
 #: Operators' routes, which are asked for by address, and by no page.
 OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -42,7 +42,7 @@ class HttpGuard:
 
     def _is_for_pages(self, path: str) -> bool:
         """Whether pages of other origins may use a path."""
-        return path.startswith(self._api) or path in ("/events", BROWSER_CLIENT)
+        return path.startswith(self._api) or path == "/events" or path in SCRIPTS
 
     def rejection_reason(self, path: str, headers: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""

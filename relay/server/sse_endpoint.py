@@ -13,8 +13,10 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of
 from relay.core.send_queue import SendQueue
+from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
+from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
@@ -134,6 +136,21 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
     return list(dict.fromkeys(channels))
 
 
+def _protocol_of(
+    query: dict[str, list[str]], last_event_id: str | None, named: ChannelPatterns, limit: int
+) -> tuple[ClientProtocol, int]:
+    """Return the protocol that a query asks for, and to how many channels it subscribes.
+
+    Raises:
+        BadMessage: As `_channels_of`, or a malformed ``subscribe``.
+    """
+    if "subscribe" in query:
+        task_events = TaskEventsProtocol(named, query["subscribe"][-1])
+        return task_events, task_events.count
+    channels = _channels_of(query, named, limit)
+    return SseProtocol(channels, last_event_id), len(channels)
+
+
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     """Refuse a client that should reconnect: a 200 that ends at once and says when.
 
@@ -174,16 +191,16 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         await refuse(send, cors)
         return
     query = parse_qs(scope["query_string"].decode("latin1"))
+    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     try:
-        channels = _channels_of(query, named, settings.max_subscriptions)
+        protocol, count = _protocol_of(query, last_event_id, named, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    if not admission.has_room(client, len(channels)):
+    if not admission.has_room(client, count):
         admission.count_rejection(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
         return
-    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
     try:
         with trio.fail_after(settings.handshake_timeout):
@@ -195,7 +212,6 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")
         return
-    protocol = SseProtocol(channels, last_event_id)
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)

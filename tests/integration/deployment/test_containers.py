@@ -54,9 +54,10 @@ def test_image_has_both_distributions_and_takes_nothing_from_the_checkout(image:
     assert [Path(place).is_relative_to(Path(expected).parent) for place in shown.stdout.split()] == [True, True], shown
     assert image.execute(["relay", "version"]).returncode == 0
     assert image.path("/opt/relay/bin/relay-worker").exists()
-    # The wheel has the browser client.
-    served = Path(shown.stdout.split()[0]).parent / "server" / "relay-client.js"
-    assert image.execute(["cat", str(served)]).stdout == (ROOT / "relay" / "server" / "relay-client.js").read_text()
+    # The wheel has the files for browsers.
+    served = Path(shown.stdout.split()[0]).parent / "server" / "static"
+    for file in (ROOT / "relay" / "server" / "static").iterdir():
+        assert image.execute(["cat", str(served / file.name)]).stdout == file.read_text()
     copied = {path.name for path in image.path("/opt/build").iterdir()}
     assert copied == {"pyproject.toml", "README.md", "LICENSE", "relay", "clients"}
     assert not list(image.path("/opt/build").rglob("__pycache__"))
