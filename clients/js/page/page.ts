@@ -140,8 +140,9 @@ byId("more").addEventListener("click", () => {
   isPointed = false;
   draw();
 });
-byId("rows").addEventListener("pointerenter", (event) => (isPointed = event.pointerType === "mouse"));
-byId("rows").addEventListener("pointerleave", () => {
+// The button for new tasks is a part of the list: it may appear under the pointer.
+scroller.addEventListener("pointerenter", (event) => (isPointed = event.pointerType === "mouse"));
+scroller.addEventListener("pointerleave", () => {
   isPointed = false;
   draw();
 });

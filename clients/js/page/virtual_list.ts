@@ -86,10 +86,28 @@ export class VirtualList<R extends Row> {
       this.#kind.show(row, id);
     });
     for (const { node } of this.#free) node.hidden = true;
+    this.#arrange(ids);
     const visible = ids.join("\n");
     if (visible === this.#visible) return;
     this.#visible = visible;
     this.#onVisible(ids);
+  }
+
+  /** Bring the rows into the order in which they are seen, for the Tab key and screen readers. The one with the focus is not moved. */
+  #arrange(ids: readonly string[]): void {
+    let next = this.#content.firstElementChild;
+    for (const id of ids) {
+      const { node } = this.#rows.get(id)!;
+      if (node !== next && node.contains(document.activeElement)) {
+        while (next !== null && next !== node) {
+          const passed: Element = next;
+          next = next.nextElementSibling;
+          this.#content.append(passed);
+        }
+      }
+      if (node === next) next = next.nextElementSibling;
+      else this.#content.insertBefore(node, next);
+    }
   }
 
   /** The arrow keys, Home, End and the page keys go from row to row. */

@@ -4,7 +4,7 @@ import { RelayError } from "../core/errors.js";
 import { fold } from "../core/fold.js";
 import type { ConnectionState, Fields, Position, TokenSource } from "../core/types.js";
 import { tokenOf } from "../engine/token.js";
-import { holdLifeLock } from "./life_lock.js";
+import { holdLifeLock, type LifeLock } from "./life_lock.js";
 import type { Feed, FeedEvents } from "./feed.js";
 import type { SentOptions, ToHost, ToTab } from "./messages.js";
 
@@ -29,7 +29,7 @@ export class SharedFeed implements Feed {
   readonly #token: TokenSource | null;
   readonly #open: OpenLink;
   readonly #events: FeedEvents;
-  #lock: { readonly name: string; readonly release: () => void } | null = null;
+  #lock: LifeLock | null = null;
   #link: HostLink | null = null;
   #followed = new Map<string, { position: Position | null; state: Fields }>();
   #patience: ReturnType<typeof setTimeout> | undefined;
@@ -67,7 +67,7 @@ export class SharedFeed implements Feed {
     this.#lock = holdLifeLock();
     this.#link = this.#open(
       (message) => this.#receive(message),
-      () => this.#greet(),
+      () => void this.#greet(),
     );
   }
 
@@ -82,12 +82,16 @@ export class SharedFeed implements Feed {
     this.#link?.close();
     this.#link = null;
     this.#lock?.release();
+    this.#lock = null;
   }
 
-  #greet(): void {
+  async #greet(): Promise<void> {
+    const lock = this.#lock!;
+    await lock.held;
+    if (this.#lock !== lock || this.#link === null) return;
     const { tokenTimeout: _, ...options } = this.#options;
-    this.#link!.post({ type: "hello", url: this.#url.href, options, hasToken: this.#token !== null, lock: this.#lock!.name });
-    for (const [name, { position, state }] of this.#followed) this.#link!.post({ type: "follow", name, position, state });
+    this.#link.post({ type: "hello", url: this.#url.href, options, hasToken: this.#token !== null, lock: lock.name });
+    for (const [name, { position, state }] of this.#followed) this.#link.post({ type: "follow", name, position, state });
     this.#await();
   }
 
