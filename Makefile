@@ -5,14 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat faults abuse bench format docs clean \
+.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The packages of this repository that Relay needs, and the files that say what they need.
-PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail,grants]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
 
@@ -70,6 +70,9 @@ COMPAT := $(addprefix tests/, core protocols server client wire test_config.py t
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
+
+test-outages: $(VENV)/.installed-test  ## Take Redis away for a minute while a Celery and an RQ job run
+	OUTAGE_SECONDS=60 $(PYTEST) tests/integration/client/queues/test_outages.py
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults

@@ -17,9 +17,18 @@ from relay.core.errors import BrokerRefused, BrokerUnavailable, RelayError
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Live task updates from Redis to browsers.")
+key_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="API keys for services.")
+app.add_typer(key_app, name="key")
 publish_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Publish an update, as a service would.")
 app.add_typer(publish_app, name="publish")
 
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SCOPE", help="task:ID, prefix:ID..., channel:NAME, owned, general or all; may be repeated."),
+]
+ListScopes = Annotated[
+    list[str] | None, typer.Option("--list", metavar="SCOPE", help="The same, for finding tasks in lists.")
+]
 RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis to use; default: REDIS_URL, REDIS_HOST, ...")]
 Fields = Annotated[list[str], typer.Argument(help="Fields as key=value; values may be JSON.", metavar="KEY=VALUE...")]
 
@@ -97,6 +106,42 @@ def tail(
     from relay.commands import tail as command
 
     raise typer.Exit(command.run(url, task or [], general=general, all_tasks=everything, go_on=follow, as_json=as_json))
+
+
+@app.command()
+def token(
+    watch: Scopes = None,
+    list_scopes: ListScopes = None,
+    publish: Scopes = None,
+    cancel: Scopes = None,
+    ttl: Annotated[str, typer.Option(metavar="TIME", help="How long the token holds: 30s, 15m, 8h or 7d.")] = "15m",
+    subject: Annotated[str | None, typer.Option("--sub", help="The user or service that the token is for.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="A group that it belongs to; may be repeated.")] = None,
+    key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Private key (PEM) to sign with, in place of RELAY_JWT_SECRET.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="Algorithm of that key: RS256, PS256, ES256 or EdDSA.")] = "EdDSA",
+    key_id: Annotated[str | None, typer.Option(metavar="KID", help="The `kid` of the key.")] = None,
+) -> None:
+    """Print a token that a relay accepts, signed with RELAY_JWT_SECRET of the environment or with a private key."""
+    from relay.commands import token as command
+
+    scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel}
+    command.run(scopes, ttl, subject, group or [], key_file, algorithm, key_id)
+
+
+@key_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Names the key in settings, limits and logs.")],
+    watch: Scopes = None,
+    list_scopes: ListScopes = None,
+    publish: Scopes = None,
+    cancel: Scopes = None,
+) -> None:
+    """Make an API key, and print it with its entry for RELAY_API_KEYS, which has the key's hash and scopes."""
+    from relay.commands import key as command
+
+    command.create(name, {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel})
 
 
 @app.command()

@@ -15,8 +15,16 @@ from pydantic import Field, FiniteFloat, SecretStr, ValidationError, field_valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_wire import keys
 
+from relay.core.api_keys import ApiKeys
 from relay.core.errors import ConfigError
-from relay.setting_checks import checked_redis_url, normal_host, normal_network, normal_origin
+from relay.setting_checks import (
+    checked_redis_url,
+    normal_host,
+    normal_network,
+    normal_origin,
+    read_entries,
+    text_of,
+)
 
 #: Read from the directory in which the server is started, where there is one.
 _ENV_FILE = ".env"
@@ -132,6 +140,10 @@ class Settings(BaseSettings):
     )
 
     max_clients: int = Field(18_000, ge=1, description="clients per process")
+    api_keys: SecretStr | None = Field(
+        None, description="keys of services, NAME:SHA256:SCOPES, separated by semicolons; `relay key create` makes them"
+    )
+    api_keys_file: Path | None = Field(None, description="file with more such keys, one in a line; # begins a comment")
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="addresses and networks of proxies whose `Forwarded` or `X-Forwarded-For` names the client, separated by "
@@ -180,6 +192,9 @@ class Settings(BaseSettings):
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
     )
+    token_notice: FiniteFloat = Field(
+        60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="browser origins that may connect, separated by commas; * is any"
     )
@@ -206,6 +221,20 @@ class Settings(BaseSettings):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
 
+    @field_validator("api_keys", mode="after")
+    @classmethod
+    def _api_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            read_entries(keys.get_secret_value(), ";\n")
+        return keys
+
+    @field_validator("api_keys_file", mode="after")
+    @classmethod
+    def _api_keys_file(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_entries(text_of(path), "\n")
+        return path
+
     @field_validator("trusted_proxies", mode="after")
     @classmethod
     def _proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -225,6 +254,21 @@ class Settings(BaseSettings):
             raise ValueError("must not be /ws, or its /ws/tasks would be that of the WebSockets")
         return value
 
+    def accepted_keys(self) -> ApiKeys:
+        """Return the API keys of the setting and of the file, which is read again.
+
+        Raises:
+            ConfigError: The file can no longer be read.
+        """
+        inline = self.api_keys.get_secret_value() if self.api_keys is not None else ""
+        try:
+            keys = read_entries(inline, ";\n")
+            if self.api_keys_file is not None:
+                keys += read_entries(text_of(self.api_keys_file), "\n")
+        except ValueError as error:
+            raise ConfigError(f"RELAY_API_KEYS_FILE: {error}") from None
+        return ApiKeys(keys)
+
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.queue_bytes < self.max_update_bytes:
@@ -241,6 +285,10 @@ class Settings(BaseSettings):
         if self.close_timeout >= self.graceful_timeout:
             raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
         return self
+
+
+#: Settings whose values are never shown.
+_SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None)
 
 
 def load(**overrides: Any) -> tuple[Settings, RedisSettings]:
@@ -269,7 +317,8 @@ def _explained(prefix: str, detail: dict[str, Any], options: dict[str, str]) -> 
         name = str(detail["loc"][0])
     else:  # from the checks across fields, whose messages begin with the field's name
         name, _, message = message.partition(": ")
-    shown = "" if prefix == "REDIS_" or not detail["loc"] else f" (it is {detail['input']!r})"
+    is_secret = prefix == "REDIS_" or not detail["loc"] or name in _SECRETS
+    shown = "" if is_secret else f" (it is {detail['input']!r})"
     if name in options:
         return f"{options[name]}: {message}{shown}."
     return f"{prefix}{name.upper()}: {message}{shown}. Change it in the environment or in .env."

@@ -1,9 +1,16 @@
-"""Checks of single settings whose form pydantic does not know: origins, hosts, networks, and the URL of Redis."""
+"""Checks of single settings whose form pydantic does not know: origins, hosts, networks, API keys, and the URL of Redis."""
 
 from ipaddress import ip_network
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from relay_wire.redis_urls import parse
+
+from relay.core.api_keys import ApiKey, read_keys
+from relay.core.errors import BadGrant
+
+#: Longest file of settings that is read, in bytes.
+_MAX_FILE = 1024 * 1024
 
 #: Options of redis-py that the URL may set. The others change what replies look like, or are unknown to it.
 _URL_OPTIONS = frozenset({
@@ -35,6 +42,37 @@ def checked_redis_url(url: str) -> None:
         if name == "db" and not value.isdigit():
             raise ValueError(f"the database must be a number, not {value[:32]!r}")
     parse(url)
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        ValueError: It cannot be read, is too long, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise ValueError(f"{path}: longer than {_MAX_FILE} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not valid UTF-8") from None
+
+
+def read_entries(text: str, separators: str) -> list[ApiKey]:
+    """Read entries of API keys; see `relay.core.api_keys`.
+
+    Raises:
+        ValueError: One is malformed. The message shows no part of it that may be secret.
+    """
+    try:
+        return read_keys(text, separators)
+    except BadGrant as error:
+        raise ValueError(str(error)) from None
 
 
 def normal_origin(origin: str) -> str:

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jwt
 import pytest
 from relay_client.tail.errors import ExitStatus
 
 import relay
+from relay.core.api_keys import ApiKeys, read_entry
+from relay.core.grants import Verb
 from tests.harness import PATIENCE, ROOT
 
 
@@ -27,7 +30,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == run("version").stdout == f"{relay.__version__}\n"
-    for command in ([], ["serve"], ["tail"], ["publish"], ["publish", "task"]):
+    for command in ([], ["serve"], ["tail"], ["publish"], ["publish", "task"], ["token"], ["key", "create"]):
         assert run(*command, "-h").stdout == run(*command, "--help").stdout != ""
 
 
@@ -85,3 +88,56 @@ def test_exit_statuses_are_documented() -> None:
 def test_redis_that_cannot_be_reached_has_a_status_of_its_own() -> None:
     ended = run("publish", "task", "t", "a=1", "--redis-url", "redis://127.0.0.1:1")
     assert ended.returncode == ExitStatus.UNREACHABLE
+
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_token_is_made_of_the_secret_of_the_environment() -> None:
+    options = [
+        "--watch",
+        "task:demo",
+        "--watch",
+        "prefix:order-7/",
+        "--publish",
+        "owned",
+        "--ttl",
+        "1h",
+        "--sub",
+        "user:7",
+    ]
+    made = run("token", *options, RELAY_JWT_SECRET=SECRET, RELAY_JWT_AUDIENCE="relay")
+    claims = jwt.decode(made.stdout.strip(), SECRET, ["HS256"], audience="relay")
+    assert claims["relay"] == {"watch": {"tasks": ["demo"], "prefixes": ["order-7/"]}, "publish": {"owned": True}}
+    assert (claims["sub"], claims["exp"] - claims["iat"]) == ("user:7", 3600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "complaint"),
+    [
+        (["--watch", "task:demo"], {}, "RELAY_JWT_SECRET: not set"),
+        (["--watch", "task:demo"], {"RELAY_JWT_SECRET": "short"}, "at least 32 bytes"),
+        (["--watch", "task:demo", "--key-file", "/no/such"], {}, "--key-file: No such file"),
+        (["--watch", "demo"], {"RELAY_JWT_SECRET": SECRET}, "unknown scope 'demo'"),
+        (["--watch", "task:demo", "--ttl", "5"], {"RELAY_JWT_SECRET": SECRET}, "not a time"),
+        ([], {"RELAY_JWT_SECRET": SECRET}, "say what the token is for"),
+    ],
+)
+def test_a_token_that_cannot_be_made_is_explained(
+    arguments: list[str], environ: dict[str, str], complaint: str
+) -> None:
+    ended = run("token", *arguments, **environ)
+    assert ended.returncode == ExitStatus.USAGE
+    assert complaint in " ".join(ended.stderr.replace("│", " ").split())
+    assert ended.stdout == ""
+
+
+def test_a_key_and_its_entry_fit() -> None:
+    made = run("key", "create", "ci", "--publish", "prefix:order-7/", "--list", "all")
+    key, entry = (line.split(maxsplit=1)[1] for line in made.stdout.splitlines())
+    grant = ApiKeys([read_entry(entry)]).find(key)
+    assert grant is not None
+    assert grant.scope(Verb.PUBLISH).prefixes == ("order-7/",)
+    assert key not in entry
+    refused = run("key", "create", "ci", "--publish", "task:a b")
+    assert (refused.returncode, refused.stdout) == (ExitStatus.USAGE, "")

@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio.connection import parse_url
 
 from relay.config import RedisSettings, Settings, load, unknown_variables
+from relay.core.api_keys import create_key
 from relay.core.errors import ConfigError
 
 SECRET = "p@ss:w/rd?#%&+ é"
@@ -49,6 +50,11 @@ WRONG = [
     ("RELAY_ALLOWED_ORIGINS", "https://*.example.com", "any origin"),
     ("RELAY_ALLOWED_HOSTS", "relay.example:8000", "without scheme and port"),
     ("RELAY_ALLOWED_HOSTS", "https://relay.example", "without scheme and port"),
+    ("RELAY_TRUSTED_PROXIES", "10.0.0.1/8", "host bits"),
+    ("RELAY_TRUSTED_PROXIES", "proxy.example", "a network such as"),
+    ("RELAY_API_KEYS", "relay_abc", "`relay key create` prints"),
+    ("RELAY_API_KEYS", f"ci:{'0' * 64}:publsh:all", "publsh"),
+    ("RELAY_API_KEYS_FILE", "/no/such/file", "No such file"),
     ("RELAY_QUEUE_BYTES", "1024", "RELAY_MAX_UPDATE_BYTES"),
     ("RELAY_CLOSE_TIMEOUT", "20", "RELAY_GRACEFUL_TIMEOUT"),
     ("RELAY_MAX_MESSAGE_BYTES", "1e9 ", "valid integer"),
@@ -259,3 +265,28 @@ def test_every_setting_says_what_it_is() -> None:
     for model in (Settings, RedisSettings):
         for name, field in model.model_fields.items():
             assert field.description, name
+
+
+def test_api_keys_are_those_of_the_setting_and_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = [create_key("ci", "publish:all") for _ in range(3)]
+    file = tmp_path / "keys"
+    file.write_text(f"# of the build\n{made[2][1]}\n")
+    monkeypatch.setenv("RELAY_API_KEYS", f"{made[0][1]}; {made[1][1]}")
+    monkeypatch.setenv("RELAY_API_KEYS_FILE", str(file))
+    settings, _ = load()
+    keys = settings.accepted_keys()
+    assert len(keys) == 3
+    assert all(keys.find(key) is not None for key, _ in made)
+    assert made[0][1] not in repr(settings)
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"RELAY_API_KEYS_FILE: .*No such file"):
+        settings.accepted_keys()
+
+
+def test_a_secret_that_is_wrong_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, _ = create_key("ci", "publish:all")
+    for value in (key, f"ci:{key}:publish:all"):
+        monkeypatch.setenv("RELAY_API_KEYS", value)
+        with pytest.raises(ConfigError) as caught:
+            load()
+        assert key not in str(caught.value)

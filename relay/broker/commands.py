@@ -21,6 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import publications
+from relay_wire.creation import PARENT_FIXED
 from relay_wire.publications import ScriptCall
 
 from relay.broker.connections import Server
@@ -28,7 +29,7 @@ from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.reply_reader import malformed_reply
 from relay.broker.server_usage import ServerUsage
 from relay.broker.topology import Servers
-from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable, StateTooLarge, UpdateConflict
 
 _T = TypeVar("_T")
 
@@ -49,6 +50,12 @@ def translated(error: Exception) -> BrokerError:
         return BrokerUnavailable(f"Redis cannot be reached: {text}")
     if isinstance(error, _NOT_READY) or text.startswith(_NOT_NOW):
         return BrokerUnavailable(f"Redis is not ready: {text}")
+    if text.startswith(publications.KEY_REUSED):
+        return UpdateConflict(
+            "idempotency_key_reused", "this idempotency key was used for another update; choose a new key"
+        )
+    if text.startswith(PARENT_FIXED):
+        return UpdateConflict("parent_fixed", "the task has another parent, which it keeps for its whole life")
     if text.startswith(publications.STATE_TOO_LARGE):
         return StateTooLarge(text.removeprefix(publications.STATE_TOO_LARGE).strip().partition(" script: ")[0])
     return BrokerRefused(f"Redis refused: {text}", is_out_of_memory=isinstance(error, OutOfMemoryError))

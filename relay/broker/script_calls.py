@@ -51,6 +51,7 @@ def publish_call(
     *,
     options: CreationOptions = NO_OPTIONS,
     idempotency_key: str | None = None,
+    fingerprint: str = "",
     sharded: bool = False,
 ) -> ScriptCall:
     """Return a call that publishes an update.
@@ -62,6 +63,7 @@ def publish_call(
         retention: How much is kept, and for how long.
         options: The task's owner and parent.
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
+        fingerprint: What tells this update from others of the same name.
         sharded: Whether the server is a cluster.
 
     Raises:
@@ -77,6 +79,7 @@ def publish_call(
         status=status,
         options=options,
         idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
         sharded=sharded,
     )
 
@@ -124,10 +127,71 @@ def ingest_created_call(
     Raises:
         BadMessage: The announced task has too many fields.
     """
-    if b'"task_created"' not in update.data:
+    announced = announced_task(update.data)
+    if announced is None:
+        return None
+    task_id, task = announced
+    return publications.ingest_created_call(
+        task_id,
+        task,
+        object_of(task),
+        retention,
+        occurrence,
+        status=status_of(task),
+        options=update.options,
+        sharded=sharded,
+    )
+
+
+def create_call(
+    announcement: bytes,
+    retention: Retention,
+    *,
+    idempotency_key: str,
+    options: CreationOptions = NO_OPTIONS,
+    sharded: bool = False,
+) -> ScriptCall | None:
+    """Return a call that creates the task of a ``task_created`` announcement which is published durably.
+
+    Args:
+        announcement: The data of a general update.
+        retention: How much is kept, and for how long.
+        idempotency_key: A name of the announcement.
+        options: The task's owner and parent.
+        sharded: Whether the server is a cluster.
+
+    Returns:
+        None if the update announces no task.
+
+    Raises:
+        BadMessage: The announced task has too many fields.
+    """
+    announced = announced_task(announcement)
+    if announced is None:
+        return None
+    task_id, task = announced
+    return publications.create_call(
+        task_id,
+        task,
+        object_of(task),
+        retention,
+        status=status_of(task),
+        idempotency_key=idempotency_key,
+        options=options,
+        sharded=sharded,
+    )
+
+
+def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
+    """Return the id and the fields of the task that a general update announces; None if it announces none.
+
+    Raises:
+        BadMessage: The announced task has too many fields.
+    """
+    if b'"task_created"' not in data:
         return None
     try:
-        fields = _decode_created(update.data)
+        fields = _decode_created(data)
     except (msgspec.DecodeError, RecursionError):
         return None
     info = fields.get("task_info")
@@ -140,16 +204,7 @@ def ingest_created_call(
         return None
     if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
         return None
-    return publications.ingest_created_call(
-        task_id,
-        task,
-        object_of(task),
-        retention,
-        occurrence,
-        status=status_of(task),
-        options=update.options,
-        sharded=sharded,
-    )
+    return task_id, task
 
 
 def _fields_and_status(channel: str, data: bytes) -> tuple[dict[str, bytes] | None, str | None]:
@@ -198,6 +253,20 @@ def read_call(
     return ScriptCall(scripts.load("read"), names, values)
 
 
+def history_call(channel: str, since: Position | None, retention: Retention, max_bytes: int) -> ScriptCall:
+    """Return a call that reads a page of a channel's history, and nothing of its state.
+
+    Args:
+        channel: Relay's channel name.
+        since: The position after which it begins; None for the oldest update that is kept.
+        retention: Its history size bounds the entries.
+        max_bytes: Most bytes of entries, as for `read_call`.
+    """
+    epoch, offset = since or ("", 0)
+    names = [keys.meta(channel), keys.log(channel)]
+    return ScriptCall(scripts.load("history"), names, [epoch, offset, retention.history_size, max_bytes])
+
+
 def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
     """Return a call that names the memory of some buckets, which is a write.
 
@@ -237,17 +306,20 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
     try:
         epoch, offset, flat, state, owner = answer
         top = Position(epoch.decode(), int(offset))
-        entries = None
-        if flat is not None:
-            entries = [
-                Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(top.epoch, int(each)))
-                for each, kind, data in zip(*[iter(flat)] * 3, strict=True)
-            ]
+        entries = None if flat is None else read_entries(channel, top.epoch, flat, received_at)
         state_now = state_update(channel, readable_fields(state), top, received_at)
-        owners = owner_of(owner) if channel.startswith(TASK_PREFIX) else None
+        owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)
     except _MALFORMED as error:
         return _unreadable(channel, error)
+
+
+def read_entries(channel: str, epoch: str, flat: Iterable[bytes], received_at: float) -> list[Update]:
+    """Return the updates of a history as a script returns them: offset, type, data, ... Raises what wrong forms bring about."""
+    return [
+        Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(epoch, int(offset)))
+        for offset, kind, data in zip(*[iter(flat)] * 3, strict=True)
+    ]
 
 
 def _unreadable(what: str, error: Exception) -> BrokerRefused:

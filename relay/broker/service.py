@@ -4,6 +4,7 @@ open_redis
   trio-asyncio loop     redis-py lives here
   servers               connections for the relay itself
   client_servers        connections for what clients ask to be read
+  publish_servers       connections for what clients publish over HTTP
 """
 
 import math
@@ -19,16 +20,20 @@ import trio
 import trio_asyncio
 from relay_wire import keys, publications
 from relay_wire.channels import GENERAL
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
 from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
-from relay.broker.client_reads import CONNECTIONS, ClientReads
+from relay.broker.client_calls import CONNECTIONS, ClientCalls
+from relay.broker.client_publishes import CONNECTIONS as PUBLISH_CONNECTIONS
+from relay.broker.client_publishes import ClientPublishes
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
+from relay.broker.history_pages import HistoryPages
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
 from relay.broker.server_usage import ServerUsage
@@ -48,13 +53,19 @@ class RedisBroker:
     """Redis for one process. `open_redis` makes one, owns its connections, and closes them when its block ends."""
 
     def __init__(
-        self, servers: Servers, client_servers: Servers, loop: trio_asyncio.TrioEventLoop, settings: Settings
+        self,
+        servers: Servers,
+        client_servers: Servers,
+        publish_servers: Servers,
+        loop: trio_asyncio.TrioEventLoop,
+        settings: Settings,
     ) -> None:
         """Make it; the first call connects.
 
         Args:
             servers: Connections for the relay itself.
             client_servers: Connections for what clients ask to be read: however many ask, the relay's own calls do not wait.
+            publish_servers: Connections for what clients publish over HTTP.
             loop: Where redis-py runs.
             settings: Time-outs, retention and bounds.
         """
@@ -65,7 +76,10 @@ class RedisBroker:
         self._pubsub = PubSub(servers, settings.redis_health_interval, settings.redis_timeout)
         self._commands = Commands(servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
         client_commands = Commands(client_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
-        self._client_reads = ClientReads(client_commands.run_calls, settings.redis_timeout)
+        self._client_calls = ClientCalls(client_commands.run_calls, CONNECTIONS, settings.redis_timeout)
+        publish_commands = Commands(publish_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
+        run_publishes = partial(publish_commands.run_calls, replicas=settings.wait_replicas)
+        self._publish_calls = ClientCalls(run_publishes, PUBLISH_CONNECTIONS, settings.redis_timeout)
         self._write_probe = WriteProbe(
             self._commands.run_calls,
             self._retention,
@@ -117,7 +131,13 @@ class RedisBroker:
             await connection.close()
 
     async def publish_durably(
-        self, channel: str, kind: str, data: bytes, *, idempotency_key: str | None = None
+        self,
+        channel: str,
+        kind: str,
+        data: bytes,
+        *,
+        options: CreationOptions = NO_OPTIONS,
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Publish one update durably.
 
@@ -125,6 +145,7 @@ class RedisBroker:
             channel: Relay's channel name.
             kind: The update's type as clients see it.
             data: JSON text, as clients are to get it.
+            options: The task's owner and parent.
             idempotency_key: A key that was used for this channel within the last five minutes makes it the same update: the
                 position is that of the first, and nothing is published again.
 
@@ -139,7 +160,13 @@ class RedisBroker:
         """
         sharded = self._servers.is_sharded
         call = script_calls.publish_call(
-            channel, kind, data, self._retention, idempotency_key=idempotency_key, sharded=sharded
+            channel,
+            kind,
+            data,
+            self._retention,
+            options=options,
+            idempotency_key=idempotency_key,
+            sharded=sharded,
         )
         (answer,) = await self._commands.run_calls([call], self._settings.wait_replicas)
         if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
@@ -226,7 +253,7 @@ class RedisBroker:
         return ChannelSubscriptions(
             hub,
             self._commands.run_calls,
-            self._client_reads.run_calls,
+            self._client_calls.run_calls,
             self._pubsub.subscribe,
             self._pubsub.unsubscribe,
             self._retention,
@@ -238,11 +265,19 @@ class RedisBroker:
         """Return the tasks in Redis, read on the connections for clients."""
         return TaskStore(
             self._commands.run_calls,
-            self._client_reads.run_calls,
+            self._client_calls.run_calls,
             self._retention,
             max_tasks,
             sharded=self._servers.is_sharded,
         )
+
+    def client_publishes(self) -> ClientPublishes:
+        """Return what publishes for clients, on connections of their own."""
+        return ClientPublishes(self._publish_calls.run_calls, self._retention, sharded=self._servers.is_sharded)
+
+    def history_pages(self) -> HistoryPages:
+        """Return what reads histories page by page, on the connections for clients."""
+        return HistoryPages(self._client_calls.run_calls, self._retention)
 
     def publish_ingester(
         self, deliver: Callable[[Update], None], on_unpersisted: Callable[[], None]
@@ -270,9 +305,11 @@ class RedisBroker:
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester
 
-    async def run_client_reads(self) -> None:
-        """Serve what clients ask to be read, until cancelled. `open_redis` runs it."""
-        await self._client_reads.run()
+    async def run_client_calls(self) -> None:
+        """Serve what clients ask to be read and published, until cancelled. `open_redis` runs it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._client_calls.run)
+            nursery.start_soon(self._publish_calls.run)
 
     async def start_listening(
         self, receiver: PubSubReceiver = NO_RECEIVER, on_connecting: Callable[[], None] = lambda: None
@@ -310,10 +347,11 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
     async with trio_asyncio.open_loop() as loop:
         servers = open_servers(target, settings, more, settings.redis_max_connections)
         client_servers = open_servers(target, settings, more, CONNECTIONS)
-        service = RedisBroker(servers, client_servers, loop, settings)
+        publish_servers = open_servers(target, settings, more, PUBLISH_CONNECTIONS)
+        service = RedisBroker(servers, client_servers, publish_servers, loop, settings)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(service.run_client_reads)
+                nursery.start_soon(service.run_client_calls)
                 yield service
                 nursery.cancel_scope.cancel()
         finally:
@@ -321,3 +359,4 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
                 await service.close()
                 await loop.run_aio_coroutine(servers.close())
                 await loop.run_aio_coroutine(client_servers.close())
+                await loop.run_aio_coroutine(publish_servers.close())

@@ -1,15 +1,12 @@
 """The tasks in Redis: their states one by one and as a list, their heartbeats, and which are silent.
 
-The indexes of tasks are kept bucket by bucket, see `relay_wire.keys`; here they are one list.
+`relay.broker.task_list` makes the pages of the list.
 """
 
 from collections.abc import Sequence
-from heapq import merge
-from itertools import takewhile
-from typing import Any, NamedTuple
 
 import structlog
-from relay_wire import keys, publications
+from relay_wire import cancellation, keys, publications
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention, ScriptCall
@@ -17,18 +14,11 @@ from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
+from relay.broker.task_list import IndexEntry, Page, Task, TaskList, read_task, run_all, state_call
 from relay.core.errors import BrokerError, BrokerRefused
-from relay.core.task_state import status_of
-from relay.core.updates import Position
+from relay.core.task_filter import EVERY_TASK, TaskFilter
 
 _log = structlog.get_logger("relay.tasks")
-
-#: Tasks looked at for one page: a filter that matches little must not read everything at once.
-_SCAN = 1000
-
-#: States read in one round trip at first, and bytes of states on one page, give or take one round trip.
-_STATES_AT_ONCE = 16
-_PAGE_BYTES = 2 * 1024 * 1024
 
 #: Stalled tasks marked in one round, of each bucket.
 _MARK_AT_ONCE = 50
@@ -38,18 +28,8 @@ _LOCK = Script.of(
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
     "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0"
 )
-_STATE = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent') "
-    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4] }"
-)
-_STATUS = Script.of("return redis.call('HGET', KEYS[1], 'status')")
-
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
-_LATEST = Script.of(
-    _NOW + "local oldest = ARGV[2] == '' and '(-inf' or now - ARGV[2] "
-    "return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], oldest, 'WITHSCORES', 'LIMIT', 0, ARGV[3])"
-)
 _SILENT = Script.of(
     _NOW + "return redis.call('ZRANGEBYSCORE', KEYS[1], '(-inf', now - ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])"
 )
@@ -58,44 +38,10 @@ _FORGET = Script.of(
     "redis.call('ZREMRANGEBYSCORE', key, '-inf', now - ARGV[1]) redis.call('ZREMRANGEBYSCORE', key, '+inf', '+inf') "
     "redis.call('ZREMRANGEBYRANK', key, 0, ARGV[2]) end"
 )
+_OWNER = Script.of("return { redis.call('EXISTS', KEYS[2]), redis.call('HGET', KEYS[1], 'owner') }")
 _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 _BUCKETS = range(keys.BUCKETS)
-
-#: A task's place in the list: its last activity in milliseconds of the Unix epoch, and its id.
-IndexEntry = tuple[float, str]
-
-
-class Task(NamedTuple):
-    """A task's state.
-
-    Attributes:
-        task_id: Its id.
-        fields: Its fields, as JSON text.
-        position: The position that this is the state of.
-        active: Its last activity, in seconds of the Unix epoch; None where that was not asked for.
-        owner: The users and groups that own it; empty for nobody.
-        parent_id: Its parent's id, if it has one.
-    """
-
-    task_id: str
-    fields: dict[str, bytes]
-    position: Position
-    active: float | None = None
-    owner: frozenset[str] = frozenset()
-    parent_id: str | None = None
-
-
-class Page(NamedTuple):
-    """Some tasks.
-
-    Attributes:
-        tasks: The tasks, the most recently active first.
-        next: Where the next page begins; None at the end. A page may be short, or empty, and still have a next one.
-    """
-
-    tasks: Sequence[Task]
-    next: IndexEntry | None
 
 
 class TaskStore:
@@ -122,14 +68,14 @@ class TaskStore:
         self._retention = retention
         self._max_tasks = max_tasks
         self._sharded = sharded
-        self._unreadable: dict[str, None] = {}
+        self._list = TaskList(run_client_calls)
 
     # For clients.
 
     async def get(self, task_id: str) -> Task | None:
         """Return one task, or None when there is none, or no more."""
-        (answer,) = await _all(self._run_client_calls, [_state_call(task_id)])
-        task = _task(task_id, None, answer)
+        (answer,) = await run_all(self._run_client_calls, [state_call(task_id)])
+        task = read_task(task_id, None, answer)
         if isinstance(task, BrokerError):
             raise task
         return task
@@ -141,97 +87,53 @@ class TaskStore:
             False when there is no such task.
         """
         call = publications.heartbeat_call(task_id, self._retention, sharded=self._sharded)
-        (answer,) = await _all(self._run_client_calls, [call])
+        (answer,) = await run_all(self._run_client_calls, [call])
         result = script_calls.read_result(answer)
         if isinstance(result, BrokerRefused):
             raise result
         return not result.is_duplicate
 
-    async def page(
-        self, limit: int, statuses: frozenset[str] | None, max_age: float | None, after: IndexEntry | None
-    ) -> Page:
-        """Return tasks, the most recently active first.
+    async def request_cancel(self, task_id: str, reason: str) -> str:
+        """Request a task's end: its worker is notified, or finds the request when it begins. May be repeated.
 
-        The work is bounded: a page looks at some 1,000 tasks, in a few round trips, and has some 2 MiB.
-
-        Args:
-            limit: Most tasks.
-            statuses: Only tasks with one of these; any without it.
-            max_age: Only tasks that were active within so many seconds.
-            after: The `next` of an earlier page.
+        Returns:
+            What that came to, see `relay_wire.cancellation`.
         """
-        oldest = "" if max_age is None else f"{max_age * 1000:.0f}"
-        found: list[Task] = []
-        scanned = size = 0
-        at_once = 4 + limit // 16
-        while scanned < _SCAN:
-            entries, is_all = await self._latest(after, oldest, at_once)
-            scanned += len(entries)
-            matching = await self._matching(entries, statuses)
-            while matching:
-                average = size // len(found) if found else _PAGE_BYTES // _STATES_AT_ONCE
-                count = min(max(1, (_PAGE_BYTES - size) // max(1, average)), limit - len(found))
-                some, matching = matching[:count], matching[count:]
-                for task in await self._states(some):
-                    found.append(task)
-                    size += sum(map(len, task.fields.values()))
-                if len(found) >= limit or size >= _PAGE_BYTES:
-                    return Page(found, some[-1])
-            if is_all:
-                return Page(found, None)
-            if entries:
-                after = entries[-1]
-            else:
-                at_once *= 2  # so many were active in one millisecond
-        return Page(found, after)
+        (answer,) = await run_all(self._run_client_calls, [cancellation.cancel_call(task_id, reason)])
+        try:
+            return cancellation.read_outcome(answer)
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"Redis gave an answer that cannot be read: {error}") from error
 
-    async def _latest(self, after: IndexEntry | None, oldest: str, at_once: int) -> tuple[list[IndexEntry], bool]:
-        """Return the next entries of all buckets' indexes, the latest first, and whether these are all."""
-        newest = "(+inf" if after is None else f"{after[0]:.0f}"
-        calls = [ScriptCall(_LATEST, [keys.tasks(bucket)], [newest, oldest, at_once]) for bucket in _BUCKETS]
-        lists = [_entries(answer) for answer in await _all(self._run_client_calls, calls)]
-        # Beyond the last of a full list there may be more of that bucket, and these would come first.
-        horizon = max((entries[-1] for entries in lists if len(entries) == at_once), default=None)
-        merged = [entry for entry in merge(*lists, reverse=True) if after is None or entry < after]
-        if horizon is None:
-            return merged, True
-        return list(takewhile(lambda entry: entry >= horizon, merged)), False
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task: its state and its history. Its watchers are sent a last update with ``"deleted": true``.
 
-    async def _matching(self, entries: list[IndexEntry], statuses: frozenset[str] | None) -> list[IndexEntry]:
-        if statuses is None or not entries:
-            return entries
-        calls = [ScriptCall(_STATUS, [keys.state(TASK_PREFIX + task_id)], []) for _, task_id in entries]
-        answers = await self._run_client_calls(calls)
-        matching = []
-        for entry, answer in zip(entries, answers, strict=True):
-            if isinstance(answer, BrokerRefused):
-                self._log_unreadable(entry[1], answer)
-            elif isinstance(answer, BrokerError):
-                raise answer
-            elif isinstance(answer, bytes) and status_of({"status": answer}) in statuses:
-                matching.append(entry)
-        return matching
+        Returns:
+            False when there is no such task.
+        """
+        call = publications.delete_call(task_id, self._retention, sharded=self._sharded)
+        (answer,) = await run_all(self._run_client_calls, [call])
+        result = script_calls.read_result(answer)
+        if isinstance(result, BrokerRefused):
+            raise result
+        return not result.is_duplicate
 
-    async def _states(self, entries: Sequence[IndexEntry]) -> list[Task]:
-        answers = await self._run_client_calls([_state_call(task_id) for _, task_id in entries])
-        tasks: list[Task] = []
-        for (active, task_id), answer in zip(entries, answers, strict=True):
-            task = _task(task_id, active / 1000, answer)
-            if isinstance(task, BrokerRefused):
-                self._log_unreadable(task_id, task)
-            elif isinstance(task, BrokerError):
-                raise task
-            elif task is not None:
-                tasks.append(task)
-        return tasks
+    async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
+        """Return who owns each of some tasks, in one round trip; None for those that do not exist."""
+        channels = [TASK_PREFIX + task_id for task_id in task_ids]
+        calls = [ScriptCall(_OWNER, [keys.meta(channel), keys.state(channel)], []) for channel in channels]
+        answers = await run_all(self._run_client_calls, calls)
+        try:
+            return {
+                task_id: owner_of(owner) if exists else None
+                for task_id, (exists, owner) in zip(task_ids, answers, strict=True)
+            }
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"the owner of a task cannot be read: {error}") from error
 
-    def _log_unreadable(self, task_id: str, error: BrokerRefused) -> None:
-        """Log a task that is left out of lists, once."""
-        if task_id not in self._unreadable:
-            if len(self._unreadable) >= _SCAN:
-                self._unreadable.clear()
-            self._unreadable[task_id] = None
-            _log.error("task cannot be read, left out of the list", task=task_id, error=str(error))
+    async def page(self, limit: int, after: IndexEntry | None, wanted: TaskFilter = EVERY_TASK) -> Page:
+        """Return tasks, the most recently active first; see `relay.broker.task_list.TaskList.page`."""
+        return await self._list.page(limit, after, wanted)
 
     # For the relay that supervises tasks.
 
@@ -243,7 +145,7 @@ class TaskStore:
             seconds: How long the lock lasts.
         """
         call = ScriptCall(_LOCK, [keys.SUPERVISOR], [token, int(seconds * 1000)])
-        (answer,) = await _all(self._run_calls, [call])
+        (answer,) = await run_all(self._run_calls, [call])
         return bool(answer)
 
     async def mark_stalled(self, silent_for: float) -> int:
@@ -283,42 +185,4 @@ class TaskStore:
         limit = max(1, self._max_tasks // keys.BUCKETS)
         values = [self._retention.task_state_ttl * 1000, -limit - 1]
         calls = [ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket)], values) for bucket in _BUCKETS]
-        await _all(self._run_calls, calls)
-
-
-async def _all(run_calls: RunCalls, calls: Sequence[ScriptCall]) -> list[Any]:
-    """Return the answers. Raises the first error among them."""
-    answers = await run_calls(calls)
-    for answer in answers:
-        if isinstance(answer, BrokerError):
-            raise answer
-    return answers
-
-
-def _state_call(task_id: str) -> ScriptCall:
-    channel = TASK_PREFIX + task_id
-    return ScriptCall(_STATE, [keys.meta(channel), keys.state(channel)], [])
-
-
-def _task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError | None:
-    """Return the task that an answer describes, None if there is no such task, or why it cannot be read."""
-    if isinstance(answer, BrokerError):
-        return answer
-    try:
-        epoch, top, state, owner, parent = answer
-        fields = script_calls.readable_fields(state)
-        if not fields or epoch is None or top is None:
-            return None
-        position = Position(epoch.decode(), int(top))
-        return Task(task_id, fields, position, active, owner_of(owner), None if parent is None else parent.decode())
-    except (ValueError, TypeError, AttributeError) as error:
-        return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
-
-
-def _entries(answer: Any) -> list[IndexEntry]:
-    """Return the members and scores of an index; an id with unreadable bytes becomes one that no task has."""
-    try:
-        flat = zip(answer[::2], answer[1::2], strict=True)
-        return [(float(score), member.decode(errors="replace")) for member, score in flat]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BrokerRefused(f"the index of tasks cannot be read: {error}") from error
+        await run_all(self._run_calls, calls)

@@ -189,13 +189,18 @@ class ClientShare:
         self._subscriptions = 0
 
     def join(self, table: UsageTable, key: str | None) -> None:
-        """Take part in the limits of a key, in place of another key of the same kind."""
+        """Take part in the limits of a key, in place of another key of the same kind. That it may is not checked here."""
         if table in self._parts:
             self._leave(table)
         if key is not None and not table.limits.is_unlimited:
             usage = table.join(key)
             usage.subscriptions += self._subscriptions
             self._parts[table] = key, usage
+
+    def is_of(self, table: UsageTable, key: str | None) -> bool:
+        """Whether the client takes part in the limits of this key."""
+        part = self._parts.get(table)
+        return part is not None and part[0] == key
 
     def _leave(self, table: UsageTable) -> None:
         key, usage = self._parts.pop(table)
@@ -247,6 +252,27 @@ class ClientLimits:
         self.by_address = UsageTable(per_address)
         self.by_subject = UsageTable(per_subject)
         self._are_unlimited = per_address.is_unlimited and per_subject.is_unlimited
+
+    def join_subject(self, share: ClientShare, subject: str | None, now: float) -> bool:
+        """Have a client take part in the limits of its subject, which counts as a connect unless it has that subject already.
+
+        Args:
+            share: The client's share.
+            subject: Whom its grant is for; None when it does not say.
+            now: The monotonic time in seconds.
+
+        Returns:
+            Whether the subject may have one more; if not, nothing is changed.
+        """
+        if share.is_of(self.by_subject, subject):
+            return True
+        usage = self.by_subject.find(subject)
+        if usage is not None:
+            if usage.retry_after(now) is not None:
+                return False
+            usage.on_attempt(now)
+        share.join(self.by_subject, subject)
+        return True
 
     def new_share(self) -> ClientShare:
         """Return the share of a client that connects."""

@@ -1,6 +1,6 @@
 """The subscriptions of one client, which are its only way into the hub: a set that is closed subscribes to nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from relay.core.batches import Format
 from relay.core.hub import Hub, Listener
@@ -69,6 +69,9 @@ class SubscriptionSet:
 
     def __len__(self) -> int:
         return len(self._by_channel)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_channel)
 
     def __contains__(self, channel: str) -> bool:
         return channel in self._by_channel

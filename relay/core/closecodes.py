@@ -21,11 +21,17 @@ class Close(Enum):
     TOO_BIG = (1009, "message too big", "message_too_big", False)
     INTERNAL_ERROR = (1011, "internal error", "internal_error", True)
     FULL = (1013, "too many clients", "too_many_clients", True)
+    UNVERIFIED = (1013, "credentials cannot be checked now", "unverified", True)
     SLOW_MESSAGES = (4008, "slow: too many messages waiting", "slow_messages", True)
     SLOW_BYTES = (4008, "slow: too many bytes waiting", "slow_bytes", True)
     SLOW_AGE = (4008, "slow: messages waited too long", "slow_age", True)
     MESSAGE_TIMEOUT = (4009, "message begun but not finished in time", "message_timeout", True)
     FLOODING = (4010, "too many messages from this client", "flooding", True)
+    UNAUTHENTICATED = (4401, "no token: connect again and authenticate", "unauthenticated", True)
+    TOKEN_EXPIRED = (4401, "token expired: connect again with a new one", "token_expired", True)
+    FORBIDDEN = (4403, "forbidden", "forbidden", False)
+    INVALID_TOKEN = (4403, "token invalid", "invalid_token", False)
+    REVOKED = (4403, "token revoked", "revoked", False)
     CLIENT_LIMIT = (4429, "too many connections of this address or user", "client_limit", True)
 
     def __init__(self, code: int, reason: str, label: str, reconnect: bool) -> None:
@@ -38,6 +44,11 @@ class Close(Enum):
     def is_slow(self) -> bool:
         """The client could not keep up: what waits for it is discarded."""
         return self.code == 4008
+
+    @property
+    def discards_queue(self) -> bool:
+        """What waits for the client is not delivered: it was too slow for it, or may not have it any more."""
+        return self.is_slow or self.code in (4401, 4403)
 
     @property
     def is_drop(self) -> bool:

@@ -5,15 +5,19 @@
     +-- BadMessage          a client or a publisher sent what cannot be read
     +-- BadGrant            a grant is malformed; the message says where
     +-- Unauthenticated     a client's credentials are missing or do not hold
+    +-- Unverified          a client's credentials cannot be checked now
     +-- Forbidden           a client's grant does not cover what it asks for
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again
         |   +-- BrokerBusy      too many others wait for Redis; it says when to try again
         +-- BrokerRefused       Redis answered with an error: the same call will fail again
             +-- StateTooLarge   the update would make its task's state larger than RELAY_MAX_STATE_BYTES
+            +-- UpdateConflict  the update contradicts an earlier one
 
 Errors of third-party packages are translated into these once, where they enter.
 """
+
+from relay.core.closecodes import Close
 
 
 class RelayError(Exception):
@@ -38,12 +42,30 @@ class BadGrant(RelayError):
 
 
 class Unauthenticated(RelayError):
-    """A client's credentials are missing or do not hold. ``code`` is a short name for clients and metrics."""
+    """A client's credentials are missing or do not hold. The message has nothing of them in it.
 
-    def __init__(self, code: str, message: str) -> None:
+    Attributes:
+        code: A short name for clients and metrics.
+        message: What is wrong, for the client.
+        close: How a connection ends that has no other grant.
+    """
+
+    def __init__(self, code: str, message: str, close: Close) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.close = close
+
+
+class Unverified(RelayError):
+    """A client's credentials cannot be checked now. ``retry_after``: seconds after which another try makes sense."""
+
+    code = "unverified"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
 
 
 class Forbidden(RelayError):
@@ -87,3 +109,15 @@ class BrokerRefused(BrokerError):
 
 class StateTooLarge(BrokerRefused):
     """An update was refused, and nothing of it recorded: with it the state of its task would be larger than is allowed."""
+
+
+class UpdateConflict(BrokerRefused):
+    """An update was refused, and nothing of it recorded, for it contradicts an earlier one. ``code`` is a name for clients."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def public_message(self) -> str:
+        return str(self)

@@ -8,7 +8,6 @@ The compact form has the same in words that are separated by spaces, such as ``w
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from math import isfinite
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -27,6 +26,9 @@ _FLAGS = {"owned": "owned", "general": "general", "all": "everything"}
 
 #: Words of the compact form that are followed by a name, and the lists that the name goes to.
 _WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel_prefix": "channel_prefixes"}
+
+#: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
+_MAX_SECONDS = 1e11
 
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -143,17 +145,20 @@ def _text(name: str) -> Callable[[Any], str]:
     return read
 
 
-def _seconds(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
-        raise BadGrant("the claim `exp` must be a number of seconds")
-    return float(value)
+def _seconds(name: str) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+            raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
+        return float(value)
+
+    return read
 
 
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``exp`` and ``jti``. Others do not matter.
+        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp`` and ``jti``. Others do not matter.
 
     Raises:
         BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
@@ -164,7 +169,8 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
         scopes=read_scopes(claims["relay"]),
         subject=_optional(claims, "sub", _text("sub")),
         groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
-        expires_at=_optional(claims, "exp", _seconds),
+        issued_at=_optional(claims, "iat", _seconds("iat")),
+        expires_at=_optional(claims, "exp", _seconds("exp")),
         token_id=_optional(claims, "jti", _text("jti")),
     )
 
@@ -179,5 +185,5 @@ def claims_of(grant: Grant) -> dict[str, Any]:
     claims: dict[str, Any] = {"relay": {verb.value: _claim_of(scope) for verb, scope in grant.scopes.items()}}
     if grant.groups:
         claims["groups"] = sorted(grant.groups)
-    more = {"sub": grant.subject, "exp": grant.expires_at, "jti": grant.token_id}
+    more = {"sub": grant.subject, "iat": grant.issued_at, "exp": grant.expires_at, "jti": grant.token_id}
     return claims | {name: value for name, value in more.items() if value is not None}

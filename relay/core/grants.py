@@ -86,13 +86,15 @@ class Grant:
         scopes: What each verb is granted for; a verb that is missing is not granted.
         subject: The user or service, as its backend calls it.
         groups: The groups that the subject belongs to.
-        expires_at: When the grant ends, in seconds of the Unix epoch; None is never.
+        issued_at: When the grant was made, in seconds of the Unix epoch, where that is known.
+        expires_at: When the grant ends; None is never.
         token_id: The id by which this one grant can be revoked.
     """
 
     scopes: Mapping[Verb, Scope] = field(default_factory=_no_scopes)
     subject: str | None = None
     groups: frozenset[str] = frozenset()
+    issued_at: float | None = None
     expires_at: float | None = None
     token_id: str | None = None
 

@@ -8,6 +8,8 @@ socket.
 from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Protocol
 
+from relay_wire.channels import TASK_PREFIX
+
 from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
@@ -240,7 +242,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
-        if snapshot.owner is not None:
+        if name.startswith(TASK_PREFIX):
             self._on_owner(name, snapshot.owner)
         for item in channel.sequence.merge(snapshot):
             if isinstance(item, Update):

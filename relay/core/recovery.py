@@ -21,14 +21,13 @@ class Snapshot(NamedTuple):
             them where a limit in bytes was reached. None if the first is not kept any more, or the position is of another
             epoch.
         state: The folded state at `top`, or None where there is none.
-        owner: The users and groups that own the task; empty for a task without an owner, and for one that does not exist. None
-            where it was not read, and for other channels.
+        owner: The users and groups that own the task; empty where it has no owner or does not exist.
     """
 
     top: Position
     entries: Sequence[Update] | None
     state: Update | None
-    owner: frozenset[str] | None = None
+    owner: frozenset[str] = frozenset()
 
     @property
     def is_partial(self) -> bool:

@@ -67,6 +67,19 @@ class Refusal:
     counts: bool = True
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Authenticate:
+    """The client shows a token; `answer` makes the payload that answers it, once the token has been checked.
+
+    Attributes:
+        token: The token, which must not be logged.
+        answer: Its argument says after how many seconds the client has to renew it; None is never.
+    """
+
+    token: str
+    answer: Callable[[float | None], bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The session is over."""
@@ -74,7 +87,7 @@ class End:
     close: Close
 
 
-Command = Subscribe | Unsubscribe | Reply | Refusal | End
+Command = Subscribe | Unsubscribe | Reply | Refusal | Authenticate | End
 
 
 class ClientProtocol(Protocol):
@@ -86,5 +99,14 @@ class ClientProtocol(Protocol):
     def receive(self, message: str | bytes) -> Iterable[Command]:
         """Return what a message of the client asks for. Bad input becomes a Refusal or an End; nothing is raised."""
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        """Return the answer to a command that the session cannot carry out, for instance when a limit is reached."""
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        """Return the answer to a subscribe that the session cannot carry out, for instance when a limit is reached.
+
+        It names the channel, since a client may have asked for several, and does not count towards the end of the connection.
+        """
+
+    def reject(self, code: str, message: str) -> Refusal:
+        """Return the answer to a client whose credentials do not hold."""
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        """Return the message that the client's grant ends in so many seconds."""

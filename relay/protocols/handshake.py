@@ -34,6 +34,7 @@ class Handshake(NamedTuple):
 
     Attributes:
         path: The request's path, without its query.
+        query: The query, without its question mark.
         headers: The request's headers; names are in lower case.
         key: The value of Sec-WebSocket-Key.
         offers: The extensions that the client offers.
@@ -42,6 +43,7 @@ class Handshake(NamedTuple):
     """
 
     path: bytes
+    query: bytes
     headers: list[tuple[bytes, bytes]]
     key: bytes
     offers: str
@@ -127,10 +129,10 @@ def read_handshake(data: bytes) -> Handshake | None:
         and not any(names.count(name) > 1 for name in _ONCE)
         and not any(name in headers for name in _BODY)
     )
-    path = head.target.partition(b"?")[0]
+    path, _, query = head.target.partition(b"?")
     if not is_valid:
         return None
     protocols = [value.decode("latin1") for name, value in head.headers if name == b"sec-websocket-protocol"]
     # A session keeps the offers for as long as it lives; those of a header that no client sends are declined.
     text = offers.decode() if len(offers) <= MAX_OFFERS_LENGTH else ""
-    return Handshake(path, head.headers, key, text, agreed_subprotocol(protocols), data[end:])
+    return Handshake(path, query, head.headers, key, text, agreed_subprotocol(protocols), data[end:])

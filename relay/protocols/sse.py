@@ -13,7 +13,7 @@ from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
-from relay.protocols.tasks import PlainUpdates
+from relay.protocols.tasks import PlainUpdates, channel_fields
 
 #: A comment: clients ignore it, proxies see that the connection lives.
 HEARTBEAT = b":\n\n"
@@ -112,6 +112,14 @@ class SseProtocol:
     def receive(self, message: str | bytes) -> Iterable[Command]:  # noqa: ARG002 - nothing can be said here
         return (End(Close.PROTOCOL_ERROR),)
 
-    def refuse(self, code: str, message: str) -> Refusal:
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        data = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, b"event: error\ndata: %b\n\n" % data, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
         data = _json({"type": "error", "code": code, "message": message})
         return Refusal(code, b"event: error\ndata: %b\n\n" % data)
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        data = _json({"type": "token_expires", "seconds": round(seconds, 3)})
+        return b"event: token_expires\ndata: %b\n\n" % data

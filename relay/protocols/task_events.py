@@ -77,9 +77,18 @@ class TaskEventsProtocol(TasksProtocol):
     def receive(self, message: str | bytes) -> Iterable[Command]:  # noqa: ARG002 - nothing can be said here
         return ()
 
-    def refuse(self, code: str, message: str, *details: Any) -> Refusal:
-        refusal = super().refuse(code, message, *details)
-        return replace(refusal, payload=_event(refusal.payload))
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        return _event_of(super().refuse(code, message, channel))
+
+    def reject(self, code: str, message: str) -> Refusal:
+        return _event_of(super().reject(code, message))
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        return _event(super().expiry_notice(seconds))
+
+
+def _event_of(refusal: Refusal) -> Refusal:
+    return replace(refusal, payload=_event(refusal.payload))
 
 
 def _as_events(command: Command) -> Command:
@@ -87,8 +96,7 @@ def _as_events(command: Command) -> Command:
     if isinstance(command, Subscribe):
         return replace(command, encoding=_EVENTS, answer=_answered(command.answer))
     if isinstance(command, Refusal):
-        payload = command.payload
-        return Reply(payload if payload.startswith(b"data:") else _event(payload))
+        return Reply(_event(command.payload))
     return command
 
 

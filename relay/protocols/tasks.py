@@ -14,7 +14,7 @@ from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -27,6 +27,7 @@ class _Request(msgspec.Struct, gc=False):
     task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
+    token: Any = None  # of any type, since it is a field that other messages may always have had
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -125,6 +126,18 @@ class _UnknownChannel(BadMessage):
         self.channel = channel[:MAX_NAME_LENGTH]
 
 
+def _authenticate(request: _Request) -> Authenticate:
+    token = request.token
+    if not isinstance(token, str):
+        raise BadMessage("missing_token", "authenticate needs a `token`, which is a text")
+
+    def answer(seconds: float | None) -> bytes:
+        ends = {} if seconds is None else {"expires_in": round(seconds, 3)}
+        return _json({"type": "authenticated", **ends})
+
+    return Authenticate(token, answer)
+
+
 class TasksProtocol:
     """One client of ``/ws/tasks``.
 
@@ -152,7 +165,8 @@ class TasksProtocol:
             answer = {"type": "error", "code": error.code, "message": error.message, "channel": error.channel}
             return (Refusal(error.code, _json(answer)),)
         except BadMessage as error:
-            return (self.refuse(error.code, error.message),)
+            payload = _json({"type": "error", "code": error.code, "message": error.message})
+            return (Refusal(error.code, payload, counts=error.code not in _TOLERATED),)
 
     def _read(self, message: str) -> Command:
         try:
@@ -170,7 +184,9 @@ class TasksProtocol:
         if request.type == "unsubscribe":
             channel = self._channel_of(request)
             return Unsubscribe(channel, _json({"type": "unsubscribed", **channel_fields(channel)}))
-        kinds = "subscribe, unsubscribe or ping"
+        if request.type == "authenticate":
+            return _authenticate(request)
+        kinds = "subscribe, unsubscribe, authenticate or ping"
         raise BadMessage("unknown_type", f"unknown type {request.type!r:.66}; expected {kinds}")
 
     def _channel_of(self, request: _Request) -> str:
@@ -206,6 +222,12 @@ class TasksProtocol:
 
         return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
 
-    def refuse(self, code: str, message: str) -> Refusal:
-        payload = _json({"type": "error", "code": code, "message": message})
-        return Refusal(code, payload, counts=code not in _TOLERATED)
+    def refuse(self, code: str, message: str, channel: str) -> Refusal:
+        payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})
+        return Refusal(code, payload, counts=False)
+
+    def reject(self, code: str, message: str) -> Refusal:
+        return Refusal(code, _json({"type": "error", "code": code, "message": message}))
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        return _json({"type": "token_expires", "seconds": round(seconds, 3)})

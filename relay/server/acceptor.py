@@ -25,10 +25,12 @@ from relay.protocols.connection import connection_of
 from relay.protocols.frames import FrameReader
 from relay.protocols.handshake import MAX_HEAD, Handshake, read_handshake
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.auth.authenticator import Entry
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
-from relay.server.transports import SocketTransport, reset, set_tcp_options
+from relay.server.socket_options import reset, set_tcp_options
+from relay.server.transports import SocketTransport
 from relay.server.unserved_connections import UnservedConnections
 
 _log = structlog.get_logger("relay.acceptor")
@@ -199,9 +201,13 @@ class Acceptor:
                 if (retry_after := self._admission.retry_after(client)) is not None:
                     self._refuse(fresh, retry_after)
                     return None
-                if self._admission.is_allowed(handshake.headers):
+                if self._admission.is_allowed(handshake.headers, handshake.query):
                     self._admission.limit_connect(client)
-                    return self._upgrade(fresh, client, handshake, endpoint())
+                    entry = self._admission.entry(handshake.headers, handshake.query)
+                    if (retry_after := self._admission.retry_after_for(entry)) is not None:
+                        self._refuse(fresh, retry_after)
+                        return None
+                    return self._upgrade(fresh, client, entry, handshake, endpoint())
             if data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
                 await self._delegate_in_turn(fresh, data, key, handler, nursery)
             else:
@@ -267,7 +273,12 @@ class Acceptor:
         return b""
 
     def _upgrade(
-        self, fresh: socket.socket, client: ClientAddress, handshake: Handshake, protocol: ClientProtocol
+        self,
+        fresh: socket.socket,
+        client: ClientAddress,
+        entry: Entry,
+        handshake: Handshake,
+        protocol: ClientProtocol,
     ) -> tuple[Session, list[Any]]:
         """Answer the handshake.
 
@@ -281,7 +292,7 @@ class Acceptor:
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = SocketTransport(fresh, reader, None)
         events = transport.feed(handshake.early)
-        session = Session(self._context, transport, protocol, client)
+        session = Session(self._context, transport, protocol, client, entry)
         session.register()  # before the answer: a client that has it misses nothing
         answer = handshake.accept()
         try:

@@ -10,12 +10,17 @@ import trio
 from relay.config import Settings
 from relay.core.client_address import ClientAddress, TrustedProxies
 from relay.core.closecodes import Close
+from relay.core.grants import Grant
 from relay.metrics import Metrics
+from relay.server.auth.authenticator import Entry
 from relay.server.cors import CorsPolicy, Headers
 from relay.server.session_context import SessionContext
 
 #: The metrics label of clients that are refused for a limit of their address or subject.
 CLIENT_LIMIT = Close.CLIENT_LIMIT.label
+
+#: HTTP statuses of requests that are refused for good. For any other reason it is 503: the client should try again.
+REJECTION_STATUS = {"origin": 403, "host": 403, "cookie_origin": 403, "token_in_url": 400}
 
 
 def whole_seconds(seconds: float) -> int:
@@ -89,23 +94,33 @@ class Admission:
         usage = self.context.registry.client_limits.by_address.find(client.network)
         return usage is not None and usage.is_full
 
-    def has_room(self, client: ClientAddress, subscriptions: int) -> bool:
-        """Whether clients of this address may have as many more subscriptions together."""
-        usage = self.context.registry.client_limits.by_address.find(client.network)
-        return usage is None or usage.has_room(subscriptions)
+    def has_room(self, client: ClientAddress, grant: Grant, subscriptions: int) -> bool:
+        """Whether clients of this address, and those of this subject, may have as many more subscriptions together."""
+        limits = self.context.registry.client_limits
+        usages = limits.by_address.find(client.network), limits.by_subject.find(grant.subject)
+        return all(usage is None or usage.has_room(subscriptions) for usage in usages)
 
-    def rejection_reason(self, headers: Headers) -> str | None:
-        """Return why a client with these request headers may not connect, as a metrics label; None when it may.
+    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:
+        """Return why a client with this request may not connect, as a metrics label; None when it may.
 
         Whether the relay is full is not among the reasons: some ways in can say that better after the handshake.
         """
         if self.context.registry.is_draining:
             return "draining"
-        return self.policy.rejection_reason(headers)
+        return self.policy.rejection_reason(headers) or self.context.authenticator.rejection_reason(headers, query)
 
-    def is_allowed(self, headers: Headers) -> bool:
-        """Whether a client with these request headers may connect now, as far as its address may."""
-        return not self.is_full and self.rejection_reason(headers) is None
+    def is_allowed(self, headers: Headers, query: bytes) -> bool:
+        """Whether a client with this request may connect now, as far as its address may."""
+        return not self.is_full and self.rejection_reason(headers, query) is None
+
+    def entry(self, headers: Headers, query: bytes) -> Entry:
+        """Return what the credentials of a request amount to. Call it once for a request, since a ticket is used up."""
+        return self.context.authenticator.entry(headers, query)
+
+    def retry_after_for(self, entry: Entry) -> float | None:
+        """Return the seconds after which a client of this grant's subject may connect; None when it may now."""
+        usage = self.context.registry.client_limits.by_subject.find(entry.subject if isinstance(entry, Grant) else None)
+        return None if usage is None else usage.retry_after(monotonic())
 
     def count_rejection(self, reason: str) -> None:
         """Count a client that was not accepted."""

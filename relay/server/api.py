@@ -10,10 +10,11 @@ from quart import Response, has_request_context, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
-from relay.broker.task_store import Task
+from relay.broker.task_list import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated
+from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated, Unverified
 from relay.core.grants import Decision, Grant, Verb
+from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
 from relay.server.auth.access import require
@@ -109,6 +110,10 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
     async def unauthenticated(error: Unauthenticated) -> Response:
         return _error(401, error.code, error.message, {"www-authenticate": "Bearer"})
 
+    @app.errorhandler(Unverified)
+    async def unverified(error: Unverified) -> Response:
+        return _error(503, error.code, error.message, {"retry-after": str(ceil(error.retry_after))})
+
     @app.errorhandler(Forbidden)
     async def forbidden(error: Forbidden) -> Response:
         return _error(403, error.code, error.message)
@@ -132,12 +137,8 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
             ) from None
         wanted = request.args.get("status")
         statuses = frozenset(status.strip() for status in wanted.split(",")) if wanted else None
-        page = await relay.running.tasks.page(limit, statuses, max_age, after)
-        tasks = [
-            task
-            for task in page.tasks
-            if granted.decide(Verb.LIST, task_channel(task.task_id), frozenset()) is Decision.ALLOWED
-        ]
+        page = await relay.running.tasks.page(limit, after, TaskFilter(statuses, max_age))
+        tasks = [task for task in page.tasks if _is_listed(granted, task)]
         following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
         body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, tasks)), _json(following))
         return _tagged(body)

@@ -13,7 +13,7 @@ from typing import Any
 import outcome
 import trio
 
-from relay.server.transports import reset_on_close
+from relay.server.socket_options import reset_on_close
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 

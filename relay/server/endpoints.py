@@ -12,7 +12,7 @@ import trio
 from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
-from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -38,9 +38,10 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
         "max_message": settings.max_message_bytes,
         "dead_peer_timeout": settings.dead_peer_timeout,
     }
-    terminated = inspect(send).terminated
-    if terminated is not None:
-        admission.drain_when(terminated)
+    chain = inspect(send)
+    if chain.terminated is not None:
+        admission.drain_when(chain.terminated)
+    chain.report_violations()  # also those in what the client sends right behind its handshake
     protocol = endpoint()
     try:
         with trio.fail_after(settings.handshake_timeout):
@@ -55,13 +56,18 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 admission.count_rejection(CLIENT_LIMIT)
                 await _refuse(scope, send, 429, "too many connections of this address", retry_after)
                 return
-            reason = admission.rejection_reason(scope["headers"])
+            reason = admission.rejection_reason(scope["headers"], scope["query_string"])
             if reason is not None:
                 admission.count_rejection(reason)
-                is_final = reason in ("origin", "host")
-                if is_final:
+                if reason in ("origin", "host"):
                     _log.info(f"{reason} refused", client=str(client), value=header(scope["headers"], reason.encode()))
-                await _refuse(scope, send, 403 if is_final else 503, reason)
+                await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
+                return
+            entry = admission.entry(scope["headers"], scope["query_string"])
+            retry_after = admission.retry_after_for(entry)
+            if retry_after is not None:
+                admission.count_rejection(CLIENT_LIMIT)
+                await _refuse(scope, send, 429, "too many connections of this user", retry_after)
                 return
             with early_updates(admission.context.hub, protocol) as early:
                 hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
@@ -76,7 +82,7 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
-                session = Session(admission.context, transport, protocol, client)
+                session = Session(admission.context, transport, protocol, client, entry)
                 session.register(early)
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")

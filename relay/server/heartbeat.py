@@ -1,11 +1,13 @@
 """The heartbeat: one task that sends every client its heartbeat in turn, and enforces the limits that are in seconds."""
 
 import math
-from time import monotonic
+from time import monotonic, time
 
 import trio
 
+from relay.core.timer_wheel import TimerWheel
 from relay.server.gc_tuning import MemoryTuner
+from relay.server.session_context import GrantTimer
 from relay.server.session_registry import RegisteredSession, SessionRegistry
 from relay.server.statistics import Statistics
 
@@ -23,9 +25,18 @@ class Heartbeat:
         statistics: Reported at each tick.
         memory: Given a chance to trim once a second.
         interval: Seconds between two heartbeats to one client.
+        grant_timers: When the clients' grants are to be looked at.
     """
 
-    def __init__(self, registry: SessionRegistry, statistics: Statistics, memory: MemoryTuner, interval: float) -> None:
+    def __init__(
+        self,
+        registry: SessionRegistry,
+        statistics: Statistics,
+        memory: MemoryTuner,
+        interval: float,
+        grant_timers: TimerWheel[GrantTimer],
+    ) -> None:
+        self._grant_timers = grant_timers
         self._registry = registry
         self._statistics = statistics
         self._memory = memory
@@ -44,6 +55,9 @@ class Heartbeat:
         for session in list(self._registry.backlogged):
             session.check_age(now)
         self._registry.abort_overdue(now - TICK)
+        wall_clock = time()
+        for timer in self._grant_timers.due(wall_clock):
+            timer.check_time(wall_clock)
         self._ticks += 1
         self._send_heartbeats()
         if self._ticks % _TICKS_PER_SECOND == 0:

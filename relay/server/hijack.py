@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from relay.protocols.frames import FrameReader
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.hypercorn_compat.chain import HypercornChain, Receive, Send, inspect
 from relay.server.hypercorn_compat.hijacking import (
     dup_socket,
@@ -21,7 +22,8 @@ from relay.server.hypercorn_compat.hijacking import (
     record_handshake,
     wake_h11_reader,
 )
-from relay.server.transports import AsgiTransport, SocketTransport, reset, tune
+from relay.server.socket_options import reset, tune
+from relay.server.transports import SocketTransport
 
 
 class Hijack:

@@ -23,6 +23,7 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
@@ -94,11 +95,13 @@ async def run_relay(
             _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
+        owned_channels = OwnedChannels()
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
             on_first_subscriber=lambda channel: channels.on_change(channel),
             on_last_unsubscribed=lambda channel: channels.on_change(channel),
             on_gap=lambda channel: channels.on_gap(channel),
+            on_owner=owned_channels.on_owner,
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
@@ -123,11 +126,14 @@ async def run_relay(
             statistics,
             memory,
         )
-        context = SessionContext(settings, limits_of(settings), hub, registry, statistics, channels.read)
+        authenticator = OpenAuthenticator()
+        context = SessionContext(
+            settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator, owned_channels
+        )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
         admission = Admission(context, policy, proxies, metrics, watch)
-        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval)
+        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval, context.grant_timers)
         acceptor = Acceptor(endpoints, admission)
         services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
@@ -135,10 +141,12 @@ async def run_relay(
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
-        server = ListenerServer(acceptor.serve_listeners, settings.max_message_bytes, settings.cleartext_http2)
+        server = ListenerServer(
+            acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
+        )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, Access(OpenAuthenticator()), redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(admission, Access(authenticator), redis, url, tasks, ingester, heartbeat)
         await drain(registry, drain_seconds)
 
 

@@ -2,20 +2,31 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
 from relay.config import Settings
 from relay.core.client_limits import ClientLimits, Limits
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
 from relay.core.send_queue import QueueLimits
+from relay.core.timer_wheel import TimerWheel
 from relay.core.updates import Position
+from relay.server.auth.authenticator import Authenticator
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 
 #: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
 LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
+
+
+class GrantTimer(Protocol):
+    """A client's grant, which changes as time goes by."""
+
+    def check_time(self, now: float) -> None:
+        """Do what it is time for. `now` is in seconds of the Unix epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,9 @@ class SessionContext:
         registry: Where a session registers while it lives.
         statistics: Counts what a session does.
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
+        authenticator: Finds out what a client may do.
+        owned_channels: The tasks that sessions follow by their owners.
+        grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
 
@@ -38,7 +52,18 @@ class SessionContext:
     registry: SessionRegistry
     statistics: Statistics
     load_history: LoadHistory
+    authenticator: Authenticator
+    owned_channels: OwnedChannels
+    grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
+
+    async def take_turn(self) -> None:
+        """Wait for a turn among the clients that cause much work.
+
+        One of them goes on in each turn of the event loop, so that all of them together delay nobody else.
+        """
+        async with self.turnstile:
+            await trio.lowlevel.checkpoint()
 
 
 def limits_of(settings: Settings) -> QueueLimits:

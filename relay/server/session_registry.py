@@ -11,6 +11,7 @@ import trio
 from relay.core.client_address import ClientAddress
 from relay.core.client_limits import ClientLimits, ClientShare
 from relay.core.closecodes import Close
+from relay.core.revocations import Revocations
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.statistics import Statistics
 
@@ -46,6 +47,9 @@ class RegisteredSession(Protocol):
 
     def check_age(self, now: float) -> None:
         """Close the session when a message has waited too long; `now` is in seconds of the monotonic clock."""
+
+    def check_revoked(self, revocations: Revocations) -> None:
+        """Close the session if its grant is revoked."""
 
     def abort(self) -> None:
         """Close the connection at once."""

@@ -10,20 +10,23 @@ from relay_wire.channels import GENERAL
 from relay.core.batches import Batch, Framing
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
-from relay.core.errors import BadMessage
+from relay.core.errors import BadMessage, BrokerError, Forbidden, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
+from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.asgi_transport import AsgiTransport
+from relay.server.auth.access import grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport, SocketTransport
+from relay.server.transports import SocketTransport
 
 PATH = "/events"
 
@@ -110,6 +113,8 @@ class EventAsgiTransport(AsgiTransport):
     async def close(self, queue: SendQueue, close: Close) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
+        if close.discards_queue:
+            queue.clear()
         await self.drain(queue)
         ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
         await self._send({"type": "http.response.body", "body": ending, "more_body": False})
@@ -138,17 +143,17 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
 
 def _protocol_of(
     query: dict[str, list[str]], last_event_id: str | None, named: ChannelPatterns, limit: int
-) -> tuple[ClientProtocol, int]:
-    """Return the protocol that a query asks for, and to how many channels it subscribes.
+) -> tuple[ClientProtocol, int, list[str]]:
+    """Return the protocol that a query asks for, to how many channels it subscribes, and those that it requires.
 
     Raises:
         BadMessage: As `_channels_of`, or a malformed ``subscribe``.
     """
     if "subscribe" in query:
         task_events = TaskEventsProtocol(named, query["subscribe"][-1])
-        return task_events, task_events.count
+        return task_events, task_events.count, []  # a subscription that is refused has an answer of its own
     channels = _channels_of(query, named, limit)
-    return SseProtocol(channels, last_event_id), len(channels)
+    return SseProtocol(channels, last_event_id), len(channels), channels
 
 
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
@@ -162,12 +167,49 @@ async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
 
 
 async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
-    """Refuse a client of an address that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
+    """Refuse a client of an address or user that has too many: with 429, or as `refuse` does if it is an `EventSource`."""
     if "text/event-stream" in (header(scope["headers"], b"accept") or ""):
         await refuse(send, cors)
         return
     headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
-    await answer(send, 429, {"code": CLIENT_LIMIT, "message": "too many connections of this address"}, headers)
+    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
+
+
+async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Grant:
+    """Return the grant of a client that may follow some channels.
+
+    Whether it may has to be known before the response begins: an `EventSource` gives up only at another status than 200. So the
+    owner of a task that only its owner may follow is read here already.
+
+    Raises:
+        Unauthenticated: Its credentials do not hold, or it has none and needs some.
+        Unverified: They cannot be checked now.
+        Forbidden: It may not follow one of the channels.
+        BrokerError: The owner of a task cannot be read now.
+    """
+    grant = await grant_of(admission.entry(scope["headers"], scope["query_string"]))
+    for channel in channels:
+        if require(grant, Verb.WATCH, channel) is Decision.NEEDS_OWNER:
+            snapshot = await admission.context.load_history(channel, None)
+            require(grant, Verb.WATCH, channel, snapshot.owner or frozenset())
+    return grant
+
+
+async def _grant_or_refusal(
+    admission: Admission, scope: Any, send: Send, channels: list[str], cors: list[tuple[bytes, bytes]]
+) -> Grant | None:
+    """Return the grant of a client that may follow some channels, or answer it and return None."""
+    try:
+        return await _grant_of(admission, scope, channels)
+    except Unauthenticated as error:
+        body = {"code": error.code, "message": error.message}
+        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+    except Forbidden as error:
+        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
+    except (Unverified, BrokerError):
+        admission.count_rejection(Close.UNVERIFIED.label)
+        await refuse(send, cors)
+    return None
 
 
 async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
@@ -183,7 +225,7 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         admission.count_rejection(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
-    reason = admission.rejection_reason(scope["headers"])
+    reason = admission.rejection_reason(scope["headers"], scope["query_string"])
     if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:
@@ -193,13 +235,19 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     query = parse_qs(scope["query_string"].decode("latin1"))
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     try:
-        protocol, count = _protocol_of(query, last_event_id, named, settings.max_subscriptions)
+        protocol, count, required = _protocol_of(query, last_event_id, named, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    if not admission.has_room(client, count):
+    grant = await _grant_or_refusal(admission, scope, send, required, cors)
+    if grant is None:
+        return
+    retry_after = admission.retry_after_for(grant)
+    if retry_after is None and not admission.has_room(client, grant, count):
+        retry_after = RETRY_REFUSED[1] / 1000
+    if retry_after is not None:
         admission.count_rejection(CLIENT_LIMIT)
-        await _refuse_for_limit(scope, send, cors, RETRY_REFUSED[1] / 1000)
+        await _refuse_for_limit(scope, send, cors, retry_after)
         return
     sock = None
     try:
@@ -215,8 +263,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, client).run()
+        await Session(admission.context, asgi, protocol, client, grant).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, client)
+    session = Session(admission.context, transport, protocol, client, grant)
     admission.start(session.run, session.abort)

@@ -1,14 +1,12 @@
 """Transports: how bytes reach one client. A transport owns its connection; nothing else reads, writes or closes it.
 
-`SocketTransport` has the TCP socket itself, hijacked after the handshake. `AsgiTransport` goes through the ASGI server, where
-the socket is out of reach (TLS, HTTP/2, another server). Both offer the session the same methods.
+`SocketTransport` has the TCP socket itself, hijacked after the handshake. `relay.server.asgi_transport` goes through the ASGI
+server, where the socket is out of reach (TLS, HTTP/2, another server). Both offer the session the same methods.
 """
 
-import contextlib
 import math
 import socket
-import struct
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
@@ -22,26 +20,17 @@ from relay.protocols.frames import (
     Event,
     PeerClosed,
     Received,
-    Violation,
     close_frame,
     end_of_frame,
     text_frame,
 )
+from relay.server.socket_options import reset, set_tcp_options
 
 #: Bytes read from a client at a time. Clients send little.
 RECEIVE_BYTES = 1024
 
 #: Messages and control frames of a client that are taken in one turn of the event loop.
 _EVENTS_AT_ONCE = 4
-
-#: Unsent bytes that the kernel takes before a send would block. What waits should wait in the send queue, which is bounded.
-NOTSENT_LOWAT = 128 * 1024
-
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
-
-#: Seconds that a client behind the ASGI server has to answer a close frame, and messages that it may have sent before.
-_LINGER = 1.0
-_LINGER_MESSAGES = 64
 
 #: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
 _GATHER = 64
@@ -241,7 +230,7 @@ class SocketTransport:
         sock.close()
 
     def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
-        if close.is_slow and queue:
+        if close.discards_queue and queue:
             # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
             chunk: bytes = queue.head().chunk
             start = queue.written
@@ -260,155 +249,9 @@ class SocketTransport:
             reset(sock)
 
 
-class AsgiTransport:
-    """A client behind the ASGI server. It behaves like a `SocketTransport`, but is slower.
-
-    Args:
-        receive: The connection's ASGI ``receive``.
-        send: The connection's ASGI ``send``.
-        max_message: Longest message in bytes; the server has a limit of its own before it.
-        ping_via: Sends a WebSocket ping, where the server can be asked to.
-        abort_via: Closes the connection under the server, where that is possible. Without it a client that stops reading is
-            held until the server drops it. After the closing handshake has begun on either side the server closes the
-            connection: a reset might overtake the close frame.
-        violation: Returns how the client broke RFC 6455 or a limit, where the server notices that.
-    """
-
-    __slots__ = (
-        "_abort_via",
-        "_is_writing",
-        "_max_message",
-        "_ping_via",
-        "_receive",
-        "_send",
-        "_violation",
-        "bytes_received",
-        "frames_received",
-    )
-
-    name = "asgi"
-    framing = Framing(bytes.decode, tuple)
-    write = None
-
-    def __init__(
-        self,
-        receive: Callable[[], Awaitable[Any]],
-        send: Callable[[Any], Awaitable[None]],
-        max_message: int,
-        ping_via: Callable[[], Awaitable[None]] | None,
-        abort_via: Callable[[], None] | None,
-        violation: Callable[[], Close | None] = lambda: None,
-    ) -> None:
-        self._receive = receive
-        self._send = send
-        self._max_message = max_message
-        self._ping_via = ping_via
-        self._abort_via = abort_via
-        self._violation = violation
-        self._is_writing = False
-        self.bytes_received = 0
-        self.frames_received = 0
-
-    async def drain(self, queue: SendQueue) -> None:
-        self._is_writing = True
-        while queue:
-            # Counted message by message, so that closing in the middle of a batch does not send the first ones again.
-            for text in queue.head().chunk[queue.written :]:
-                if text:
-                    await self._send({"type": "websocket.send", "text": text})
-                elif self._ping_via is not None:
-                    await self._ping_via()
-                queue.written += 1
-            queue.pop()
-        self._is_writing = False
-
-    async def receive(self, timeout: float = math.inf) -> list[Event]:  # noqa: ARG002 - the server assembles messages
-        message = await self._receive()
-        if message["type"] == "websocket.disconnect":
-            if not self._is_writing:
-                self._abort_via = None
-            return [PeerClosed(message.get("code") or 1005)]
-        violation = self._violation()
-        if violation is not None:
-            return [Violation(violation)]
-        content = message.get("text")
-        if content is None:
-            content = message["bytes"]
-        size = len(content.encode()) if isinstance(content, str) else len(content)
-        self.bytes_received += size
-        self.frames_received += 1
-        return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
-
-    def heartbeat(self) -> Any | None:
-        return None if self._ping_via is None else ("",)
-
-    async def close(self, queue: SendQueue, close: Close) -> None:
-        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):
-            return
-        if close.is_slow:
-            queue.clear()
-        await self.drain(queue)
-        await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
-        if close.is_slow:  # it may not read that either
-            return
-        # Until the client has answered: a server that closes at once may reset the connection, and the frame may be lost.
-        with trio.move_on_after(_LINGER):
-            for _ in range(_LINGER_MESSAGES):
-                if (await self._receive())["type"] == "websocket.disconnect":
-                    break
-        self._abort_via = None
-
-    def abort(self) -> None:
-        abort_via, self._abort_via = self._abort_via, None
-        if abort_via is not None:
-            abort_via()
-
-
 class _NoTimeout:
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 
 
 _NO_TIMEOUT = _NoTimeout()
-
-
-def tune(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """Let the kernel find a peer that is gone, on a socket on which we may send nothing for long.
-
-    A peer is gone when it has acknowledged neither data nor keep-alive probes for `dead_peer_timeout` seconds. Several probes
-    are sent in that time, since one may be lost.
-    """
-    set_tcp_options(sock, dead_peer_timeout)
-    if sock.family in _INTERNET:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(dead_peer_timeout / 2)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(dead_peer_timeout / 8)))
-
-
-def set_tcp_options(sock: socket.socket, dead_peer_timeout: float) -> None:
-    """Set the options of a socket on which we send heartbeats, which are data, so that no probes are needed.
-
-    What waits for a client then waits in its send queue and not in the kernel. A socket that is accepted from a listening
-    socket has its options.
-
-    Args:
-        sock: A client's socket, or the listening one.
-        dead_peer_timeout: Seconds after which a peer that has not acknowledged data is gone.
-    """
-    if sock.family in _INTERNET:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
-
-
-def reset_on_close(sock: Any) -> None:
-    """Make closing reset the connection, so that the kernel frees its buffers at once for a client that does not read."""
-    # Already shut down by the peer, there is nothing left to free; uvloop says ValueError when it has closed it.
-    with contextlib.suppress(OSError, ValueError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def reset(sock: Any) -> None:
-    """Close a socket, Trio's or the standard library's, with a TCP reset."""
-    reset_on_close(sock)
-    sock.close()

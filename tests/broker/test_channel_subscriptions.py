@@ -77,7 +77,7 @@ class SlowRedis:
         for call in calls:
             since = int(call.values[1])
             flat = [item for offset in range(since + 1, self.top + 1) for item in (b"%d" % offset, b"x", b"{}")]
-            answer = [b"e", self.top, flat if call.values[0] else None, []]
+            answer = [b"e", self.top, flat if call.values[0] else None, [], None]
             answers.append(self.answer_of.get(channel_of(call), answer))
         await trio.sleep(0.01)
         return answers
@@ -118,9 +118,9 @@ async def test_a_client_that_joins_a_channel_just_left_misses_nothing(
     "answer",
     [
         BrokerRefused("WRONGTYPE"),
-        [b"\xff\xfe", 1, None, []],
-        [b"e", b"zzz", None, []],
-        [b"e", 1, [b"1", b"x"], []],
+        [b"\xff\xfe", 1, None, [], None],
+        [b"e", b"zzz", None, [], None],
+        [b"e", 1, [b"1", b"x"], [], None],
         None,
         7,
     ],

@@ -42,7 +42,7 @@ def test_whatever_is_read_is_a_grant_or_a_clear_error(claim: Any) -> None:
         assert read_scopes(claims_of(Grant(scopes))["relay"]) == scopes
 
 
-@given(st.dictionaries(st.sampled_from(["relay", "sub", "groups", "exp", "jti"]), JSON))
+@given(st.dictionaries(st.sampled_from(["relay", "sub", "groups", "iat", "exp", "jti"]), JSON))
 def test_claims_are_a_grant_or_an_error(claims: dict[str, Any]) -> None:
     try:
         grant = read_claims(claims)
@@ -80,6 +80,7 @@ def test_the_documented_claim() -> None:
         },
         "user:7",
         frozenset({"team:1"}),
+        None,
         1e9,
         "x",
     )
@@ -105,6 +106,8 @@ def test_the_documented_claim() -> None:
         ({"relay": {}, "groups": "a"}, "groups must be a list"),
         ({"relay": {}, "exp": "soon"}, "the claim `exp` must be a number"),
         ({"relay": {}, "exp": float("nan")}, "the claim `exp` must be a number"),
+        ({"relay": {}, "exp": 1e300}, "the claim `exp` must be a number"),
+        ({"relay": {}, "iat": True}, "the claim `iat` must be a number"),
         ({"relay": {}, "jti": []}, "the claim `jti` must be a text"),
     ],
 )

@@ -30,6 +30,7 @@ GRANTS = st.builds(
     scopes=st.dictionaries(st.sampled_from(Verb), SCOPES),
     subject=st.none() | NAMES,
     groups=NAME_SETS,
+    issued_at=st.none() | st.floats(0, 1e10),
     expires_at=st.none() | st.floats(0, 1e10),
     token_id=st.none() | NAMES,
 )

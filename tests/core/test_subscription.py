@@ -5,10 +5,8 @@ of the channels and the subscriptions are the real ones. Every step that takes t
 so that anything may happen in between.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import settings
@@ -16,99 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from relay.core import subscription as subscriptions
-from relay.core.batches import Batch
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.hub import Hub
-from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
-from relay.core.subscription import MAX_FAILED_READS, ReadHistory, Refuse, Request, Send, State, Subscription
+from relay.core.recovery import RecoveryBuffer
+from relay.core.subscription import ReadHistory, Refuse, Send, State
 from relay.core.updates import Position, Update
-from tests.core.world import CHANNELS, KEPT, NUMBERED, PLAIN, JsonObject, Line, update_of
-
-
-class Read(NamedTuple):
-    """A read of a channel under way: not yet carried out, or its answer on the way back."""
-
-    channel: str
-    since: Position | None
-    snapshot: Snapshot | None = None
-
-
-class PositionedClient:
-    """A client that resumes. It checks every message as it comes."""
-
-    def __init__(self, world: "Interleavings", channel: str) -> None:
-        self.world = world
-        self.channel = channel
-        self.position: Position | None = None
-        self.connected = False
-        self.subscriptions = SubscriptionSet(world.hub, self)
-        self.subscription: Subscription | None = None
-        self.read: Read | None = None
-        #: It resumed in a new epoch before the sequence noticed that the old one ended, and gets the reset with the others.
-        self.is_early = False
-
-    def request(self) -> Request:
-        return Request(self.channel, NUMBERED, self.answer, self.position, requires_position=True)
-
-    def answer(self, result: SubscribeResult | None) -> Iterable[bytes]:
-        assert result is not None
-        assert (result.recovered is None) == (self.position is None)
-        data = {"recovered": result.recovered, "state": result.has_state}
-        return [json.dumps(["subscribed", self.channel, result.position, data]).encode()]
-
-    def offer(self, batch: Batch) -> None:
-        for frame in batch.chunk:
-            kind, channel, position, data = json.loads(frame)
-            assert channel == self.channel
-            assert self.connected
-            if kind == "subscribed":
-                if not data["recovered"]:
-                    self.position = None if data["state"] else Position(*position)
-            elif kind == "reset":
-                self.jump(Position(*position), data)
-            elif position is not None:
-                self.follow(Position(*position), data)
-
-    def jump(self, position: Position, state: JsonObject) -> None:
-        """Told that updates were lost: only when they are, and never backwards."""
-        line, seen = self.world.lines[self.channel], self.position
-        assert seen is not None
-        if position.epoch == seen.epoch:
-            assert position.offset >= seen.offset
-            is_cut_short = self.world.cut_short[self.channel, seen.epoch] > seen.offset + 1
-            assert is_cut_short or self.is_early, "told of a gap, but Redis had everything"
-        else:
-            assert position.epoch > seen.epoch
-        assert line.history.get(position, {}).items() <= state.items() or position.offset == 0
-        self.position = position
-        self.is_early = False
-
-    def follow(self, position: Position, data: JsonObject) -> None:
-        if self.position is None:  # the state
-            assert self.world.lines[self.channel].history[position].items() <= data.items()
-        else:
-            assert position == (self.position.epoch, self.position.offset + 1), f"{self.position} then {position}"
-            assert self.world.lines[self.channel].history[position] == data
-        self.position = position
-
-
-class PlainClient:
-    """A client without positions: it lays what comes over what it has."""
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.state: JsonObject = {}
-        self.following = False
-
-    def offer(self, batch: Batch) -> None:
-        for frame in batch.chunk:
-            _, channel, _, data = json.loads(frame)
-            assert channel == self.channel
-            assert self.following
-            for name, value in data.items():
-                assert value >= self.state.get(name, 0), "an old value came after a newer one"
-            self.state.update(data)
+from tests.core.subscription_clients import PlainClient, PositionedClient, Read
+from tests.core.world import CHANNELS, KEPT, PLAIN, Line, update_of
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -138,7 +51,10 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.clients = [PositionedClient(self, channel) for channel in (CHANNELS[0], *CHANNELS)]
+        self.clients = [
+            PositionedClient(self.hub, channel, self.lines[channel], self.cut_short)
+            for channel in (CHANNELS[0], *CHANNELS)
+        ]
         self.plain = [PlainClient(channel) for channel in CHANNELS]
         for index, client in enumerate(self.clients):
             self.publish(client.channel, 1)
@@ -477,28 +393,3 @@ class Interleavings(RuleBasedStateMachine):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-class Ignoring:
-    def offer(self, batch: Batch) -> None:
-        """Take a batch."""
-
-
-def test_a_history_that_cannot_be_read_to_its_end_is_read_again() -> None:
-    """Its client was answered, so it would not know which subscription a refusal has ended."""
-    hub = Hub(lambda: None)
-    request = Request("task:t", NUMBERED, lambda _: (b"answer",), Position("e", 1), requires_position=True)
-    subscription = Subscription(hub, Ignoring(), request, lambda _: None)
-    hub.start_recovery("task:t", subscription)
-    assert subscription.next_effect() == ReadHistory(Position("e", 1))
-    second = Update("task:t", "task_update", b"{}", 0.0, Position("e", 2))
-    subscription.on_history(Snapshot(Position("e", 3), [second], None))
-    assert isinstance(subscription.next_effect(), Send)
-    for _ in range(MAX_FAILED_READS):
-        assert subscription.next_effect() == ReadHistory(Position("e", 2))
-        assert subscription.on_unavailable("down")
-    assert subscription.next_effect() == ReadHistory(Position("e", 2))
-    assert not subscription.on_unavailable("down")
-    assert subscription.next_effect() is None
-    assert subscription.state is State.LIVE
-    assert hub.needs_snapshot("task:t"), "a reset and the state follow when they can be read"

@@ -15,7 +15,7 @@ from relay.protocols.connection import connection_of
 from relay.protocols.deflate import MAX_OFFERS_LENGTH
 from relay.protocols.frames import Event, FrameReader, Received
 from relay.protocols.handshake import MAX_HEAD, read_handshake
-from relay.server.transports import NOTSENT_LOWAT, set_tcp_options, tune
+from relay.server.socket_options import NOTSENT_LOWAT, set_tcp_options, tune
 
 HEADERS = {
     b"Host": b"relay",

@@ -68,8 +68,18 @@ def test_a_bad_subscription_is_an_error_and_no_end() -> None:
         "missing_task_id",
     ]
     assert isinstance(commands[2], Subscribe)
-    refusal = protocol([{"task_id": "t"}]).refuse("unavailable", "Redis is away")
-    assert json.loads(data([refusal.payload])[0])["code"] == "unavailable"
+
+
+def test_what_the_session_says_is_an_event_too() -> None:
+    events = protocol([{"task_id": "t"}])
+    refused, rejected = events.refuse("unavailable", "Redis is away", "task:t"), events.reject("forbidden", "no")
+    messages = [json.loads(message) for message in data([refused.payload, rejected.payload, events.expiry_notice(30)])]
+    assert [(message["type"], message.get("code")) for message in messages] == [
+        ("error", "unavailable"),
+        ("error", "forbidden"),
+        ("token_expires", None),
+    ]
+    assert messages[0]["task_id"] == "t"
 
 
 @pytest.mark.parametrize("query", ["", "nonsense", "{}", "[]", "[1]", "[" * 10_000, "\udcff"])

@@ -171,9 +171,11 @@ def test_updates_go_out_with_their_data_as_published() -> None:
 
 
 def test_a_refusal_of_the_session_looks_like_any_other() -> None:
-    refusal = protocol().refuse("too_many_subscriptions", 'the "limit"')
+    refusal = protocol().refuse("too_many_subscriptions", 'the "limit"', "task:t")
     assert refusal.code == "too_many_subscriptions"
-    assert refusal.payload == b'{"type":"error","code":"too_many_subscriptions","message":"the \\"limit\\""}'
+    assert (
+        refusal.payload == b'{"type":"error","code":"too_many_subscriptions","message":"the \\"limit\\"","task_id":"t"}'
+    )
 
 
 TOP = Position("e", 9)

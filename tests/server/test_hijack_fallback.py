@@ -18,10 +18,10 @@ from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MockClock, memory_stream_pair
 
 from relay.server import hypercorn_compat
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat import chain as compat_chain
 from relay.server.hypercorn_compat.chain import inspect
-from relay.server.transports import AsgiTransport
 
 Send = Callable[[Any], Awaitable[None]]
 

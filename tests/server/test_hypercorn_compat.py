@@ -142,7 +142,7 @@ async def test_the_listeners_of_a_registered_app_are_served_by_relay(
     async with Worker(nursery, wrap(app)) as unregistered:
         assert (await unregistered.request()).endswith(b"ok")
     assert asked == []
-    with serving_listeners_of(app, ListenerServer(serve, 1000, False)):
+    with serving_listeners_of(app, ListenerServer(serve, 1000, 10.0, False)):
         async with Worker(nursery, wrap(app)) as registered:
             assert (await registered.request()).endswith(b"ok")
     (worker,) = asked

@@ -6,7 +6,7 @@ import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ from tests.harness import masked_frame, masked_text
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 LIMIT = 1000
+MESSAGE_TIMEOUT = 10.0
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -89,6 +90,7 @@ async def connected(app: App, *, cleartext_http2: bool = False) -> AsyncIterator
     config: Any = Config()
     config.errorlog = None
     config.websocket_max_message_size = LIMIT
+    config.relay_message_timeout = MESSAGE_TIMEOUT
     config.relay_allows_cleartext_http2 = cleartext_http2
     wrapped: Any = ASGIWrapper(app)
     stream: Any = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -151,6 +153,35 @@ async def test_a_violation_is_ended_by_a_close_frame(
         finally:
             tracemalloc.stop()
     assert app.received[0] == {"type": "websocket.receive", "text": "x" * LIMIT, "bytes": None}
+
+
+@pytest.mark.parametrize("kind", [Recording, Leaving], ids=["another app", "an app that closes itself"])
+async def test_a_message_that_has_begun_must_be_finished_in_time(
+    autojump_clock: MockClock, kind: type[Recording]
+) -> None:
+    app = kind()
+    async with connected(app) as client:
+        connection = await websocket(client)
+        whole = masked_text(b"x" * 300)
+        for _ in range(3):  # each in time, together not
+            await client.send_all(whole[:7])
+            await trio.sleep(MESSAGE_TIMEOUT - 1)
+            await client.send_all(whole[7:])
+        await wait_all_tasks_blocked()
+        assert len(app.received) == 3
+        began = trio.current_time()
+
+        async def trickle() -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                for byte in whole[:-1]:
+                    await client.send_all(bytes([byte]))
+                    await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle)
+            assert await answered(client, connection) == [CloseConnection(4009, Close.MESSAGE_TIMEOUT.reason)]
+            assert trio.current_time() - began == pytest.approx(MESSAGE_TIMEOUT)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_close_frame_is_answered_and_its_code_reaches_the_app(autojump_clock: MockClock) -> None:

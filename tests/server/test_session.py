@@ -72,7 +72,7 @@ async def test_there_is_a_limit_to_subscriptions_and_room_again_after_leaving(
     peer = await world.connect("a", "b", "a")
     peer.subscribe("c")
     error = await peer.json()
-    assert (error["type"], error["code"]) == ("error", "too_many_subscriptions")
+    assert (error["type"], error["code"], error["task_id"]) == ("error", "too_many_subscriptions", "c")
     assert value(world.metrics.messages_invalid, "too_many_subscriptions") == 1
     world.publish("c", 1)
     peer.send({"type": "unsubscribe", "task_id": "a"})
@@ -81,6 +81,21 @@ async def test_there_is_a_limit_to_subscriptions_and_room_again_after_leaving(
     assert await peer.json() == {"type": "subscribed", "task_id": "c"}
     world.publish("c", 2)
     assert await peer.json() == task_update("c", 2)
+
+
+async def test_whoever_asks_for_more_than_the_limit_is_told_each_time_and_not_ended(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    world = make_world(max_subscriptions=2, max_client_errors=3)
+    peer = await world.connect("a")
+    names = [f"more-{number}" for number in range(10)]
+    peer.subscribe(*names)
+    refused = [await peer.json() for _ in names]
+    assert [(error["code"], error["task_id"]) for error in refused] == [
+        ("too_many_subscriptions", name) for name in names
+    ]
+    world.publish("a", 1)
+    assert await peer.json() == task_update("a", 1)
 
 
 async def test_who_keeps_at_malformed_messages_is_dropped_after_the_answers(

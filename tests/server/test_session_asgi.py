@@ -9,10 +9,11 @@ from trio.testing import MockClock
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
+from relay.core.grants import EVERYTHING
 from relay.protocols.frames import Received
 from relay.protocols.tasks import TasksProtocol
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.session import Session
-from relay.server.transports import AsgiTransport
 from tests.server.world import MakeWorld, World, settled, task_update, value
 
 
@@ -49,7 +50,7 @@ class AsgiPeer:
 
 def asgi_session(world: World, peer: AsgiPeer) -> Session:
     transport = AsgiTransport(peer.receive, peer.send, 128, None, peer.abort)
-    return Session(world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(None))
+    return Session(world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(None), EVERYTHING)
 
 
 async def test_on_plain_asgi_it_behaves_the_same(autojump_clock: MockClock, make_world: MakeWorld) -> None:

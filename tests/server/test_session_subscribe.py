@@ -11,13 +11,14 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
 from relay.core.client_budget import SUBSCRIBE_RATE
 from relay.core.closecodes import Close
+from relay.core.grants import EVERYTHING
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, Subscribe
 from relay.protocols.tasks import PLAIN, TasksProtocol
+from relay.server.asgi_transport import AsgiTransport
 from relay.server.session import Session
 from relay.server.session_context import LoadHistory
-from relay.server.transports import AsgiTransport
 from tests.server.world import MakeWorld, World, settled, small_pair
 
 
@@ -150,7 +151,8 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
             raise ZeroDivisionError
 
     protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(ChannelPatterns())
-    session = Session(world.context, AsgiTransport(receive, send, 128, None, None), protocol, ClientAddress(None))
+    transport = AsgiTransport(receive, send, 128, None, None)
+    session = Session(world.context, transport, protocol, ClientAddress(None), EVERYTHING)
 
     async def run() -> None:
         with scope:

@@ -16,13 +16,16 @@ from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
 from relay.core.errors import BrokerUnavailable
+from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
+from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, FrameReader
 from relay.protocols.tasks import TasksProtocol
+from relay.server.auth.authenticator import OpenAuthenticator
 from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
@@ -138,6 +141,8 @@ class World:
         )
         #: Reads a channel's history; without one Redis is away.
         self.load_history: LoadHistory = redis_is_away
+        self.authenticator = OpenAuthenticator()
+        self.owned_channels = OwnedChannels()
         limits = limits_of(self.settings)
         self.context = SessionContext(
             self.settings,
@@ -146,8 +151,12 @@ class World:
             self.sessions,
             self.statistics,
             lambda channel, since: self.load_history(channel, since),
+            self.authenticator,
+            self.owned_channels,
         )
-        self.heartbeat = Heartbeat(self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval)
+        self.heartbeat = Heartbeat(
+            self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval, self.context.grant_timers
+        )
         self.peers: list[Peer] = []
 
     def start_heartbeat(self) -> None:
@@ -171,7 +180,8 @@ class World:
         protocol = protocol or TasksProtocol(ChannelPatterns())
         peer = Peer(theirs)
         self.peers.append(peer)
-        return Session(self.context, transport, protocol, ClientAddress("127.0.0.1", 4711)), peer, ours
+        address = ClientAddress("127.0.0.1", 4711)
+        return Session(self.context, transport, protocol, address, EVERYTHING), peer, ours
 
     async def connect(
         self,

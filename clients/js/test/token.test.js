@@ -69,3 +69,15 @@ test("a token callback that fails or hangs is called again", async (t) => {
   assert.match(details[2], /must return a text/);
   t.diagnostic(details.join("; "));
 });
+
+test("a subscription that the relay ends is reported, and the others go on", async () => {
+  const played = play();
+  for (const task of ["t", "u"]) played.relay.task(task).onUpdate(played.take);
+  const [socket] = played.sockets;
+  socket.open();
+  socket.deliver({ type: "unsubscribed", channel: "general" }, subscribed("t", 0), subscribed("u", 0));
+  socket.deliver({ type: "error", code: "forbidden", message: "not permitted", task_id: "t" });
+  assert.deepEqual(played.errors.map(({ code, channel }) => [code, channel]), [["forbidden", "task:t"]]);
+  socket.deliver(update("u", 1, { a: 1 }));
+  assert.deepEqual(played.updates.map(({ taskId }) => taskId), ["u"]);
+});

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from relay_client.errors import NotDelivered as NotDelivered
     from relay_client.errors import PublisherClosed as PublisherClosed
     from relay_client.errors import RelayClientError as RelayClientError
+    from relay_client.progress.current import current_task as current_task
     from relay_client.progress.outcome import TaskCancelled as TaskCancelled
     from relay_client.progress.task import Task as Task
     from relay_client.publisher import Publisher as Publisher
@@ -41,6 +42,7 @@ _LAZY_EXPORTS = {
     "Task": "relay_client.progress.task",
     "TaskCancelled": "relay_client.progress.outcome",
     "TaskReporter": "relay_client.reporter",
+    "current_task": "relay_client.progress.current",
     "subscribe": "relay_client.subscriber.threads",
 }
 

@@ -1,6 +1,7 @@
 """The errors of Relay's clients, one tree:
 
     RelayClientError                root of all errors of relay_client and relay_jobs
+    +-- GrantError                  a grant cannot be made as it was asked for, see `relay_client.grants`
     +-- SubscriptionError           a subscription has ended, see `relay_client.subscriber.errors`
     +-- NotDelivered                Redis has not acknowledged an update
         +-- BufferFull              too many updates wait for Redis

@@ -23,6 +23,7 @@ from relay_client import environment
 from relay_client.cancellation.threads import CancelListener
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
@@ -133,7 +134,8 @@ class TaskReporter:
             self._end_block(task, error)
             raise
         try:
-            yield task
+            with as_current(task):
+                yield task
         except BaseException as error:
             self._end_block(task, error)
             raise

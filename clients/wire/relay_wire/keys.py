@@ -75,6 +75,16 @@ def running(bucket: int) -> str:
     return f"{PREFIX}{{{bucket}}}:running"
 
 
+def tasks_of_owner(bucket: int, owner: str) -> str:
+    """Return the key of a bucket's sorted set of the tasks of a user or group, by last activity, in milliseconds."""
+    return f"{PREFIX}{{{bucket}}}:owner:{owner}:tasks"
+
+
+def tasks_of_parent(bucket: int, parent_id: str) -> str:
+    """Return the key of a bucket's sorted set of the children of a task, by last activity, in milliseconds."""
+    return f"{PREFIX}{{{bucket}}}:parent:{parent_id}:tasks"
+
+
 @lru_cache(4096)
 def of_channel(channel: str) -> tuple[str, ...]:
     """Return the keys that scripts take for a channel: meta, log, state and generation, and a task's two indexes."""

@@ -19,6 +19,9 @@ from relay_wire.statuses import RUNNING, TERMINAL
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
 
+#: The first word of Redis' error when an idempotency key was used for an update with another fingerprint.
+KEY_REUSED = "KEYREUSED"
+
 #: The first word of Redis' error when an update would make the state of a task larger than its bound.
 STATE_TOO_LARGE = "STATETOOLARGE"
 
@@ -107,6 +110,7 @@ def publish_call(
     fields: Mapping[str, bytes] | None = None,
     status: str | None = None,
     idempotency_key: str | None = None,
+    fingerprint: str = "",
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
 ) -> ScriptCall:
@@ -121,11 +125,13 @@ def publish_call(
         status: For a task: its status, if the update has one.
         idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
             position and is not sent again.
+        fingerprint: Letters and digits that tell this update from others. The key with another fingerprint is an error that
+            begins with `KEY_REUSED`.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
-    _add_idempotency_key(names, values, idempotency_key)
+    _add_idempotency_key(names, values, idempotency_key, fingerprint)
     return _with_fields("publish", names, values, fields)
 
 
@@ -229,6 +235,18 @@ def heartbeat_call(task_id: str, retention: Retention, *, sharded: bool = False)
     return ScriptCall(scripts.load("heartbeat"), names, values)
 
 
+def delete_call(task_id: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
+    """Return a call that deletes a task. The result is a duplicate if there is no such task.
+
+    Args:
+        task_id: The task.
+        retention: How long its numbers are kept.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    return ScriptCall(scripts.load("delete"), names, values)
+
+
 def mark_stalled_call(
     task_id: str, last_activity: str, field_name: str, retention: Retention, *, sharded: bool = False
 ) -> ScriptCall:
@@ -272,12 +290,12 @@ def _shared_arguments(
     return names, values
 
 
-def _add_idempotency_key(names: list[str], values: list[Any], key: str | None) -> None:
+def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
     if key is None:
         values.append("0")
     else:
         names.append(f"{names[0]}:id:{key}")
-        values.append(IDEMPOTENCY_TTL_MS)
+        values.append(f"{IDEMPOTENCY_TTL_MS} {fingerprint}" if fingerprint else IDEMPOTENCY_TTL_MS)
 
 
 def _add_occurrence(names: list[str], values: list[Any], occurrence: Occurrence) -> None:

@@ -11,9 +11,15 @@ A task that does not exist has no owner, so a client that may not see a task get
 
 from typing import Any, Protocol
 
-from relay.core.errors import Forbidden
+import trio
+
+from relay.core.closecodes import Close
+from relay.core.errors import Forbidden, Unauthenticated, Unverified
 from relay.core.grants import Decision, Grant, Verb
-from relay.server.auth.authenticator import Authenticator
+from relay.server.auth.authenticator import Authenticator, Entry
+
+#: Seconds within which the credentials of an HTTP request must be checked. A request has one of few turns meanwhile.
+_CHECK_TIMEOUT = 3.0
 
 
 class HasScope(Protocol):
@@ -43,6 +49,25 @@ def require(grant: Grant, verb: Verb, channel: str, owner: frozenset[str] | None
     return decision
 
 
+async def grant_of(entry: Entry) -> Grant:
+    """Return the grant of a client that has one chance to show one: a request that is not a WebSocket's.
+
+    Raises:
+        Unauthenticated: Its credentials do not hold, or it has none.
+        Unverified: They cannot be checked now.
+    """
+    if entry is None:
+        message = "send a token: Authorization: Bearer ..."
+        raise Unauthenticated("unauthenticated", message, Close.UNAUTHENTICATED)
+    if isinstance(entry, Unauthenticated):
+        raise entry
+    if isinstance(entry, Grant):
+        return entry
+    with trio.move_on_after(_CHECK_TIMEOUT):
+        return await entry()
+    raise Unverified("the credentials could not be checked in time")
+
+
 class Access:
     """The grants of requests.
 
@@ -58,6 +83,7 @@ class Access:
 
         Raises:
             Unauthenticated: Its credentials do not hold, or it has none and needs some.
-            BrokerUnavailable: The credentials cannot be checked now.
+            Unverified: The credentials cannot be checked now.
         """
-        return await self._authenticator.grant_of(request.scope)
+        scope = request.scope
+        return await grant_of(self._authenticator.entry(scope["headers"], scope["query_string"]))

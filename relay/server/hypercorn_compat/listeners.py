@@ -39,11 +39,13 @@ class ListenerServer:
     Attributes:
         serve: Serves the listeners until cancelled.
         max_message_bytes: Longest WebSocket message of a client, where Hypercorn reads it.
+        message_timeout: Seconds from the first to the last byte of such a message.
         allows_cleartext_http2: HTTP/2 may be spoken without TLS.
     """
 
     serve: Callable[[WorkerListeners], Awaitable[NoReturn]]
     max_message_bytes: int
+    message_timeout: float
     allows_cleartext_http2: bool
 
 
@@ -90,6 +92,7 @@ async def _serve_listeners(handler: Any, listeners: list[Any], *, handler_nurser
         server = _server_of(wrapper)
         if server is not None:
             config.websocket_max_message_size = server.max_message_bytes
+            config.relay_message_timeout = server.message_timeout
             config.relay_allows_cleartext_http2 = server.allows_cleartext_http2
             own_rules = config.root_path or config.accesslog or config.server_names or context.max_requests
             await server.serve(

@@ -1,8 +1,10 @@
 """Hypercorn's WebSocket stream with Relay's reader: the same limits over TLS and HTTP/2 as on a hijacked socket."""
 
+import math
 from time import time
 from typing import Any
 
+import trio
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, Response, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from wsproto.connection import Connection
@@ -36,8 +38,12 @@ class RelayWSStream(WSStream):
     _peer_closed: PeerClosed | None = None
     violation: Close | None = None
     reports_violations = False
+    #: Limits how long a message that has begun may take.
+    _in_message: trio.CancelScope | None = None
 
     async def handle(self, event: Any) -> None:
+        if isinstance(event, StreamClosed):
+            self._stop_timer()
         if isinstance(event, StreamClosed) and self._peer_closed is not None and not self.closed:
             self.closed = True
             await self._send_disconnect(self._peer_closed)
@@ -92,16 +98,13 @@ class RelayWSStream(WSStream):
         assert self.app_put is not None
         for event in self._reader.receive(data):
             if isinstance(event, Received):
+                self._stop_timer()
                 text, binary = (event.message, None) if isinstance(event.message, str) else (None, event.message)
                 await self.app_put({"type": "websocket.receive", "text": text, "bytes": binary})
             elif isinstance(event, ControlReply):
                 await self.send(Data(stream_id=self.stream_id, data=event.frame))
             elif isinstance(event, Violation):
-                self.violation = event.close
-                if self.reports_violations:
-                    await self.app_put({"type": "websocket.receive", "text": None, "bytes": b""})
-                else:
-                    await self._end(event.close.code, event.close.reason)
+                await self._on_violation(event.close)
             elif isinstance(event, PeerClosed):
                 if self.state is ASGIWebsocketState.CLOSED:  # the answer to a close frame of ours
                     await self.send(StreamClosed(stream_id=self.stream_id))
@@ -109,6 +112,34 @@ class RelayWSStream(WSStream):
                     self.state = ASGIWebsocketState.CLOSED
                     self._peer_closed = event
                     await self._end(event.code, event.reason)
+
+        if not self._reader.in_message:
+            self._stop_timer()
+        elif self._in_message is None and not self.closed:
+            self._in_message = trio.CancelScope()
+            self.task_group.spawn(self._time_message, self._in_message)
+
+    async def _time_message(self, scope: trio.CancelScope) -> None:
+        """Close the connection if the message that has begun is not complete in time; further bytes do not extend it."""
+        with scope:
+            await trio.sleep(getattr(self.config, "relay_message_timeout", math.inf))
+        if self._in_message is scope and self._reader is not None:
+            self._in_message = None
+            self._reader.close()
+            await self._on_violation(Close.MESSAGE_TIMEOUT)
+
+    def _stop_timer(self) -> None:
+        scope, self._in_message = self._in_message, None
+        if scope is not None:
+            scope.cancel()
+
+    async def _on_violation(self, close: Close) -> None:
+        assert self.app_put is not None
+        self.violation = close
+        if self.reports_violations:
+            await self.app_put({"type": "websocket.receive", "text": None, "bytes": b""})
+        else:
+            await self._end(close.code, close.reason)
 
     async def _send_disconnect(self, event: PeerClosed) -> None:
         if self.app_put is not None:

@@ -127,7 +127,7 @@ async def test_a_garbled_answer_is_an_error_of_that_call(what: str, redis_server
         for call in (
             lambda: redis.publish_task_update("t", {"n": 2}),
             lambda: tasks.get("t"),
-            lambda: tasks.page(10, None, None, None),
+            lambda: tasks.page(10, None),
             lambda: tasks.mark_stalled(0.001),
             redis.check_writes,
             lambda: redis._commands.count_subscribers("x"),

@@ -14,8 +14,10 @@ from structlog.testing import capture_logs
 
 from relay.broker import script_calls, task_store
 from relay.broker.service import RedisBroker, open_redis
-from relay.broker.task_store import Task, TaskStore
+from relay.broker.task_list import Task
+from relay.broker.task_store import TaskStore
 from relay.config import RedisSettings, Settings
+from relay.core.task_filter import TaskFilter
 from tests.harness import RedisServer
 
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
@@ -61,8 +63,8 @@ async def test_a_clock_that_is_fast_here_neither_forgets_nor_marks(
     async with opened(redis_server) as (redis, tasks, _):
         await publish(redis, 5, status="in_progress")
         await tasks.forget_old()
-        assert len((await tasks.page(10, None, None, None)).tasks) == 5
-        assert len((await tasks.page(10, None, 60.0, None)).tasks) == 5
+        assert len((await tasks.page(10, None)).tasks) == 5
+        assert len((await tasks.page(10, None, TaskFilter(max_age=60.0))).tasks) == 5
         assert await tasks.mark_stalled(60.0) == 0
 
 
@@ -76,7 +78,7 @@ async def test_what_expired_is_forgotten_and_does_not_return_as_stalled(redis_se
         assert await tasks.mark_stalled(0.1) == 0
         await tasks.forget_old()
         assert await tasks.get("t") is None
-        assert (await tasks.page(10, None, None, None)).tasks == []
+        assert (await tasks.page(10, None)).tasks == []
         with redis_server.client() as client:
             assert not client.exists(keys.state("task:t"))
 
@@ -87,14 +89,14 @@ async def test_a_filter_that_finds_nothing_costs_a_few_round_trips_and_says_that
 ) -> None:
     async with opened(redis_server) as (redis, tasks, counting):
         await publish(redis, 3000, status="in_progress")
-        page = await tasks.page(limit, frozenset({"failed"}), None, None)
+        page = await tasks.page(limit, None, TaskFilter(frozenset({"failed"})))
         assert page.tasks == []
         assert page.next is not None
         assert counting.round_trips <= 20
         pages = 1
         after: tuple[float, str] | None = page.next
         while after:
-            after = (await tasks.page(limit, frozenset({"failed"}), None, after)).next
+            after = (await tasks.page(limit, after, TaskFilter(frozenset({"failed"})))).next
             pages += 1
         assert pages <= 6
 
@@ -105,7 +107,7 @@ async def test_a_page_is_bounded_in_bytes_and_the_next_goes_on(redis_server: Red
         found: list[str] = []
         after, pages = None, 0
         while True:
-            page = await tasks.page(100, None, None, after)
+            page = await tasks.page(100, after)
             assert sum(len(value) for task in page.tasks for value in task.fields.values()) < 8 * 1024 * 1024
             found += [task.task_id for task in page.tasks]
             pages, after = pages + 1, page.next
@@ -122,7 +124,7 @@ async def test_a_page_lists_each_task_once_the_latest_first(redis_server: RedisS
         found: list[Task] = []
         after = None
         for _ in range(100):
-            page = await tasks.page(7, frozenset({"completed"}), None, after)
+            page = await tasks.page(7, after, TaskFilter(frozenset({"completed"})))
             found += page.tasks
             after = page.next
             if after is None:
@@ -146,9 +148,9 @@ async def test_what_others_put_into_the_indexes_holds_up_nothing(redis_server: R
             await publish(redis, 5, status="in_progress")
             await trio.sleep(0.02)
             for _ in range(2):
-                page = await tasks.page(10, None, None, None)
+                page = await tasks.page(10, None)
                 assert sorted(task.task_id for task in page.tasks) == ["0", "1", "2", "3", "4"]
-            assert len((await tasks.page(10, frozenset({"in_progress"}), None, None)).tasks) == 5
+            assert len((await tasks.page(10, None, TaskFilter(frozenset({"in_progress"})))).tasks) == 5
             marked = 0
             for _ in range(3):
                 marked += await tasks.mark_stalled(0.01)

@@ -1,12 +1,9 @@
 """Real peers on real relays: a browser, Node's ws, trio-websocket and websockets each follow a task to its end."""
 
-import queue
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, RedisServer, eventually
-from tests.integration.interop.browser import chromium
+from tests.integration.interop.browser import chromium, page_server
 from tests.integration.interop.relays import HIJACKED, PLAIN_ASGI, UVICORN, Way, ways
 
 HERE = Path(__file__).parent
@@ -70,43 +67,10 @@ def follow(report: Callable[[], Report], redis_server: RedisServer) -> list[Repo
                 others.append(event)
 
 
-@contextmanager
-def page_server() -> Iterator[tuple[str, Callable[[], Report]]]:
-    """An HTTP server for the browser's page: its URL, and a function that waits for the page's next report."""
-    reports: queue.Queue[Report] = queue.Queue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer(BROWSER_PAGE.read_bytes() if self.path.startswith("/?") else b"")
-
-        def do_POST(self) -> None:
-            reports.put(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(b"")
-
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            # A browser's first start, on a busy machine, takes its time.
-            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=PATIENCE)
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @two_ways
 def test_browser(way: Way, shared_redis: RedisServer, share_relay: StartRelay, tmp_path: Path) -> None:
     relay = way.start(share_relay)
-    with page_server() as (page, report), chromium(tmp_path, f"{page}?relay={quote(relay.url)}"):
+    with page_server(BROWSER_PAGE) as (page, report), chromium(tmp_path, f"{page}?relay={quote(relay.url)}"):
         opened = follow(report, shared_redis)
     # Browsers offer deflate, and both servers accept it.
     assert [event["event"] for event in opened] == ["open"]

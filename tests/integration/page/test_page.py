@@ -182,7 +182,7 @@ def test_axe_finds_nothing(scheme: Any, shared_redis: RedisServer, share_relay: 
     install_node_packages(ROOT / "clients" / "js")
     relay = share_relay()
     page.emulate_media(color_scheme=scheme)
-    found = []
+    found: list[Any] = []
 
     def check(what: str) -> None:
         page.evaluate(AXE.read_text())

@@ -108,8 +108,11 @@ def close_code(relay: RelayServer, sent: bytes) -> tuple[int, bytes]:
     return int.from_bytes(frame[2:4]), frame[4:]
 
 
-def test_violations_end_the_connection_with_their_code(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay(message_timeout=1)
+@pytest.mark.parametrize("transport", ["hijacked", "asgi"])
+def test_violations_end_the_connection_with_their_code(
+    transport: str, redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(message_timeout=1, hijack_sockets=str(transport == "hijacked").lower())
     with bystander(relay, redis_server):
         text, binary = 0x80 | Opcode.TEXT, 0x80 | Opcode.BINARY
         assert close_code(relay, masked_frame(binary, b"\0\1")) == (1003, b"binary messages are not supported")
@@ -132,7 +135,7 @@ def test_violations_end_the_connection_with_their_code(redis_server: RedisServer
         "message_timeout": 3,
     }.items():
         assert relay.metric(f'relay_connections_dropped_total{{reason="{reason}"}}') == count, reason
-    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
+    eventually(lambda: relay.metric(f'relay_connections{{transport="{transport}"}}') == 0)
 
 
 SKIPPED = {

@@ -245,7 +245,16 @@ export class Subscriptions {
     this.#report(channel!);
   }
 
-  #onError({ code, message }: { code: string; message?: string }, now: number): void {
+  #onError(error: { code: string; message?: string; task_id?: unknown; channel?: unknown }, now: number): void {
+    const { code, message } = error;
+    const name = channelNamed(error);
+    const oldest = this.#unanswered[0];
+    if (name !== undefined && !(oldest !== undefined && "channel" in oldest && oldest.channel.name === name)) {
+      // Not an answer: the relay has ended a subscription, for instance since a new token does not permit it.
+      const ended = this.channels.get(name);
+      if (ended?.isConfirmed) this.#refuse(ended, code, message);
+      return;
+    }
     const request = this.#unanswered.shift();
     const channel = request !== undefined && "channel" in request ? request.channel : null;
     const isWanted = channel !== null && this.channels.get(channel.name) === channel;

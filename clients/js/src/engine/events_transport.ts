@@ -158,9 +158,8 @@ export class EventsTransport implements Transport {
     if (message.type === "subscribed" || message.type === "error") {
       const oldest = this.#queue[0];
       const isAnswer = oldest?.type === "subscribe" && (name === undefined || oldest.name === name);
-      if (message.type === "error" && !isAnswer) return; // of a channel that was left meanwhile
       if (isAnswer) this.#queue.shift();
-      if (message.type === "error") this.#wanted.delete(oldest!.name!);
+      if (message.type === "error") this.#wanted.delete(name ?? oldest?.name ?? "");
       else if (wanted === undefined) return;
       else if (message.recovered !== true && !message.state) wanted.position = message.position;
     } else if (wanted !== undefined && message.position !== undefined) {

@@ -14,6 +14,7 @@ from relay_client import environment
 from relay_client.cancellation.watches import Watch
 from relay_client.errors import BufferFull, NotDelivered
 from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
@@ -112,7 +113,8 @@ class AsyncTaskReporter(Generic[P]):
             raise
         try:
             async with nullcontext() if listener is None else listener.scope(task.id, task.request_cancel):
-                yield task
+                with as_current(task):
+                    yield task
         except BaseException as error:
             await self._end_block(task, error)
             raise

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 from relay_wire.position import Position
@@ -19,6 +20,9 @@ _ROUND = 0.01
 
 #: Seconds before a task is tried again whose updates were not delivered by their deadline.
 _PAUSE = 1.0
+
+#: Tasks of one round: their calls are a part of what may wait for Redis.
+_MAX_ROUND_TASKS = 200
 
 
 class Sending(NamedTuple):
@@ -51,9 +55,13 @@ class Schedule:
         self._interval = 1.0 / rate
         self._heartbeat = heartbeat
         self._tasks: set[Task] = set()
+        self._leaving: dict[Task, float] = {}  # have ended here; until when their last updates are tried
         self._noted: deque[Task] = deque()
-        self._waiting: set[Task] = set()  # have something to send that is not due yet
-        self._next_round = 0.0
+        self._waiting: dict[Task, None] = {}  # have something to send that is not due yet, in order
+        self._flushes: list[Callable[[], None]] = []
+        #: Tasks that were left before their last updates had arrived.
+        self.lost = 0
+        self._next_round = self._next_look = 0.0
         self._is_failing = False
         self._in_flight: list[Sending] = []
 
@@ -61,17 +69,35 @@ class Schedule:
         """Take in a task that has begun."""
         self._tasks.add(task)
         if task.has_pending():
-            self._waiting.add(task)
+            self._waiting[task] = None
+
+    def release(self, task: Task, until: float) -> None:
+        """Send what a task still has, but no heartbeats, and remove it when that has arrived; at the latest at a time."""
+        self._tasks.discard(task)
+        self._leaving[task] = until
+        task.not_before = min(task.not_before, self._next_round)
+        self._waiting[task] = None
 
     def remove(self, task: Task) -> None:
         """Send nothing more of a task."""
         self._tasks.discard(task)
-        self._waiting.discard(task)
+        self._leaving.pop(task, None)
+        self._waiting.pop(task, None)
 
     @property
     def is_empty(self) -> bool:
         """There are no tasks."""
-        return not self._tasks
+        return not self._tasks and not self._leaving
+
+    def __len__(self) -> int:
+        return len(self._tasks) + len(self._leaving)
+
+    def flush(self, done: Callable[[], None]) -> None:
+        """Send all that waits without regard to the rate, and then call `done`, once."""
+        self._flushes.append(done)
+        self._next_round = 0.0
+        for task in (*self._tasks, *self._leaving):
+            task.not_before = 0.0
 
     def note(self, task: Task) -> None:
         """Note that a task has something to send. From any thread."""
@@ -84,6 +110,11 @@ class Schedule:
                 return None
             self.settle(self._in_flight, now)
         self._in_flight = self.put_due(now, put)
+        self._drop_expired(now)
+        if self._flushes and not self._in_flight and not self._noted and not self._waiting:
+            flushes, self._flushes = self._flushes, []
+            for done in flushes:
+                done()
         return None if self._in_flight else self.wait(now)
 
     def calls_in_flight(self) -> list[Call]:
@@ -92,12 +123,13 @@ class Schedule:
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until something is due, unless something is noted before; None when there are no tasks."""
-        if not self._tasks:
+        if self.is_empty:
             return None
         times = [max(task.not_before, self._next_round) for task in self._waiting]
         times += [max(task.last_sent + self._heartbeat, task.not_before) for task in self._tasks]
         if self._noted:
             times.append(self._next_round)
+        times += [until for task, until in self._leaving.items() if task not in self._waiting]
         return max(0.0, min(times) - now)
 
     def put_due(self, now: float, put: Callable[[list[Call]], None]) -> list[Sending]:
@@ -106,16 +138,19 @@ class Schedule:
             return []
         while self._noted:
             task = self._noted.popleft()
-            if task in self._tasks:
-                self._waiting.add(task)
+            if task in self._tasks or task in self._leaving:
+                self._waiting[task] = None
         sending: list[Sending] = []
+        due = (task for task in self._waiting if task.not_before <= now)
         try:
-            for task in [task for task in self._waiting if task.not_before <= now]:
-                self._waiting.discard(task)
+            for task in list(islice(due, _MAX_ROUND_TASKS)):
+                del self._waiting[task]
                 task.not_before = now + self._interval
                 calls = task.take(self._updates, put)
                 if calls:
                     sending.append(Sending(task, calls, False))
+                else:
+                    self._leaving.pop(task, None)
             for task in [each for each in self._tasks if now >= max(each.last_sent + self._heartbeat, each.not_before)]:
                 task.not_before = now + min(self._interval, self._heartbeat)
                 heartbeat = [self._updates.heartbeat(task.id)]
@@ -124,9 +159,9 @@ class Schedule:
         except NotDelivered as error:  # the queue is full, or closed
             self._note_failure(error)
             self._next_round = now + _PAUSE
-            self._waiting.update(task for task in self._tasks if task.has_pending())
+            self._waiting.update((task, None) for task in (*self._tasks, *self._leaving) if task.has_pending())
         else:
-            self._next_round = now + _ROUND
+            self._next_round = now if len(sending) >= _MAX_ROUND_TASKS else now + _ROUND
         return sending
 
     def settle(self, sending: list[Sending], now: float) -> None:
@@ -149,8 +184,22 @@ class Schedule:
                 else:
                     task.acknowledged(now)
                     self._note_epoch(task, calls)
-            if task.has_pending() and task in self._tasks:
-                self._waiting.add(task)
+            if task.has_pending():
+                if task in self._tasks or task in self._leaving:
+                    self._waiting[task] = None
+            else:
+                self._leaving.pop(task, None)
+
+    def _drop_expired(self, now: float) -> None:
+        """Give up the last updates of tasks whose time is over."""
+        if not self._is_failing or now < self._next_look:
+            return
+        self._next_look = now + _PAUSE
+        for task in [task for task, until in self._leaving.items() if now >= until]:
+            self.remove(task)
+            if not self.lost:
+                _log.error("task %s: its last updates were not delivered in time, nor are they tried any more", task.id)
+            self.lost += 1
 
     @staticmethod
     def _note_epoch(task: Task, calls: list[Call]) -> None:

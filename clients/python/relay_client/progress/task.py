@@ -193,6 +193,14 @@ class Task:
             raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
         return plain_fields(fields)
 
+    def message(self, message: str) -> None:
+        """Report what the task is about just now; raises as `progress`."""
+        self.progress(None, message)
+
+    def stage(self, stage: str, message: str | None = None) -> None:
+        """Report that a stage of the task begins; raises as `progress`."""
+        self.progress(None, message, stage=stage)
+
     def update(self, **fields: Any) -> None:
         """Report fields; raises as `progress`."""
         self.progress(None, None, **fields)
@@ -277,7 +285,7 @@ class Task:
         calls += updates.task_update(self.id, started, options=self._options)
         self._changes.start_with(started)
         self.last_sent = self.not_before = monotonic()
-        _open_tasks.add(self)
+        track_open_task(self)
         return calls
 
     def _announced(self, updates: Updates) -> list[Call]:
@@ -383,6 +391,11 @@ class Task:
         """In a forked child: it is the parent's."""
         self._has_ended = True
         self._stopped = RuntimeError(f"task {self.id} is its parent process's; a forked child begins its own")
+
+
+def track_open_task(task: Task) -> None:
+    """Note a task of this process: a forked child must not report on it."""
+    _open_tasks.add(task)
 
 
 def _detach_all() -> None:

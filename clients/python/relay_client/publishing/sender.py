@@ -148,6 +148,10 @@ class Sender:
             await self._send_batch()
         return True
 
+    def collect(self) -> None:
+        """Queue what the sources have that is due."""
+        self._ask_sources(monotonic())
+
     def _ask_sources(self, now: float) -> float | None:
         due: float | None = None
         for source in tuple(self._sources.values()):

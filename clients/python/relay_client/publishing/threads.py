@@ -7,10 +7,8 @@ The thread is started when there is something to send, and ends when it was idle
 starts one. If several are started at the same time, a lock that only they take lets one of them send, and the others end.
 """
 
-import atexit
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -21,6 +19,7 @@ from relay_wire.redis_urls import RedisTarget
 from relay_client.errors import BackgroundDeliveryError, DeliveryTimedOut, NotDelivered
 from relay_client.publishing.call import Call
 from relay_client.publishing.connection import BlockingConnection, Connection
+from relay_client.publishing.exit_hook import ExitHook
 from relay_client.publishing.inbox import Inbox, Request
 from relay_client.publishing.queue import DeliveryLimits, DeliveryQueue
 from relay_client.publishing.sender import Put, Sender, Source
@@ -99,7 +98,7 @@ class ThreadSender:
             PublisherClosed: The sender was closed.
             DeliveryTimedOut: The sender thread did not come to it. Otherwise the calls have the outcome.
         """
-        if self._is_sender_thread():
+        if self.is_sender_thread():
             self.post(calls)
             return
         self._check(calls)
@@ -120,7 +119,7 @@ class ThreadSender:
             DeliveryTimedOut: The sender thread did not come to it.
             Exception: What `make` raised.
         """
-        is_posted = self._is_sender_thread()
+        is_posted = self.is_sender_thread()
 
         def put(calls: list[Call]) -> None:
             self._queue.put(calls, monotonic(), timeout, posted=is_posted)
@@ -143,7 +142,7 @@ class ThreadSender:
         """
         self._check(calls)
         self._queue.stamp(calls, monotonic(), None, posted=True)
-        _flush_at_exit_of_this_process()
+        _exit_flush.arm()
         self._hand_over(Request(calls))
 
     def run_soon(self, function: Callable[[], None]) -> None:
@@ -193,7 +192,7 @@ class ThreadSender:
             self.flush()
 
     def _flush(self, request: Request) -> None:
-        if self._is_sender_thread():
+        if self.is_sender_thread():
             self._inbox.put(request)
             return
         self._hand_over(request)
@@ -206,7 +205,8 @@ class ThreadSender:
 
     # In the callers' threads
 
-    def _is_sender_thread(self) -> bool:
+    def is_sender_thread(self) -> bool:
+        """Return whether the caller is the sender thread, which must not wait for itself."""
         return self._thread == threading.get_ident()
 
     def _check(self, calls: Sequence[Call]) -> None:
@@ -268,6 +268,8 @@ class ThreadSender:
     def _serve(self, idle: float) -> bool:
         """Do one step; False when there was nothing to do for `idle` seconds, or nothing more is to come."""
         self._accept()
+        if not idle:
+            self._core.collect()
         if (self._is_closed or not idle) and not self._queue.waiting:
             return bool(self._inbox)
         has_more = run_blocking(self._core.step(0.0 if self._inbox else idle))
@@ -314,30 +316,17 @@ class ThreadSender:
 #: Of this process; those that are forgotten drop out.
 _senders: "WeakSet[ThreadSender]" = WeakSet()
 
-#: The process that has asked for a flush at its exit.
-_flushing_pid = 0
 
-#: A forked child of these packages runs their finalizers at its exit, and none of atexit's.
-_FORKING_PACKAGES = ("multiprocessing.util", "billiard.util")
-
-
-def _flush_at_exit_of_this_process() -> None:
-    """Flush posted updates of a publisher that was never closed."""
-    global _flushing_pid
-    if _flushing_pid != os.getpid():
-        _flushing_pid = os.getpid()
-        for name in _FORKING_PACKAGES:
-            if name in sys.modules:
-                sys.modules[name].Finalize(None, _flush_at_exit, exitpriority=0)
-
-
-@atexit.register
-def _flush_at_exit() -> None:
+def _flush_all() -> None:
+    """Flush posted updates of publishers that were never closed."""
     for sender in tuple(_senders):
         try:
             sender.flush_at_exit()
         except NotDelivered as error:
             _log.error("at exit: %s", error)
+
+
+_exit_flush = ExitHook(_flush_all, priority=0)
 
 
 def _reset_in_child() -> None:

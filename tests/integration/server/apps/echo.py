@@ -30,8 +30,14 @@ class EchoProtocol:
             return (Reply(_TEXT + message.encode()),)
         return (Reply(_BINARY + message),)
 
-    def refuse(self, code: str, message: str) -> Refusal:
+    def refuse(self, code: str, message: str, channel: str | None = None) -> Refusal:
+        return Refusal(code, _TEXT + f"{code}: {message} ({channel})".encode())
+
+    def reject(self, code: str, message: str) -> Refusal:
         return Refusal(code, _TEXT + f"{code}: {message}".encode())
+
+    def expiry_notice(self, seconds: float) -> bytes:
+        return _TEXT + f"{seconds} s left".encode()
 
 
 def _frame(payload: bytes) -> bytes:

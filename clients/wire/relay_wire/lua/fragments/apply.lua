@@ -103,6 +103,9 @@ if is_task then
     else
       call('ZREM', KEYS[6], ARGV[13])
     end
+    if owner or parent then
+      list(owner, parent, is_due)
+    end
   end
   if is_due or is_grown or has_new_status then
     call('PEXPIRE', state, status == 'ended' and ARGV[8] or ARGV[7])
@@ -116,7 +119,9 @@ end
 if closing_update then
   call(ARGV[2], ARGV[1], closing_update)
 end
-set_options()
+if is_task then
+  set_options()
+end
 if is_update then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. ARGV[14] .. '\n' .. ARGV[15])
 end

@@ -8,7 +8,8 @@ top, volume, uncounted = tonumber(top), tonumber(volume), tonumber(uncounted) or
 -- A channel begins a new life, with an epoch, a history and a state of its own, when it has no numbers, when the state of its
 -- task has expired, and when a task that has ended is published as one that has not: its id is used again.
 local is_new, has_leftovers, new_generation = false, false, nil
-local last_epoch, last_top = epoch, top -- of the life that may end here
+-- Of the life that may end here.
+local last_epoch, last_top, last_owner, last_parent = epoch, top, owner, parent
 if not epoch or not top or not volume then
   is_new = true
   local name = call('GET', generation)

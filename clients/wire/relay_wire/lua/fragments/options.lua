@@ -2,12 +2,47 @@
 --
 -- owner, a JSON array of texts in order, is set when it is given and differs; '[]' removes it. parent is set once in a life. A
 -- new life has neither, unless they are given again. Relays hear of another owner before they hear of the update.
+--
+-- The tasks of an owner, and the children of a parent, have indexes like the bucket's own list of tasks, in the same bucket.
 local new_owner = is_task and ARGV[16] ~= '' and ARGV[16] ~= (owner or '[]') and ARGV[16]
 local new_parent = is_task and ARGV[17] ~= '' and not parent and ARGV[17]
 if parent and ARGV[17] ~= '' and ARGV[17] ~= parent then
   return redis.error_reply('PARENTFIXED the task has the parent ' .. parent .. '; a task keeps its parent for its whole life')
 end
+
+-- Most tasks in an index of a bucket: the least recently active are left out.
+local max_listed = 1000
+
+local function indexes_of(owner, parent)
+  local bucket, names = string.sub(KEYS[5], 1, -6), {}
+  local is_readable, ids = pcall(cjson.decode, owner or '[]')
+  for _, id in ipairs(is_readable and ids or {}) do
+    names[#names + 1] = bucket .. 'owner:' .. tostring(id) .. ':tasks'
+  end
+  if parent then
+    names[#names + 1] = bucket .. 'parent:' .. parent .. ':tasks'
+  end
+  return names
+end
+
+-- Lists the task as active now. `is_due`: the list itself is looked after, too. What others have put under an index's name holds
+-- up nothing.
+local function list(owner, parent, is_due)
+  for _, index in ipairs(indexes_of(owner, parent)) do
+    if redis.pcall('ZADD', index, now, ARGV[13]) == 1 or is_due then
+      redis.pcall('ZREMRANGEBYSCORE', index, '-inf', now - ARGV[7])
+      redis.pcall('ZREMRANGEBYRANK', index, 0, -max_listed - 1)
+      redis.pcall('PEXPIRE', index, ARGV[7])
+    end
+  end
+end
+
 local function set_options()
+  if is_new or new_owner then
+    for _, index in ipairs(indexes_of(last_owner, is_new and last_parent)) do
+      redis.pcall('ZREM', index, ARGV[13])
+    end
+  end
   if new_owner == '[]' then
     call('HDEL', meta, 'owner')
   elseif new_owner then
@@ -15,6 +50,10 @@ local function set_options()
   end
   if new_parent then
     call('HSET', meta, 'parent', new_parent)
+  end
+  owner, parent = new_owner or owner, new_parent or parent
+  if new_owner or new_parent then
+    list(owner, parent, false)
   end
   if new_owner then
     call(ARGV[2], ARGV[1], epoch .. ' 0 owner\n' .. new_owner)

@@ -1,4 +1,4 @@
-"""Reads that clients ask for: on connections of their own, several in one round trip, equal ones only once, and bounded.
+"""Calls that clients ask for: on connections of their own, several in one round trip, equal ones only once, and bounded.
 
 However many clients ask, the relay's own calls do not wait for them, and Redis holds the answers of a few round trips only.
 """
@@ -41,17 +41,19 @@ class _Request:
         self.answers: list[Any] | BrokerError = []
 
 
-class ClientReads:
+class ClientCalls:
     """Runs scripts for clients. `run` must be running."""
 
-    def __init__(self, run_calls: RunCalls, deadline: float) -> None:
+    def __init__(self, run_calls: RunCalls, connections: int, deadline: float) -> None:
         """Make it.
 
         Args:
             run_calls: Runs scripts, on connections that nobody else uses.
+            connections: How many there are.
             deadline: Seconds within which a request ends.
         """
         self._run_calls = run_calls
+        self._connections = connections
         self._deadline = deadline
         self._queue: deque[_Request] = deque()
         self._shared: dict[_Identity, _Request] = {}
@@ -104,7 +106,7 @@ class ClientReads:
     async def run(self) -> None:
         """Serve requests until cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(CONNECTIONS):
+            for _ in range(self._connections):
                 nursery.start_soon(self._serve)
 
     async def _serve(self) -> None:

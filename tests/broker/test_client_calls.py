@@ -9,7 +9,7 @@ from relay_wire.publications import ScriptCall
 from relay_wire.scripts import Script
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.broker.client_reads import MAX_WAITING, ClientReads
+from relay.broker.client_calls import CONNECTIONS, MAX_WAITING, ClientCalls
 from relay.core.errors import BrokerBusy, BrokerRefused, BrokerUnavailable
 
 SCRIPT = Script.of("return KEYS[1]")
@@ -37,7 +37,7 @@ class SlowRedis:
 
 async def test_equal_reads_of_one_turn_are_one(autojump_clock: MockClock) -> None:
     redis, answers = SlowRedis(), []
-    reads = ClientReads(redis.run_calls, 2.0)
+    reads = ClientCalls(redis.run_calls, CONNECTIONS, 2.0)
 
     async def ask(*names: str) -> None:
         answers.append(await reads.run_calls([call(name) for name in names]))
@@ -62,7 +62,7 @@ async def test_equal_reads_of_one_turn_are_one(autojump_clock: MockClock) -> Non
 async def test_round_trips_are_bounded(autojump_clock: MockClock) -> None:
     redis = SlowRedis()
     redis.may_answer.set()
-    reads = ClientReads(redis.run_calls, 2.0)
+    reads = ClientCalls(redis.run_calls, CONNECTIONS, 2.0)
     async with trio.open_nursery() as nursery:
         for number in range(200):
             nursery.start_soon(reads.run_calls, [call(str(number))])
@@ -76,7 +76,7 @@ async def test_round_trips_are_bounded(autojump_clock: MockClock) -> None:
 
 async def test_beyond_the_bound_nobody_waits(autojump_clock: MockClock) -> None:
     redis = SlowRedis()
-    reads = ClientReads(redis.run_calls, 2.0)
+    reads = ClientCalls(redis.run_calls, CONNECTIONS, 2.0)
     late: list[str] = []
 
     async def ask(name: str) -> None:
@@ -108,7 +108,7 @@ async def test_an_error_is_each_ones_who_asked(autojump_clock: MockClock) -> Non
     redis = SlowRedis()
     redis.error = BrokerRefused("no")
     redis.may_answer.set()
-    reads = ClientReads(redis.run_calls, 2.0)
+    reads = ClientCalls(redis.run_calls, CONNECTIONS, 2.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reads.run)
         for _ in range(2):
@@ -119,7 +119,7 @@ async def test_an_error_is_each_ones_who_asked(autojump_clock: MockClock) -> Non
 
 async def test_one_that_gives_up_takes_nothing_from_those_who_share(autojump_clock: MockClock) -> None:
     redis = SlowRedis()
-    reads = ClientReads(redis.run_calls, 2.0)
+    reads = ClientCalls(redis.run_calls, CONNECTIONS, 2.0)
     answers = []
 
     async def ask() -> None:

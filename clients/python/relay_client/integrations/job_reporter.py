@@ -1,0 +1,220 @@
+"""What happens to a job, as its integration reports it: the part that all integrations share.
+
+    producer        enqueued
+    worker          started -> progress ... -> succeeded | failed | cancelled | retrying
+    worker's main   lost: its child did not live to say what happened
+    process
+
+Nothing here waits for Redis, and nothing raises into the queue's own code.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec
+from weakref import WeakSet
+
+from relay_wire.statuses import CANCELLED, FAILED, IN_PROGRESS, PENDING
+
+from relay_client.integrations.job import Job, JobMapping, JobOptions
+from relay_client.progress.background import BackgroundReporter
+from relay_client.progress.background_task import BackgroundTask, Opening
+from relay_client.progress.current import clear_current, set_current
+from relay_client.progress.outcome import error_text, terminal_fields
+from relay_client.progress.values import utc_now_iso
+
+_log = logging.getLogger("relay_client")
+
+_P = ParamSpec("_P")
+
+
+def never_raises(function: Callable[_P, None]) -> Callable[_P, None]:
+    """Decorate a hook of a queue: an error in it is logged, and does not reach the queue."""
+
+    @wraps(function)
+    def hook(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - reporting must not break a job
+            _log.exception("a job is not reported to the relay as it should be")
+
+    return hook
+
+
+def step(attempt: int) -> str:
+    """Return the name of the step that an attempt is; see `relay_client.progress.background_task`."""
+    return f"attempt:{attempt}"
+
+
+class JobReporter:
+    """Reports on the jobs of one queue, from all of its processes.
+
+    Attributes:
+        reporter: By which it reports.
+        mapping: Makes owners, titles and fields.
+    """
+
+    def __init__(self, options: JobOptions, reporter: BackgroundReporter | None = None) -> None:
+        """Make a reporter, which does not connect yet.
+
+        Args:
+            options: What the application wants.
+            reporter: By which it reports; by default one of its own.
+
+        Raises:
+            ValueError: An option, or the environment, cannot be right.
+        """
+        exit_timeout = options.get("exit_timeout", 3.0)
+        self.reporter = reporter or BackgroundReporter(options.get("publisher"), exit_timeout=exit_timeout)
+        self.mapping = JobMapping(options)
+        self._running: dict[str, BackgroundTask] = {}
+        self._attempts: dict[str, Job] = {}
+        _job_reporters.add(self)
+
+    def forget_running(self) -> None:
+        """In a forked child: what runs is the parent's."""
+        self._running, self._attempts = {}, {}
+
+    def is_running(self, job_id: str) -> bool:
+        """Return whether a job that is reported runs in this process."""
+        return job_id in self._running
+
+    def enqueued(self, job: Job) -> bool:
+        """Report that a job waits; return whether it is reported. The worker is to know that: ``Job.is_announced``."""
+        try:
+            if not self.mapping.is_selected(job):
+                return False
+            opening = Opening(step(job.attempt), self._announcement(job), options=self.mapping.options(job))
+            return self.reporter.report(job.id, opening=opening)
+        except Exception:  # noqa: BLE001 - reporting must not keep a job from being enqueued
+            _log.exception("job %s is not reported to the relay", job.id)
+            return False
+
+    @never_raises
+    def started(self, job: Job) -> None:
+        """Report that a job runs in this process, and make its task the current one of this context."""
+        if not job.is_announced and not self.mapping.is_selected(job):
+            return
+        announcement = None if job.is_announced or job.attempt > 1 else self._announcement(job)
+        fields = {**self.mapping.described(job), "status": IN_PROGRESS, "started_at": utc_now_iso()}
+        fields["worker"] = job.worker or default_worker()
+        if job.attempt > 1:
+            fields |= {"attempt": job.attempt, "progress": 0, "message": None}
+        opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
+        task = self.reporter.begin(job.id, fields, opening)
+        if task is not None:
+            self._running[job.id] = task
+            self._attempts[job.id] = job
+            set_current(task)
+
+    def _announcement(self, job: Job) -> dict[str, Any]:
+        return {**self.mapping.described(job), "status": PENDING, "created_at": utc_now_iso()}
+
+    @never_raises
+    def progress(self, job_id: str, progress: float | None = None, message: str | None = None, **fields: Any) -> None:
+        """Report the progress of a job that runs in this process; of any other, nothing."""
+        task = self._running.get(job_id)
+        if task is not None and not task.cancelled:
+            task.progress(progress, message, **fields)
+
+    @never_raises
+    def note(self, job_id: str, message: str) -> None:
+        """Report a message on a job that runs elsewhere, or nowhere just now. Its status stays."""
+        self.reporter.report(job_id, {"message": message})
+
+    def succeeded(self, job_id: str) -> None:
+        """Report that a job has ended well."""
+        self._end(job_id, *terminal_fields(None))
+
+    def failed(self, job_id: str, error: BaseException | str) -> None:
+        """Report that a job has failed, and is not tried again; or that it was cancelled, if the error says so."""
+        if isinstance(error, str):
+            self._end(job_id, FAILED, {"error": error, "completed_at": utc_now_iso()})
+        else:
+            self._end(job_id, *terminal_fields(error))
+
+    def cancelled(self, job_id: str, message: str | None = None) -> None:
+        """Report that a job was cancelled: while it ran, or before."""
+        fields = {} if message is None else {"message": message}
+        self._end(job_id, CANCELLED, {**fields, "completed_at": utc_now_iso()})
+
+    @never_raises
+    def retrying(self, job: Job, error: BaseException | str | None, seconds: float | None = None) -> None:
+        """Report that a job waits for another attempt.
+
+        Args:
+            job: The job, with the attempt that has failed.
+            error: Why it has.
+            seconds: When the next attempt begins.
+        """
+        total = "" if job.max_attempts is None else f" of {job.max_attempts}"
+        when = "" if seconds is None else f" in {seconds:.1f} s"
+        reason = error if isinstance(error, str) else "" if error is None else error_text(error)
+        message = (
+            f"Attempt {job.attempt}{total} failed, the next is{when or ' to come'}{f': {reason}' if reason else ''}"
+        )
+        self.requeued(job, message)
+
+    @never_raises
+    def requeued(self, job: Job, message: str) -> None:
+        """Report that a job waits again, for the attempt after this one."""
+        fields = {"status": PENDING, "message": message}
+        task = self._taken(job.id)
+        if task is None:
+            self.reporter.report(job.id, fields, key=step(job.attempt + 1))
+        else:
+            self.reporter.release(task, fields, key=step(job.attempt + 1), is_final=False)
+
+    @never_raises
+    def handed_on(self, job_id: str, message: str | None = None) -> None:
+        """Report nothing more of a job that runs in this process: something else goes on with it."""
+        task = self._taken(job_id)
+        if task is not None:
+            self.reporter.release(task, {} if message is None else {"message": message}, is_final=False)
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job that runs in this process, as it was started."""
+        return self._attempts.get(job_id)
+
+    def task(self, job_id: str) -> BackgroundTask | None:
+        """Return the task of a job that runs in this process."""
+        return self._running.get(job_id)
+
+    @never_raises
+    def _end(self, job_id: str, status: str, fields: Mapping[str, Any]) -> None:
+        task = self._taken(job_id)
+        if task is None:
+            self.reporter.report(job_id, {**fields, "status": status}, is_final=True)
+        else:
+            self.reporter.release(task, {**fields, "status": status})
+
+    def _taken(self, job_id: str) -> BackgroundTask | None:
+        self._attempts.pop(job_id, None)
+        return self._running.pop(job_id, None)
+
+    def leave(self) -> None:
+        """Have no current task in this context any more: the job's code is over."""
+        clear_current()
+
+    @never_raises
+    def flush(self) -> None:
+        """Wait until all that was reported has arrived, for ``exit_timeout`` seconds at most: before a process ends."""
+        self.reporter.flush()
+
+
+def default_worker() -> str:
+    """Return a name for this process as the one that works on a job."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+_job_reporters: "WeakSet[JobReporter]" = WeakSet()
+
+
+def _forget_running() -> None:
+    for reporter in tuple(_job_reporters):
+        reporter.forget_running()
+
+
+os.register_at_fork(after_in_child=_forget_running)

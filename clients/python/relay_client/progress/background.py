@@ -1,0 +1,242 @@
+"""Reporting that never waits: for job queues, whose hooks must not hold up a worker or a web request.
+
+    callers (any thread)     begin, report, release: only hand over
+    the sender's thread      sends, merges, tries again; the end of a task is tried longest
+
+Handing over fails only when too much waits. That is logged once and counted.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+from weakref import WeakSet
+
+from relay_client import environment
+from relay_client.progress.background_task import BackgroundTask, Opening
+from relay_client.progress.schedule import Schedule
+from relay_client.progress.task import Task
+from relay_client.publisher import Publisher
+from relay_client.publishing.exit_hook import ExitHook
+from relay_client.publishing.thread_runtime import ThreadSignal
+
+_log = logging.getLogger("relay_client")
+
+#: Seconds for which an update is tried that does not end a task.
+_REPORT_TIMEOUT = 60.0
+
+#: Updates that may wait in the publisher: those of one round of the schedule, and some more.
+_MAX_WAITING = 5000
+
+#: The end of a task may still wait when this many times the limit of all else does.
+_RESERVE = 1.25
+
+
+class BackgroundReporter:
+    """Reports on tasks from any thread, without ever waiting for Redis and without raising for it.
+
+    A forked child may use it for tasks of its own; what its parent has not sent stays the parent's.
+
+    Attributes:
+        dropped: Reports that were not taken because too much waited.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher | str | None = None,
+        *,
+        rate: float = 10.0,
+        heartbeat: float | None = None,
+        end_timeout: float = 600.0,
+        exit_timeout: float = 3.0,
+        max_tasks: int = 10_000,
+    ) -> None:
+        """Make a reporter, which does not connect yet.
+
+        Args:
+            publisher: By which it reports, or the URL of a Redis; by default as `relay_client.Publisher` finds it.
+            rate: Updates of each task per second, at most 1000.
+            heartbeat: Seconds without an update after which a heartbeat is sent; by default a third of
+                ``RELAY_TASK_STALL_SECONDS``.
+            end_timeout: Seconds for which the end of a task is tried when Redis is away.
+            exit_timeout: Seconds for which the end of the process waits for what is not sent yet.
+            max_tasks: Tasks that run here or wait for Redis; more are not reported. The ends of tasks have some more room.
+
+        Raises:
+            ValueError: A number is out of range, or the environment cannot be right.
+        """
+        if max_tasks < 1:
+            raise ValueError(f"max_tasks must be at least 1, not {max_tasks!r}")
+        self.publisher = (
+            publisher if isinstance(publisher, Publisher) else Publisher(publisher, max_waiting=_MAX_WAITING)
+        )
+        self.exit_timeout = exit_timeout
+        self._end_timeout = end_timeout
+        self._max_tasks = max_tasks
+        self._rate = rate
+        self._heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
+        self.reset()
+        _reporters.add(self)
+
+    def reset(self) -> None:
+        """Begin without tasks: at first, and in a forked child."""
+        self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
+        self._handed_over: deque[Callable[[], None]] = deque()
+        self.dropped = 0
+        self._is_used = False
+
+    @property
+    def lost(self) -> int:
+        """Tasks whose last updates were not delivered in time, in this process."""
+        return self._schedule.lost
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that run here, or whose updates wait for Redis."""
+        return len(self._schedule) + len(self._handed_over)
+
+    def begin(
+        self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | None = None
+    ) -> BackgroundTask | None:
+        """Begin a task that runs in this process from now on.
+
+        Args:
+            task_id: Its id.
+            fields: Its first fields.
+            opening: What is published before them.
+
+        Returns:
+            The task; None if it cannot be reported, which is logged.
+        """
+        task = self._task(task_id, opening, self._max_tasks)
+        if task is not None:
+            task.start_with(fields)
+            self._hand_over(lambda: self._schedule.add(task))
+        return task
+
+    def release(
+        self, task: BackgroundTask, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool = True
+    ) -> None:
+        """Report the last fields of a task that `begin` has begun.
+
+        Args:
+            task: The task.
+            fields: The last fields.
+            key: Name of the step, where another process may take it up; see `relay_client.progress.background_task`.
+            is_final: The task has ended. Else another attempt follows, perhaps elsewhere.
+        """
+        task.close(fields, key=key, is_final=is_final)
+        self._leave(task)
+
+    def report(
+        self,
+        task_id: str | int,
+        fields: Mapping[str, Any] | None = None,
+        opening: Opening | None = None,
+        *,
+        key: str | None = None,
+        is_final: bool = False,
+    ) -> bool:
+        """Report on a task that does not run in this process.
+
+        Args:
+            task_id: Its id.
+            fields: The fields to publish, if any.
+            opening: What is published before them.
+            key: As for `release`.
+            is_final: As for `release`.
+
+        Returns:
+            Whether it was taken.
+        """
+        task = self._task(task_id, opening, self._max_tasks * (_RESERVE if is_final else 1))
+        if task is None:
+            return False
+        if fields:
+            task.close(fields, key=key, is_final=is_final)
+        self._leave(task)
+        return True
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was handed over has arrived.
+
+        Args:
+            timeout: Seconds to wait at most; by default ``exit_timeout``.
+
+        Returns:
+            Whether it has.
+        """
+        sender, done = self.publisher.sender, ThreadSignal()
+        if not self._is_used or sender.is_sender_thread():
+            return True
+        schedule = self._schedule
+        sender.run_soon(lambda: self._flush(schedule, done))
+        return done.wait_blocking(self.exit_timeout if timeout is None else timeout)
+
+    def _flush(self, schedule: Schedule, done: ThreadSignal) -> None:
+        self._accept()
+        self.publisher.sender.add_source(schedule)
+        schedule.flush(done.set)
+
+    def _task(self, task_id: str | int, opening: Opening | None, limit: float) -> BackgroundTask | None:
+        if self.waiting >= limit:
+            self._drop(f"{self.waiting} tasks run here or wait for Redis already")
+            return None
+        try:
+            return BackgroundTask(task_id, self._note, opening)
+        except (TypeError, ValueError) as error:
+            self._drop(str(error))
+            return None
+
+    def _drop(self, reason: str) -> None:
+        if not self.dropped:
+            _log.warning("tasks are not reported to the relay, and any further without a log: %s", reason)
+        self.dropped += 1
+
+    def _leave(self, task: BackgroundTask) -> None:
+        until = monotonic() + (self._end_timeout if task.is_final else _REPORT_TIMEOUT)
+        self._hand_over(lambda: self._schedule.release(task, until))
+
+    def _hand_over(self, change: Callable[[], None]) -> None:
+        """Have the schedule changed in the sender's thread."""
+        self._is_used = True
+        _exit_flush.arm()
+        self._handed_over.append(change)
+        self.publisher.sender.run_soon(self._accept)
+
+    def _accept(self) -> None:
+        schedule = self._schedule
+        while self._handed_over:
+            self._handed_over.popleft()()
+        if schedule.is_empty:
+            self.publisher.sender.remove_source(schedule)
+        else:
+            self.publisher.sender.add_source(schedule)
+
+    def _note(self, task: Task) -> None:
+        self._schedule.note(task)
+        self.publisher.sender.wake()
+
+
+_reporters: "WeakSet[BackgroundReporter]" = WeakSet()
+
+
+def _flush_all() -> None:
+    for reporter in tuple(_reporters):
+        waiting = reporter.waiting
+        if waiting and not reporter.flush():
+            _log.error("at exit: the last updates of some of %d tasks were not delivered", waiting)
+
+
+#: Before the flush of publishers, which sends what is in their queues.
+_exit_flush = ExitHook(_flush_all, priority=10)
+
+
+def _reset_in_child() -> None:
+    for reporter in tuple(_reporters):
+        reporter.reset()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

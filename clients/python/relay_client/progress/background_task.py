@@ -1,0 +1,113 @@
+"""A task whose beginning and end are sent in the background as well: whoever reports on it never waits for Redis.
+
+    opening   announcement of a new task, claim   sent with everything that follows, until Redis has acknowledged it
+    changes   what is reported meanwhile          merged, as for every task
+    closing   the last fields                     sent after all else
+
+Several processes report on one task of a job queue, and their reports may overtake each other: the producer's "it waits" must
+not arrive after the worker's "it has begun". So each step that another process takes up has a name, which is the idempotency
+key of the update that says it. The process that takes the step up publishes a small update under the same key first: a claim.
+Redis takes only the first of the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relay_wire.creation import NO_OPTIONS, CreationOptions
+
+from relay_client.progress.task import Task, track_open_task
+from relay_client.publishing.call import Call
+from relay_client.updates import Updates
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is published of a task before anything else.
+
+    Attributes:
+        key: Name of the step that is claimed or announced.
+        announcement: The first fields of a task that all clients are to know of; None: somebody else has announced it.
+        claim: Fields of the claim; None: another process is to take the task up.
+        options: The task's owner and its parent.
+    """
+
+    key: str
+    announcement: Mapping[str, Any] | None = None
+    claim: Mapping[str, Any] | None = None
+    options: CreationOptions = NO_OPTIONS
+
+
+class BackgroundTask(Task):
+    """A task of a `relay_client.progress.background.BackgroundReporter`."""
+
+    def __init__(self, task_id: str | int, note: Callable[[Task], None], opening: Opening | None = None) -> None:
+        """Make a task.
+
+        Args:
+            task_id: Its id.
+            note: Called when there is something to send; from any thread.
+            opening: What is published of it first.
+
+        Raises:
+            ValueError, TypeError: The id cannot be one.
+        """
+        options = NO_OPTIONS if opening is None else opening.options
+        super().__init__(task_id, {}, note, on_error="log", options=options)
+        self._options_are_due = options is not NO_OPTIONS
+        self._opening = opening
+        self._is_opened = opening is None
+        self._closing: tuple[str, dict[str, Any]] | None = None
+        #: It has a last update, which says how it ended.
+        self.is_final = False
+        track_open_task(self)
+
+    def start_with(self, fields: Mapping[str, Any]) -> None:
+        """Set the first fields, before anything else reports on it."""
+        self._changes.merge(None, None, None, self._publishable(fields))
+
+    def close(self, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool) -> None:
+        """Set the last fields; what is reported from now on is left out.
+
+        Args:
+            fields: The last fields.
+            key: Name of the step which these fields say, where another process may take it up meanwhile.
+            is_final: The task has ended.
+        """
+        checked = self._publishable(fields)
+        self.is_final = is_final
+        if key is None:
+            self._changes.merge(None, None, None, checked)
+        else:
+            self._closing = (key, checked)
+            self._changes.merge(None, None, None, None)
+        if self._stopped is None or not self.cancelled:
+            self._stopped = RuntimeError(f"task {self.id} has ended")
+
+    def has_pending(self) -> bool:
+        """Return whether there is something to send."""
+        return not self._has_ended and (self._changes.is_noted or not self._is_opened)
+
+    def _take(self, updates: Updates) -> list[Call]:
+        calls = [] if self._is_opened else self._opening_calls(updates)
+        calls += super()._take(updates)
+        if self._closing is not None:
+            key, fields = self._closing
+            calls += updates.task_update(self.id, fields, key=key)
+        return calls
+
+    def _opening_calls(self, updates: Updates) -> list[Call]:
+        calls: list[Call] = []
+        opening = self._opening
+        if opening is not None and opening.announcement is not None:
+            calls += updates.created(
+                self.id, self._publishable(opening.announcement), key=opening.key, options=opening.options
+            )
+        if opening is not None and opening.claim is not None:
+            calls += updates.task_update(self.id, opening.claim, key=opening.key, options=opening.options)
+        return calls
+
+    def acknowledged(self, now: float) -> None:
+        """Note that what was taken has arrived."""
+        self._is_opened = True
+        super().acknowledged(now)

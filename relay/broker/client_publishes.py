@@ -1,0 +1,126 @@
+"""Publishes that clients ask for over HTTP: durable before they count, several in one round trip, and safe to repeat.
+
+They go over connections of their own, so that however many are asked for, neither the live feed nor clients' reads wait.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import uuid4
+
+from relay_wire.channels import GENERAL_UPDATE
+from relay_wire.creation import NO_OPTIONS, CreationOptions
+from relay_wire.publications import Retention, ScriptCall
+
+from relay.broker import script_calls
+from relay.broker.contract import RunCalls
+from relay.core.errors import BadMessage, BrokerError
+from relay.core.updates import Position
+
+#: Connections for clients' publishes; each serves one round trip at a time.
+CONNECTIONS = 2
+
+
+class Publication(NamedTuple):
+    """One update that a client wants to be published.
+
+    Attributes:
+        channel: Relay's channel name.
+        type: The update's type as clients see it.
+        data: JSON text of an object, as clients are to get it.
+        options: For a task: its owner and its parent.
+        key: The update's name: published again under it within five minutes, it is the same update. None where the client gave
+            none.
+        fingerprint: Letters and digits that tell the update from others under the same key.
+    """
+
+    channel: str
+    type: str
+    data: bytes
+    options: CreationOptions = NO_OPTIONS
+    key: str | None = None
+    fingerprint: str = ""
+
+
+class Published(NamedTuple):
+    """An update that Redis has.
+
+    Attributes:
+        position: Where it stands in its channel.
+        is_repeated: It was published before, under the same key.
+    """
+
+    position: Position
+    is_repeated: bool
+
+
+class ClientPublishes:
+    """Publishes for clients.
+
+    Args:
+        run_calls: Runs scripts, on connections for clients' publishes.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+
+    def __init__(self, run_calls: RunCalls, retention: Retention, *, sharded: bool) -> None:
+        self._run_calls = run_calls
+        self._retention = retention
+        self._sharded = sharded
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Published | BadMessage | BrokerError]:
+        """Publish some updates, in one round trip; those of one channel in their order.
+
+        Returns:
+            What became of each. BadMessage and BrokerRefused: it was not published, and never will be. BrokerUnavailable: it
+            may have been published.
+
+        Raises:
+            BrokerBusy: Too many wait for Redis. Nothing was published.
+            BrokerUnavailable: No answer within the deadline; any of them may have been published.
+        """
+        prepared = [self._calls(publication) for publication in publications]
+        calls = [call for each in prepared if not isinstance(each, BadMessage) for call in each]
+        answers = iter(await self._run_calls(calls) if calls else ())
+        outcomes: list[Published | BadMessage | BrokerError] = []
+        for each in prepared:
+            if isinstance(each, BadMessage):
+                outcomes.append(each)
+            else:
+                outcomes.append(_outcome([next(answers) for _ in each]))
+        return outcomes
+
+    def _calls(self, publication: Publication) -> list[ScriptCall] | BadMessage:
+        key = publication.key or uuid4().hex
+        try:
+            publish = script_calls.publish_call(
+                publication.channel,
+                publication.type,
+                publication.data,
+                self._retention,
+                options=publication.options,
+                idempotency_key=publication.key,
+                fingerprint=publication.fingerprint,
+                sharded=self._sharded,
+            )
+            create = None
+            if publication.type == GENERAL_UPDATE:
+                create = script_calls.create_call(
+                    publication.data,
+                    self._retention,
+                    idempotency_key=key,
+                    options=publication.options,
+                    sharded=self._sharded,
+                )
+        except BadMessage as error:
+            return error
+        # The task first: whoever hears of it finds it.
+        return [publish] if create is None else [create, publish]
+
+
+def _outcome(answers: Sequence[object]) -> Published | BrokerError:
+    """Return what became of an update, by the answers of its calls."""
+    for answer in answers:
+        if isinstance(answer, BrokerError):
+            return answer
+    result = script_calls.read_result(answers[-1])
+    return result if isinstance(result, BrokerError) else Published(result.position, result.is_duplicate)

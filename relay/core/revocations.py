@@ -1,0 +1,71 @@
+"""Revoked grants: which, since when, and until when that has to be remembered."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from relay.core.grants import Grant
+
+
+class Revocation(NamedTuple):
+    """Grants that no longer hold.
+
+    Attributes:
+        kind: "jti" for the one grant of this id, "sub" for those of this subject that were issued until `at`.
+        name: The id or the subject.
+        at: When they were revoked, in seconds of the Unix epoch.
+        until: When this can be forgotten, since none of them is valid any longer.
+    """
+
+    kind: str
+    name: str
+    at: float
+    until: float
+
+
+class Revocations:
+    """The revocations that hold now.
+
+    A subject that is revoked may come back with a grant that was issued later: revoking ends the sessions that it has, and its
+    backend decides whether it gets new ones. A grant that does not say when it was issued counts as issued before.
+
+    Attributes:
+        is_changed: There are new ones since the last `take_changed`.
+    """
+
+    def __init__(self) -> None:
+        self._by_name: dict[tuple[str, str], Revocation] = {}
+        self.is_changed = False
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def add(self, revocation: Revocation) -> None:
+        """Note a revocation. Of several for the same name the latest counts, and the longest memory."""
+        key = revocation.kind, revocation.name
+        known = self._by_name.get(key)
+        if known is not None:
+            revocation = revocation._replace(at=max(known.at, revocation.at), until=max(known.until, revocation.until))
+            if revocation == known:
+                return
+        self._by_name[key] = revocation
+        self.is_changed = True
+
+    def add_all(self, revocations: Iterable[Revocation], now: float) -> None:
+        """Note the revocations that were read, and forget those that have had their time."""
+        for revocation in revocations:
+            self.add(revocation)
+        self._by_name = {key: each for key, each in self._by_name.items() if each.until > now}
+
+    def take_changed(self) -> bool:
+        """Return whether there are new revocations since the last call."""
+        is_changed, self.is_changed = self.is_changed, False
+        return is_changed
+
+    def covers(self, grant: Grant) -> bool:
+        """Whether a grant is revoked."""
+        if grant.token_id is not None and ("jti", grant.token_id) in self._by_name:
+            return True
+        if grant.subject is None:
+            return False
+        revocation = self._by_name.get(("sub", grant.subject))
+        return revocation is not None and (grant.issued_at is None or grant.issued_at <= revocation.at)

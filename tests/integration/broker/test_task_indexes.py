@@ -1,0 +1,122 @@
+"""The indexes of an owner's tasks and of a task's children: short to read, bounded, and gone with their tasks."""
+
+from typing import Any
+
+import pytest
+import trio
+from relay_wire import keys
+from relay_wire.creation import CreationOptions, creation_options
+from relay_wire.publications import Retention, ScriptCall
+
+from relay.broker import script_calls
+from relay.broker.service import RedisBroker
+from relay.broker.task_list import IndexEntry
+from relay.broker.task_store import TaskStore
+from relay.core.errors import BrokerError
+from relay.core.task_filter import TaskFilter
+from tests.harness import RedisServer
+from tests.integration.broker.test_task_store import opened
+
+RETENTION = Retention()
+
+
+def published(
+    task_id: str, options: CreationOptions, data: bytes = b'{"status":"in_progress"}', retention: Retention = RETENTION
+) -> ScriptCall:
+    return script_calls.publish_call(f"task:{task_id}", "task_update", data, retention, options=options)
+
+
+async def run(redis: RedisBroker, *calls: ScriptCall) -> list[Any]:
+    answers = []
+    for first in range(0, len(calls), 200):
+        answers += await redis.run_calls(calls[first : first + 200])
+    assert not [answer for answer in answers if isinstance(answer, BrokerError)]
+    return answers
+
+
+async def listed(tasks: TaskStore, wanted: TaskFilter, limit: int = 100) -> list[str]:
+    found: list[str] = []
+    after: IndexEntry | None = None
+    while True:
+        page = await tasks.page(limit, after, wanted)
+        found += [task.task_id for task in page.tasks]
+        if page.next is None:
+            return found
+        after = page.next
+
+
+def owned_by(*owners: str) -> TaskFilter:
+    return TaskFilter(owners=frozenset(owners))
+
+
+async def test_the_tasks_of_an_owner_are_found_without_a_look_at_all(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as (redis, tasks, counting):
+        await run(redis, *[published(f"other-{number}", creation_options("user:8")) for number in range(3000)])
+        await run(redis, *[published(f"mine-{number}", creation_options(["user:7", "ops"])) for number in range(30)])
+        await run(redis, *[published(f"ours-{number}", creation_options(["ops"])) for number in range(5)])
+        await run(redis, published("mine-0", CreationOptions(), b'{"status":"failed"}'))
+        page = await tasks.page(100, None, owned_by("user:7"))
+        assert counting.round_trips <= 6
+        assert page.next is None
+        assert sorted(task.task_id for task in page.tasks) == sorted(f"mine-{number}" for number in range(30))
+        assert len(await listed(tasks, owned_by("user:7", "ops"), limit=4)) == 35
+        assert await listed(tasks, TaskFilter(frozenset(["failed"]), owners=frozenset(["ops"]))) == ["mine-0"]
+        assert await listed(tasks, owned_by("user:9")) == []
+
+
+async def test_a_task_is_listed_by_its_present_owner_and_parent(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as (redis, tasks, _):
+        await run(redis, published("t", creation_options("user:7", "p")))
+        assert await listed(tasks, owned_by("user:7")) == await listed(tasks, TaskFilter(parent_id="p")) == ["t"]
+        await run(redis, published("t", creation_options("user:8")))
+        assert await listed(tasks, owned_by("user:7")) == []
+        assert await listed(tasks, owned_by("user:8")) == await listed(tasks, TaskFilter(parent_id="p")) == ["t"]
+        await run(redis, published("t", CreationOptions(), b'{"status":"completed"}'))
+        await run(redis, published("t", creation_options("user:9", "q")))  # a new life
+        for wanted in (owned_by("user:7"), owned_by("user:8"), TaskFilter(parent_id="p")):
+            assert await listed(tasks, wanted) == []
+        for wanted in (owned_by("user:9"), TaskFilter(parent_id="q")):
+            assert await listed(tasks, wanted) == ["t"]
+        with redis_server.client() as client:
+            assert {key for key in client.scan_iter("*:tasks") if b"owner" in key or b"parent" in key} == {
+                key.encode()
+                for bucket in range(keys.BUCKETS)
+                for key in (keys.tasks_of_owner(bucket, "user:9"), keys.tasks_of_parent(bucket, "q"))
+                if client.exists(key)
+            }
+
+
+async def test_an_index_goes_with_its_tasks(redis_server: RedisServer) -> None:
+    short = Retention(task_state_ttl=1)
+    async with opened(redis_server) as (redis, tasks, _):
+        await run(redis, published("t", creation_options("user:7"), retention=short))
+        assert await listed(tasks, owned_by("user:7")) == ["t"]
+        await trio.sleep(1.2)
+        assert await listed(tasks, owned_by("user:7")) == []
+        with redis_server.client() as client:
+            assert not list(client.scan_iter("*owner*"))
+
+
+async def test_an_index_is_bounded(redis_server: RedisServer) -> None:
+    ids = [f"t{number}" for number in range(200_000)]
+    of_one_bucket = [each for each in ids if keys.tag_of(keys.meta(f"task:{each}")) == "0"][:1100]
+    async with opened(redis_server) as (redis, tasks, _):
+        await run(redis, *[published(each, creation_options("user:7")) for each in of_one_bucket])
+        with redis_server.client() as client:
+            assert client.zcard(keys.tasks_of_owner(0, "user:7")) == 1000
+        assert of_one_bucket[-1] in await listed(tasks, owned_by("user:7"), limit=500)
+
+
+@pytest.mark.parametrize("key", [keys.tasks_of_owner, keys.tasks_of_parent])
+async def test_what_others_put_there_holds_up_no_update(key: Any, redis_server: RedisServer) -> None:
+    bucket = int(keys.tag_of(keys.meta("task:t")))
+    with redis_server.client() as client:
+        client.set(key(bucket, "x"), "not an index")
+    async with opened(redis_server) as (redis, tasks, _):
+        await run(redis, published("t", creation_options("x", "x")))
+        with redis_server.client() as client:
+            client.hset(keys.meta("task:t"), "owner", "{")
+        await run(redis, published("t", CreationOptions(), b'{"status":"failed"}'))
+        assert [task.task_id for task in (await tasks.page(5, None)).tasks] == []  # its owner cannot be read
+        await run(redis, published("t", creation_options("x")))
+        assert await listed(tasks, TaskFilter()) == ["t"]

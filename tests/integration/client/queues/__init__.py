@@ -1,0 +1,1 @@
+"""Jobs of Celery and RQ workers that report on a task with the plain client."""
