@@ -44,7 +44,7 @@ $(VENV)/.installed-docs: $(STAMP)
 run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
-demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
+demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and show their tasks in the terminal, too
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 # Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.

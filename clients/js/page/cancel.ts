@@ -43,9 +43,10 @@ export class Cancellation {
   }
 
   /** The task that is shown has changed. */
-  show({ status }: TaskState): void {
+  show({ status, data }: TaskState): void {
     const isOver = status === undefined || Object.hasOwn(ENDED, status);
-    this.#button.hidden = isOver || this.#task === null || this.#refused.has(this.#task);
+    // Only some workers hear of a request, and say so.
+    this.#button.hidden = isOver || data["cancellable"] !== true || this.#task === null || this.#refused.has(this.#task);
     this.#button.disabled = this.#isRequested;
     if (this.#isRequested && isOver && status !== undefined) {
       this.#isRequested = false;
@@ -74,7 +75,9 @@ export class Cancellation {
       const response = await this.#relay.fetch(path, { method: "POST", headers, body: "{}", signal: AbortSignal.timeout(15_000) });
       const answer = await response.json().catch(() => null);
       const reason = typeof answer?.message === "string" ? answer.message : `status ${response.status}`;
-      if (response.ok) {
+      if (response.ok && answer?.outcome === "ended_before") {
+        failed("The task had ended before.", true);
+      } else if (response.ok) {
         if (this.#isRequested) say("Cancellation was requested. The task ends as soon as its worker reads that.");
       } else if ([401, 403, 404, 405].includes(response.status)) {
         failed(response.status === 403 || response.status === 401 ? "You may not cancel this task." : `It cannot be cancelled: ${reason}`, true);

@@ -11,6 +11,9 @@ const PAGE = 500;
 /** Of so many readings one reads the whole list, to drop what the relay has forgotten. */
 const WHOLE_EVERY = 12;
 
+/** Requests of one reading, at most: with a filter, an answer may have few tasks and still not be the last. */
+const MAX_REQUESTS = 100;
+
 /** Milliseconds between two notifications: a thousand tasks may move at once. */
 const NOTIFY_MS = 100;
 
@@ -149,6 +152,7 @@ export class TaskList<F extends object = TaskFields> {
     this.#reading += 1;
     const limit = this.#filter.limit ?? 1_000;
     let count = 0;
+    let requests = 0;
     let newest = this.#newest;
     let after: string | null = null;
     let etag: string | null = null;
@@ -173,8 +177,8 @@ export class TaskList<F extends object = TaskFields> {
         after = answer.next;
         this.#notifySoon();
         if (!isWhole && isKnown) break;
-        if (isWhole) this.#isTruncated = after !== null && count >= limit;
-      } while (after !== null && count < limit);
+        if (isWhole) this.#isTruncated = after !== null;
+      } while (after !== null && count < limit && ++requests < MAX_REQUESTS);
     } catch (error) {
       return new RelayError(`the list cannot be read: ${error instanceof Error ? error.message : error}`, null);
     }
@@ -190,7 +194,7 @@ export class TaskList<F extends object = TaskFields> {
     if (status !== undefined) query.set("status", [status].flat().join(","));
     if (owner !== undefined) query.set("owner", owner);
     if (kind !== undefined) query.set("kind", kind);
-    if (parentId !== undefined) query.set("parent_id", parentId);
+    if (parentId !== undefined) query.set("parent", parentId);
     if (text !== undefined) query.set("text", text);
     if (after !== null) query.set("after", after);
     return query;

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import subprocess
-import tarfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,9 +21,8 @@ from relay.processes import start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
 from tests.integration.interop.browser import chromium
-from tests.integration.interop.node_packages import install_node_packages
+from tests.integration.interop.node_packages import CLIENT, compile_client, install_node_packages, install_packed_client
 
-CLIENT = ROOT / "clients" / "js"
 STATIC = ROOT / "relay" / "server" / "static"
 NODE = ROOT / "tests" / "integration" / "interop" / "node"
 PAGE = ROOT / "tests" / "integration" / "interop" / "pages" / "client.html"
@@ -39,10 +37,9 @@ def client_tools() -> None:
 
 
 @pytest.fixture(scope="session")
-def compiled(client_tools: None) -> None:
-    """What npm publishes, in dist/. This compiles the sources."""
-    built = subprocess.run(["node", "build.mjs", "--package"], cwd=CLIENT, capture_output=True, text=True, timeout=120)
-    assert built.returncode == 0, built.stdout + built.stderr
+def compiled() -> None:
+    """What npm publishes, in dist/."""
+    compile_client()
 
 
 @pytest.mark.usefixtures("compiled")
@@ -96,16 +93,10 @@ def node_packages() -> None:
 
 
 @pytest.fixture(scope="session")
-def package(compiled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has installed the package as npm would publish it."""
     project = tmp_path_factory.mktemp("project")
-    pack = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(project)]
-    name = subprocess.run(pack, cwd=CLIENT, check=True, capture_output=True, text=True, timeout=60).stdout.split()[-1]
-    home = project / "node_modules" / "@trio-relay"
-    home.mkdir(parents=True)
-    with tarfile.open(project / name) as archive:
-        archive.extractall(home, filter="data")
-    (home / "package").rename(home / "client")
+    install_packed_client(project)
     return project
 
 

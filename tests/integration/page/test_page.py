@@ -9,11 +9,11 @@ from playwright.sync_api import Page, expect
 from relay_client import Publisher
 
 from tests.conftest import StartRelay
-from tests.harness import ROOT, RedisServer, eventually
-from tests.integration.interop.node_packages import install_node_packages
+from tests.harness import RedisServer, eventually
+from tests.integration.interop.node_packages import CLIENT, install_node_packages
 from tests.integration.page.conftest import address
 
-AXE = ROOT / "clients" / "js" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = CLIENT / "node_modules" / "axe-core" / "axe.min.js"
 
 HOSTILE = {
     "html": "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>",
@@ -179,7 +179,7 @@ def test_the_keyboard_is_enough(shared_redis: RedisServer, share_relay: StartRel
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(scheme: Any, shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
-    install_node_packages(ROOT / "clients" / "js")
+    install_node_packages(CLIENT)
     relay = share_relay()
     page.emulate_media(color_scheme=scheme)
     found: list[Any] = []
@@ -232,6 +232,10 @@ def test_cancel_is_confirmed_and_reported_as_it_happened(
         for task in ("t", "u"):
             publisher.publish_task_update(task, {"status": "in_progress", "progress": 10})
         page.goto(address(relay, "/?task=t"))
+        expect(page.locator("#bar")).to_contain_text("10 %")
+        expect(page.locator("#cancel")).to_be_hidden()
+        for task in ("t", "u"):
+            publisher.publish_task_update(task, {"cancellable": True})
         page.locator("#cancel").click()
         page.locator("#confirm-no").click()
         assert asked == []
