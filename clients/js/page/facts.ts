@@ -63,7 +63,8 @@ export function children(id: string, tasks: readonly ListedTask[], linkTo: (id: 
     .map((child) => {
       const [status, tone] = statusOf(child.data);
       const { title, percent } = viewOf(child.id, { data: child.data, connection: "live", error: null });
-      const state = child.data.status === "in_progress" && percent !== null ? `${Math.floor(percent)} %` : status;
+      const isRunning = child.data.status === "in_progress" && percent !== null;
+      const state = isRunning ? `${tone === "stalled" ? "stalled at " : ""}${Math.floor(percent)} %` : status;
       return h("li", { "data-tone": tone }, linkTo(child.id, title), h("span", { class: "child-status" }, state));
     });
 }

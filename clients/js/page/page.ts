@@ -14,6 +14,9 @@ import { VirtualList } from "./virtual_list.js";
 /** Most tasks that are loaded. */
 const LIMIT = 10_000;
 
+/** Milliseconds for which rows must be on the screen before their tasks are followed live. */
+const WATCH_MS = 120;
+
 takeToken();
 const url = new URL("./", location.href);
 url.search = url.hash = "";
@@ -29,6 +32,8 @@ const order = new Order();
 const paces = new Map<string, Pace>();
 const scroller = byId("scroller");
 let isPointed = false;
+let numbers: readonly number[] = FILTERS.map(() => 0);
+let watching: ReturnType<typeof setTimeout> | undefined;
 
 const panel = new TaskPanel({ relay, url: new URL("ws/tasks", url).href, token, api, list: () => list.state, href: (task) => address({ ...state, task }) });
 
@@ -39,15 +44,24 @@ const rows = new VirtualList<TaskRow>(
     make: makeRow,
     show: (row, id) => {
       const task = byTask.get(id);
-      if (task !== undefined) showRow(row, task, address({ ...state, task: id }), id === state.task, paces.get(id), Date.now());
+      if (task === undefined) return;
+      // Without a connection nobody knows how long the rest takes.
+      const pace = relay.connection.state.status === "live" ? paces.get(id) : undefined;
+      showRow(row, task, address({ ...state, task: id }), id === state.task, pace, Date.now());
     },
   },
   (ids) => {
-    list.watch(ids);
+    watchSoon(ids);
     for (const id of paces.keys()) if (!ids.includes(id)) paces.delete(id);
     for (const id of ids) if (!paces.has(id)) paces.set(id, new Pace());
   },
 );
+
+/** Follow what is on the screen, once it stays there: not what is scrolled past. */
+function watchSoon(ids: readonly string[]): void {
+  clearTimeout(watching);
+  watching = setTimeout(() => list.watch(ids), WATCH_MS);
+}
 
 const chips = FILTERS.map(({ name, label, tone }) => {
   const count = h("span", { class: "count" });
@@ -58,12 +72,14 @@ const chips = FILTERS.map(({ name, label, tone }) => {
 
 function draw(): void {
   const { tasks, isLoading, isTruncated, error } = list.state;
-  byTask = new Map(tasks.map((task) => [task.id, task]));
+  const hasChanged = order.update(tasks);
+  byTask = new Map();
+  for (const task of tasks) byTask.set(task.id, task);
   for (const [id, pace] of paces) {
     const task = byTask.get(id);
     if (task?.data.status === "in_progress") pace.note(percentOf(task.data), Date.now());
   }
-  const numbers = counts(tasks);
+  if (hasChanged) numbers = counts(tasks, order);
   chips.forEach(({ name, node, count }, index) => {
     setText(count, numbers[index]!.toLocaleString());
     node.toggleAttribute("data-empty", numbers[index] === 0);
@@ -72,7 +88,10 @@ function draw(): void {
     const href = address({ ...state, show: name });
     if (node.getAttribute("href") !== href) node.setAttribute("href", href);
   });
-  const { ids, waiting } = order.arrange(selected(tasks, state.show, state.search), tasks, isPointed || scroller.scrollTop > 0);
+  const { show, search } = state;
+  // Any field may be what is searched for.
+  const mayDiffer = hasChanged || search !== "";
+  const { ids, waiting } = order.arrange(() => selected(tasks, order, show, search), `${show} ${search}`, mayDiffer, isPointed || scroller.scrollTop > 0);
   rows.show(ids);
   const more = byId<HTMLButtonElement>("more");
   more.hidden = waiting === 0;

@@ -13,6 +13,11 @@ interface RowKind<R extends Row> {
   show(row: R, id: string): void;
 }
 
+function setAttribute(node: Element, name: string, value: number): void {
+  const text = String(value);
+  if (node.getAttribute(name) !== text) node.setAttribute(name, text);
+}
+
 /** Rows are children of `content`, which is as high as all of them would be. All have the height of `--row-height`. */
 export class VirtualList<R extends Row> {
   readonly #scroller: HTMLElement;
@@ -61,7 +66,8 @@ export class VirtualList<R extends Row> {
     const above = Math.max(0, scrollTop - this.#content.offsetTop);
     const first = Math.max(0, Math.floor(above / height) - OVERSCAN);
     const last = Math.min(this.#ids.length, Math.ceil((above + clientHeight) / height) + OVERSCAN);
-    this.#content.style.height = `${this.#ids.length * height}px`;
+    const whole = `${this.#ids.length * height}px`;
+    if (this.#content.style.height !== whole) this.#content.style.height = whole;
     const ids = this.#ids.slice(first, last);
     const wanted = new Set(ids);
     for (const [id, row] of this.#rows) {
@@ -76,13 +82,12 @@ export class VirtualList<R extends Row> {
       if (row === undefined) {
         row = this.#free.pop() ?? this.#kind.make();
         this.#rows.set(id, row);
-        if (!row.node.isConnected) this.#content.append(row.node);
         row.node.hidden = false;
       }
       const place = `translateY(${(first + index) * height}px)`;
       if (row.node.style.transform !== place) row.node.style.transform = place;
-      row.node.setAttribute("aria-posinset", String(first + index + 1));
-      row.node.setAttribute("aria-setsize", String(this.#ids.length));
+      setAttribute(row.node, "aria-posinset", first + index + 1);
+      setAttribute(row.node, "aria-setsize", this.#ids.length);
       this.#kind.show(row, id);
     });
     for (const { node } of this.#free) node.hidden = true;

@@ -267,7 +267,8 @@ export class TaskList<F extends object = TaskFields> {
     this.#notifying ??= setTimeout(() => {
       this.#notifying = undefined;
       const limit = this.#filter.limit ?? 1_000;
-      const all = [...this.#entries.values()].map(({ task }) => task).filter((task) => this.#fits(task));
+      const all: ListedTask<F>[] = [];
+      for (const { task } of this.#entries.values()) if (this.#fits(task)) all.push(task);
       all.sort((a, b) => b.active - a.active || (a.id < b.id ? -1 : 1));
       for (const { id } of all.splice(limit)) this.#entries.delete(id);
       this.#patch({ tasks: all, isLoading: false, isTruncated: this.#isTruncated });

@@ -101,7 +101,7 @@ export class RelayTaskElement extends ConnectedElement {
 
   #showLeft(): void {
     const state = this.#state;
-    const isMoving = state?.status === "in_progress" && !state.stalled;
+    const isMoving = state?.status === "in_progress" && !state.stalled && state.connection === "live";
     const left = isMoving ? this.#pace.left(timeOf(state.data["started_at"]), Date.now()) : null;
     this.#set("eta", left === null ? "" : left < 1500 ? "almost done" : `about ${duration(left)} left`);
   }
