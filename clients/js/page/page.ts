@@ -23,7 +23,15 @@ url.search = url.hash = "";
 const api = document.querySelector<HTMLMetaElement>('meta[name="relay-api"]')!.content;
 const token: TokenSource | null = storedToken() === null ? null : () => storedToken()!;
 // Tabs share a connection with those of the same viewer only.
-const relay = new RelayClient(new URL("ws/tasks", url), { api, token, shared: token === null ? "page" : false, onError: () => {} });
+const relay = new RelayClient(new URL("ws/tasks", url), {
+  api,
+  token,
+  shared: token === null ? "page" : false,
+  // Whoever looks at a page wants to know soon that nothing arrives any more.
+  heartbeat: 10_000,
+  heartbeatTimeout: 5_000,
+  onError: () => {},
+});
 const list = relay.tasks({ limit: LIMIT }, { live: 100 });
 
 let state: UrlState = read();

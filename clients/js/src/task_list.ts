@@ -140,7 +140,7 @@ export class TaskList<F extends object = TaskFields> {
       // A page that nobody sees reads nothing.
       const error = globalThis.document?.visibilityState === "hidden" && !this.state.isLoading ? this.state.error : await this.#read(stop);
       if (this.#stop !== stop || stop === null) return;
-      if (error !== this.state.error || this.state.isLoading) this.#patch({ error, isLoading: this.state.isLoading && error !== null });
+      if (error !== this.state.error) this.#patch({ error });
       this.#readIn(this.#refresh * (0.9 + 0.2 * Math.random()));
     }, wait);
   }
