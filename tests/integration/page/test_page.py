@@ -251,3 +251,29 @@ def test_cancel_is_confirmed_and_reported_as_it_happened(
         expect(page.locator("#outcome")).to_contain_text("You may not cancel")
         expect(page.locator("#cancel")).to_be_hidden()
     assert asked == ["POST"] * 3
+
+
+def test_a_relay_that_asks_for_a_token(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
+    relay = share_relay()
+
+    def guard(route: Any) -> None:
+        if route.request.headers.get("authorization") == "Bearer good":
+            route.continue_()
+        else:
+            answer = {"code": "unauthenticated", "message": "a token is needed"}
+            route.fulfill(status=401, content_type="application/json", body=json.dumps(answer))
+
+    page.route("**/api/tasks?*", guard)
+    shared_redis.publish_task("t", status="in_progress", progress=5)
+    page.goto(address(relay))
+    expect(page.locator("#banner")).to_contain_text("a token is needed")
+    page.get_by_label("Token").fill("good")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Continue").click()
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#sign-in")).to_be_hidden()
+    page.evaluate("sessionStorage.clear()")
+    page.goto("about:blank")
+    page.goto(address(relay, "/?show=running#token=good"))
+    expect(rows(page)).to_have_count(1)
+    assert page.url == address(relay, "/?show=running")
