@@ -62,6 +62,8 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   #feed: Feed;
   #idle: TaskState<any>;
   #isClosed = false;
+  /** Why the relay does not accept this client. */
+  #rejection: RelayError | null = null;
 
   /**
    * @param url of the relay: https://host, wss://host/ws/tasks, or in a browser a path, such as "/ws/tasks"
@@ -203,7 +205,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   }
 
   #acquire(name: string): Followed {
-    if (this.#isClosed) throw this.#closedError(name);
+    if (this.#isClosed || this.#rejection !== null) throw this.#closedError(name);
     let followed = this.#followed.get(name);
     if (followed?.error != null) {
       this.#followed.delete(name); // it is tried again
@@ -251,7 +253,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   /** The relay does not deliver one channel, or nothing at all. */
   #refused(error: RelayError): void {
     const concerned = error.channel === null ? [...this.#followed.values()] : [this.#followed.get(error.channel)];
-    if (error.channel === null) this.#isClosed = true;
+    if (error.channel === null) this.#rejection = error;
     for (const followed of concerned) {
       if (followed === undefined) continue;
       followed.error = error;
@@ -263,6 +265,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   }
 
   #closedError(name: string): RelayError {
-    return new RelayError("this client is closed; make another RelayClient", null, name);
+    const why = this.#rejection === null ? "this client is closed" : this.#rejection.message;
+    return new RelayError(`${why}; make another RelayClient`, this.#rejection?.code ?? null, name);
   }
 }

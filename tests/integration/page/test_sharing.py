@@ -73,6 +73,21 @@ def test_ten_tabs_hold_one_connection_and_go_on_when_its_owner_closes(
     eventually(lambda: connections(relay) == 0)
 
 
+def test_a_tab_that_was_elected_and_hangs_is_replaced(
+    shared_redis: RedisServer, share_relay: StartRelay, context: BrowserContext
+) -> None:
+    relay = share_relay()
+    shared_redis.publish_task("t", n=0)
+    hung = context.new_page()
+    hung.goto(address(relay, "/healthz"))
+    name = f"trio-relay:ws://127.0.0.1:{relay.port}/ws/tasks"
+    hung.evaluate("(name) => void navigator.locks.request(name, () => new Promise(() => {})).catch(() => {})", name)
+    page = context.new_page()
+    follow(page, relay)
+    eventually(lambda: last(page) == 0)
+    assert connections(relay) == 1
+
+
 def test_tabs_share_a_worker_where_one_is_named(
     shared_redis: RedisServer, share_relay: StartRelay, context: BrowserContext
 ) -> None:

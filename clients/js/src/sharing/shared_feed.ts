@@ -69,6 +69,7 @@ export class SharedFeed implements Feed {
       (message) => this.#receive(message),
       () => void this.#greet(),
     );
+    this.#await(); // also for a host that does not show itself at all
   }
 
   close(): void {
