@@ -162,10 +162,19 @@ def test_tasks_are_listed_and_beat_through_nginx(stack: Stack) -> None:
         assert response.status == 204
 
 
-@pytest.mark.parametrize("path", ["/metrics", "//metrics", "/api/../metrics", "/api/%2e%2e/metrics", "/metrics/", "/"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "//metrics", "/api/../metrics", "/api/%2e%2e/metrics", "/metrics/", "/none"]
+)
 def test_nginx_lets_only_clients_paths_through(path: str, stack: Stack) -> None:
     assert http(stack.relays[0].port, "/metrics")[0] == 200
     assert http(stack.nginx.port, path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/relay.js", "/relay-client.js", "/relay-page.js", "/relay-page.css", "/relay-icon.svg"]
+)
+def test_the_page_and_scripts_come_through_nginx(path: str, stack: Stack) -> None:
+    assert http(stack.nginx.port, path)[0] == 200
 
 
 @pytest.fixture(scope="module")
