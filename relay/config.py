@@ -185,7 +185,10 @@ class Settings(BaseSettings):
     )
     handshake_timeout: FiniteFloat = Field(10.0, gt=0, le=_YEAR, description="from the request to the open session")
     message_timeout: FiniteFloat = Field(
-        10.0, gt=0, le=_YEAR, description="from a client message's first to its last byte"
+        10.0,
+        gt=0,
+        le=_YEAR,
+        description="from the first to the last byte of a client's message, or of a request's body",
     )
     close_timeout: FiniteFloat = Field(2.0, gt=0, le=_YEAR, description="how long a closing handshake may take")
     heartbeat_interval: FiniteFloat = Field(25.0, gt=0, le=_YEAR, description="between two heartbeats to a client")

@@ -12,6 +12,7 @@ from time import monotonic
 import structlog
 import trio
 from relay_wire import keys
+from relay_wire.channels import TASK_DELTA, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
 
@@ -24,6 +25,7 @@ from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
+from relay.core.whole_values import WholeValuePace
 
 _log = structlog.get_logger("relay.channel_subscriptions")
 
@@ -82,6 +84,8 @@ class ChannelSubscriptions:
         self._reported: set[str] = set()  # channels whose refusal was logged
         self._read_asked = trio.Event()
         self._change_due = trio.Event()
+        self._values_due = trio.Event()
+        self._whole_values = WholeValuePace()
         self._catch_up_due = trio.Event()
         self._logged_at = -math.inf
         self.invalid_messages = 0
@@ -98,6 +102,11 @@ class ChannelSubscriptions:
     def on_gap(self, channel: str) -> None:
         """A channel needs a snapshot."""
         self._apply(ChannelEvent.GAP, channel)
+
+    def on_withheld(self, channel: str, is_urgent: bool) -> None:
+        """A channel needs a snapshot, soon enough for clients that see whole values, and not too often for their bandwidth."""
+        self._whole_values.note(channel, monotonic(), is_urgent=is_urgent)
+        self._values_due.set()
 
     def on_up(self) -> None:
         """There is a new subscription connection; nothing is subscribed on it yet."""
@@ -126,6 +135,7 @@ class ChannelSubscriptions:
             self._catch_up_due.set()
         elif state is None:
             self._reported.discard(channel)
+            self._whole_values.forget(channel)
 
     def on_turn(self, begins: bool) -> None:
         """The messages of a turn are about to come, or have all come: hand out what they brought."""
@@ -147,12 +157,17 @@ class ChannelSubscriptions:
             if kind == "owner":
                 self._hub.on_owner(channel, owner_of(data))
                 return False
+            has_operations = kind == TASK_DELTA
         except ValueError:
             self._on_invalid(channel)
             return False
         if not data.isascii():
             data = script_calls.utf8(data)
-        self._hub.on_publication(Update(channel, kind, data, monotonic(), position))
+        if has_operations:
+            update = Update(channel, TASK_UPDATE, data, monotonic(), position, True)
+        else:
+            update = Update(channel, kind, data, monotonic(), position)
+        self._hub.on_publication(update)
         return self._hub.is_full
 
     def _on_invalid(self, channel: str) -> None:
@@ -197,6 +212,7 @@ class ChannelSubscriptions:
             nursery.start_soon(self._run_catch_ups)
             nursery.start_soon(self._reads.run)
             nursery.start_soon(self._run_timeouts)
+            nursery.start_soon(self._run_whole_values)
 
     async def _run_changes(self) -> None:
         while True:
@@ -279,6 +295,8 @@ class ChannelSubscriptions:
         channel = read.channel
         if self._lifecycles.state(channel) not in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
             return  # the connection broke, or the channel was left, while it was read
+        if snapshot.state is not None:
+            self._whole_values.on_read(channel, len(snapshot.state.data), monotonic())
         self._hub.catch_up(channel, snapshot)
         self._apply(ChannelEvent.CAUGHT_UP, channel)
         if self._lifecycles.state(channel) is ChannelState.LIVE:
@@ -299,6 +317,19 @@ class ChannelSubscriptions:
         self._apply(ChannelEvent.READ_REFUSED, channel)
         for read in self._lifecycles.take_reads(channel):
             self._reads.settle(read, refusal)
+
+    async def _run_whole_values(self) -> None:
+        """Read channels again whose updates are withheld from clients that want whole values."""
+        while True:
+            until = self._whole_values.next_at
+            changed = self._values_due
+            if changed.is_set():
+                changed = self._values_due = trio.Event()
+                until = self._whole_values.next_at
+            with trio.move_on_after(max(0.0, until - monotonic())) if until < math.inf else trio.CancelScope():
+                await changed.wait()
+            for channel in self._whole_values.take_due(monotonic()):
+                self.on_gap(channel)
 
     async def _run_timeouts(self) -> None:
         """Give up reads that have waited too long. One look at all of them: a deadline for each would cost as much as the

@@ -13,7 +13,7 @@ from relay_wire.publications import Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
-from relay.core.errors import BadMessage, BrokerError
+from relay.core.errors import BadMessage, BrokerError, StateTooLarge
 from relay.core.updates import Position
 
 #: Connections for clients' publishes; each serves one round trip at a time.
@@ -71,8 +71,7 @@ class ClientPublishes:
         """Publish some updates, in one round trip; those of one channel in their order.
 
         Returns:
-            What became of each. BadMessage and BrokerRefused: it was not published, and never will be. BrokerUnavailable: it
-            may have been published.
+            What became of each. BadMessage and BrokerRefused: it was not published. BrokerUnavailable: that is unknown.
 
         Raises:
             BrokerBusy: Too many wait for Redis. Nothing was published.
@@ -123,4 +122,8 @@ def _outcome(answers: Sequence[object]) -> Published | BrokerError:
         if isinstance(answer, BrokerError):
             return answer
     result = script_calls.read_result(answers[-1])
-    return result if isinstance(result, BrokerError) else Published(result.position, result.is_duplicate)
+    if isinstance(result, BrokerError):
+        return result
+    if result.is_truncated:
+        return StateTooLarge("what is appended does not fit into RELAY_MAX_STATE_BYTES; the other fields were stored")
+    return Published(result.position, result.is_duplicate)

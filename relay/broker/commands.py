@@ -43,6 +43,10 @@ _NOT_READY = (BusyLoadingError, ReadOnlyError, ClusterDownError, MovedError, Ask
 _NOT_NOW = ("BUSY ", "NOREPLICAS ")
 
 
+#: Refusals of the scripts, by their first words, and what clients know them as.
+_CONFLICTS = {PARENT_FIXED: "parent_fixed", publications.APPEND_TYPE: "append_mismatch"}
+
+
 def translated(error: Exception) -> BrokerError:
     """Return a redis-py error as one of Relay's."""
     text = str(error)
@@ -54,8 +58,9 @@ def translated(error: Exception) -> BrokerError:
         return UpdateConflict(
             "idempotency_key_reused", "this idempotency key was used for another update; choose a new key"
         )
-    if text.startswith(PARENT_FIXED):
-        return UpdateConflict("parent_fixed", "the task has another parent, which it keeps for its whole life")
+    for prefix, code in _CONFLICTS.items():
+        if text.startswith(prefix):
+            return UpdateConflict(code, text.removeprefix(prefix).strip().partition(" script: ")[0])
     if text.startswith(publications.STATE_TOO_LARGE):
         return StateTooLarge(text.removeprefix(publications.STATE_TOO_LARGE).strip().partition(" script: ")[0])
     return BrokerRefused(f"Redis refused: {text}", is_out_of_memory=isinstance(error, OutOfMemoryError))

@@ -13,14 +13,17 @@ from typing import Any
 import structlog
 import trio
 from relay_wire import keys
+from relay_wire.channels import TASK_PREFIX
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
 from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder
+from relay.core.task_state import unpersisted_data
 from relay.core.updates import Update
 
 _log = structlog.get_logger("relay.publish_ingester")
@@ -107,6 +110,14 @@ class PublishIngester:
 
     def _deliver_unpersisted(self, update: Update) -> None:
         self._on_unpersisted()
+        if update.channel.startswith(TASK_PREFIX):
+            try:
+                data = unpersisted_data(update.data)
+            except BadMessage:
+                data = update.data  # too much to be taken apart, so clients see it as it is
+            if data is None:
+                return
+            update = Update(update.channel, update.type, data, update.received_at, None, may_have_operations(data))
         self._deliver(update)
 
     # The tasks.

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from relay_wire import keys, publications, scripts
-from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
+from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_DELTA, TASK_PREFIX, TASK_UPDATE
 from relay_wire.creation import NO_OPTIONS, CreationOptions, owner_of
 from relay_wire.position import new_epoch
 from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
@@ -18,6 +18,7 @@ from relay_wire.scripts import Script
 
 from relay.config import Settings
 from relay.core.errors import BrokerRefused
+from relay.core.field_operations import check_operation, literal, may_have_operations, operation_of
 from relay.core.recovery import Snapshot
 from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
@@ -67,9 +68,9 @@ def publish_call(
         sharded: Whether the server is a cluster.
 
     Raises:
-        BadMessage: The data of a task is no object or has too many fields.
+        BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    fields, status = _fields_and_status(channel, data)
+    kind, fields, status = _typed_fields(channel, kind, data)
     return publications.publish_call(
         channel,
         kind,
@@ -94,12 +95,12 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
         sharded: Whether the server is a cluster.
 
     Raises:
-        BadMessage: The data of a task is no object or has too many fields.
+        BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    fields, status = _fields_and_status(update.channel, update.data)
+    kind, fields, status = _typed_fields(update.channel, update.type, update.data)
     return publications.ingest_call(
         update.channel,
-        update.type,
+        kind,
         update.data,
         retention,
         occurrence,
@@ -131,13 +132,15 @@ def ingest_created_call(
     if announced is None:
         return None
     task_id, task = announced
+    kind, fields, status = _with_operations(TASK_UPDATE, task)
     return publications.ingest_created_call(
         task_id,
-        task,
+        fields,
         object_of(task),
         retention,
         occurrence,
-        status=status_of(task),
+        kind=kind,
+        status=status,
         options=update.options,
         sharded=sharded,
     )
@@ -170,12 +173,14 @@ def create_call(
     if announced is None:
         return None
     task_id, task = announced
+    kind, fields, status = _with_operations(TASK_UPDATE, task)
     return publications.create_call(
         task_id,
-        task,
+        fields,
         object_of(task),
         retention,
-        status=status_of(task),
+        kind=kind,
+        status=status,
         idempotency_key=idempotency_key,
         options=options,
         sharded=sharded,
@@ -191,11 +196,11 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     if b'"task_created"' not in data:
         return None
     try:
-        fields = _decode_created(data)
+        announcement = _decode_created(data)
     except (msgspec.DecodeError, RecursionError):
         return None
-    info = fields.get("task_info")
-    if bytes(fields.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
+    info = announcement.get("task_info")
+    if bytes(announcement.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
         return None
     task = fields_of(bytes(info))
     try:
@@ -207,11 +212,24 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     return task_id, task
 
 
-def _fields_and_status(channel: str, data: bytes) -> tuple[dict[str, bytes] | None, str | None]:
+def _typed_fields(channel: str, kind: str, data: bytes) -> tuple[str, dict[str, bytes] | None, str | None]:
+    """Return an update's type, its fields and its status as the scripts take them."""
     if not channel.startswith(TASK_PREFIX):
-        return None, None
+        return kind, None, None
     fields = fields_of(data)
-    return fields, status_of(fields)
+    return _with_operations(kind, fields) if may_have_operations(data) else (kind, fields, status_of(fields))
+
+
+def _with_operations(kind: str, fields: Mapping[str, bytes]) -> tuple[str, dict[str, bytes], str | None]:
+    marked, plain = dict(fields), dict(fields)
+    for name, value in fields.items():
+        operation = operation_of(value)
+        if operation is not None:
+            check_operation(name, operation)
+            marked[name] = publications.marked_value(operation.operand, is_append=operation.is_append)
+            plain[name] = operation.operand
+            kind = TASK_DELTA
+    return kind, marked, status_of(plain)
 
 
 def mark_stalled_call(task_id: str, last_activity: str, retention: Retention, *, sharded: bool = False) -> ScriptCall:
@@ -315,11 +333,16 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
 
 
 def read_entries(channel: str, epoch: str, flat: Iterable[bytes], received_at: float) -> list[Update]:
-    """Return the updates of a history as a script returns them: offset, type, data, ... Raises what wrong forms bring about."""
+    """Return the updates of a history: offset, type, data, offset, ... Raises ValueError and others for another form."""
     return [
-        Update(channel, kind.decode(errors="replace"), utf8(data), received_at, Position(epoch, int(offset)))
+        _entry(channel, kind.decode(errors="replace"), data, received_at, Position(epoch, int(offset)))
         for offset, kind, data in zip(*[iter(flat)] * 3, strict=True)
     ]
+
+
+def _entry(channel: str, kind: str, data: bytes, received_at: float, position: Position) -> Update:
+    has_operations = kind == TASK_DELTA
+    return Update(channel, TASK_UPDATE if has_operations else kind, utf8(data), received_at, position, has_operations)
 
 
 def _unreadable(what: str, error: Exception) -> BrokerRefused:
@@ -356,7 +379,11 @@ def utf8(data: bytes) -> bytes:
 
 
 def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:
-    """Return a channel's state as one update, at the position that it is the state of; None when there is none."""
+    """Return a channel's state as one update, at the position that it is the state of; None when there is none.
+
+    It has operations only where a value would be taken for one.
+    """
     if not fields:
         return None
-    return Update(channel, "task_update", object_of(fields), received_at, top)
+    literals = {name: literal(value) for name, value in fields.items()}
+    return Update(channel, TASK_UPDATE, object_of(literals), received_at, top, literals != fields)

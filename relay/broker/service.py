@@ -19,7 +19,7 @@ import structlog
 import trio
 import trio_asyncio
 from relay_wire import keys, publications
-from relay_wire.channels import GENERAL
+from relay_wire.channels import GENERAL, TASK_DELTA
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
 from relay_wire.redis_urls import parse
@@ -27,6 +27,7 @@ from relay_wire.redis_urls import parse
 from relay.broker import script_calls
 from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
+from relay.broker.child_roll_ups import ChildRollUps
 from relay.broker.client_calls import CONNECTIONS, ClientCalls
 from relay.broker.client_publishes import CONNECTIONS as PUBLISH_CONNECTIONS
 from relay.broker.client_publishes import ClientPublishes
@@ -42,7 +43,7 @@ from relay.broker.topology import Servers, open_servers
 from relay.broker.write_probe import WriteProbe
 from relay.config import RedisSettings, Settings
 from relay.core.channels import task_channel
-from relay.core.errors import BrokerError, BrokerRefused
+from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
 
@@ -154,9 +155,10 @@ class RedisBroker:
 
         Raises:
             BadMessage: The data of a task is no object or has too many fields.
-            StateTooLarge: The state of the task would be too large.
+            StateTooLarge: The state of the task would be too large. If only appended text or lists do not fit, the other fields
+                are stored.
             BrokerUnavailable: No answer within the deadline; the update may have been published.
-            BrokerRefused: Redis answered with an error.
+            BrokerRefused: Redis answered with an error. Also when it has no memory for an update that appends.
         """
         sharded = self._servers.is_sharded
         call = script_calls.publish_call(
@@ -169,7 +171,8 @@ class RedisBroker:
             sharded=sharded,
         )
         (answer,) = await self._commands.run_calls([call], self._settings.wait_replicas)
-        if isinstance(answer, BrokerRefused) and answer.is_out_of_memory:
+        has_operations = call.values[13] == TASK_DELTA
+        if isinstance(answer, BrokerRefused) and answer.is_out_of_memory and not has_operations:
             _log.error("redis is out of memory, update delivered live only", channel=channel)
             redis_channel, message = keys.pubsub_channel(channel), publications.unpersisted_message(kind, data)
             command = "SPUBLISH" if sharded else "PUBLISH"
@@ -178,6 +181,10 @@ class RedisBroker:
         result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
         if isinstance(result, BrokerError):
             raise result
+        if result.is_truncated:
+            raise StateTooLarge(
+                "what is appended does not fit into RELAY_MAX_STATE_BYTES; the other fields were stored"
+            )
         return result.position
 
     async def publish(self, channel: str, message: bytes) -> int:
@@ -270,6 +277,10 @@ class RedisBroker:
             max_tasks,
             sharded=self._servers.is_sharded,
         )
+
+    def child_roll_ups(self) -> ChildRollUps:
+        """Return what rolls up children into their parents."""
+        return ChildRollUps(self._commands.run_calls, self._retention, sharded=self._servers.is_sharded)
 
     def client_publishes(self) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""

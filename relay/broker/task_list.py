@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import structlog
-from relay_wire import keys
+from relay_wire import keys, scripts
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.creation import owner_of
 from relay_wire.publications import ScriptCall
@@ -30,13 +30,14 @@ _SCAN = 1000
 _STATES_AT_ONCE = 16
 _PAGE_BYTES = 2 * 1024 * 1024
 
-_STATE = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'owner', 'parent') "
-    "return { meta[1], meta[2], redis.call('HGETALL', KEYS[2]), meta[3], meta[4] }"
-)
+#: Longest field that a filter looks at, in bytes: it looks at some 1,000 tasks, and a field may be as large as a state.
+_MAX_FILTERED = 8192
+
 _FILTERED = Script.of(
-    "local meta = redis.call('HMGET', KEYS[1], 'owner', 'parent') "
-    "return { meta[1], meta[2], unpack(redis.call('HMGET', KEYS[2], unpack(ARGV))) }"
+    "local meta, found = redis.call('HMGET', KEYS[1], 'owner', 'parent'), {} "
+    "for i, name in ipairs(ARGV) do "
+    f"found[i] = redis.call('HSTRLEN', KEYS[2], name) <= {_MAX_FILTERED} and redis.call('HGET', KEYS[2], name) end "
+    "return { meta[1], meta[2], unpack(found, 1, #ARGV) }"
 )
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
@@ -61,6 +62,7 @@ class Task(NamedTuple):
         active: Its last activity, in seconds of the Unix epoch; None where that was not asked for.
         owner: The users and groups that own it; empty for nobody.
         parent_id: Its parent's id, if it has one.
+        cancel_reason: Why its end was requested, which may be empty; None where it was not.
     """
 
     task_id: str
@@ -69,6 +71,7 @@ class Task(NamedTuple):
     active: float | None = None
     owner: frozenset[str] = frozenset()
     parent_id: str | None = None
+    cancel_reason: str | None = None
 
 
 class Page(NamedTuple):
@@ -202,7 +205,7 @@ async def run_all(run_calls: RunCalls, calls: Sequence[ScriptCall]) -> list[Any]
 def state_call(task_id: str) -> ScriptCall:
     """Return a call that reads one task; `read_task` reads the answer."""
     channel = TASK_PREFIX + task_id
-    return ScriptCall(_STATE, [keys.meta(channel), keys.state(channel)], [])
+    return ScriptCall(scripts.load("read_task"), [keys.meta(channel), keys.log(channel), keys.state(channel)], [])
 
 
 def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerError | None:
@@ -210,12 +213,12 @@ def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerE
     if isinstance(answer, BrokerError):
         return answer
     try:
-        epoch, top, state, owner, parent = answer
+        epoch, top, state, owner, parent, cancel = answer
         fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         position = Position(epoch.decode(), int(top))
-        return Task(task_id, fields, position, active, owner_of(owner), _text(parent))
+        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel))
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 

@@ -24,7 +24,7 @@ _log = structlog.get_logger("relay.tasks")
 _MARK_AT_ONCE = 50
 
 #: A relay that holds the lock longer than it lasts must not take it from the next one.
-_LOCK = Script.of(
+LOCK = Script.of(
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
     "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0"
 )
@@ -144,7 +144,7 @@ class TaskStore:
             token: Names this relay.
             seconds: How long the lock lasts.
         """
-        call = ScriptCall(_LOCK, [keys.SUPERVISOR], [token, int(seconds * 1000)])
+        call = ScriptCall(LOCK, [keys.SUPERVISOR], [token, int(seconds * 1000)])
         (answer,) = await run_all(self._run_calls, [call])
         return bool(answer)
 

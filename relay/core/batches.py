@@ -16,9 +16,11 @@ class Encoding(Protocol):
 
     Attributes:
         stateful: The payload of an update depends on those encoded before it, so none may be skipped or encoded twice.
+        whole_values: Its clients know no operations on fields, see `relay.core.whole_values`.
     """
 
     stateful: bool
+    whole_values: bool
 
     def __hash__(self) -> int: ...
 

@@ -99,11 +99,16 @@ class Usage:
         bucket.tokens = max(bucket.tokens, -MAX_SLOWED * self._limits.message_rate)
         return delay
 
-    def charge_request(self, now: float) -> float | None:
-        """Charge a request, which counts as a message; returns the seconds to wait, uncharged, if it must be refused."""
+    def charge_request(self, now: float, messages: int = 1) -> float | None:
+        """Charge a request, which counts as one message, or as many as it has.
+
+        Returns:
+            Seconds to wait, uncharged, if it must be refused. One that may come may also use up more than there is left, and
+            those after it wait for longer.
+        """
         missing = _missing(self._messages, now)
         if missing is None and self._messages is not None:
-            self._messages.take(now, 1.0)
+            self._messages.take(now, float(messages))
         return missing
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from relay.core.batches import Format
-from relay.core.hub import Hub, Listener
+from relay.core.groups import Listener
+from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer
 from relay.core.subscription import Request, Subscription
 from relay.core.updates import Update

@@ -53,11 +53,16 @@ def _merged(run: list[Message]) -> list[Message]:
     if len(run) == 1 or last.update is None:
         return run
     try:
-        data = task_state.fold(message.update.data for message in run if message.update is not None)
+        updates = [message.update for message in run if message.update is not None]
+        has_operations = any(update.has_operations for update in updates)
+        fold = task_state.fold_operations if has_operations else task_state.fold
+        data = fold(update.data for update in updates)
     except BadMessage:  # too many fields or levels to be merged: the limits of the queue decide
         return run
     update = last.update
     # An unpersisted update has no position; the client then stands at the last persisted one.
     known = [message.update.position for message in run if message.update is not None and message.update.position]
     position = known[-1] if known else None
-    return [last.format.message(Update(update.channel, update.type, data, update.received_at, position))]
+    return [
+        last.format.message(Update(update.channel, update.type, data, update.received_at, position, has_operations))
+    ]

@@ -11,8 +11,10 @@ from typing import Protocol
 from relay_wire.channels import TASK_PREFIX
 
 from relay.core.batches import Batch, Format, Message, batch_of
+from relay.core.groups import Group, Listener
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
+from relay.core.whole_values import WithheldUpdates
 
 #: Updates of one channel that are flushed together at most: a client's queue has to hold them several times over, or one that
 #: reads well is dropped.
@@ -20,13 +22,6 @@ FLUSH_THRESHOLD = 1024
 
 #: Bytes of updates of all channels that are flushed together, give or take one update.
 FLUSH_BYTES = 1024 * 1024
-
-
-class Listener(Protocol):
-    """One client, as the hub sees it."""
-
-    def offer(self, batch: Batch) -> None:
-        """Take a batch now, without waiting. It may leave the hub while doing so."""
 
 
 class Recovering(Protocol):
@@ -39,34 +34,6 @@ class Recovering(Protocol):
         """The channel's sequence was broken. The subscription may begin to follow, and then gets the reset with the others."""
 
 
-class _Group:
-    """The listeners of one channel that share a format, and what this turn has brought them."""
-
-    __slots__ = ("batch", "format", "listeners", "needs_snapshot", "pending", "sequence_numbers")
-
-    def __init__(self, format: Format) -> None:
-        self.format = format
-        self.listeners: dict[Listener, None] = {}
-        #: Those that have not got the channel's state, since Redis was away when they subscribed.
-        self.needs_snapshot: dict[Listener, None] = {}
-        self.pending: list[Update | Message] = []
-        #: For each that is pending, the order in which it came in this hub.
-        self.sequence_numbers: list[int] = []
-        self.batch: Batch | None = None
-
-    def entries(self) -> list[tuple[int, Message]]:
-        """Encode what is pending into messages with their sequence numbers."""
-        messages = [item if isinstance(item, Message) else self.format.message(item) for item in self.pending]
-        self.batch = batch_of(messages)  # encoded once, also for listeners that have nothing else pending
-        return list(zip(self.sequence_numbers, messages, strict=True))
-
-    def clear(self) -> None:
-        """Forget what is pending, after it was flushed."""
-        self.pending = []
-        self.sequence_numbers = []
-        self.batch = None
-
-
 class _Channel:
     """One channel with at least one subscriber."""
 
@@ -74,7 +41,7 @@ class _Channel:
 
     def __init__(self) -> None:
         self.sequence = ChannelSequence()
-        self.groups: dict[Format, _Group] = {}
+        self.groups: dict[Format, Group] = {}
         self.recovering: dict[Recovering, None] = {}
 
 
@@ -95,6 +62,7 @@ class Hub:
         on_last_unsubscribed: Callable[[str], None] = lambda _: None,
         on_gap: Callable[[str], None] = lambda _: None,
         on_owner: Callable[[str, frozenset[str]], None] = lambda _name, _owner: None,
+        on_withheld: Callable[[str, bool], None] = lambda _name, _is_urgent: None,
     ) -> None:
         """Make an empty hub.
 
@@ -105,14 +73,17 @@ class Hub:
             on_gap: Called with a channel that needs a snapshot: see `catch_up`.
             on_owner: Called with a task's channel and its owner when the owner may have changed: before the first update that
                 a new owner may see and the former one may not.
+            on_withheld: Called with a channel that needs a snapshot at some time, since updates were withheld from clients
+                that want whole values, and with whether it is urgent, since the task has ended.
         """
         self._on_pending = on_pending
         self._on_first_subscriber = on_first_subscriber
         self._on_last_unsubscribed = on_last_unsubscribed
         self._on_gap = on_gap
         self._on_owner = on_owner
+        self._on_withheld = on_withheld
         self._channels: dict[str, _Channel] = {}
-        self._dirty: list[_Group] = []
+        self._dirty: list[Group] = []
         self._sequence_number = 0
         self._pending_bytes = 0
         self.is_in_turn = False
@@ -154,7 +125,16 @@ class Hub:
             del self._channels[name]
             self._on_last_unsubscribed(name)
 
-    def subscribe(self, listener: Listener, name: str, format: Format, *, needs_snapshot: bool = False) -> None:
+    def subscribe(
+        self,
+        listener: Listener,
+        name: str,
+        format: Format,
+        *,
+        needs_snapshot: bool = False,
+        withheld: WithheldUpdates | None = None,
+        position: Position | None = None,
+    ) -> None:
         """Deliver a channel to a listener from now on. Repeating it changes nothing.
 
         Args:
@@ -162,6 +142,8 @@ class Hub:
             name: The channel.
             format: How it gets the updates.
             needs_snapshot: It has not got the channel's state, and gets it as soon as that can be read.
+            withheld: Updates that it has not got, since it wants whole values.
+            position: Up to where it has everything.
         """
         channel = self._channels.get(name)
         group = channel.groups.get(format) if channel is not None else None
@@ -170,10 +152,19 @@ class Hub:
         channel = self._channel(name)
         group = channel.groups.get(format)
         if group is None:
-            group = channel.groups[format] = _Group(format)
+            group = channel.groups[format] = Group(format)
         if listener not in group.listeners:
             group.listeners[listener] = None
             self.subscriptions += 1
+        if withheld:
+            group.joined[listener] = position.offset if position is not None else 0
+            if not group.withheld and withheld.last is not None:
+                group.reached = withheld.last.offset
+            group.withheld.merge(withheld)
+            self._on_withheld(name, bool(withheld.ending_names))
+        elif group.withheld:
+            reached = position or channel.sequence.last
+            group.joined[listener] = reached.offset if reached is not None else 0
         if needs_snapshot:
             group.needs_snapshot[listener] = None
             if channel.sequence.is_live:
@@ -187,6 +178,7 @@ class Hub:
             return
         del group.listeners[listener]
         group.needs_snapshot.pop(listener, None)
+        group.joined.pop(listener, None)
         self.subscriptions -= 1
         if not group.listeners:
             del channel.groups[format]
@@ -251,6 +243,7 @@ class Hub:
                 self._reset(name, channel, item.snapshot)
             else:
                 self._send_missing_states(name, channel, item.snapshot)
+        self._send_withheld(name, channel, snapshot)
         if not channel.sequence.is_live or self.needs_snapshot(name):
             self._on_gap(name)
 
@@ -262,6 +255,8 @@ class Hub:
         if self._pending_bytes >= FLUSH_BYTES:
             self.is_full = True
         for group in channel.groups.values():
+            if (update.has_operations or group.withheld.last is not None) and self._withhold(group, update):
+                continue
             if not group.pending:
                 self._mark_dirty(group)
             group.pending.append(update)
@@ -272,7 +267,40 @@ class Hub:
             for recovering in list(channel.recovering):
                 recovering.on_update(update)
 
-    def _mark_dirty(self, group: _Group) -> None:
+    def _withhold(self, group: Group, update: Update) -> bool:
+        """Withhold an update from clients that want whole values; return whether that is necessary."""
+        if update.position is None or not group.format.encoding.whole_values:
+            return False
+        is_first = not group.withheld
+        if is_first:
+            group.reached = update.position.offset - 1
+        is_urgent = group.withheld.add(update)
+        if is_first or is_urgent:
+            self._on_withheld(update.channel, is_urgent)
+        return True
+
+    def _send_withheld(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
+        """Give the present values to those from whom updates were withheld."""
+        last = channel.sequence.last
+        for group in list(channel.groups.values()):
+            # A snapshot may be older than what was withheld last, but not newer than what the sequence has delivered.
+            if not group.withheld or last is None or snapshot.top.epoch != last.epoch or snapshot.top > last:
+                continue
+            self.flush()  # what is pending came before
+            offset = snapshot.top.offset
+            due = [each for each in group.listeners if group.joined.get(each, group.reached) < offset]
+            updates = group.withheld.updates_from(snapshot)
+            group.settle_withheld(snapshot.top)
+            if group.withheld:
+                self._on_withheld(name, False)
+            if not updates:
+                continue
+            batch = batch_of([group.format.message(update) for update in updates])
+            for listener in due:
+                if listener in group.listeners:
+                    listener.offer(batch)
+
+    def _mark_dirty(self, group: Group) -> None:
         if not self._dirty:
             self._on_pending()
         self._dirty.append(group)
@@ -284,9 +312,11 @@ class Hub:
         for group in list(channel.groups.values()):
             self._send_reset(name, group, snapshot)
 
-    def _send_reset(self, name: str, group: _Group, snapshot: Snapshot) -> None:
+    def _send_reset(self, name: str, group: Group, snapshot: Snapshot) -> None:
         """Send to a whole group that updates were lost, and how the channel continues."""
         group.needs_snapshot.clear()
+        group.withheld.clear()
+        group.joined.clear()
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
         for payload in group.format.encoding.reset(name, snapshot):
@@ -314,8 +344,8 @@ class Hub:
         self.is_full = False
         self._pending_bytes = 0
         dirty, self._dirty = self._dirty, []
-        first: dict[Listener, _Group] = {}
-        several: dict[Listener, list[_Group]] = {}
+        first: dict[Listener, Group] = {}
+        several: dict[Listener, list[Group]] = {}
         if len(dirty) > 1:
             for group in dirty:
                 for listener in group.listeners:
@@ -335,10 +365,10 @@ class Hub:
             group.clear()
 
     @staticmethod
-    def _flush_merged(several: dict[Listener, list[_Group]]) -> None:
+    def _flush_merged(several: dict[Listener, list[Group]]) -> None:
         """Give a listener of several channels their updates in the order in which they came, as one batch."""
         batches: dict[tuple[int, ...], Batch] = {}  # shared by listeners of the same channels
-        entries: dict[_Group, list[tuple[int, Message]]] = {}
+        entries: dict[Group, list[tuple[int, Message]]] = {}
         for listener, groups in several.items():
             key = tuple(map(id, groups))
             batch = batches.get(key)
@@ -357,7 +387,7 @@ def _sequence_number_of(entry: tuple[int, Message]) -> int:
     return entry[0]
 
 
-def _encode_in_order(groups: Sequence[_Group]) -> list[Message]:
+def _encode_in_order(groups: Sequence[Group]) -> list[Message]:
     """Encode what is pending in several groups in the order in which it came: each payload depends on those before it."""
     items = [
         (number, group.format, item)

@@ -5,14 +5,16 @@ room for them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
 from relay.core.batches import Batch, Format, Message, batch_of
-from relay.core.hub import Hub, Listener
+from relay.core.groups import Listener
+from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
+from relay.core.whole_values import WithheldUpdates
 
 #: Data of one page, in bytes, give or take one update, and its updates.
 PAGE_BYTES = 64 * 1024
@@ -125,6 +127,8 @@ class Subscription:
         "_request",
         "_stale_reads",
         "_until",
+        "_whole_until",
+        "_withheld",
         "format",
         "state",
     )
@@ -156,6 +160,9 @@ class Subscription:
         self._needs_snapshot = False
         self._refusal: str | None = None
         self._stale_reads = self._failed_reads = 0
+        #: What the client does not get as it was published, since it wants whole values; and up to where it got everything.
+        self._withheld = WithheldUpdates()
+        self._whole_until: Position | None = None
         self.format = request.format
         self.state = State.READING if request.wants_history else State.SENDING
         if request.wants_history:
@@ -238,7 +245,21 @@ class Subscription:
             if update.position is not None:
                 self._position = update.position
                 break
-        return updates
+        return self._without_withheld(updates)
+
+    def _without_withheld(self, updates: Sequence[Update]) -> list[Update]:
+        """Return those that are given out as they are: for whole values, those before the first with an operation."""
+        if not self.format.encoding.whole_values:
+            return list(updates)
+        given: list[Update] = []
+        for update in updates:
+            if update.position is None or not (self._withheld or update.has_operations):
+                given.append(update)
+                continue
+            if not self._withheld:
+                self._whole_until = Position(update.position.epoch, update.position.offset - 1)
+            self._withheld.add(update)
+        return given
 
     # What the session reports.
 
@@ -257,14 +278,17 @@ class Subscription:
         entries = snapshot.entries if self._position is not None else None
         state = [snapshot.state] if snapshot.state is not None else []
         self._until = snapshot.top
+        given = None if entries is None else self._without_withheld(entries)
+        if entries is None:
+            self._withheld.clear()
         if not self._answered:
             self._answered = True
             recovered = None if self._request.since is None else entries is not None
-            updates = entries if entries is not None else state
+            updates = given if given is not None else state
             self._pages.append(SubscribeResult(snapshot.top, recovered, updates))
             self._pages.extend(updates)
-        elif entries is not None:
-            self._pages.extend(entries)
+        elif given is not None:
+            self._pages.extend(given)
         else:  # history was cut off while it was sent
             self._pages.extend(self.format.encoding.reset(self.channel, snapshot))
         self._position = entries[-1].position if entries and snapshot.is_partial else snapshot.top
@@ -338,7 +362,14 @@ class Subscription:
 
     def _follow(self) -> None:
         self.state = State.LIVE
-        self._hub.subscribe(self._listener, self.channel, self.format, needs_snapshot=self._needs_snapshot)
+        self._hub.subscribe(
+            self._listener,
+            self.channel,
+            self.format,
+            needs_snapshot=self._needs_snapshot,
+            withheld=self._withheld,
+            position=self._whole_until if self._withheld else self._position,
+        )
         self._hub.end_recovery(self.channel, self)
         if self.state is State.LIVE:
             self._on_live(self)

@@ -7,6 +7,7 @@ from relay_wire.channels import MAX_FIELDS
 from relay_wire.statuses import TERMINAL
 
 from relay.core.errors import BadMessage
+from relay.core.field_operations import FoldedField, literal, may_have_operations, without_operations
 
 #: The field that is set on a task in progress without a heartbeat.
 STALLED = "stalled"
@@ -44,6 +45,33 @@ def fold(updates: Iterable[bytes]) -> bytes:
     for data in updates:
         fields.update(fields_of(data))
     return object_of(fields)
+
+
+def fold_operations(updates: Iterable[bytes]) -> bytes:
+    """Merge several updates of one task, with operations among their fields, into one with operations.
+
+    Raises:
+        BadMessage: An update is no object, has too many fields, or appends to a value of another type.
+    """
+    fields: dict[str, FoldedField] = {}
+    for data in updates:
+        for name, value in fields_of(data).items():
+            fields.setdefault(name, FoldedField()).add(value)
+    return object_of({name: field.value() for name, field in fields.items()})
+
+
+def unpersisted_data(data: bytes) -> bytes | None:
+    """Return what is delivered of a task update that Redis has not stored, or None if that is nothing.
+
+    What it appends is left out: nobody could tell later whether it is part of a value.
+    """
+    if not may_have_operations(data):
+        return data
+    fields = fields_of(data)
+    plain = without_operations(fields)
+    if fields and not plain:
+        return None
+    return data if plain == fields else object_of({name: literal(value) for name, value in plain.items()})
 
 
 def status_of(fields: Mapping[str, bytes]) -> str | None:

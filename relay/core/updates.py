@@ -16,6 +16,7 @@ class Update(msgspec.Struct, frozen=True, gc=False):
         data: Raw JSON as the publisher sent it; for operator-named channels the whole message.
         received_at: When this relay received it, in seconds of the monotonic clock.
         position: Where it stands in its channel; None if Redis did not persist it.
+        has_operations: There are operations among its fields, see `relay.core.field_operations`.
         options: On its way to Redis: the owner and the parent that its publisher gives the task.
     """
 
@@ -24,4 +25,5 @@ class Update(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     received_at: float
     position: Position | None = None
+    has_operations: bool = False
     options: CreationOptions = NO_OPTIONS

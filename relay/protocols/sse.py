@@ -31,7 +31,8 @@ class _Events(PlainUpdates):
 
     stateful = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole_values: bool = True) -> None:
+        super().__init__(whole_values=whole_values)
         self.id = EventId()
 
     def event(self, kind: str, data: bytes) -> bytes:
@@ -56,14 +57,14 @@ class _EventsOfOne(PlainUpdates):
     stateful = False
 
     def encode(self, update: Update) -> bytes:
-        events = _Events()
+        events = _Events(whole_values=self.whole_values)
         return events.encode(update)
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
-        return _Events().reset(channel, snapshot)
+        return _Events(whole_values=self.whole_values).reset(channel, snapshot)
 
 
-_OF_ONE = _EventsOfOne()
+_OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
 
 
 class SseProtocol:
@@ -72,15 +73,16 @@ class SseProtocol:
     Args:
         channels: What it follows.
         last_event_id: The last id that it has received, to resume from.
+        deltas: It takes operations on fields.
     """
 
-    def __init__(self, channels: Sequence[str], last_event_id: str | None) -> None:
+    def __init__(self, channels: Sequence[str], last_event_id: str | None, *, deltas: bool = False) -> None:
         self._channels = channels
         self._since = positions_of(last_event_id, channels) if last_event_id else {}
         self._resuming = bool(last_event_id)
-        self._events: PlainUpdates = _OF_ONE
+        self._events: PlainUpdates = _DELTAS_OF_ONE if deltas else _OF_ONE
         if len(channels) > 1:
-            self._events = _Events()
+            self._events = _Events(whole_values=not deltas)
             for channel, position in (self._since or {}).items():
                 self._events.id.set(channel, position)
 
@@ -96,7 +98,9 @@ class SseProtocol:
         def answer(welcome: SubscribeResult | None) -> Iterable[bytes]:
             if welcome is None:
                 return ()
-            events = self._events if isinstance(self._events, _Events) else _Events()
+            events = (
+                self._events if isinstance(self._events, _Events) else _Events(whole_values=self._events.whole_values)
+            )
             if welcome.recovered is False:
                 # The state, if there is one, follows as an update of its own.
                 return list(events.reset(channel, Snapshot(welcome.position, None, None)))

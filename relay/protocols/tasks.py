@@ -14,6 +14,7 @@ from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
+from relay.core.whole_values import plain_data
 from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
 
 
@@ -27,7 +28,9 @@ class _Request(msgspec.Struct, gc=False):
     task_id: str | int | None = None
     channel: str | msgspec.UnsetType = msgspec.UNSET
     position: _Position | msgspec.UnsetType | None = msgspec.UNSET
-    token: Any = None  # of any type, since it is a field that other messages may always have had
+    # Of any type, since these are fields that other messages may always have had.
+    token: Any = None
+    deltas: Any = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -83,13 +86,21 @@ def _prefix(channel: str) -> bytes:
 
 
 class PlainUpdates:
-    """Updates without positions, for clients that did not ask for them."""
+    """Updates without positions, for clients that did not ask for them.
+
+    Args:
+        whole_values: They have no operations on fields, see `relay.core.whole_values`.
+    """
 
     stateful = False
 
+    def __init__(self, *, whole_values: bool = True) -> None:
+        self.whole_values = whole_values
+
     def encode(self, update: Update) -> bytes:
         if update.type == "task_update":
-            return b"".join((_prefix(update.channel), update.data, b"}"))
+            data = plain_data(update) if update.has_operations and self.whole_values else update.data
+            return b"".join((_prefix(update.channel), data, b"}"))
         if update.type == "general_update":
             return b'{"type":"general_update","data":%b}' % update.data
         return update.data
@@ -114,8 +125,8 @@ class PositionedUpdates(PlainUpdates):
         return [answer, *super().reset(channel, snapshot)]
 
 
-PLAIN = PlainUpdates()
-POSITIONED = PositionedUpdates()
+PLAIN, PLAIN_DELTAS = PlainUpdates(), PlainUpdates(whole_values=False)
+POSITIONED, POSITIONED_DELTAS = PositionedUpdates(), PositionedUpdates(whole_values=False)
 
 
 class _UnknownChannel(BadMessage):
@@ -207,7 +218,8 @@ class TasksProtocol:
         if request.position is msgspec.UNSET:
             # Only tasks have a state that a newcomer would miss.
             wants_history = channel.startswith(TASK_PREFIX)
-            return Subscribe(channel, PLAIN, lambda _: (_json(answer),), wants_history=wants_history)
+            encoding = PLAIN_DELTAS if request.deltas is True else PLAIN
+            return Subscribe(channel, encoding, lambda _: (_json(answer),), wants_history=wants_history)
         since = None
         if request.position is not None:
             since = Position(request.position.epoch, request.position.offset)
@@ -220,7 +232,8 @@ class TasksProtocol:
             has_state = not welcome.recovered and len(welcome.updates) > 0
             return (_subscribed(channel, welcome.position, welcome.recovered, has_state=has_state),)
 
-        return Subscribe(channel, POSITIONED, positioned, since, requires_position=True)
+        encoding = POSITIONED_DELTAS if request.deltas is True else POSITIONED
+        return Subscribe(channel, encoding, positioned, since, requires_position=True)
 
     def refuse(self, code: str, message: str, channel: str) -> Refusal:
         payload = _json({"type": "error", "code": code, "message": message, **channel_fields(channel)})

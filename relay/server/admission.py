@@ -89,6 +89,11 @@ class Admission:
         usage = self.context.registry.client_limits.by_address.find(client.network)
         return None if usage is None else usage.charge_request(monotonic())
 
+    def limit_subject(self, grant: Grant, updates: int) -> float | None:
+        """Count the updates of an HTTP request, as messages of its grant's subject; returns as `limit_request`."""
+        usage = self.context.registry.client_limits.by_subject.find(grant.subject)
+        return None if usage is None else usage.charge_request(monotonic(), updates)
+
     def has_too_many(self, client: ClientAddress) -> bool:
         """Whether there are as many clients of this address as there may be."""
         usage = self.context.registry.client_limits.by_address.find(client.network)

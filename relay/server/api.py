@@ -1,84 +1,100 @@
 """The tasks over HTTP: ``/api/tasks``, or below another prefix."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from hashlib import blake2b
-from math import ceil
+from math import isfinite
 from typing import Any
 
 import msgspec
-from quart import Response, has_request_context, request
+from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, NotFound
+from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.broker.task_list import Task
 from relay.core.channels import task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
 from relay.protocols.tasks import position_json
+from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
+from relay.server.api_errors import add_error_handlers
 from relay.server.auth.access import require
 from relay.server.running_relay import RelayHandle
-from relay.server.task_paths import SCOPE_KEY, TaskPaths
-
-_json = msgspec.json.Encoder().encode
+from relay.server.task_paths import TaskPaths
 
 #: Tasks on one page: unless asked for, and at most.
-_PAGE, _MAX_PAGE = 100, 500
+PAGE, MAX_PAGE = 100, 500
 
 #: Largest `max_age`, in seconds.
-_MAX_AGE = 1e9
+MAX_AGE = 1e9
 
-
-def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, {"cache-control": "no-cache", **(headers or {})}, content_type="application/json")
-
-
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return _answer(status, _json({"code": code, "message": message}), headers)
-
-
-def _task_id() -> str:
-    """Return the id that the request is about.
-
-    Raises:
-        BadMessage: It is empty, too long, or not valid UTF-8.
-        NotFound: The request names a route of `relay.server.task_paths`.
-    """
-    scope: Any = request.scope
-    if SCOPE_KEY not in scope:
-        raise NotFound
-    task_id: str | None = scope[SCOPE_KEY]
-    if task_id is None:
-        raise BadMessage("bad_task_id", "the task's id must be UTF-8, percent-encoded")
-    task_channel(task_id)
-    return task_id
-
-
-def _tagged(body: bytes) -> Response:
-    """Answer with the body, or with 304 when the client has it already."""
-    tag = blake2b(body, digest_size=12).hexdigest()
-    if request.if_none_match.contains_weak(tag):
-        return _answer(304, b"", {"etag": f'W/"{tag}"'})
-    return _answer(200, body, {"etag": f'W/"{tag}"'})
+#: Most names in one filter.
+MAX_NAMES = 16
 
 
 def _task_json(task: Task) -> bytes:
-    head = _json({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    head = json_of({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
     options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
     if task.parent_id is not None:
         options["parent_id"] = task.parent_id
-    beside = b"," + _json(options)[1:-1] if options else b""
-    active = b"" if task.active is None else b',"active":%b' % _json(round(task.active, 3))
+    if task.cancel_reason is not None:
+        options["cancel_requested"] = {"reason": task.cancel_reason}
+    beside = b"," + json_of(options)[1:-1] if options else b""
+    active = b"" if task.active is None else b',"active":%b' % json_of(round(task.active, 3))
     return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))
-
-
-def _is_listed(grant: Grant, task: Task) -> bool:
-    return grant.decide(Verb.LIST, task_channel(task.task_id), task.owner) is Decision.ALLOWED
 
 
 def _cursor(text: str) -> tuple[float, str]:
     return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
+
+
+def _page_of_request() -> tuple[int, tuple[float, str] | None]:
+    """Return how many tasks the client wants, and after which. Raises BadMessage."""
+    try:
+        limit = msgspec.json.decode(request.args.get("limit", str(PAGE)), type=int)
+        after = _cursor(request.args["after"]) if "after" in request.args else None
+        if not 1 <= limit <= MAX_PAGE or (after is not None and not isfinite(after[0])):
+            raise ValueError("out of range")
+    except (ValueError, msgspec.DecodeError):
+        raise BadMessage("bad_query", f"limit is 1 to {MAX_PAGE}, and after is the `next` of an earlier page") from None
+    return limit, after
+
+
+def _filter_of_request(grant: Grant) -> TaskFilter:
+    """Return which tasks the client wants, of those that it may list. Raises BadMessage."""
+    try:
+        max_age = msgspec.json.decode(request.args["max_age"], type=float) if "max_age" in request.args else None
+        if max_age is not None and not 0 <= max_age <= MAX_AGE:
+            raise ValueError("out of range")
+    except (ValueError, msgspec.DecodeError):
+        raise BadMessage("bad_query", f"max_age is a number of seconds, up to {MAX_AGE:.0f}") from None
+    for name in ("text", "parent"):
+        if len(request.args.get(name, "")) > MAX_NAME_LENGTH:
+            raise BadMessage("bad_query", f"{name} has {MAX_NAME_LENGTH} characters at most")
+
+    def is_visible(task_id: str, owner: frozenset[str]) -> bool:
+        return grant.decide(Verb.LIST, task_channel(task_id), owner) is Decision.ALLOWED
+
+    return TaskFilter(
+        statuses=_names("status"),
+        max_age=max_age,
+        owners=_names("owner"),
+        parent_id=request.args.get("parent") or None,
+        kinds=_names("kind"),
+        text=request.args.get("text") or None,
+        is_visible=None if grant.scope(Verb.LIST).everything else is_visible,
+    )
+
+
+def _names(parameter: str) -> frozenset[str] | None:
+    """Return the names in a parameter of the query, separated by commas; None where it is not given. Raises BadMessage."""
+    given = request.args.get(parameter, "")
+    names = frozenset(given.split(",")) if given else frozenset()
+    if len(names) > MAX_NAMES or not all(0 < len(name) <= MAX_NAME_LENGTH for name in names):
+        raise BadMessage(
+            "bad_query", f"{parameter} is up to {MAX_NAMES} names of {MAX_NAME_LENGTH} characters, separated by commas"
+        )
+    return names or None
 
 
 def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
@@ -90,80 +106,42 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
         paths: The paths of the API.
     """
 
-    @app.errorhandler(BrokerError)
-    async def unavailable(error: BrokerError) -> Response:
-        seconds = error.retry_after if isinstance(error, BrokerBusy) else 1.0
-        return _error(503, "unavailable", error.public_message, {"retry-after": str(ceil(seconds))})
-
-    @app.errorhandler(HTTPException)
-    async def refused(error: HTTPException) -> Response | HTTPException:
-        if not has_request_context() or not request.path.startswith(paths.prefix):  # of a WebSocket, or another route
-            return error
-        status = error.code or 500
-        return _error(status, (error.name or "error").lower().replace(" ", "_"), error.description or "")
-
-    @app.errorhandler(BadMessage)
-    async def bad_request(error: BadMessage) -> Response:
-        return _error(400, error.code, error.message)
-
-    @app.errorhandler(Unauthenticated)
-    async def unauthenticated(error: Unauthenticated) -> Response:
-        return _error(401, error.code, error.message, {"www-authenticate": "Bearer"})
-
-    @app.errorhandler(Unverified)
-    async def unverified(error: Unverified) -> Response:
-        return _error(503, error.code, error.message, {"retry-after": str(ceil(error.retry_after))})
-
-    @app.errorhandler(Forbidden)
-    async def forbidden(error: Forbidden) -> Response:
-        return _error(403, error.code, error.message)
+    add_error_handlers(app, paths)
 
     async def grant() -> Grant:
         return await relay.running.access.of_request(request)
 
     @app.get(paths.list_route)
     async def list_tasks() -> Response:
-        """List tasks, the most recently active first: status=a,b  max_age=SECONDS  limit=N  after=CURSOR"""
+        """List tasks, the most recently active first: status=a,b  max_age=SECONDS  limit=N  after=CURSOR ..."""
         granted = await grant()
-        try:
-            limit = int(request.args.get("limit", _PAGE))
-            max_age = float(request.args["max_age"]) if "max_age" in request.args else None
-            after = _cursor(request.args["after"]) if "after" in request.args else None
-            if not 1 <= limit <= _MAX_PAGE or (max_age is not None and not 0 <= max_age <= _MAX_AGE):
-                raise ValueError("out of range")
-        except (ValueError, msgspec.DecodeError):
-            raise BadMessage(
-                "bad_query", f"limit is 1 to {_MAX_PAGE}, max_age seconds, after a former `next`"
-            ) from None
-        wanted = request.args.get("status")
-        statuses = frozenset(status.strip() for status in wanted.split(",")) if wanted else None
-        page = await relay.running.tasks.page(limit, after, TaskFilter(statuses, max_age))
-        tasks = [task for task in page.tasks if _is_listed(granted, task)]
-        following = None if page.next is None else urlsafe_b64encode(_json(page.next)).decode()
-        body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, tasks)), _json(following))
-        return _tagged(body)
+        limit, after = _page_of_request()
+        page = await relay.running.tasks.page(limit, after, _filter_of_request(granted))
+        following = None if page.next is None else urlsafe_b64encode(json_of(page.next)).decode()
+        body = b'{"tasks":[%b],"next":%b}' % (b",".join(map(_task_json, page.tasks)), json_of(following))
+        return tagged(body)
 
     @app.get(paths.task_route)
     async def get_task() -> Response:
         """Show one task: its state, and the position that it is the state of."""
-        task_id = _task_id()
+        task_id = task_id_of_request()
         granted = await grant()
         decision = require(granted, Verb.WATCH, task_channel(task_id))
         task = await relay.running.tasks.get(task_id)
         if decision is Decision.NEEDS_OWNER:
             require(granted, Verb.WATCH, task_channel(task_id), frozenset() if task is None else task.owner)
         if task is None:
-            return _error(404, "unknown_task", "no such task, or it ended long ago")
-        return _tagged(_task_json(task))
+            return error_answer(404, "unknown_task", "no such task, or it ended long ago")
+        return tagged(_task_json(task))
 
     @app.post(paths.heartbeat_route)
     async def heartbeat() -> Response:
         """Record that the task lives."""
-        task_id = _task_id()
+        task_id = task_id_of_request()
         granted = await grant()
         if require(granted, Verb.PUBLISH, task_channel(task_id)) is Decision.NEEDS_OWNER:
             task = await relay.running.tasks.get(task_id)
             require(granted, Verb.PUBLISH, task_channel(task_id), frozenset() if task is None else task.owner)
         if not await relay.running.tasks.heartbeat(task_id):
-            return _error(404, "unknown_task", "no such task; publish an update first")
-        return _answer(204, b"")
+            return error_answer(404, "unknown_task", "no such task; publish an update first")
+        return answer(204, b"")

@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,15 @@ from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
+from relay.server.api_docs import add_documents
+from relay.server.api_publish import Publisher, add_publish_api
+from relay.server.api_task_actions import add_task_actions
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.http_connections import request_in_progress
 from relay.server.http_guard import OPERATORS, HttpGuard
 from relay.server.lifespan import run_relay
+from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
@@ -38,6 +43,14 @@ _log = structlog.get_logger("relay.app")
 
 #: Seconds that a client has to read an answer.
 _RESPONSE_TIMEOUT = 15
+
+
+#: Bytes of a body besides the data of its update, and of a body with several updates.
+_MAX_ENVELOPE_BYTES = 16 * 1024
+_MAX_BATCH_BYTES = 1024 * 1024
+
+#: Methods of requests whose bodies nobody reads.
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class RelayApp(QuartTrio):
@@ -66,6 +79,9 @@ class RelayApp(QuartTrio):
         self.proxies = TrustedProxies(settings.trusted_proxies)
         self._guard = HttpGuard(self.policy, settings.api_prefix)
         self._requests = RequestLimit()
+        self._bodies = RequestBodies(settings.message_timeout)
+        self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
+        self._max_batch_bytes = max(_MAX_BATCH_BYTES, self._max_body_bytes)
         self.task_paths = TaskPaths(settings.api_prefix)
         self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
@@ -118,13 +134,30 @@ class RelayApp(QuartTrio):
             self.metrics.connections_refused.labels(CLIENT_LIMIT).inc()
             await self._guard.refuse_busy(scope, send, 429, "too many requests of this address", retry_after)
             return
+        address = client.network or ""
         try:
-            async with self._requests.turn(client.network or "") as turn:
+            async with self._body(address, path, scope, receive) as receive, self._requests.turn(address) as turn:
                 guarded_send = self._guard.guarded(scope, path, send, turn.prepared)
                 await super().asgi_app(self.task_paths.routed(scope), receive, guarded_send)
+        except ClientLeft:
+            pass
+        except BodyRefused as refused:
+            self.metrics.connections_refused.labels(refused.code).inc()
+            await self._guard.refuse_body(scope, send, refused)
         except TooManyRequests:
             self.metrics.connections_refused.labels("too_many_requests").inc()
             await self._guard.refuse_busy(scope, send, 503, "too many requests at once", 1.0)
+
+    def _body(
+        self, address: str, path: str, scope: Any, receive: Any
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[Any]]]:
+        """Return a block in which a request's body is there."""
+        if scope["method"] in _WITHOUT_BODY:
+            return nullcontext(receive)
+        is_batch = path == self.task_paths.batch_route
+        return self._bodies.received(
+            address, scope, receive, self._max_batch_bytes if is_batch else self._max_body_bytes
+        )
 
 
 async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
@@ -216,5 +249,9 @@ def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
     app = RelayApp(settings, redis_settings)
     add_routes(app, app.relay, app.metrics)
     add_api(app, app.relay, app.task_paths)
+    publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
+    add_publish_api(app, app.task_paths, publisher)
+    add_task_actions(app, app.relay, app.task_paths)
+    add_documents(app, settings.api_prefix)
     add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app

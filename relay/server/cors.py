@@ -6,9 +6,9 @@ from collections.abc import Iterable
 Headers = Iterable[tuple[bytes, bytes]]
 
 #: Methods and request headers that a page may use, and answer headers that it may read.
-_METHODS = b"GET, POST, OPTIONS"
-_REQUEST_HEADERS = b"authorization, cache-control, content-type, if-none-match, last-event-id"
-_EXPOSED_HEADERS = b"etag, retry-after"
+_METHODS = b"GET, POST, DELETE, OPTIONS"
+_REQUEST_HEADERS = b"authorization, cache-control, content-type, idempotency-key, if-none-match, last-event-id"
+_EXPOSED_HEADERS = b"etag, idempotency-replayed, retry-after"
 
 #: Seconds that a browser may keep the answer to a preflight.
 _MAX_AGE = b"600"

@@ -8,6 +8,7 @@ import trio
 
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
 from relay.server.cors import CorsPolicy, header
+from relay.server.request_bodies import BodyRefused
 from relay.server.static_files import SCRIPTS
 
 #: Operators' routes, which are asked for by address, and by no page.
@@ -59,6 +60,14 @@ class HttpGuard:
         seconds = b"%d" % whole_seconds(retry_after)
         headers = [(b"retry-after", seconds), *self._policy.response_headers(scope["headers"])]
         await answer(send, status, {"code": code, "message": message}, headers)
+
+    async def refuse_body(self, scope: Any, send: Any, refused: BodyRefused) -> None:
+        """Answer a request whose body is not received to its end. The connection ends with the answer."""
+        headers = [(b"connection", b"close")] if str(scope.get("http_version", "1.1")).startswith("1") else []
+        if refused.status == 503:
+            headers.append((b"retry-after", b"1"))
+        body = {"code": refused.code, "message": refused.message}
+        await answer(send, refused.status, body, [*headers, *self._policy.response_headers(scope["headers"])])
 
     async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
         """Answer a browser that asks before its request; False when this is another request."""

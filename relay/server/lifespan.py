@@ -30,6 +30,7 @@ from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
 from relay.server.auth.authenticator import OpenAuthenticator
+from relay.server.child_roll_ups import roll_up_children
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.endpoints import Endpoint
@@ -101,6 +102,7 @@ async def run_relay(
             on_first_subscriber=lambda channel: channels.on_change(channel),
             on_last_unsubscribed=lambda channel: channels.on_change(channel),
             on_gap=lambda channel: channels.on_gap(channel),
+            on_withheld=lambda channel, is_urgent: channels.on_withheld(channel, is_urgent),
             on_owner=owned_channels.on_owner,
         )
         flusher = Flusher(hub, metrics)
@@ -139,6 +141,7 @@ async def run_relay(
         for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
+        services.start_soon(roll_up_children, redis.child_roll_ups())
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         server = ListenerServer(
@@ -146,7 +149,17 @@ async def run_relay(
         )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        yield RunningRelay(admission, Access(authenticator), redis, url, tasks, ingester, heartbeat)
+        yield RunningRelay(
+            admission,
+            Access(authenticator),
+            redis,
+            url,
+            tasks,
+            redis.history_pages(),
+            redis.client_publishes(),
+            ingester,
+            heartbeat,
+        )
         await drain(registry, drain_seconds)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from relay.broker.client_publishes import ClientPublishes
+from relay.broker.history_pages import HistoryPages
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
@@ -21,6 +23,8 @@ class RunningRelay:
         redis: The connection to Redis.
         redis_url: Where Redis is, with its password.
         tasks: The tasks in Redis.
+        history: Their histories, page by page.
+        publishes: Publishes for clients.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
     """
@@ -30,6 +34,8 @@ class RunningRelay:
     redis: RedisBroker
     redis_url: str
     tasks: TaskStore
+    history: HistoryPages
+    publishes: ClientPublishes
     ingester: PublishIngester
     heartbeat: Heartbeat
 

@@ -15,7 +15,7 @@ from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
 from relay.core.grants import Decision, Grant
-from relay.core.hub import Listener
+from relay.core.groups import Listener
 from relay.core.recovery import Snapshot
 from relay.core.revocations import Revocations
 from relay.core.subscription import ReadHistory, Refuse, Request, Send

@@ -153,7 +153,8 @@ def _protocol_of(
         task_events = TaskEventsProtocol(named, query["subscribe"][-1])
         return task_events, task_events.count, []  # a subscription that is refused has an answer of its own
     channels = _channels_of(query, named, limit)
-    return SseProtocol(channels, last_event_id), len(channels), channels
+    deltas = query.get("deltas", [""])[-1] == "1"
+    return SseProtocol(channels, last_event_id, deltas=deltas), len(channels), channels
 
 
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:

@@ -147,3 +147,5 @@ def test_a_request_over_the_rate_is_refused_and_costs_nothing() -> None:
     usage = Usage(Limits(message_rate=1.0))
     assert [usage.charge_request(0.0) for _ in range(11)] == [None] * 10 + [pytest.approx(1.0)]
     assert usage.charge_request(1.0) is None
+    assert usage.charge_request(2.0, messages=5) is None  # it may come, and those after it wait for all of it
+    assert usage.charge_request(3.0) == pytest.approx(4.0)

@@ -22,6 +22,7 @@ class CountingEncoding:
     """Remembers what it was asked to encode."""
 
     stateful = False
+    whole_values = False
 
     def __init__(self) -> None:
         self.encoded: list[bytes] = []

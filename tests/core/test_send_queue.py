@@ -130,6 +130,7 @@ class Plain:
     """An encoding that shows what it was given."""
 
     stateful = False
+    whole_values = False
 
     def encode(self, update: Update) -> bytes:
         return update.data

@@ -35,7 +35,14 @@ class Interleavings(RuleBasedStateMachine):
         )
         for each in self.small:
             each.start()
-        self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_gap)
+        self.withheld: set[str] = set()
+        self.hub = Hub(
+            lambda: None,
+            self.on_change,
+            self.on_change,
+            self.on_gap,
+            on_withheld=lambda name, _is_urgent: self.withheld.add(name),
+        )
         self.lifecycles = ChannelLifecycles[Any]()
         self.lines = {channel: Line() for channel in CHANNELS}
         #: The highest `first_kept` of each epoch of a channel, which is what justifies a gap.
@@ -49,13 +56,16 @@ class Interleavings(RuleBasedStateMachine):
         self.clients: list[PositionedClient] = []
         self.plain: list[PlainClient] = []
 
-    @initialize()
-    def begin(self) -> None:
+    def make_clients(self) -> None:
         self.clients = [
             PositionedClient(self.hub, channel, self.lines[channel], self.cut_short)
             for channel in (CHANNELS[0], *CHANNELS)
         ]
         self.plain = [PlainClient(channel) for channel in CHANNELS]
+
+    @initialize()
+    def begin(self) -> None:
+        self.make_clients()
         for index, client in enumerate(self.clients):
             self.publish(client.channel, 1)
             self.subscribe(index, "none")
@@ -255,9 +265,9 @@ class Interleavings(RuleBasedStateMachine):
         if client.read is not None:
             client.read = None
             assert client.subscription is not None
-            client.subscription.on_unavailable("down")
+            is_read_again = client.subscription.on_unavailable("down")
             self.go_on(index)
-            assert client.subscription is None
+            assert is_read_again or client.subscription is None
 
     # Clients that know of no positions, while Redis is away: they get the state later.
 
@@ -334,7 +344,14 @@ class Interleavings(RuleBasedStateMachine):
 
     # When the faults are over.
 
+    @rule()
+    def read_withheld(self) -> None:
+        """It is time to read what clients have as whole values."""
+        while self.withheld:
+            self.on_gap(self.withheld.pop())
+
     def catch_up_all(self) -> None:
+        self.read_withheld()
         for _ in range(8 * len(CHANNELS)):
             if self.catching_up is None and self.behind:
                 self.begin_catching_up()

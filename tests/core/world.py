@@ -29,6 +29,9 @@ class Numbered:
 
     stateful = False
 
+    def __init__(self, *, whole_values: bool = False) -> None:
+        self.whole_values = whole_values
+
     def encode(self, update: Update) -> bytes:
         return json.dumps(["update", update.channel, update.position, json.loads(update.data)]).encode()
 
@@ -40,10 +43,13 @@ class Numbered:
 NUMBERED = Format(Numbered(), LINES)
 #: The same for clients that know of no positions; a format of its own.
 PLAIN = Format(Numbered(), LINES)
+#: The same for clients that know no operations.
+WHOLE = Format(Numbered(whole_values=True), LINES)
 
 
 def update_of(channel: str, position: Position | None, data: JsonObject) -> Update:
-    return Update(channel, "task_update", json.dumps(data).encode(), 0.0, position)
+    has_operations = any(isinstance(value, dict) for value in data.values())
+    return Update(channel, "task_update", json.dumps(data).encode(), 0.0, position, has_operations)
 
 
 def updates(epoch: str, *offsets: int) -> list[Update]:
@@ -58,6 +64,8 @@ class Line:
     entries: list[JsonObject] = field(default_factory=list)  # all of this epoch
     first_kept: int = 1
     state: JsonObject = field(default_factory=dict)
+    #: Most updates append to a text as well.
+    appends: bool = False
     #: Of all epochs: what was published at a position.
     history: dict[tuple[str, int], JsonObject] = field(default_factory=dict)
 
@@ -66,9 +74,12 @@ class Line:
         return Position(f"e{self.epoch:06}", len(self.entries))
 
     def publish(self, number: int) -> Position:
-        data = {f"k{number % 3}": number}
-        self.entries.append(data)
+        data: JsonObject = {f"k{number % 3}": number}
         self.state.update(data)
+        if self.appends and number % 3:
+            data["text"] = {"$append": f"{number};"}
+            self.state["text"] = self.state.get("text", "") + f"{number};"
+        self.entries.append(data)
         self.first_kept = max(self.first_kept, len(self.entries) - KEPT + 1)
         self.history[self.top] = data
         return self.top
@@ -86,5 +97,5 @@ class Line:
                 update_of(channel, Position(since.epoch, offset), self.entries[offset - 1])
                 for offset in range(since.offset + 1, min(self.top.offset, since.offset + limit) + 1)
             ]
-        state = update_of(channel, self.top, self.state) if self.state else None
+        state = update_of(channel, self.top, {**self.state}) if self.state else None
         return Snapshot(self.top, entries, state)

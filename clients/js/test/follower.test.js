@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { fold } from "../dist/core/fold.js";
 import { Follower } from "../dist/sharing/follower.js";
 import { at } from "./support/play.js";
 
+/** As a client that gets what is appended: to it, an update that comes twice does harm. */
+const fold = (state, { n, text }) => ({ n, text: typeof text === "string" ? text : (state.text ?? "") + text.$append });
 const delta = (n) => ({ n, text: { $append: String.fromCharCode(97 + (n % 26)) } });
 const stateAt = (n) => {
   let state = {};

@@ -7,6 +7,7 @@
         +-- BufferFull              too many updates wait for Redis
         +-- DeliveryTimedOut        not acknowledged within the deadline
         +-- DeliveryRefused         Redis answered with an error that another try would meet again
+        |   +-- StateTooLarge       what an update appends does not fit into the state of its task
         +-- PublisherClosed         the publisher was closed before
         +-- BackgroundDeliveryError  some posted updates were lost; raised by ``flush()`` and ``close()``
 
@@ -45,6 +46,10 @@ class DeliveryTimedOut(NotDelivered):
 
 class DeliveryRefused(NotDelivered):
     """Redis answered with an error that the same call would meet again, for instance a missing permission."""
+
+
+class StateTooLarge(DeliveryRefused):
+    """What an update appends does not fit into the state of its task. The other fields of the update were stored."""
 
 
 class PublisherClosed(NotDelivered):

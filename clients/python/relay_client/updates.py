@@ -4,17 +4,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
 from relay_wire import keys, publications
 from relay_wire.channels import (
+    APPEND,
     GENERAL,
     GENERAL_UPDATE,
     GENERAL_UPDATES,
     MAX_FIELDS,
     MAX_NAME_LENGTH,
     MESSAGE,
+    TASK_DELTA,
     TASK_PREFIX,
     TASK_UPDATE,
     TASK_UPDATES,
@@ -25,6 +28,8 @@ from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
 from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
+from relay_client.errors import StateTooLarge
+from relay_client.field_operations import check_append, operation_of
 from relay_client.publishing.call import Call
 
 #: Length of an idempotency key, in characters.
@@ -52,6 +57,14 @@ def position_of(calls: Sequence[Call]) -> Position | None:
 
 def _position(answer: Any) -> Position:
     return publications.publish_result(answer).position
+
+
+def _appended_position(channel: str, answer: Any) -> Position:
+    result = publications.publish_result(answer)
+    if result.is_truncated:
+        message = "what is appended does not fit into RELAY_MAX_STATE_BYTES; the update's other fields were stored"
+        raise StateTooLarge(message, channel)
+    return result.position
 
 
 def _was_taken(answer: Any) -> bool:
@@ -113,12 +126,23 @@ class Updates:
         if len(fields) > MAX_FIELDS:
             raise ValueError(f"an update has {MAX_FIELDS} fields at most, not {len(fields)}")
         data = self._checked(object_of(fields))
+        operations = {name: each for name, value in update.items() if (each := operation_of(value)) is not None}
+        for name, (kind, operand) in operations.items():
+            if kind == APPEND:
+                check_append(name, operand)
+            fields[name] = publications.marked_value(encode(operand), is_append=kind == APPEND)
         if not durable:
-            # Twice the same fields come to the same: it may be sent again.
+            # Twice the same fields come to the same: it may be sent again. To append is another matter.
             return [
-                _plain(channel, TASK_UPDATES, self._envelope(TASK_UPDATE, data, str(task_id), options), repeatable=True)
+                _plain(
+                    channel,
+                    TASK_UPDATES,
+                    self._envelope(TASK_UPDATE, data, str(task_id), options),
+                    repeatable=not operations,
+                )
             ]
-        return [self._durable(channel, TASK_UPDATE, data, key, fields, _status(update), options)]
+        kind = TASK_DELTA if operations else TASK_UPDATE
+        return [self._durable(channel, kind, data, key, fields, _status(update), options)]
 
     def general_update(
         self,
@@ -209,6 +233,8 @@ class Updates:
             keys.pubsub_channel(channel),
             publications.unpersisted_message(kind, data),
         )
+        if kind == TASK_DELTA:  # nothing is appended without a position
+            return Call(channel, names, script, values, needs_replicas=True, read=partial(_appended_position, channel))
         return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
 
     def _checked(self, data: bytes) -> bytes:

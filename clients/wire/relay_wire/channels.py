@@ -11,6 +11,9 @@ TASK_UPDATE = "task_update"
 GENERAL_UPDATE = "general_update"
 MESSAGE = "message"
 
+#: Within Relay, the type of a task update with operations among its fields; clients see ``task_update``.
+TASK_DELTA = "task_delta"
+
 #: The Redis channels of plain ``PUBLISH``, see docs/protocol.md.
 TASK_UPDATES = "task_updates"
 GENERAL_UPDATES = "general_updates"
@@ -20,3 +23,9 @@ MAX_NAME_LENGTH = 255
 
 #: Most fields of an update, and of the state of a task.
 MAX_FIELDS = 256
+
+#: What an update may do with a field instead of replacing it: the names in an object with one member, see docs/protocol.md.
+APPEND, SET = "$append", "$set"
+
+#: Most children that a task counts.
+MAX_CHILDREN = 20_000

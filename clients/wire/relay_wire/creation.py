@@ -9,6 +9,9 @@ from relay_wire.channels import MAX_NAME_LENGTH
 #: Most owners of a task. An owner's id has 1 to MAX_NAME_LENGTH characters.
 MAX_OWNERS = 16
 
+#: The field of a task's numbers that holds its parent's id.
+PARENT_FIELD = "parent"
+
 #: The first word of Redis' error when an update names another parent than the one that its task has.
 PARENT_FIXED = "PARENTFIXED"
 

@@ -18,6 +18,9 @@ BUCKETS = 64
 #: The lock of the one relay that supervises tasks.
 SUPERVISOR = "relay:supervisor"
 
+#: The lock of the one relay that rolls up children.
+ROLL_UP = "relay:rollup"
+
 #: A relay publishes probes to itself, on this prefix and a random name, to verify that its subscription works.
 PROBE = "relay:probe:"
 
@@ -83,6 +86,11 @@ def tasks_of_owner(bucket: int, owner: str) -> str:
 def tasks_of_parent(bucket: int, parent_id: str) -> str:
     """Return the key of a bucket's sorted set of the children of a task, by last activity, in milliseconds."""
     return f"{PREFIX}{{{bucket}}}:parent:{parent_id}:tasks"
+
+
+def roll_ups(bucket: int) -> str:
+    """Return the key of a bucket's hash of children whose parents have not heard of their last update."""
+    return f"{PREFIX}{{{bucket}}}:rollups"
 
 
 @lru_cache(4096)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from relay_wire import keys, scripts
-from relay_wire.channels import MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
+from relay_wire.channels import MAX_CHILDREN, MAX_FIELDS, TASK_PREFIX, TASK_UPDATE
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
@@ -18,6 +18,9 @@ from relay_wire.statuses import RUNNING, TERMINAL
 
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
+
+#: The first word of Redis' error when what is appended has another type than the field.
+APPEND_TYPE = "APPENDTYPE"
 
 #: The first word of Redis' error when an idempotency key was used for an update with another fingerprint.
 KEY_REUSED = "KEYREUSED"
@@ -94,11 +97,13 @@ class PublishResult(NamedTuple):
         position: Where the update stands in its channel, or where the channel stands.
         is_duplicate: Whether nothing was done: the update was recorded before, or there was nothing to do.
         previous: How often an equal message had been recorded before the caller of the ingest script began to count.
+        is_truncated: Whether text or lists were not appended, since the state would have been too large.
     """
 
     position: Position
     is_duplicate: bool
     previous: int
+    is_truncated: bool = False
 
 
 def publish_call(
@@ -118,7 +123,7 @@ def publish_call(
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         fields: For a task: the JSON text of each field in ``data``.
@@ -151,7 +156,7 @@ def ingest_call(
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal messages it is.
@@ -171,6 +176,7 @@ def create_call(
     data: bytes,
     retention: Retention,
     *,
+    kind: str = TASK_UPDATE,
     status: str | None = None,
     idempotency_key: str | None = None,
     options: CreationOptions = NO_OPTIONS,
@@ -185,12 +191,13 @@ def create_call(
         fields: Its fields, as JSON text.
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
         status: Its status, if it has one.
         idempotency_key: A name of this announcement; within `IDEMPOTENCY_TTL_MS` it creates the task once.
         options: Its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded, options)
+    names, values = _shared_arguments(TASK_PREFIX + task_id, kind, data, retention, status, sharded, options)
     _add_idempotency_key(names, values, idempotency_key)
     return _with_fields("create", names, values, fields)
 
@@ -202,6 +209,7 @@ def ingest_created_call(
     retention: Retention,
     occurrence: Occurrence,
     *,
+    kind: str = TASK_UPDATE,
     status: str | None = None,
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
@@ -214,11 +222,12 @@ def ingest_created_call(
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal announcements it is.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
         status: Its status, if it has one.
         options: Its owner and its parent.
         sharded: Whether the server is a cluster.
     """
-    names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, status, sharded, options)
+    names, values = _shared_arguments(TASK_PREFIX + task_id, kind, data, retention, status, sharded, options)
     _add_occurrence(names, values, occurrence)
     return _with_fields("ingest_created", names, values, fields)
 
@@ -263,6 +272,54 @@ def mark_stalled_call(
     names, values = _shared_arguments(TASK_PREFIX + task_id, TASK_UPDATE, data, retention, None, sharded)
     values += (last_activity, field_name, b"true")
     return ScriptCall(scripts.load("mark_stalled"), names, values)
+
+
+class ChildReport(NamedTuple):
+    """What a child has come to, as its parent counts it.
+
+    Attributes:
+        task_id: The child.
+        status: Its status: one of `relay_wire.statuses`. None if it is no child of this parent any more.
+        percent: Its progress, from 0 to 100; of one that has ended, 100.
+        weight: How much it counts in the parent's percent.
+        is_stalled: Whether it is stalled.
+    """
+
+    task_id: str
+    status: str | None
+    percent: float = 0.0
+    weight: float = 1.0
+    is_stalled: bool = False
+
+
+def roll_up_call(
+    parent_id: str, reports: Sequence[ChildReport], seen_ms: int, retention: Retention, *, sharded: bool = False
+) -> ScriptCall:
+    """Return a call that rolls up children into their parent. The result is a duplicate if the parent shows nothing new.
+
+    Args:
+        parent_id: The parent.
+        reports: What some of its children have come to.
+        seen_ms: When they were looked at, in milliseconds on Redis' clock. What is older than what is known changes nothing.
+        retention: How much is kept, and for how long.
+        sharded: Whether the server is a cluster.
+    """
+    names, values = _shared_arguments(TASK_PREFIX + parent_id, TASK_UPDATE, b"{}", retention, None, sharded)
+    values += (seen_ms, MAX_CHILDREN)
+    for report in reports:
+        numbers = (f"{report.percent:.6g}", f"{report.weight:.6g}", int(report.is_stalled))
+        values += (report.task_id, report.status or "gone", *numbers)
+    return ScriptCall(scripts.load("roll_up"), names, values)
+
+
+def marked_value(operand: bytes, *, is_append: bool) -> bytes:
+    """Return a field's operation as the scripts take it, among fields of an update whose type is TASK_DELTA.
+
+    Args:
+        operand: JSON text.
+        is_append: It is appended to the field's value, or added; else it is the field's value, whatever it looks like.
+    """
+    return (b"+" if is_append else b"=") + operand
 
 
 def _shared_arguments(
@@ -318,8 +375,8 @@ def publish_result(answer: Sequence[Any]) -> PublishResult:
     Raises:
         ValueError: It is not of that form. So do TypeError and UnicodeDecodeError.
     """
-    epoch, offset, duplicate, previous = answer
-    return PublishResult(Position(to_text(epoch), int(offset)), bool(duplicate), int(previous))
+    epoch, offset, duplicate, previous, truncated = answer
+    return PublishResult(Position(to_text(epoch), int(offset)), bool(duplicate), int(previous), bool(truncated))
 
 
 def unpersisted_message(kind: str, data: bytes) -> bytes:

@@ -46,6 +46,48 @@ def test_few_flags_are_taken_at_once() -> None:
     assert watches.take_unread(3) == []
 
 
+def test_a_request_for_a_parent_reaches_all_below_it() -> None:
+    watches = Watches(_ignored)
+    called: list[str] = []
+    child = Watch("child", called.append, watches.discard)
+    watches.add(child)
+    watches.on_flag("child", None, "parent")
+    watches.on_flag("parent", None, "grandparent")
+    assert watches.take_unread(10) == ["child", "parent", "grandparent"]
+    watches.request("other", "why")
+    watches.request("grandparent", "why")
+    assert called == ["why"]
+    child.close()
+    assert (len(watches), watches.take_unread(10)) == (0, [])
+
+
+def test_parents_in_a_circle_are_harmless() -> None:
+    watches = Watches(_ignored)
+    watching = [Watch(name, None, watches.discard) for name in "ab"]
+    for watch in watching:
+        watches.add(watch)
+    watches.on_flag("a", None, "a")
+    watches.on_flag("a", None, "b")
+    watches.on_flag("b", None, "a")
+    watches.request("b", "why")
+    assert [bool(watch.cancelled) for watch in watching] == [True, True]
+    for watch in watching:
+        watch.close()
+    assert len(watches) == 0
+
+
+def test_another_life_may_have_another_parent() -> None:
+    watches = Watches(_ignored)
+    watch = Watch("a", None, watches.discard)
+    watches.add(watch)
+    watches.on_flag("a", None, "former")
+    watches.on_flag("a", None, "present")
+    watches.request("former", "why")
+    assert not watch.cancelled
+    watches.request("present", "why")
+    assert watch.cancelled
+
+
 @given(_STEPS)
 def test_no_request_is_missed(steps: list[tuple[str, str]]) -> None:
     """A model of Redis: flags, a connection that loses messages when it breaks, and reads that may fail."""

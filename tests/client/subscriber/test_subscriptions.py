@@ -72,7 +72,7 @@ def reconnected(one: Subscriptions) -> list[Message]:
 
 def test_new_subscriber_gets_the_state_and_then_updates() -> None:
     one = subscriber("t")
-    assert requests(one) == [{"type": "subscribe", "task_id": "t", "position": None}]
+    assert requests(one) == [{"type": "subscribe", "task_id": "t", "position": None, "deltas": True}]
     receive(one, subscribed("t", 2, state=True), update("t", 2, a=1, b=2), update("t", 3, b=3), update("t", None, c=4))
     state, second, third = taken(one)
     assert (state.data, state.state, state.is_state, state.position) == ({"a": 1, "b": 2}, state.data, True, ("e", 2))
@@ -104,7 +104,7 @@ def test_a_state_may_come_merged_with_newer_updates() -> None:
 def test_general_updates_count_from_the_answer_on() -> None:
     """Before it they come without positions, since every client gets them."""
     one = subscriber(general=True)
-    assert requests(one) == [{"type": "subscribe", "channel": "general", "position": None}]
+    assert requests(one) == [{"type": "subscribe", "channel": "general", "position": None, "deltas": True}]
     plain = {"type": "general_update", "data": {"n": 1}}
     receive(one, plain, {"type": "subscribed", "channel": "general", "position": at(1), "state": False})
     assert one.is_established
@@ -155,16 +155,16 @@ def test_a_connection_that_breaks_before_the_state_gets_it_on_the_next() -> None
     one = subscriber("t")
     requests(one)
     receive(one, subscribed("t", 2, state=True))
-    assert {"type": "subscribe", "task_id": "t", "position": None} in reconnected(one)
+    assert {"type": "subscribe", "task_id": "t", "position": None, "deltas": True} in reconnected(one)
     receive(one, subscribed("t", 2))
-    assert {"type": "subscribe", "task_id": "t", "position": at(2)} in reconnected(one)
+    assert {"type": "subscribe", "task_id": "t", "position": at(2), "deltas": True} in reconnected(one)
 
 
 def test_a_reset_is_reported_once() -> None:
     one = subscriber("t", positions={"task:t": ("old", 5)})
     requests(one)
     receive(one, subscribed("t", 2, recovered=False, state=True))
-    assert {"type": "subscribe", "task_id": "t", "position": None} in reconnected(one)
+    assert {"type": "subscribe", "task_id": "t", "position": None, "deltas": True} in reconnected(one)
     receive(one, subscribed("t", 2, state=True), update("t", 2, a=1))
     assert [(got.type, got.is_state) for got in taken(one)] == [("reset", False), ("task_update", True)]
 
@@ -200,7 +200,7 @@ def test_tasks_come_and_go() -> None:
     receive(one, subscribed("t", 1, state=True), update("t", 1, a=1))
     one.add("u")
     one.add("u")
-    assert requests(one) == [{"type": "subscribe", "task_id": "u", "position": None}]
+    assert requests(one) == [{"type": "subscribe", "task_id": "u", "position": None, "deltas": True}]
     receive(one, subscribed("u", 0), update("u", 1, b=1))
     one.remove("t")
     one.remove("t")

@@ -7,7 +7,7 @@ from time import monotonic
 import msgspec
 import trio
 from relay_wire import keys, publications
-from relay_wire.channels import TASK_UPDATES
+from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker import script_calls
 from relay.broker.service import RedisBroker, open_redis
@@ -71,7 +71,8 @@ async def ingesting(redis: RedisBroker, *, live_only: list[Update] | None = None
 
     def receive(*messages: bytes) -> None:
         for message in messages:
-            instance.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
+            channel = GENERAL_UPDATES if b'"general_update"' in message else TASK_UPDATES
+            instance.on_message(read_published(channel, message, monotonic()), message)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(instance.run)

@@ -101,6 +101,14 @@ async def test_a_filter_that_finds_nothing_costs_a_few_round_trips_and_says_that
         assert pages <= 6
 
 
+async def test_a_filter_looks_at_no_large_field(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as (redis, tasks, _):
+        for task_id, length in (("small", 8000), ("large", 300_000)):
+            await redis.publish_task_update(task_id, {"title": "x" * length + " sea", "kind": "film"})
+        for wanted, found in ((TaskFilter(text="sea"), {"small"}), (TaskFilter(text="large"), {"large"})):
+            assert {task.task_id for task in (await tasks.page(10, None, wanted)).tasks} == found
+
+
 async def test_a_page_is_bounded_in_bytes_and_the_next_goes_on(redis_server: RedisServer) -> None:
     async with opened(redis_server) as (redis, tasks, _):
         await publish(redis, 30, status="in_progress", text="x" * 300_000)

@@ -50,6 +50,7 @@ def test_every_example_is_run_here() -> None:
         "task-128",
         "task-130",
         "task-131",
+        "task-132",
         "ws://",
     )
     assert all(any(name in example for name in named) for example in EXAMPLES)
@@ -109,6 +110,13 @@ def test_following(tmp_path: Path, redis_server: RedisServer, start_relay: Start
     )
     for example in (threads, asynchronous, on_trio.replace("import asyncio", "import trio")):
         assert "task-123 {" in run(example, tmp_path, redis_server)
+
+
+def test_publishing_over_http(tmp_path: Path, redis_server: RedisServer, start_relay: StartRelay) -> None:
+    relay = start_relay()
+    example = example_of("task-132").replace("http://127.0.0.1:8000", f"http://127.0.0.1:{relay.port}")
+    run(example, tmp_path, redis_server)
+    assert state_of(redis_server, "task-132") == {"status": "in_progress", "progress": 40}
 
 
 def test_the_errors_of_the_table_are_those_there_are() -> None:

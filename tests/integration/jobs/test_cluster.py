@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from redis.crc import key_slot
+from relay_client import CancelListener
 from relay_jobs.manager import TaskManager
 
 from tests.harness import eventually
@@ -25,6 +26,14 @@ def test_tasks_on_a_cluster(tmp_path: Path) -> None:
         for task_id, status in ((done, "completed"), (tried, "completed"), (stopped, "cancelled")):
             assert manager.wait(task_id, 10).status == status
         assert {task.task_id for task in manager.list()} == {done, tried, stopped}
+        # A listener hears of tasks on every node, whether they were cancelled before or after it began.
+        with CancelListener(cluster.url) as listener:
+            waiting = [manager.create("nobodys") for _ in range(6)]
+            assert all(manager.cancel(task_id) for task_id in waiting[:3])
+            watches = [listener.watch(task_id) for task_id in waiting]
+            assert all(watch.cancelled.wait(20) for watch in watches[:3])
+            assert all(manager.cancel(task_id) for task_id in waiting[3:])
+            assert all(watch.cancelled.wait(20) for watch in watches[3:])
         moved = manager.create("slow", {"seconds": 1.5})
         state_when(manager, moved, has_begun)
         cluster.hand_over(cluster.nodes[min(key_slot(b"jobs") // 5461, 2)])

@@ -13,12 +13,14 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from relay_wire import cancellation, keys, redis_urls
 from relay_wire.channels import TASK_PREFIX
+from relay_wire.creation import PARENT_FIELD
 from relay_wire.publications import to_text
 from relay_wire.redis_urls import RedisTarget
 
 from relay_client.backoff import full_jitter
 from relay_client.cancellation.watches import Watches
 from relay_client.listening import Listener
+from relay_client.publishing.asyncio_runtime import cancellation_count
 from relay_client.publishing.connection import connection_options, without_retries
 from relay_client.redis_errors import REDIS_FAILURES
 
@@ -29,6 +31,9 @@ _FLAGS_AT_ONCE = 200
 
 #: Seconds between two tries to read flags: at first, and at most.
 _BASE_DELAY, _MAX_DELAY = 0.05, 5.0
+
+#: Seconds before a receiver that has failed begins again.
+_RESTART_DELAY = 1.0
 
 
 class CancelReceiver:
@@ -54,10 +59,17 @@ class CancelReceiver:
         self._overflows = 0
 
     async def run(self) -> None:
-        """Receive until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listener.run(self._target))
-            group.create_task(self._read_flags())
+        """Receive until cancelled. No error ends it: the tasks that run go on, whatever happens to their listener."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._read_flags())
+                    await self._listener.run(self._target)
+            except* Exception as errors:  # noqa: BLE001 - of this module, of redis-py, of a wrong configuration
+                _log.exception("requests to cancel tasks are not received, tried again", exc_info=errors.exceptions[0])
+            if cancellation_count():  # which a group swallows that has an error as well
+                raise asyncio.CancelledError
+            await asyncio.sleep(_RESTART_DELAY)
 
     def _on_message(self, message: Any) -> None:
         request = cancellation.read_message(message)
@@ -77,7 +89,7 @@ class CancelReceiver:
                 while unread := self.watches.take_unread(_FLAGS_AT_ONCE):
                     try:
                         async with asyncio.timeout(self._timeout):
-                            reasons = await self._reasons(client, unread)
+                            flags = await self._flags(client, unread)
                     except (*REDIS_FAILURES, TimeoutError) as error:
                         self.watches.mark_unread(unread)
                         if not failures:
@@ -88,18 +100,20 @@ class CancelReceiver:
                         failures += 1
                     else:
                         failures = 0
-                        for task_id, reason in zip(unread, reasons, strict=True):
-                            if reason is not None:
-                                self.watches.request(task_id, reason)
+                        for task_id, (reason, parent_id) in zip(unread, flags, strict=True):
+                            self.watches.on_flag(task_id, reason, parent_id)
         finally:
             await self._close(client)
 
-    async def _reasons(self, client: Redis | RedisCluster, task_ids: Sequence[str]) -> list[str | None]:
-        """Return why each task's cancellation was requested; None where it was not."""
+    async def _flags(
+        self, client: Redis | RedisCluster, task_ids: Sequence[str]
+    ) -> list[tuple[str | None, str | None]]:
+        """Return why each task's cancellation was requested, if it was, and its parent, if it has one."""
         pipeline: Any = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
         for task_id in task_ids:
-            pipeline.hget(keys.meta(TASK_PREFIX + task_id), cancellation.FIELD)
-        return [None if answer is None else to_text(answer) for answer in await pipeline.execute()]
+            pipeline.hmget(keys.meta(TASK_PREFIX + task_id), cancellation.FIELD, PARENT_FIELD)
+        answers = await pipeline.execute()
+        return [(_text(reason), _text(parent_id)) for reason, parent_id in answers]
 
     def _client(self) -> Redis | RedisCluster:
         options = connection_options(self._timeout, "relay-cancel-flags")
@@ -111,3 +125,7 @@ class CancelReceiver:
                 await client.aclose()
                 if isinstance(client, Redis):
                     await redis_urls.close_pool(client.connection_pool)
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return None if value is None else to_text(value)

@@ -4,8 +4,9 @@
                ^          |
                +----------+  messages may have been missed: the connection is a new one
 
-Unread means that the task's flag in Redis must be read. A message cancels a task in either state. This module does no I/O, and
-belongs to one thread; only a watch's event may be used from others.
+Unread means that the task's flag in Redis must be read. A message cancels a task in either state. A request for a parent
+reaches its children: with the flag comes the name of the parent, which is then watched as well, and so on upwards. This module
+does no I/O, and belongs to one thread; only a watch's event may be used from others.
 """
 
 import logging
@@ -74,6 +75,8 @@ class Watches:
         self._on_unread = on_unread
         self._watches: dict[str, dict[Watch, None]] = {}
         self._unread: dict[str, None] = {}
+        #: The watches that tasks have on their parents.
+        self._links: dict[str, Watch] = {}
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -90,6 +93,9 @@ class Watches:
         if not of_task:
             self._watches.pop(watch.task_id, None)
             self._unread.pop(watch.task_id, None)
+            link = self._links.pop(watch.task_id, None)
+            if link is not None:
+                link.close()
 
     def mark_all_unread(self) -> None:
         """Note that messages may have been missed."""
@@ -107,6 +113,29 @@ class Watches:
         for task_id in taken:
             del self._unread[task_id]
         return taken
+
+    def on_flag(self, task_id: str, reason: str | None, parent_id: str | None) -> None:
+        """Note what Redis has of a task: why its cancellation was requested, if it was, and its parent, if it has one."""
+        if reason is not None:
+            self.request(task_id, reason)
+        elif parent_id is not None and task_id in self._watches and not self._is_above(task_id, parent_id):
+            known = self._links.get(task_id)
+            # One that has seen a request must see the next as well: this may be another task below the parent.
+            if known is None or known.task_id != parent_id or known.cancelled:
+                link = Watch(parent_id, lambda reason: self.request(task_id, reason), self.discard)
+                self._links[task_id] = link
+                self.add(link)
+                if known is not None:
+                    known.close()
+
+    def _is_above(self, task_id: str, other: str) -> bool:
+        """Return whether a task is another one, or one of its parents: what publishers say may go round in a circle."""
+        while other != task_id:
+            link = self._links.get(other)
+            if link is None:
+                return False
+            other = link.task_id
+        return True
 
     def request(self, task_id: str, reason: str) -> None:
         """Note that a task's cancellation was requested; nothing happens if it is not watched."""

@@ -20,13 +20,15 @@ class NoTask(Task):
     def __init__(self) -> None:
         self.id = ""
         self.raises = False
-        self.failure = None
         self._stopped = None
 
     def progress(
         self, progress: float | None = None, message: str | None = None, *, stage: str | None = None, **fields: Any
     ) -> None:
         """Report nothing."""
+
+    def append(self, name: str, delta: str | list[Any]) -> None:
+        """Append nothing."""
 
     def track(self, items: Iterable[_T], **options: Any) -> Iterator[_T]:  # noqa: ARG002
         """Iterate over items."""

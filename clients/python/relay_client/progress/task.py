@@ -21,7 +21,10 @@ from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.statuses import IN_PROGRESS, PENDING
 
 from relay_client.cancellation.event import CancelEvent
+from relay_client.encoding import plain_copy
 from relay_client.errors import NotDelivered
+from relay_client.field_operations import literal
+from relay_client.progress.appends import Appends
 from relay_client.progress.changes import FieldChanges
 from relay_client.progress.outcome import TaskCancelled, error_text
 from relay_client.progress.tracking import ItemCounter, checked_range
@@ -51,7 +54,6 @@ class Task:
         id: The task's id.
         cancelled: Whether cancellation of the task was requested: end soon, for instance by raising TaskCancelled. True or
             false, and an event that threads can wait for.
-        failure: What kept a part of its fields from being published for good.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Task:
         self.raises = on_error == "raise"
         self._has_logged = False
         self._changes = FieldChanges()
+        self._appends = Appends()
         given = {name: value for name, value in info.items() if value is not None}
         self._info = plain_fields(given) if self.raises else self._publishable(given)
         self._options = options
@@ -101,7 +104,12 @@ class Task:
         #: When something of it was last sent with success, and when it may be next; monotonic seconds.
         self.last_sent = 0.0
         self.not_before = 0.0
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """What kept a part of its fields from being published for good."""
+        return self._failure or self._appends.failure
 
     def progress(
         self, progress: float | None = None, message: str | None = None, *, stage: str | None = None, **fields: Any
@@ -191,7 +199,38 @@ class Task:
         # With some room for those of this module's own.
         if len(self._changes.fields.keys() | fields.keys()) > MAX_FIELDS - 16:
             raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
+        self._appends.plain(fields)
         return plain_fields(fields)
+
+    def append(self, name: str, delta: str | list[Any]) -> None:
+        """Append to a field that grows, such as the answer of a language model. Watchers get what is new, not the whole again.
+
+        Pieces are joined while they wait to be sent. Each is appended once, also when Redis was away meanwhile.
+
+        Args:
+            name: The field's name. A field either grows or is reported as a whole.
+            delta: Text for a text, or a list of further elements for a list.
+
+        Raises:
+            TaskCancelled: The task's cancellation was requested.
+            ValueError, TypeError: With ``on_error="raise"``: it cannot be appended, or the task is full.
+            RuntimeError: With ``on_error="raise"``: the task has ended.
+        """
+        if self._stopped is not None:
+            self._refuse(self._stopped)
+            return
+        try:
+            if not isinstance(delta, str | list):
+                raise TypeError(f"text or a list can be appended, not {type(delta).__name__}")
+            if name in self._changes.fields or name in ("status", "stage", "message", "progress"):
+                raise ValueError(f"the field {name!r} is reported as a whole; it cannot be appended to")
+            self._appends.add(name, delta if isinstance(delta, str) else plain_copy(delta))
+        except (TypeError, ValueError) as error:
+            if self.raises:
+                raise
+            self.log_dropped(f"a piece of {name!r}", error)
+            return
+        self._note(self)
 
     def message(self, message: str) -> None:
         """Report what the task is about just now; raises as `progress`."""
@@ -295,7 +334,7 @@ class Task:
 
     def has_pending(self) -> bool:
         """Return whether there is something to send."""
-        return self._changes.is_noted and not self._has_ended
+        return (self._changes.is_noted or self._appends.has_pending()) and not self._has_ended
 
     def take(self, updates: Updates, put: Callable[[list[Call]], None]) -> list[Call]:
         """Take what is to be sent, and queue it. Raises NotDelivered when there is no room; nothing is taken then."""
@@ -312,6 +351,7 @@ class Task:
 
     def _take(self, updates: Updates) -> list[Call]:
         calls = self._announced(updates) if self._is_announced_again else []
+        appending = self._appends.take(self.id, updates)
         for part in self._changes.take():
             try:
                 calls += self._update(updates, part)
@@ -319,11 +359,13 @@ class Task:
                 calls += self._take_each(updates, part)
             else:
                 self._changes.sending(part)
-        return calls
+        # After the fields: if Redis has lost the task, these give it its owner again.
+        return calls + appending
 
     def _update(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
         options = self._options if self._options_are_due else NO_OPTIONS
-        return updates.task_update(self.id, part, options=options)
+        fields = {name: literal(value) for name, value in part.items()}
+        return updates.task_update(self.id, fields, options=options)
 
     def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
         calls: list[Call] = []
@@ -331,7 +373,7 @@ class Task:
             try:
                 calls += self._update(updates, {name: value})
             except (TypeError, ValueError) as error:
-                self.failure = error
+                self._failure = error
             else:
                 self._changes.sending((name,))
         return calls
@@ -340,11 +382,13 @@ class Task:
         """Note that what was taken has arrived."""
         self._is_announced_again = self._options_are_due = False
         self._changes.acknowledged()
+        self._appends.acknowledged()
         self.last_sent = now
 
     def requeue(self) -> None:
         """Note that what was taken has not arrived: it is to be taken again."""
         self._changes.requeue()
+        self._appends.requeue()
 
     def requeue_beginning(self) -> None:
         """Note that its beginning may not have arrived: it is to be announced and sent again, which Redis recognises."""
@@ -355,6 +399,7 @@ class Task:
         """Note that Redis has lost the task: all that is known of it is to be taken again."""
         self._options_are_due = True
         self._changes.requeue_all()
+        self._appends.requeue_all()
 
     def end(
         self, updates: Updates, put: Callable[[list[Call]], None], status: str, fields: Mapping[str, Any]
@@ -369,6 +414,8 @@ class Task:
         if self._has_ended:
             raise RuntimeError(*(self._stopped.args if self._stopped else ()))
         calls = self._take(updates)
+        while appending := self._appends.take_more(self.id, updates):
+            calls += appending
         uncertain = {name: self._changes.fields[name] for name in self._changes.unacknowledged}
         try:
             calls += self._update(updates, {**uncertain, **fields, "status": status})

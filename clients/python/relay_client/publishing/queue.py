@@ -297,6 +297,8 @@ class DeliveryQueue:
     def _read(self, call: Call, answer: Any) -> None:
         try:
             result = call.read(answer)
+        except NotDelivered as error:
+            self._settle(call, error)
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             message = f"Redis gave an answer that cannot be read: {answer!r:.200}"
             self._settle(call, _with_cause(NotDelivered(message, call.channel, may_have_arrived=True), error))

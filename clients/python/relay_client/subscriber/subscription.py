@@ -13,6 +13,7 @@ from relay_client.subscriber.limits import ConnectionChange, Limits
 from relay_client.subscriber.runtime import Runtime
 from relay_client.subscriber.subscriptions import Subscriptions
 from relay_client.subscriber.supervisor import ConnectionSupervisor, log_change
+from relay_client.subscriber.text_stream import TextChunk, TextStream, channel_of_stream
 from relay_client.subscriber.update import Update
 
 
@@ -130,6 +131,24 @@ class Updates:
         self._signals.answer_available.notify()
         await self._runtime.checkpoint()
 
+    def stream(self, field: str, task_id: str | None = None) -> AsyncIterator[TextChunk]:
+        """Iterate over the pieces of a text that grows, until its task has ended. It takes all updates of this subscription.
+
+        Pieces are not repeated after a reconnection, nor in a subscription that begins with the positions and the states of an
+        earlier one. A piece with ``is_restart`` begins the text again.
+
+        Args:
+            field: The field's name.
+            task_id: The task; not needed if only one is followed.
+
+        Raises:
+            SubscriptionError: There will be no more updates.
+            ValueError: Several tasks are followed, or none.
+        """
+        channel = channel_of_stream(self.tasks, task_id)
+        known = self.states.get(channel, {}).get(field)
+        return _Chunks(self, TextStream(channel, field, known if isinstance(known, str) else ""))
+
     async def established(self) -> None:
         """Wait until the relay follows everything that was requested: whatever is published afterwards arrives.
 
@@ -163,3 +182,21 @@ class Updates:
     def waiting(self) -> int:
         """Updates that have arrived and were not yet taken."""
         return self._subscriptions.waiting
+
+
+class _Chunks:
+    """The pieces of a text. No generator: one that is left before its end has to be closed."""
+
+    def __init__(self, updates: Updates, text_stream: TextStream) -> None:
+        self._updates = updates
+        self._text_stream = text_stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TextChunk:
+        while not self._text_stream.has_ended:
+            chunk = self._text_stream.feed(await anext(self._updates))
+            if chunk is not None:
+                return chunk
+        raise StopAsyncIteration

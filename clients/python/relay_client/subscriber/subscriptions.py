@@ -15,6 +15,7 @@ from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDAT
 from relay_wire.position import Position
 
 from relay_client.backoff import full_jitter
+from relay_client.field_operations import apply_update
 from relay_client.subscriber.channel_state import (
     ChannelState,
     Phase,
@@ -213,6 +214,7 @@ class Subscriptions:
                 since = channel.position
                 request = request._replace(since=since)
                 fields["position"] = None if since is None else {"epoch": since.epoch, "offset": since.offset}
+                fields["deltas"] = True
                 channel.phase = Phase.REQUESTED
         self._unanswered.append(request)
         return json.dumps(fields)
@@ -308,6 +310,6 @@ class Subscriptions:
                 if position.offset < reached.offset or (position.offset == reached.offset and not is_state):
                     return  # received before
             channel.position, channel.awaited, channel.phase = position, None, Phase.LIVE
-        state: Mapping[str, Any] = {} if name == GENERAL else {**channel.fields, **data}
+        state: Mapping[str, Any] = {} if name == GENERAL else apply_update({} if is_state else channel.fields, data)
         channel.fields = state
         self._updates.put(channel, Update(name, kind, data, state, position, text, is_state))

@@ -29,6 +29,7 @@ from relay_client.subscriber.subscription import SubscribeOptions, new_subscript
 from relay_client.subscriber.subscription import Updates as AsyncUpdates
 from relay_client.subscriber.subscriptions import Subscriptions
 from relay_client.subscriber.supervisor import ConnectionSupervisor
+from relay_client.subscriber.text_stream import TextChunk, TextStream, channel_of_stream
 from relay_client.subscriber.update import Update
 
 __all__ = ["SubscribeOptions", "Updates", "subscribe"]
@@ -140,6 +141,16 @@ class Updates:
             SubscriptionError: There will be no more updates; the subclass says why.
         """
         return self.get()
+
+    def stream(self, field: str, task_id: str | None = None) -> Iterator[TextChunk]:
+        """Iterate over the pieces of a text that grows; arguments and rules as for the event loops' `Updates.stream`."""
+        channel = channel_of_stream(self.tasks, task_id)
+        known = self.states.get(channel, {}).get(field)
+        text_stream = TextStream(channel, field, known if isinstance(known, str) else "")
+        while not text_stream.has_ended:
+            chunk = text_stream.feed(self.get())
+            if chunk is not None:
+                yield chunk
 
     def get(self, timeout: float | None = None) -> Update:
         """Wait for the next update, for some seconds at most, and return it.

@@ -19,8 +19,9 @@ class Update:
         channel: ``task:<id>`` or ``general``.
         type: ``task_update``, ``general_update``, or ``reset``: the relay could not resume, updates may be missing, and `state`
             starts empty. If the task has a state, it follows as the next update.
-        data: The fields as published. A slow consumer may get several updates of a task merged into one. Of a general update,
-            whatever JSON value was published: an object, unless a service publishes in an old form (docs/protocol.md).
+        data: The fields as published; of a field that grows, an operation such as ``{"$append": "more"}``. A slow consumer may
+            get several updates of a task merged into one. Of a general update, whatever JSON value was published: an object,
+            unless a service publishes in an old form (docs/protocol.md).
         state: All fields of the task so far, later values over earlier ones. Do not modify it: the next one is built from it.
         position: Where to resume after this update, together with `state`. None if Redis did not persist the update. For a
             ``reset``, the relay's current position.

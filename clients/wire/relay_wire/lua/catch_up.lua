@@ -26,4 +26,8 @@ if ARGV[1] == epoch and tonumber(ARGV[2]) > top then
   redis.call('DEL', KEYS[2])
 end
 --@include entries
-return { epoch, top, entries, is_first and {} or redis.call('HGETALL', KEYS[3]), owner }
+if is_first then
+  return { epoch, top, entries, {}, owner }
+end
+--@include state
+return { epoch, top, entries, fields, owner }

@@ -9,9 +9,10 @@
 local first_field = 19
 local written_key = ARGV[18] ~= '0' and KEYS[#KEYS]
 if written_key and call('EXISTS', written_key) == 1 then
-  return { epoch, top, 1, 0 }
+  return { epoch, top, 1, 0, 0 }
 end
 --@include creation
+--@include operations
 --@include state_limits
 if refusal and not is_known then
   return redis.error_reply(refusal)
@@ -23,8 +24,8 @@ end
 if is_known then
   call('HSET', meta, 'announced', 1)
   set_options()
-  return { epoch, top, 1, 0 }
+  return { epoch, top, 1, 0, 0 }
 end
 --@include apply
 call('HSET', meta, 'announced', 1)
-return { epoch, offset, 0, 0 }
+return { epoch, offset, 0, 0, is_truncated and 1 or 0 }

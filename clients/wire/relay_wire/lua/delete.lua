@@ -8,7 +8,7 @@
 --@include channel
 --@include options
 if is_new or field_count == 0 then
-  return { epoch, top, 1, 0 }
+  return { epoch, top, 1, 0, 0 }
 end
 local nulls = { '"deleted":true' }
 for _, name in ipairs(call('HKEYS', state)) do
@@ -23,8 +23,12 @@ if redis.acl_check_cmd and not redis.acl_check_cmd(ARGV[2], ARGV[1], '') then
 end
 call('HSET', meta, 'epoch', ARGV[3], 'top', 0, 'volume', 0)
 call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent')
+call('HDEL', meta, 'texts', 'truncated')
 call('PEXPIRE', meta, ARGV[6])
-call('DEL', log, state)
+call('DEL', log, state, children, rollup, stalled_children, unpack(keys_of(texts)))
+if parent then
+  note_child(parent)
+end
 call('ZREM', KEYS[5], ARGV[13])
 call('ZREM', KEYS[6], ARGV[13])
 for _, index in ipairs(indexes_of(owner, parent)) do
@@ -34,4 +38,4 @@ call(ARGV[2], ARGV[1], epoch .. ' ' .. string.format('%.0f', top + 1) .. ' task_
 if owner then
   call(ARGV[2], ARGV[1], ARGV[3] .. ' 0 owner\n[]')
 end
-return { epoch, top + 1, 0, 0 }
+return { epoch, top + 1, 0, 0, 0 }

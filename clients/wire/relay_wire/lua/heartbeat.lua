@@ -7,9 +7,10 @@
 local first_field, is_update, is_stall_mark = 18, false, false
 local next_top, written_key = tostring(top + 1), nil
 if field_count == 0 then
-  return { epoch, top, 1, 0 }
+  return { epoch, top, 1, 0, 0 }
 end
-local has_fields, last_uncounted = false, uncounted
+local last_uncounted = uncounted
+--@include operations
 --@include checks
 --@include apply
-return { epoch, offset, 0, 0 }
+return { epoch, offset, 0, 0, 0 }

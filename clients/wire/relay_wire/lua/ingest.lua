@@ -14,6 +14,7 @@ local first_field, is_update, is_stall_mark = 21, true, false
 local digest_key = KEYS[#KEYS]
 local next_top, written_key = tostring(top + 1), nil
 --@include occurrence
+--@include operations
 --@include state_limits
 if refusal then
   return redis.error_reply(refusal)
@@ -21,4 +22,4 @@ end
 --@include checks
 --@include apply
 call('SET', digest_key, recorded, 'PX', ARGV[18])
-return { epoch, offset, 0, before }
+return { epoch, offset, 0, before, is_truncated and 1 or 0 }

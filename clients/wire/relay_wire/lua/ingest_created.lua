@@ -11,6 +11,7 @@ local first_field, written_key = 21, nil
 local digest_key = KEYS[#KEYS]
 --@include occurrence
 --@include creation
+--@include operations
 --@include state_limits
 if refusal and not is_known then
   return redis.error_reply(refusal)
@@ -20,9 +21,9 @@ if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)
   set_options()
-  return { epoch, top, 1, before }
+  return { epoch, top, 1, before, 0 }
 end
 --@include apply
 call('SET', digest_key, recorded, 'PX', ARGV[18])
 call('HSET', meta, 'announced', 1)
-return { epoch, offset, 0, before }
+return { epoch, offset, 0, before, is_truncated and 1 or 0 }

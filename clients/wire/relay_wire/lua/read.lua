@@ -15,4 +15,8 @@ if not epoch or not top then
   return { epoch, top, ARGV[1] == epoch and ARGV[2] == '0' and {}, {}, false }
 end
 --@include entries
-return { epoch, top, entries, entries and {} or redis.call('HGETALL', KEYS[3]), owner }
+if entries then
+  return { epoch, top, entries, {}, owner }
+end
+--@include state
+return { epoch, top, false, fields, owner }

@@ -10,6 +10,7 @@ import relay_client.aio
 import relay_client.trio
 import trio
 from relay_client import CancelListener, TaskCancelled, TaskReporter
+from relay_client.cancellation.receiver import CancelReceiver
 from relay_wire import cancellation, keys
 
 from tests.harness import RedisServer, eventually
@@ -122,6 +123,22 @@ def test_a_request_from_before_the_start_is_found(redis_server: RedisServer) -> 
         assert watch.cancelled.wait(20)
 
 
+def test_a_request_for_a_parent_reaches_its_children(redis_server: RedisServer) -> None:
+    with TaskReporter(redis_server.url) as creator, TaskReporter(redis_server.url, cancellable=True) as report:
+        creator.begin("top", {})
+        middle = creator.begin("middle", {}, parent_id="top")
+        first, second = (report.begin(name, {}, parent_id="middle") for name in ("first", "second"))
+        apart = report.begin("apart", {})
+        assert redis_server.request_cancel("top", "all of it") == "requested"
+        for task in (first, second):
+            assert task.cancelled.wait(20)
+            assert task.cancelled.reason == "all of it"
+        late = report.begin("late", {}, parent_id="middle")
+        assert late.cancelled.wait(20), "it began when its parent's parent was cancelled already"
+        assert not apart.cancelled
+        assert not middle.cancelled  # nobody watches it
+
+
 def test_a_request_during_an_outage_is_found(redis_server: RedisServer) -> None:
     calls: list[str] = []
     with TaskReporter(redis_server.url) as report, CancelListener(redis_server.url, timeout=0.3) as listener:
@@ -134,6 +151,33 @@ def test_a_request_during_an_outage_is_found(redis_server: RedisServer) -> None:
             client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         assert watch.cancelled.wait(20)
         assert calls == ["missed"]
+
+
+def test_a_failure_of_the_listener_breaks_no_work(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter(["one"])
+    read = CancelReceiver._flags
+
+    async def fail_once(self: CancelReceiver, *arguments: Any) -> Any:
+        for failure in failures:
+            raise LookupError(failure)
+        return await read(self, *arguments)
+
+    async def work(report: relay_client.aio.TaskReporter) -> None:
+        async with report("t"):
+            await asyncio.to_thread(eventually, lambda: "not received, tried again" in caplog.text)
+            assert redis_server.request_cancel("t") == "requested"
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with relay_client.aio.TaskReporter(redis_server.url, cancellable=True) as report:
+            with pytest.raises(TaskCancelled):
+                await work(report)
+
+    monkeypatch.setattr(CancelReceiver, "_flags", fail_once)
+    monkeypatch.setattr("relay_client.cancellation.receiver._RESTART_DELAY", 0.01)
+    asyncio.run(main())
 
 
 def test_a_new_life_of_an_id_is_not_cancelled(redis_server: RedisServer) -> None:

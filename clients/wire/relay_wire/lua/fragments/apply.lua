@@ -8,7 +8,7 @@ local closing_update
 if is_new and has_leftovers and last_epoch and last_top and is_task then
   local nulls, kept = {}, {}
   for i = first_field, #ARGV, 2 do
-    kept[ARGV[i]] = true
+    kept[ARGV[i]] = string.byte(ARGV[i + 1]) ~= 43
   end
   for _, name in ipairs(call('HKEYS', state)) do
     if not kept[name] then
@@ -23,8 +23,8 @@ end
 if is_new then
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
-    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent')
-    call('DEL', log, state)
+    call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent', 'texts', 'truncated')
+    call('DEL', log, state, unpack(keys_of(last_texts)))
   end
   if new_generation then
     call('SET', generation, new_generation, 'PX', ARGV[6])
@@ -33,9 +33,9 @@ end
 
 local offset = top
 if is_update then
-  top, volume = top + 1, volume + #ARGV[15]
+  top, volume = top + 1, volume + #data
   offset = top
-  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[4], next_top .. '-0', 'time', now, 'type', ARGV[14], 'data', ARGV[15])
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[4], next_top .. '-0', 'time', now, 'type', kind, 'data', data)
   if type(added) == 'table' then
     -- The log is not a stream, or has later entries than the numbers say.
     if written_key then
@@ -44,7 +44,7 @@ if is_update then
     return added
   end
 elseif has_fields then
-  volume = volume + #ARGV[15]
+  volume = volume + #data
 end
 if is_revived then
   top, volume = top + 1, volume + 17
@@ -89,7 +89,11 @@ if is_update and (is_due or top % 16 == 0) then
 end
 
 if is_task then
-  local is_grown = has_fields and call('HSET', state, unpack(ARGV, first_field)) > 0
+  local is_grown = has_fields and call('HSET', state, unpack(values or ARGV, values and 1 or first_field)) > 0
+  local has_new_text = (appends or texts) and write_texts()
+  if is_truncated then
+    call('HSET', meta, 'truncated', 1)
+  end
   if is_revived then
     call('HDEL', meta, 'stalled')
     call('HSET', state, 'stalled', 'false')
@@ -107,8 +111,12 @@ if is_task then
       list(owner, parent, is_due)
     end
   end
-  if is_due or is_grown or has_new_status then
-    call('PEXPIRE', state, status == 'ended' and ARGV[8] or ARGV[7])
+  if is_due or is_grown or has_new_status or has_new_text then
+    local ttl = status == 'ended' and ARGV[8] or ARGV[7]
+    call('PEXPIRE', state, ttl)
+    for _, key in ipairs(keys_of(texts)) do
+      call('PEXPIRE', key, ttl)
+    end
   end
 end
 if is_due then
@@ -121,9 +129,19 @@ if closing_update then
 end
 if is_task then
   set_options()
+  if parent and (is_update or is_revived or has_fields) then
+    note_child(parent)
+  end
+  if is_new and call('EXISTS', children) == 1 then
+    if has_leftovers then
+      call('DEL', children, rollup, stalled_children)
+    else
+      note_child(ARGV[13])
+    end
+  end
 end
 if is_update then
-  call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. ARGV[14] .. '\n' .. ARGV[15])
+  call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. kind .. '\n' .. data)
 end
 if is_revived then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. top .. ' task_update\n{"stalled":false}')

@@ -3,9 +3,9 @@
 -- KEYS  1 meta        hash: epoch, top (the last offset), volume (bytes of all updates in this epoch), uncounted (see
 --                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
 --                     active (last activity), cancel (its end was requested, and why), owner (see options), parent (a
---                     task's id)
+--                     task's id), texts and truncated (see operations)
 --       2 log         stream: the entry <offset>-0 has time (ms), type, data
---       3 state       hash: field -> raw JSON text; only tasks have fields
+--       3 state       hash: field -> raw JSON text, or a marker, see operations; only tasks have fields
 --       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)
 --       5 tasks, 6 running   sorted sets of the bucket: task id by last activity; only for tasks
 --       the last      what an update is recognised by, if the script takes such a key
@@ -14,12 +14,17 @@
 --       9 times to live are set again after so many ms   10 state: bytes   11 state: fields
 --       12 class of the status: '' not in the update, 'running', 'ended', 'other'   13 task id, '' for other channels
 --       14 type   15 data   16 owner and 17 parent, '' where they are not given, see options
---       18... what the script itself takes, and then field, value, field, value, ...
--- All of them return epoch, offset, whether nothing was done (0 or 1), and how often the message was recorded before the
--- caller began to count (0 for all scripts but ingest).
+--       18... what the script itself takes, and then field, value, field, value, ...; the type task_delta says that there are
+--       operations among the values, see there
+-- All of them return epoch, offset, whether nothing was done (0 or 1), how often the message was recorded before the caller
+-- began to count (0 for all scripts but ingest), and whether appended text was left out (0 or 1).
 --
 -- Every script checks first and writes afterwards, so that it does everything or nothing. The first write is one that Redis
 -- refuses when it is out of memory, and fails if the log is no stream: after it, Redis refuses none.
 local call = redis.call
 local meta, log, state, generation = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local is_task = ARGV[13] ~= ''
+-- Of the children of a task: see roll_up.
+local prefix = string.sub(state, 1, -6)
+local children, rollup, stalled_children = prefix .. 'children', prefix .. 'rollup', prefix .. 'stalled'
+local kind, data = ARGV[14], ARGV[15]

@@ -14,7 +14,7 @@ if not is_new and field_count > 0 then
     call('XLEN', log)
     is_new, has_leftovers, epoch = true, true, ARGV[3]
     top, volume, uncounted, field_count = 0, 0, 0, 0
-    last_status, stalled, renewed, active, owner, parent = false, false, false, false, false, false
+    last_status, stalled, renewed, active, owner, parent, texts = false, false, false, false, false, false, false
   else
     is_known = true
   end

@@ -18,7 +18,7 @@ if ARGV[20] ~= '0' then
   end
 end
 if tonumber(ARGV[19]) + before <= count then
-  return { epoch, top, 1, before }
+  return { epoch, top, 1, before, 0 }
 end
 times[#times + 1] = now
 -- Those that a relay may still ask about; a key that is renewed all the time must not grow without a bound.

@@ -37,6 +37,14 @@ local function list(owner, parent, is_due)
   end
 end
 
+-- Notes that a parent has to hear of its child: relays roll it up soon.
+local function note_child(parent)
+  local notes = string.sub(KEYS[5], 1, -6) .. 'rollups'
+  if call('HSET', notes, #parent .. ':' .. parent .. ARGV[13], epoch .. ' ' .. top) == 1 then
+    call('PEXPIRE', notes, ARGV[7])
+  end
+end
+
 local function set_options()
   if is_new or new_owner then
     for _, index in ipairs(indexes_of(last_owner, is_new and last_parent)) do
@@ -52,6 +60,9 @@ local function set_options()
     call('HSET', meta, 'parent', new_parent)
   end
   owner, parent = new_owner or owner, new_parent or parent
+  if is_new and last_parent and last_parent ~= parent then
+    note_child(last_parent)
+  end
   if new_owner or new_parent then
     list(owner, parent, false)
   end

@@ -1,0 +1,35 @@
+"""The roll-up of children: one relay of many has parents hear of their children, several times per second."""
+
+import secrets
+
+import structlog
+import trio
+
+from relay.broker.child_roll_ups import ChildRollUps
+from relay.core.errors import BrokerError
+
+_log = structlog.get_logger("relay.child_roll_ups")
+
+#: Seconds between two rounds, while there is something to do and while there is nothing.
+_BUSY, _IDLE = 0.25, 1.0
+
+#: Seconds that the lock lasts. Another relay takes its place after that.
+_LOCK_SECONDS = 5.0
+
+
+async def roll_up_children(roll_ups: ChildRollUps) -> None:
+    """Roll up children until cancelled.
+
+    Every relay runs this, and the one that holds the lock does the work. Two at once, when one was frozen while it held the
+    lock, do no harm: what is older than what a parent knows changes nothing.
+    """
+    token = secrets.token_hex(8)
+    pause = _IDLE
+    while True:
+        await trio.sleep(pause)
+        pause = _IDLE
+        try:
+            if await roll_ups.lock(token, _LOCK_SECONDS) and await roll_ups.carry():
+                pause = _BUSY
+        except BrokerError as error:
+            _log.warning("children are not rolled up now", error=str(error))
