@@ -31,6 +31,14 @@ export function results(data: Fields): HTMLElement[] {
   });
 }
 
+/** How many children a task has, and how they are: the relay counts them, also those that are in no list. */
+function childCounts(counted: unknown): string {
+  const { total, done, failed, stalled } = (counted ?? {}) as { [name: string]: unknown };
+  if (typeof total !== "number" || typeof done !== "number") return "";
+  const bad = ([["failed", failed], ["stalled", stalled]] as const).flatMap(([name, count]) => (typeof count === "number" && count > 0 ? [`${count} ${name}`] : []));
+  return [`${done} of ${total} done`, ...bad].join(", ");
+}
+
 /** Rows of a description list. */
 export function facts(task: ListedTask, linkTo: (id: string) => HTMLElement): HTMLElement[] {
   const { data } = task;
@@ -47,6 +55,7 @@ export function facts(task: ListedTask, linkTo: (id: string) => HTMLElement): HT
     ["Ended", time(data["completed_at"])],
     ["Took", begun !== null && ended !== null ? duration(ended - begun) : ""],
     ["Owner", task.owner.join(", ")],
+    ["Children", childCounts(data["children"])],
     ["Parent", task.parentId === null ? null : linkTo(task.parentId)],
   ];
   return all.flatMap(([name, value]) => {

@@ -25,6 +25,7 @@ export class Log {
   readonly stages: Stage[] = [];
   /** Earlier updates are not stored any more. */
   isTruncated = false;
+  #isStalled = false;
 
   /** Take an update; `at` is when it arrived, or null for one of the past. */
   take({ type, data, state, isState }: Update, at: number | null): void {
@@ -42,8 +43,9 @@ export class Log {
     }
     const status = text(fields["status"]);
     const words = [status.replaceAll("_", " "), text(fields["error"]) || text(fields["message"])].filter(Boolean);
-    if (fields["stalled"] === true) words.push("stalled: nobody reports on it");
-    if (fields["stalled"] === false) words.push("goes on");
+    const isStalled = state.stalled === true;
+    if (isStalled !== this.#isStalled) words.push(isStalled ? "stalled: nobody reports on it" : "goes on");
+    this.#isStalled = isStalled;
     const line = words.join(": ") || (stage === "" ? "" : stage.replaceAll("_", " "));
     if (line === "" || line === this.lines.at(-1)?.text) return;
     this.lines.push({ at, text: line, percent, isStage: stage !== "" });

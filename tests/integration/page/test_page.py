@@ -84,6 +84,22 @@ def test_a_task_is_shown_in_full(shared_redis: RedisServer, share_relay: StartRe
     assert page.url == address(relay)
 
 
+def test_a_parent_shows_its_children(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
+    relay = share_relay()
+    with Publisher(shared_redis.url) as publisher:
+        publisher.publish_task_update("p", {"title": "Parent", "status": "in_progress"})
+        for number, status in enumerate(("completed", "failed")):
+            fields = {"title": f"Child {number}", "status": status}
+            publisher.publish_task_update(f"c{number}", fields, parent_id="p")
+        page.goto(address(relay, "/?task=p"))
+        expect(page.locator("#children li")).to_have_count(2)
+        expect(page.locator("#facts")).to_contain_text("2 of 2 done, 1 failed")
+        page.locator("#children a", has_text="Child 1").click()
+        expect(page.locator("#facts code")).to_have_text("c1")
+        page.locator("#facts a", has_text="Parent").click()
+        expect(page.locator("#facts code")).to_have_text("p")
+
+
 def test_hostile_texts_are_shown_as_text(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
     relay = share_relay()
     with Publisher(shared_redis.url) as publisher:
