@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench format docs clean \
+.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench bench-page browser-files page-pictures format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -44,7 +44,7 @@ $(VENV)/.installed-docs: $(STAMP)
 run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 	@exec $(BIN)/relay serve
 
-demo: $(STAMP)  ## Start a relay, a task manager and workers, and show their tasks in the terminal
+demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and show their tasks in the terminal, too
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
 # Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
@@ -82,6 +82,15 @@ abuse: $(VENV)/.installed-test  ## Abuse a relay as a client, and see what a bys
 
 bench: $(VENV)/.installed-test  ## Compare Relay with its peers, about eight minutes
 	$(BIN)/python -m benchmarks run --quick
+
+browser-files:  ## Build the files that the relay serves to browsers, from clients/js (needs Node and npm)
+	cd clients/js && npm ci --no-audit --no-fund && npm run check && npm run build
+
+page-pictures: $(VENV)/.installed-test  ## Take the README's picture of the page, of the demonstration in Chromium
+	$(BIN)/python docs/screenshots.py
+
+bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium
+	$(BIN)/python -m benchmarks.page
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix

@@ -113,6 +113,7 @@ class Settings(GrantSettings):
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
     api_prefix: str = Field("/api", description="path before `/tasks` of the HTTP API")
+    page: bool = Field(True, description="serve the page with all tasks at `/`")
 
     redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")

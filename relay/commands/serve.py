@@ -27,6 +27,7 @@ def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_
         "",
         f"  Relay {__version__} is up.",
         f"    listens on  {bind}    (WebSocket: {bind.replace('http', 'ws', 1)}/ws/tasks)",
+        *([f"    page        {bind}/"] if settings.page else []),
         f"    Redis       {logs.without_password(redis_url)}{'  (embedded)' if embedded else ''}",
         *([f"    operators   http://{settings.admin_bind}/status"] if settings.admin_bind else []),
         *([] if settings.needs_grants else ["    access      open: everyone who reaches this address sees every task"]),

@@ -32,7 +32,6 @@ from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.bound_addresses import bound_addresses
-from relay.server.browser_client import add_browser_client
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.grant_routes import add_grant_routes
@@ -44,6 +43,7 @@ from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
+from relay.server.static_files import add_static_files
 from relay.server.task_paths import TaskPaths
 from relay.server.turnstile import Turnstile
 
@@ -291,5 +291,5 @@ def create_app(
     add_task_actions(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
     add_grant_routes(app, app.relay, settings.api_prefix, settings.revocation_ttl)
-    add_browser_client(app)
+    add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app

@@ -7,10 +7,10 @@ from typing import Any
 import trio
 
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
-from relay.server.browser_client import PATH as BROWSER_CLIENT
 from relay.server.cors import CorsPolicy, header
 from relay.server.operator_paths import OPERATORS, is_on_admin
 from relay.server.request_bodies import BodyRefused
+from relay.server.static_files import SCRIPTS
 
 #: Seconds that the last part of an answer may take once the app is done with it.
 _SEND_TIMEOUT = 10.0
@@ -41,7 +41,7 @@ class HttpGuard:
 
     def _is_for_pages(self, path: str) -> bool:
         """Whether pages of other origins may use a path."""
-        return path.startswith(self._api) or path in ("/events", BROWSER_CLIENT)
+        return path.startswith(self._api) or path == "/events" or path in SCRIPTS
 
     def rejection_reason(self, path: str, scope: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""

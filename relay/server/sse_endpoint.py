@@ -14,8 +14,10 @@ from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin,
 from relay.core.extra_channels import channel_of
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
+from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
+from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
@@ -139,6 +141,22 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
     return list(dict.fromkeys(channels))
 
 
+def _protocol_of(
+    query: dict[str, list[str]], last_event_id: str | None, named: ChannelPatterns, limit: int
+) -> tuple[ClientProtocol, int, list[str]]:
+    """Return the protocol that a query asks for, to how many channels it subscribes, and those that it requires.
+
+    Raises:
+        BadMessage: As `_channels_of`, or a malformed ``subscribe``.
+    """
+    if "subscribe" in query:
+        task_events = TaskEventsProtocol(named, query["subscribe"][-1])
+        return task_events, task_events.count, []  # a subscription that is refused has an answer of its own
+    channels = _channels_of(query, named, limit)
+    deltas = query.get("deltas", [""])[-1] == "1"
+    return SseProtocol(channels, last_event_id, deltas=deltas), len(channels), channels
+
+
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
     """Refuse a client that should reconnect: a 200 that ends at once and says when.
 
@@ -221,22 +239,22 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         await refuse(send, cors)
         return
     query = parse_qs(scope["query_string"].decode("latin1"))
+    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     try:
-        channels = _channels_of(query, named, settings.max_subscriptions)
+        protocol, count, required = _protocol_of(query, last_event_id, named, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    grant = await _grant_or_refusal(admission, scope, send, channels, cors)
+    grant = await _grant_or_refusal(admission, scope, send, required, cors)
     if grant is None:
         return
     retry_after = admission.retry_after_for(grant)
-    if retry_after is None and not admission.has_room(client, grant, len(channels)):
+    if retry_after is None and not admission.has_room(client, grant, count):
         retry_after = RETRY_REFUSED[1] / 1000
     if retry_after is not None:
         admission.count_rejection(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
-    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     sock = None
     try:
         with trio.fail_after(settings.handshake_timeout):
@@ -248,7 +266,6 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")
         return
-    protocol = SseProtocol(channels, last_event_id, deltas=query.get("deltas", [""])[-1] == "1")
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)

@@ -54,9 +54,10 @@ def test_image_has_both_distributions_and_takes_nothing_from_the_checkout(image:
     assert [Path(place).is_relative_to(Path(expected).parent) for place in shown.stdout.split()] == [True, True], shown
     assert image.execute(["relay", "version"]).returncode == 0
     assert image.path("/opt/relay/bin/relay-worker").exists()
-    # The wheel has the browser client.
-    served = Path(shown.stdout.split()[0]).parent / "server" / "relay-client.js"
-    assert image.execute(["cat", str(served)]).stdout == (ROOT / "relay" / "server" / "relay-client.js").read_text()
+    # The wheel has the files for browsers.
+    served = Path(shown.stdout.split()[0]).parent / "server" / "static"
+    for file in (ROOT / "relay" / "server" / "static").iterdir():
+        assert image.execute(["cat", str(served / file.name)]).stdout == file.read_text()
     copied = {path.name for path in image.path("/opt/build").iterdir()}
     assert copied == {"pyproject.toml", "README.md", "LICENSE", "relay", "clients"}
     assert not list(image.path("/opt/build").rglob("__pycache__"))
@@ -161,10 +162,19 @@ def test_tasks_are_listed_and_beat_through_nginx(stack: Stack) -> None:
         assert response.status == 204
 
 
-@pytest.mark.parametrize("path", ["/metrics", "//metrics", "/api/../metrics", "/api/%2e%2e/metrics", "/metrics/", "/"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "//metrics", "/api/../metrics", "/api/%2e%2e/metrics", "/metrics/", "/none"]
+)
 def test_nginx_lets_only_clients_paths_through(path: str, stack: Stack) -> None:
     assert http(stack.relays[0].port, "/metrics")[0] == 200
     assert http(stack.nginx.port, path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/relay.js", "/relay-client.js", "/relay-page.js", "/relay-page.css", "/relay-icon.svg"]
+)
+def test_the_page_and_scripts_come_through_nginx(path: str, stack: Stack) -> None:
+    assert http(stack.nginx.port, path)[0] == 200
 
 
 @pytest.fixture(scope="module")

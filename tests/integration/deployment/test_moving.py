@@ -108,9 +108,9 @@ def test_only_the_websockets_move(moved: Moved) -> None:
     listed = json.loads(eventually(lambda: nginx.get("/relay/tasks")[1]))
     assert [task["task_id"] for task in listed["tasks"]] == ["t"]
     assert json.loads(nginx.get("/relay/tasks/t")[1])["data"] == {"progress": 40}
-    status, script, headers = nginx.get("/relay-client.js")
-    assert (status, headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
-    assert "export class RelayClient" in script
+    for path in ("/relay-client.js", "/relay.js", "/relay-worker.js"):
+        status, _, headers = nginx.get(path)
+        assert (status, headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
 
 
 def test_a_plain_request_for_the_websocket_says_what_to_do(moved: Moved) -> None:

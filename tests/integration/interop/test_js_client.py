@@ -1,10 +1,9 @@
-"""clients/js: its own tests, and Node and a browser that follow a real relay through a cut."""
+"""clients/js: its own tests, the package for npm, and Node and a browser that follow a real relay through a cut."""
 
+import gzip
 import json
 import re
-import shutil
 import subprocess
-import tarfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,76 +21,96 @@ from relay.processes import start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
 from tests.integration.interop.browser import chromium
+from tests.integration.interop.node_packages import CLIENT, compile_client, install_node_packages, install_packed_client
 
-CLIENT = ROOT / "clients" / "js"
+STATIC = ROOT / "relay" / "server" / "static"
 NODE = ROOT / "tests" / "integration" / "interop" / "node"
 PAGE = ROOT / "tests" / "integration" / "interop" / "pages" / "client.html"
 
 Report = dict[str, Any]
 
 
+@pytest.fixture(scope="session")
+def client_tools() -> None:
+    """What builds and tests clients/js, as its package-lock.json has it."""
+    install_node_packages(CLIENT)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """What npm publishes, in dist/."""
+    compile_client()
+
+
+@pytest.mark.usefixtures("compiled")
 def test_its_own_tests() -> None:
     """With a relay that is played."""
     # Without `node --test`, which runs each file in a process of its own: nothing would end that after a time-out.
-    command = ["node", "--test-reporter=tap", str(CLIENT / "relay-client.test.js")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    command = ["node", "--test-reporter=tap", "test/all.js"]
+    done = subprocess.run(command, cwd=CLIENT, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-8000:]
-    assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 16  # type: ignore[index]
+    assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 36  # type: ignore[index]
 
 
-def test_relays_serve_the_client_of_this_checkout(tmp_path: Path) -> None:
-    """Otherwise: node clients/js/bundle.mjs"""
-    built = tmp_path / "built.mjs"
-    subprocess.run(["node", str(CLIENT / "bundle.mjs"), str(built)], check=True, timeout=60)
-    assert (ROOT / "relay" / "server" / "relay-client.js").read_text() == built.read_text()
-    shown = "const { RelayClient, RelayError } = await import(process.argv[1]); console.log(RelayClient.name, RelayError.name)"
-    command = ["node", "--input-type=module", "-e", shown, str(built)]
+@pytest.mark.usefixtures("client_tools")
+def test_the_sources_of_the_page_pass_the_compiler() -> None:
+    checked = subprocess.run(
+        ["npm", "run", "--silent", "check"], cwd=CLIENT, capture_output=True, text=True, timeout=120
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.usefixtures("client_tools")
+def test_relays_serve_what_is_built_from_this_checkout(tmp_path: Path) -> None:
+    """Otherwise: npm ci && npm run build, in clients/js"""
+    subprocess.run(["node", "build.mjs", str(tmp_path)], cwd=CLIENT, check=True, timeout=60)
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {path.name: path.read_bytes() for path in STATIC.iterdir()} == built
+    shown = "const { RelayClient, RelayError } = await import(process.argv[1]); console.log(RelayClient.length)"
+    command = ["node", "--input-type=module", "-e", shown, str(tmp_path / "relay-client.js")]
     run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert run.stdout.split() == ["RelayClient", "RelayError"]
+    assert run.stdout.split() == ["1"]
+
+
+def test_its_sizes_are_those_of_its_readme() -> None:
+    """In KB, compressed, as the README says."""
+    said = dict(re.findall(r"^\| `([\w.-]+)` \|.*\| ([\d.]+) KB \|$", (CLIENT / "README.md").read_text(), re.MULTILINE))
+    sizes = {name: len(gzip.compress((STATIC / name).read_bytes(), mtime=0)) / 1000 for name in said}
+    assert said.keys() == {path.name for path in STATIC.glob("relay*.js")}
+    assert {name: f"{size:.0f}" for name, size in sizes.items()} == said
 
 
 def test_final_close_codes_are_those_of_the_registry() -> None:
-    [codes] = re.findall(r"FINAL_CLOSE_CODES = new Set\(\[(.*?)\]\)", (CLIENT / "relay-client.js").read_text())
-    assert {int(code) for code in codes.split(",")} == {close.code for close in Close if not close.reconnect}
+    [codes] = re.findall(r"FINAL_CLOSE_CODES = new Set\(\[(.*?)\]\)", (CLIENT / "src/core/close_codes.ts").read_text())
+    known = {int(code) for code in codes.split(",")}
+    assert {close.code for close in Close if not close.reconnect} <= known <= {1002, 1003, 1007, 1008, 1009, 4403}
 
 
 @pytest.fixture(scope="session")
 def node_packages() -> None:
     """`ws` and TypeScript, as package-lock.json has them."""
-    if not all((NODE / "node_modules" / name).exists() for name in ("ws", "typescript")):
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=120)
+    install_node_packages(NODE)
 
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has installed the package as npm would publish it."""
     project = tmp_path_factory.mktemp("project")
-    sources = project / "sources"
-    shutil.copytree(CLIENT, sources)
-    pack = ["npm", "pack", "--silent", "--pack-destination", str(project), str(sources)]
-    name = subprocess.run(pack, check=True, capture_output=True, text=True, timeout=60).stdout.split()[-1]
-    home = project / "node_modules" / "@trio-relay"
-    home.mkdir(parents=True)
-    with tarfile.open(project / name) as archive:
-        archive.extractall(home, filter="data")
-    (home / "package").rename(home / "client")
+    install_packed_client(project)
     return project
 
 
 def test_the_package_is_complete(package: Path) -> None:
     home = package / "node_modules" / "@trio-relay" / "client"
-    names = {path.name for path in home.iterdir()}
-    assert names >= {
-        "LICENSE",
-        "README.md",
-        "relay-client.js",
-        "relay-client.cjs",
-        "relay-client.d.ts",
-        "relay-client.d.cts",
-    }
-    for path in home.glob("*.js"):
-        assert set(re.findall(r'from "\./(.*?)"', path.read_text())) <= names
-    assert "dependencies" not in json.loads((home / "package.json").read_text())
+    manifest = json.loads((home / "package.json").read_text())
+    assert {path.name for path in home.iterdir()} == {"LICENSE", "README.md", "dist", "package.json"}
+    for entry in manifest["exports"].values():
+        for path in [entry] if isinstance(entry, str) else entry.values():
+            assert (home / path).is_file()
+    for script in home.glob("dist/**/*.js"):
+        for imported in re.findall(r'^(?:import|export) .*from "(\..*?)"', script.read_text(), re.MULTILINE):
+            assert (script.parent / imported).is_file(), f"{script}: {imported}"
+    assert "dependencies" not in manifest
     links = re.findall(r"\]\((.*?)\)", (home / "README.md").read_text())
     assert all(link.startswith("https://") for link in links), "what is relative here leads nowhere on npm"
 
@@ -101,6 +120,14 @@ def test_the_package_is_complete(package: Path) -> None:
     [
         ("main.mjs", 'import { RelayClient, RelayError } from "@trio-relay/client";'),
         ("main.cjs", 'const { RelayClient, RelayError } = require("@trio-relay/client");'),
+        (
+            "element.mjs",
+            'import { RelayClient, RelayError } from "@trio-relay/client/element";',
+        ),  # on a server, nothing is defined
+        (
+            "svelte.mjs",
+            'import { RelayClient, RelayError } from "@trio-relay/client"; import "@trio-relay/client/svelte";',
+        ),
     ],
 )
 def test_it_can_be_imported_and_required(name: str, code: str, package: Path) -> None:
@@ -113,43 +140,50 @@ def test_it_can_be_imported_and_required(name: str, code: str, package: Path) ->
 
 
 TYPED = """
-import { RelayClient, RelayError, type TaskFields, type Update } from "@trio-relay/client";
+import { RelayClient, RelayError, type TaskFields, type TaskState, type Update } from "@trio-relay/client";
+import { taskStore } from "@trio-relay/client/svelte";
 
 interface Picture extends TaskFields {
   image_url: string;
 }
 
 const relay = new RelayClient<Picture>("wss://relay.example/ws/tasks", { onError: (error: RelayError) => error.code });
-relay.task("t", ({ state, data }) => {
+relay.task("t").onUpdate(({ state, data }) => {
   const url: string | undefined = state.image_url;
   const status: "pending" | "in_progress" | "completed" | "failed" | "cancelled" | undefined = data.status;
   // @ts-expect-error: a field is a string
   const wrong: number | undefined = state.image_url;
   return [url, status, wrong];
 });
-relay.task<{ rows: number }>("u", (update: Update<{ rows: number }>) => update.state.rows?.toFixed());
+relay.task<{ rows: number }>("u").onUpdate((update: Update<{ rows: number }>) => update.state.rows?.toFixed());
 // @ts-expect-error: there is no such field
-relay.general<{ minutes: number }>(({ data }) => data.hours);
-new RelayClient("/ws/tasks").task("t", ({ state }) => [state.progress?.toFixed(), state.anything]);
+relay.general<{ minutes: number }>().onUpdate(({ data }) => data.hours);
+const state: TaskState<Picture> = relay.task("t").state;
+taskStore<Picture>(relay, "t").subscribe(({ data, connection }) => [data.image_url, connection === "live", state.stalled]);
+// @ts-expect-error: there is no such filter
+relay.tasks({ colour: "red" });
+const other = new RelayClient("/ws/tasks", { token: async () => "token" });
+other.task("t").subscribe(({ data }) => [data.progress?.toFixed(), data.anything]);
 """
 
 
 @pytest.mark.usefixtures("node_packages")
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("names", "options"),
     [
-        ("esm.mts", ["--module", "nodenext"]),
-        ("commonjs.cts", ["--module", "nodenext"]),
-        ("old.ts", ["--module", "commonjs", "--moduleResolution", "node10"]),
-        ("bundled.ts", ["--module", "esnext", "--moduleResolution", "bundler"]),
+        (["esm.mts", "commonjs.cts"], ["--module", "nodenext"]),
+        (["node16.mts"], ["--module", "node16"]),
+        (["bundled.ts"], ["--module", "esnext", "--moduleResolution", "bundler"]),
     ],
+    ids=["nodenext", "node16", "bundler"],
 )
-def test_its_types(name: str, options: list[str], package: Path) -> None:
-    (package / name).write_text(TYPED)
+def test_its_types(names: list[str], options: list[str], package: Path) -> None:
+    for name in names:
+        (package / name).write_text(TYPED)
     compiler = NODE / "node_modules" / "typescript" / "bin" / "tsc"
-    common = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2022,dom"]
+    common = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable"]
     checked = subprocess.run(
-        ["node", str(compiler), *common, *options, name], cwd=package, capture_output=True, text=True, timeout=60
+        ["node", str(compiler), *common, *options, *names], cwd=package, capture_output=True, text=True, timeout=120
     )
     assert checked.returncode == 0, checked.stdout
 
@@ -199,8 +233,8 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
             name = self.path.partition("?")[0].removeprefix("/")
             if name == "":
                 self._answer("text/html", PAGE.read_bytes())
-            elif name in ("relay-client.js", "subscriptions.js"):
-                self._answer("text/javascript", (CLIENT / name).read_bytes())
+            elif name == "relay-client.js":
+                self._answer("text/javascript", (STATIC / name).read_bytes())
             else:
                 self._answer("image/x-icon", b"")
 
@@ -286,5 +320,5 @@ async def test_cut_and_resumed(peer: str, servers: tuple[RedisServer, RelayServe
         assert [update["position"]["offset"] for update in updates] == list(range(first, first + count))
     assert of("task:t", reported)[-1]["state"] == {"first": "field", "n": count}
     changes = [report for report in reported if report["event"] == "connection"]
-    assert [change["isUp"] for change in changes].count(True) == 2
+    assert [change["status"] for change in changes].count("live") == 2
     assert not [report for report in reported if report["event"] == "error"]

@@ -1,9 +1,15 @@
-"""What a relay serves besides WebSockets: its browser client, and its API below another prefix."""
+"""What a relay serves besides WebSockets: the page, scripts for other pages, and its API below another prefix."""
+
+import re
 
 import httpx
+import pytest
 
+from relay.server.static_files import SCRIPTS
 from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer, RelayServer, eventually
+
+STATIC = ROOT / "relay" / "server" / "static"
 
 
 def ask(relay: RelayServer, path: str, method: str = "GET", **headers: str) -> httpx.Response:
@@ -22,18 +28,47 @@ def test_a_plain_get_of_the_websocket_requires_an_upgrade(share_relay: StartRela
         pass
 
 
-def test_the_browser_client_is_served(share_relay: StartRelay) -> None:
+@pytest.mark.parametrize("path", sorted(SCRIPTS))
+def test_scripts_are_served_to_pages_of_other_origins(path: str, share_relay: StartRelay) -> None:
     relay = share_relay()
-    answer = ask(relay, "/relay-client.js", origin="https://elsewhere.example")
+    answer = ask(relay, path, origin="https://elsewhere.example")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
     assert answer.headers["access-control-allow-origin"] == "*"  # modules of other origins need it
-    assert answer.text == (ROOT / "relay" / "server" / "relay-client.js").read_text()
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.content == (STATIC / path[1:]).read_bytes()
+    plain = ask(relay, path, **{"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == answer.content
     tag = answer.headers["etag"]
-    assert ask(relay, "/relay-client.js", **{"if-none-match": tag}).status_code == 304
-    assert ask(relay, "/relay-client.js", **{"if-none-match": '"other"'}).status_code == 200
-    head = ask(relay, "/relay-client.js", "HEAD")
+    assert ask(relay, path, **{"if-none-match": tag}).status_code == 304
+    assert ask(relay, path, **{"if-none-match": '"other"'}).status_code == 200
+    head = ask(relay, path, "HEAD")
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", tag)
+
+
+def test_the_page_runs_its_own_script_and_nothing_else(share_relay: StartRelay) -> None:
+    relay = share_relay(api_prefix="/relay/v1")
+    answer = ask(relay, "/")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert {policy[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert "access-control-allow-origin" not in answer.headers
+    assert '<meta name="relay-api" content="/relay/v1">' in answer.text
+    assert not re.search(r"<script(?![^>]* src=)|<style|\bon\w+=|\bstyle=", answer.text), "nothing inline"
+    addresses = re.findall(r'(?:src|href)="([^"#]+)"', answer.text)
+    assert {"./relay-page.js", "./relay-page.css"} <= set(addresses)
+    for address in addresses:
+        assert address.startswith("./"), "nothing from elsewhere"
+        assert ask(relay, address[1:]).status_code == 200
+
+
+def test_the_page_can_be_switched_off(share_relay: StartRelay) -> None:
+    relay = share_relay(page="off")
+    for path in ("/", "/relay-page.js", "/relay-page.css"):
+        assert ask(relay, path).status_code == 404
+    assert ask(relay, "/relay.js").status_code == 200
 
 
 def test_the_api_has_another_prefix(shared_redis: RedisServer, share_relay: StartRelay) -> None:

@@ -1,4 +1,4 @@
-"""A relay with its Redis, two workers, and a manager that makes tasks; `relay tail --all` shows them.
+"""A relay with its Redis, two workers, and a manager that makes tasks: the relay's page and `relay tail --all` show them.
 
     python -m relay_jobs.examples.demo [--seconds N] [--url ws://HOST:PORT/ws/tasks] [--plain]
 
@@ -15,16 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
 from types import FrameType
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
-from relay_client import NotDelivered, environment
+from relay_client import NotDelivered, Publisher, environment
+from relay_client.errors import BufferFull
 
 from relay_jobs import BacklogFull, TaskManager
+from relay_jobs.examples.backups import Backups
 from relay_jobs.examples.processes import DemoError, Process, free_port
 
 #: Seconds for the relay to start, between two looks, and between two tasks.
@@ -32,6 +34,9 @@ _START, _LOOK, _PAUSE = 30.0, 0.1, 1.0
 
 #: Tasks of one kind that may wait: workers may be slow, or stopped for a try.
 _BACKLOG = 30
+
+#: Seconds of silence after which the relay of the demonstration says that a task has stalled: less than a visitor's patience.
+_STALL = "6"
 
 _KINDS = ("commission", "pipeline")
 _SUBREDDITS = ("golf", "birding", "sourdough", "mechanicalkeyboards", "houseplants")
@@ -73,7 +78,9 @@ def _is_redis_configured() -> bool:
 def _create(manager: TaskManager, number: int) -> None:
     """Create one task: each kind in turn."""
     try:
-        if number % 2 == 0:
+        if number % 8 == 6:
+            manager.create("commission", {}, title="A commission for nobody", task_id=f"commission-{token_hex(3)}")
+        elif number % 2 == 0:
             subreddit = random.choice(_SUBREDDITS)
             params: dict[str, Any] = {"subreddit": subreddit, "seconds": 8}
             name, title = f"commission-{token_hex(3)}", f"A commission for r/{subreddit}"
@@ -102,7 +109,7 @@ def _run(url: str | None, *, seconds: float | None, plain: bool) -> None:
 
         if url is None:
             print("demo: starting a relay ...", file=sys.stderr)
-            url, redis_url = _start_relay(directory, environ, started)
+            url, redis_url = _start_relay(directory, {"RELAY_TASK_STALL_SECONDS": _STALL, **environ}, started)
             if not _is_redis_configured():
                 environ["REDIS_URL"] = redis_url
         redis_url = environment.redis_url(environ)
@@ -113,19 +120,22 @@ def _run(url: str | None, *, seconds: float | None, plain: bool) -> None:
             started(worker)
         for worker in children[-len(_KINDS) :]:
             stack.callback(worker.request_end)  # both, before either is waited for
-        events = re.sub("^ws", "http", url).removesuffix("/ws/tasks") + "/events?general=1"
-        print(f"demo: WebSocket {url}   events {events}   logs {directory}   Ctrl-C ends it", file=sys.stderr)
+        page = re.sub("^ws", "http", url).removesuffix("ws/tasks")
+        print(f"demo: open {page} in a browser   logs {directory}   Ctrl-C ends it", file=sys.stderr)
         manager = stack.enter_context(TaskManager(redis_url, max_backlog=_BACKLOG))
+        backups = Backups(stack.enter_context(Publisher(redis_url)), time.monotonic())
         view = ("--json",) if plain else ()
         started(Process("relay tail", "relay.cli", "tail", "--all", "--url", url, *view, environ=environ))
-        _make_tasks(manager, children, None if seconds is None else time.monotonic() + seconds)
+        _make_tasks(manager, backups, children, None if seconds is None else time.monotonic() + seconds)
 
 
-def _make_tasks(manager: TaskManager, children: Sequence[Process], until: float | None) -> None:
+def _make_tasks(manager: TaskManager, backups: Backups, children: Sequence[Process], until: float | None) -> None:
     number, due = 0, 0.0
     while until is None or time.monotonic() < until:
         for child in children:
             child.check()
+        with suppress(BufferFull):  # Redis is away
+            backups.advance(time.monotonic())
         if time.monotonic() >= due:
             _create(manager, number)
             number, due = number + 1, time.monotonic() + _PAUSE

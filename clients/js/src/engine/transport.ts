@@ -1,0 +1,17 @@
+// What carries messages to and from a relay: a WebSocket, or an event stream in its place.
+
+/** What a transport tells. After `onClose`, or after it was closed from here, it tells nothing more. */
+export interface TransportEvents {
+  onOpen(): void;
+  onMessage(text: string): void;
+  /** Something has arrived that is no message: the relay lives. */
+  onSign(): void;
+  /** @param code the close code that the relay sent; null if it sent none */
+  onClose(detail: string, code: number | null): void;
+}
+
+export interface Transport {
+  readonly kind: "websocket" | "events";
+  send(text: string): void;
+  close(code?: number): void;
+}

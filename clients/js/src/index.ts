@@ -1,0 +1,20 @@
+// The public names of @trio-relay/client.
+
+export { RelayClient, type RelayClientOptions } from "./client.js";
+export { RelayError } from "./core/errors.js";
+export type {
+  ConnectionState,
+  Fields,
+  FollowStatus,
+  ListedTask,
+  Position,
+  TaskFields,
+  TaskFilter,
+  TaskListState,
+  TaskState,
+  TaskStatus,
+  TokenSource,
+  Update,
+} from "./core/types.js";
+export { ChannelHandle, TaskHandle } from "./task.js";
+export { TaskList, type TaskListOptions } from "./task_list.js";

@@ -1,0 +1,103 @@
+// One task, or one channel without tasks, as a client's user sees it.
+
+import { taskIdOf } from "./core/channels.js";
+import type { Fields, TaskFields, TaskState, Update } from "./core/types.js";
+import type { Followed } from "./followed.js";
+import { call } from "./observers.js";
+import { UpdateIterator } from "./update_iterator.js";
+
+/** What a handle needs of its client. */
+export interface Follows {
+  /** The channel, from now on followed until `release` finds nobody. */
+  acquire(name: string): Followed;
+  release(followed: Followed): void;
+  /** What is known of a channel that may not be followed. */
+  peek(name: string): TaskState<any>;
+}
+
+/**
+ * The updates of one channel. They arrive while somebody wants them: a loop, `onUpdate`, or for tasks `subscribe`.
+ */
+export class ChannelHandle<F extends object = Fields> implements AsyncIterable<Update<F>> {
+  /** "task:<id>", "general" or "channel:<name>". */
+  readonly channel: string;
+  readonly #client: Follows;
+
+  constructor(client: Follows, channel: string) {
+    this.#client = client;
+    this.channel = channel;
+  }
+
+  /**
+   * Call a function with every update: each once and in order, or after one of type "reset", if some are missing.
+   *
+   * A task begins with its state. Returns a function that ends it.
+   */
+  onUpdate(listener: (update: Update<F>) => void): () => void {
+    if (typeof listener !== "function") throw new TypeError("onUpdate needs a function");
+    const followed = this.#client.acquire(this.channel);
+    let isNew = true;
+    const own = (update: Update<any>): void => {
+      isNew = false;
+      listener(update);
+    };
+    queueMicrotask(() => {
+      const first = followed.first();
+      if (isNew && first !== null && followed.listeners.has(own)) call(own, first);
+    });
+    followed.listeners.add(own);
+    return () => {
+      followed.listeners.delete(own);
+      this.#client.release(followed);
+    };
+  }
+
+  /**
+   * Iterate over the updates, as `onUpdate`. A task's loop ends after the update that ends the task.
+   *
+   * If the loop is slow, the updates that wait are merged when they are more than 1000. It throws a RelayError if the relay does not
+   * deliver the channel, or if the client is closed.
+   */
+  [Symbol.asyncIterator](): UpdateIterator {
+    const iterator = new UpdateIterator();
+    const followed = this.#client.acquire(this.channel);
+    iterator.onEnd(() => {
+      followed.iterators.delete(iterator);
+      this.#client.release(followed);
+    });
+    followed.iterators.add(iterator);
+    const first = followed.first();
+    if (first !== null) iterator.push(first);
+    if (followed.error !== null) iterator.finish(followed.error);
+    else if (first !== null && TERMINAL_AND_CURRENT.has(this.#client.peek(this.channel).connection)) iterator.finish();
+    return iterator;
+  }
+
+  protected get client(): Follows {
+    return this.#client;
+  }
+}
+
+const TERMINAL_AND_CURRENT = new Set(["complete"]);
+
+/** One task: its updates, and its state as an observable, which is also a Svelte store. */
+export class TaskHandle<F extends object = TaskFields> extends ChannelHandle<F> {
+  get id(): string {
+    return taskIdOf(this.channel)!;
+  }
+
+  /** What is known now. The same object until something changes. */
+  get state(): TaskState<F> {
+    return this.client.peek(this.channel);
+  }
+
+  /** Call a function with the state, and with each new one. The task is followed meanwhile. Returns a function that ends it. */
+  subscribe(listener: (state: TaskState<F>) => void): () => void {
+    const followed = this.client.acquire(this.channel);
+    const stop = followed.observable.subscribe(listener);
+    return () => {
+      stop();
+      this.client.release(followed);
+    };
+  }
+}
