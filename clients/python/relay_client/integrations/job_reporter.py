@@ -121,7 +121,8 @@ class JobReporter:
             fields |= {"attempt": job.attempt, "progress": 0, "message": None}
         opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
         # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
-        self.handed_on(job.id)
+        if self.is_running(job.id):
+            self.handed_on(job.id)
         task = self.reporter.begin(job.id, fields, opening)
         if task is not None:
             self._running[job.id] = task

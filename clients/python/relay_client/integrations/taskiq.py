@@ -87,7 +87,7 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
     def post_send(self, message: taskiq.TaskiqMessage) -> None:
         """Report that a task waits."""
         job = self._job(message)
-        if self.jobs.is_running(job.id):
+        if job.attempt > 1 or self.jobs.is_running(job.id):
             self._sent_again.add(job.id)
         elif job.is_announced:
             self.jobs.enqueued(job)
