@@ -12,7 +12,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The packages of this repository that Relay needs, and the files that say what they need.
-PACKAGES := -e clients/wire -e 'clients/python[trio,tail,grants]' -e clients/jobs
+PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
 
@@ -27,7 +27,7 @@ define install
 endef
 
 $(STAMP): $(MANIFESTS) | $(BIN)/python
-	$(call install,embedded)
+	$(call install,embedded$(COMMA)grants)
 
 # These contain the extra `embedded`, too.
 $(VENV)/.installed-test: $(MANIFESTS) | $(BIN)/python

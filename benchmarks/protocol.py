@@ -24,6 +24,7 @@ class Endpoint:
         framing: Whether each message is one update, or the payloads together are a stream of updates.
         pongs: Messages of the server that need a reply, and the reply.
         tls: Whether to use TLS; any certificate is accepted.
+        token_secret: Where it is not empty, each client shows a token of its own, signed with it by HS256.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Endpoint:
     framing: Literal["message", "stream"] = "message"
     pongs: dict[str, str] = field(default_factory=dict)
     tls: bool = False
+    token_secret: str = ""
 
     def for_everyone(self) -> Self:
         """Return the endpoint of clients that all follow the channel for everyone."""

@@ -4,6 +4,10 @@ Both numbers have a fixed width and stand on either side of `MARK`. A load gener
 server has wrapped around the update, and need not parse JSON.
 """
 
+import hmac
+import json
+import time
+from base64 import urlsafe_b64encode
 from typing import NamedTuple
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
@@ -20,11 +24,24 @@ EVERYONE = "everyone"
 _SEQUENCE, _TIME = b"@" * SEQUENCE_DIGITS, b"#" * TIME_DIGITS
 
 
-def opening_request(host: str, path: str, *, websocket: bool) -> bytes:
+def token(secret: str, number: int) -> str:
+    """Return a token for Relay that holds for a day and covers everything, another one for each number."""
+    claims = {
+        "relay": {"watch": {"all": True}}, "exp": int(time.time()) + 86_400, "sub": f"user:{number}", "jti": str(number),
+    }  # fmt: skip
+    parts = [json.dumps(part, separators=(",", ":")).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = urlsafe_b64encode(hmac.digest(secret.encode(), signed, "sha256")).rstrip(b"=")
+    return (signed + b"." + signature).decode()
+
+
+def opening_request(host: str, path: str, *, websocket: bool, token: str | None = None) -> bytes:
     """Return the request that opens a WebSocket without extensions, or a stream of server-sent events."""
-    headers = "Accept: text/event-stream\r\n"
+    headers = "" if token is None else f"Authorization: Bearer {token}\r\n"
+    if not websocket:
+        headers += "Accept: text/event-stream\r\n"
     if websocket:
-        headers = (
+        headers += (
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
         )

@@ -16,6 +16,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "clients/python/README.md": "clients/python.md",
     "clients/jobs/README.md": "clients/jobs.md",
     "clients/js/README.md": "clients/js.md",

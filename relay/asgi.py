@@ -8,11 +8,13 @@ from relay import logs
 from relay.config import load
 from relay.core.errors import ConfigError
 from relay.processes import die_with_parent
+from relay.profile import require_safe
 from relay.server.app import create_app
 from relay.server.bridge import AsgiDispatcher
 
 try:
     _settings, _redis_settings = load()
+    require_safe(_settings, _redis_settings)
 except ConfigError as error:
     sys.exit(f"relay: {error}")
 

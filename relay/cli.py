@@ -12,7 +12,7 @@ from relay_client.errors import RelayClientError
 from relay_client.tail.errors import ExitStatus, TailError
 
 from relay import __version__
-from relay.core.errors import BrokerRefused, BrokerUnavailable, RelayError
+from relay.core.errors import BrokerRefused, BrokerUnavailable, ConfigError, RelayError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -28,6 +28,9 @@ Scopes = Annotated[
 ]
 ListScopes = Annotated[
     list[str] | None, typer.Option("--list", metavar="SCOPE", help="The same, for finding tasks in lists.")
+]
+RevokeScopes = Annotated[
+    list[str] | None, typer.Option("--revoke", metavar="SCOPE", help="all: revoking the grants of others.")
 ]
 RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis to use; default: REDIS_URL, REDIS_HOST, ...")]
 Fields = Annotated[list[str], typer.Argument(help="Fields as key=value; values may be JSON.", metavar="KEY=VALUE...")]
@@ -56,11 +59,12 @@ def serve_command(
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     liveness_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(hidden=True)] = 0,
+    admin_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the relay until SIGTERM or Ctrl-C. With no Redis configured it starts an embedded one."""
     from relay.commands import serve
 
-    serve.run(host, port, workers, redis_url, fd, liveness_fd, worker)
+    serve.run(host, port, workers, redis_url, fd, liveness_fd, worker, admin_fd)
 
 
 @publish_app.command("task")
@@ -114,6 +118,7 @@ def token(
     list_scopes: ListScopes = None,
     publish: Scopes = None,
     cancel: Scopes = None,
+    revoke: RevokeScopes = None,
     ttl: Annotated[str, typer.Option(metavar="TIME", help="How long the token holds: 30s, 15m, 8h or 7d.")] = "15m",
     subject: Annotated[str | None, typer.Option("--sub", help="The user or service that the token is for.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="A group that it belongs to; may be repeated.")] = None,
@@ -124,10 +129,38 @@ def token(
     key_id: Annotated[str | None, typer.Option(metavar="KID", help="The `kid` of the key.")] = None,
 ) -> None:
     """Print a token that a relay accepts, signed with RELAY_JWT_SECRET of the environment or with a private key."""
-    from relay.commands import token as command
-
-    scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel}
+    try:
+        from relay.commands import token as command
+    except ImportError as error:
+        raise ConfigError(f"a package for grants is missing ({error}). Run: pip install 'trio-relay[grants]'") from None
+    scopes = {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel, "revoke": revoke}
     command.run(scopes, ttl, subject, group or [], key_file, algorithm, key_id)
+
+
+@app.command()
+def revoke(
+    subject: Annotated[str | None, typer.Option("--sub", help="The user or service whose tokens end.")] = None,
+    token_id: Annotated[str | None, typer.Option("--jti", help="The id of the one token that ends.")] = None,
+    remembered: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="How long the relays remember it; default: RELAY_REVOCATION_TTL."),
+    ] = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """End tokens before their time: their connections are closed, and they are refused from now on."""
+    from relay.commands import revoke as command
+
+    command.run(subject, token_id, remembered, redis_url)
+
+
+@app.command("celery-events")
+def celery_events(
+    broker: Annotated[str, typer.Option(metavar="URL", help="Celery's broker.")], redis_url: RedisUrl = None
+) -> None:
+    """Report on the tasks of a Celery app from its events, with nothing installed in the app."""
+    from relay.commands import celery_events as command
+
+    command.run(broker, redis_url)
 
 
 @key_app.command("create")
@@ -137,11 +170,12 @@ def create_key(
     list_scopes: ListScopes = None,
     publish: Scopes = None,
     cancel: Scopes = None,
+    revoke: RevokeScopes = None,
 ) -> None:
     """Make an API key, and print it with its entry for RELAY_API_KEYS, which has the key's hash and scopes."""
     from relay.commands import key as command
 
-    command.create(name, {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel})
+    command.create(name, {"watch": watch, "list": list_scopes, "publish": publish, "cancel": cancel, "revoke": revoke})
 
 
 @app.command()

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -17,7 +17,9 @@ from relay_wire import keys
 
 from relay.core.api_keys import ApiKeys
 from relay.core.errors import ConfigError
+from relay.grant_settings import LISTS, GrantSettings, split
 from relay.setting_checks import (
+    checked_bind,
     checked_redis_url,
     normal_host,
     normal_network,
@@ -86,11 +88,7 @@ class RedisSettings(BaseSettings):
         return f"{'rediss' if self.ssl else 'redis'}://{login}{host}:{self.port}/{self.db}"
 
 
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-class Settings(BaseSettings):
+class Settings(GrantSettings):
     """Everything else. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
@@ -99,6 +97,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    profile: Literal["development", "production"] = Field(
+        "development", description="with `production` the relay does not start on an unsafe default (docs/grants.md)"
+    )
+    admin_bind: str | None = Field(
+        None,
+        description="HOST:PORT for operators: `/metrics`, `/status` and the list of all tasks, which then answer nowhere else",
+    )
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     worker_timeout: FiniteFloat = Field(
         15.0, ge=3, le=_YEAR, description="a worker whose event loop does not turn for this long is replaced"
@@ -195,21 +200,20 @@ class Settings(BaseSettings):
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
     )
-    token_notice: FiniteFloat = Field(
-        60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
-    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="browser origins that may connect, separated by commas; * is any"
+        ("*",),
+        description="browser origins that may connect, separated by commas; `*` is any, `same-origin` only that of "
+        "`RELAY_ALLOWED_HOSTS`",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="names in the Host header, without port, separated by commas; * is any"
+        ("*",), description="names in the Host header, without port, separated by commas; `*` is any"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies")
-        return {name: _split(value) if name in lists else value for name, value in values.items()}
+        lists = ("extra_channels", "allowed_origins", "allowed_hosts", "trusted_proxies", *LISTS)
+        return {name: split(value) if name in lists else value for name, value in values.items()}
 
     @field_validator("allowed_origins", mode="after")
     @classmethod
@@ -223,6 +227,11 @@ class Settings(BaseSettings):
             if pattern.startswith(keys.PREFIX):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
+
+    @field_validator("admin_bind")
+    @classmethod
+    def _is_bind(cls, value: str | None) -> str | None:
+        return None if value is None else checked_bind(value)
 
     @field_validator("api_keys", mode="after")
     @classmethod
@@ -257,6 +266,11 @@ class Settings(BaseSettings):
             raise ValueError("must not be /ws, or its /ws/tasks would be that of the WebSockets")
         return value
 
+    @property
+    def needs_grants(self) -> bool:
+        """Whether clients need a grant, or a key. Otherwise every client may do everything."""
+        return self.has_grants or self.api_keys is not None or self.api_keys_file is not None
+
     def accepted_keys(self) -> ApiKeys:
         """Return the API keys of the setting and of the file, which is read again.
 
@@ -277,6 +291,11 @@ class Settings(BaseSettings):
         if self.queue_bytes < self.max_update_bytes:
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"
+            )
+        if self.allowed_hosts == ("*",) and "same-origin" in self.allowed_origins:
+            raise ValueError(
+                "allowed_origins: same-origin needs the relay's names in RELAY_ALLOWED_HOSTS, or every name that leads "
+                "here would be one"
             )
         if self.history_meta_ttl < max(self.history_ttl, self.task_state_ttl, self.terminal_state_ttl):
             raise ValueError(

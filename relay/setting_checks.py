@@ -44,6 +44,25 @@ def checked_redis_url(url: str) -> None:
     parse(url)
 
 
+def checked_bind(bind: str) -> str:
+    """Return an address to listen on, as HOST:PORT.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, _, port = bind.rpartition(":")
+    is_ipv6 = host.startswith("[") and host.endswith("]")
+    if (
+        not host
+        or (":" in host and not is_ipv6)
+        or not port.isascii()
+        or not port.isdigit()
+        or not 0 < int(port) < 65_536
+    ):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9100 or [::1]:9100")
+    return bind
+
+
 def text_of(path: Path) -> str:
     """Return the text of a file.
 
@@ -81,7 +100,7 @@ def normal_origin(origin: str) -> str:
     Raises:
         ValueError: It is none, so that it would never match.
     """
-    if origin in ("*", "null"):
+    if origin in ("*", "null", "same-origin"):
         return origin
     parts = urlsplit(origin)
     if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment or "@" in parts.netloc:

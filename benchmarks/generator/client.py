@@ -5,11 +5,15 @@ import ssl
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 
 from benchmarks.generator.counting import payload_span
 from benchmarks.generator.loop import READ, WRITE
 from benchmarks.protocol import TLS_CONTEXT, Endpoint
-from benchmarks.wire import PING, PONG, TEXT, masked, opening_request
+from benchmarks.wire import PING, PONG, TEXT, masked, opening_request, token
+
+#: No two clients of a process show the same token.
+_token_numbers = count()
 
 #: Bind to an address and let connect() choose the port, so that ports are shared between destinations.
 _BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
@@ -71,7 +75,9 @@ class Client:
         if endpoint.tls:
             yield from self._handshake()
         is_websocket = endpoint.kind == "ws"
-        self.sock.send(opening_request(f"127.0.0.1:{port}", self._fill(endpoint.path), websocket=is_websocket))
+        shown = token(endpoint.token_secret, next(_token_numbers)) if endpoint.token_secret else None
+        path = self._fill(endpoint.path)
+        self.sock.send(opening_request(f"127.0.0.1:{port}", path, websocket=is_websocket, token=shown))
         while (end := self.rest.find(b"\r\n\r\n")) < 0:
             yield from self._receive()
         if not self.rest.startswith(b"HTTP/1.1 101 " if is_websocket else b"HTTP/1.1 200 "):

@@ -31,6 +31,20 @@ def publish_durably(update: Update) -> bytes:
     return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
 
 
+def publish_delta(update: Update) -> bytes:
+    """Append the padding to a text of the task, as `task.append` of Relay's clients does."""
+    channel, _ = _channel(update)
+    head, _, padding = update.data.partition(b',"pad":')
+    delta = padding.removesuffix(b"}")
+    data = b'%b,"pad":{"$append":%b}}' % (head, delta)
+    pairs = (pair.partition(b":") for pair in head[1:].split(b","))
+    fields = {name.strip(b'"').decode(): value for name, _, value in pairs}
+    fields["pad"] = publications.marked_value(delta, is_append=True)
+    retention = publications.Retention(max_state_bytes=1 << 26)
+    call = publications.publish_call(channel, channels.TASK_DELTA, data, retention, fields=fields)
+    return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
+
+
 def publish_unpersisted(update: Update) -> bytes:
     """PUBLISH as Relay's clients do when Redis has no memory to persist an update: live, and without a position."""
     channel, kind = _channel(update)
@@ -38,7 +52,8 @@ def publish_unpersisted(update: Update) -> bytes:
 
 
 PLAIN = Publishing(publish_plainly)
-DURABLE = Publishing(publish_durably, ack=b"*4\r\n", script=scripts.load("publish").source)
+DURABLE = Publishing(publish_durably, ack=b"*5\r\n", script=scripts.load("publish").source)
+DELTA = replace(DURABLE, command=publish_delta)
 UNPERSISTED = Publishing(publish_unpersisted)
 
 #: Clients that only follow what is for everyone. The pong shows that the session is up.
@@ -47,6 +62,9 @@ GENERAL = Endpoint("/ws/tasks", (('{"type":"ping"}', '"pong"'),))
 #: Clients that send the position that they saw last, and learn whether they recovered all since.
 POSITIONS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","position":{position}}', '"subscribed"'),))
 
+#: Clients that take what is appended to a text, not the whole of it.
+DELTAS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","deltas":true}', '"subscribed"'),))
+
 EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
 
 RELAY = Peer(
@@ -54,7 +72,17 @@ RELAY = Peer(
     environ={"REDIS_URL": "$redis_url"}, ready_path="/readyz", everyone=GENERAL, publishing=PLAIN,
 )  # fmt: skip
 RELAY_DURABLE = replace(RELAY, name="relay-durable", title="Relay, durable publish", publishing=DURABLE)
+RELAY_DELTAS = replace(RELAY, name="relay-deltas", title="Relay, deltas", endpoint=DELTAS, publishing=DELTA)
 RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS)
+
+_SECRET = "the secret of the benchmarks, of 32 bytes and more"
+
+#: Every client shows a token of its own when it connects.
+RELAY_GRANTS = replace(
+    RELAY, name="relay-grants", title="Relay, HS256 grants", packages=("pyjwt",),
+    environ={**RELAY.environ, "RELAY_JWT_SECRET": _SECRET},
+    endpoint=replace(TASKS, token_secret=_SECRET), everyone=replace(GENERAL, token_secret=_SECRET),
+)  # fmt: skip
 
 #: The same updates through each of Relay's endpoints.
 ENDPOINT_VARIANTS = (

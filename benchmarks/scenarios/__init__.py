@@ -3,7 +3,7 @@
 from benchmarks.peers import relay
 from benchmarks.scenarios.base import Scenario, Sizes, Target, one_by_one
 from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, broadcast, idle, storm
-from benchmarks.scenarios.fan_out import burst, large, paced, variants
+from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
 from benchmarks.scenarios.slow import MAX_RATIO, slow
 from benchmarks.scenarios.tasks import few_watchers, reconnect, ways_to_publish
 
@@ -63,7 +63,8 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     Scenario(
         "storm", "Connection storm", "How many clients a second can connect, and what does each cost?",
         {"clients": _CROWD, "in flight": IN_FLIGHT, "bytes": BYTES},
-        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm, (relay.RELAY,),
+        ("accepted", "accepted_per_core", "ratio", "p50", "p99", "failed", "server", "load"), storm,
+        (relay.RELAY, relay.RELAY_GRANTS),
         ratio="accepted_per_core", complete="storms that every client of Relay survived",
         targets=(Target("connections accepted per second of CPU", "accepted_per_core", 2_000),),
     ),
@@ -106,6 +107,14 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "bytes/s": Sizes(100_000_000, 100_000_000, 5_000_000), "seconds": Sizes(4.0, 2.0, 0.5)},
         ("bytes_rate", "p50", "p99", "max", "ratio", "delivered", "server", "load_core"), one_by_one(large), _BOTH,
         ratio="p99",
+    ),
+    Scenario(
+        "stream", "A text that grows", "What does a delta to many watchers cost, beside the whole text each time?",
+        {"clients": Sizes(500, 500, 20), "bytes": 160, "deltas/s": Sizes(1_000, 1_000, 50),
+         "bytes of whole values": Sizes([4_096, 16_384], [4_096], [4_096]), "whole values/s": Sizes(50, 50, 5),
+         "seconds": Sizes(4.0, 2.0, 0.5)},
+        ("update_rate", "rate", "p50", "p99", "cpu_per_update", "server", "load_core"), one_by_one(stream),
+        (relay.RELAY_DELTAS, relay.RELAY_DURABLE), has_peers=False,
     ),
     Scenario(
         "relays", "Two relays behind one Redis", "What do two relays with half of the clients each cost, on one core?",

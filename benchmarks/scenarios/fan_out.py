@@ -6,6 +6,7 @@ All servers are up from the start, each with its own Redis and load generator, a
 from functools import partial
 
 from benchmarks.measure import Run, Testbed, all_complete, medians, testbed
+from benchmarks.peers import relay
 from benchmarks.peers.base import Peer
 from benchmarks.results import median
 from benchmarks.scenarios.base import Trial
@@ -98,6 +99,23 @@ def variants(trial: Trial) -> None:
         row.complete &= all_complete(bursts[name])
     for row in trial.report.rows:
         row.figures["cost"] = trial.report.rows[0].figures["per_core"] / row.figures["per_core"]
+
+
+def stream(trial: Trial, peer: Peer) -> None:
+    """Stream a text that grows to many watchers: what is new of it each time, or all of it each time, at its middle size."""
+    filler = bytes(trial.random().choices(b"abcdefghijklmnopqrstuvwxyz0123456789", k=997))
+    deltas = peer.name == relay.RELAY_DELTAS.name
+    rate = trial.p["deltas/s" if deltas else "whole values/s"]
+    with testbed(peer, trial.directory, trial.p["clients"]) as bed:
+        bed.follow(["bench"] * trial.p["clients"])
+        for size in [trial.p["bytes"]] if deltas else trial.p["bytes of whole values"]:
+            updates = [make_update("bench", size, filler)]
+            bed.warm_up(updates)
+            count = max(5, round(rate * trial.p["seconds"]))
+            run = bed.paced(updates, count, rate)
+            figures = {"update_rate": count / run.seconds, "cpu_per_update": run.server.ran / count}
+            case = f"{'a delta' if deltas else 'the whole'} of {size:,} bytes, {rate:,}/s"
+            trial.add(peer.name, figures, [run], case=case)
 
 
 def large(trial: Trial, peer: Peer) -> None:

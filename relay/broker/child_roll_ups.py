@@ -49,8 +49,20 @@ return { clock[1] * 1000 + math.floor(clock[2] / 1000), found }
 """
 )
 _STRIKE_OUT = Script.of(
-    "for i = 1, #ARGV, 2 do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) "
-    "end end"
+    """
+local names, done = {}, {}
+for i = 1, #ARGV, 2 do
+  names[#names + 1] = ARGV[i]
+end
+for place, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do
+  if value == ARGV[2 * place] then
+    done[#done + 1] = names[place]
+  end
+end
+if #done > 0 then
+  redis.call('HDEL', KEYS[1], unpack(done))
+end
+"""
 )
 
 

@@ -125,5 +125,5 @@ def _outcome(answers: Sequence[object]) -> Published | BrokerError:
     if isinstance(result, BrokerError):
         return result
     if result.is_truncated:
-        return StateTooLarge("what is appended does not fit into RELAY_MAX_STATE_BYTES; the other fields were stored")
+        return StateTooLarge(script_calls.TRUNCATED)
     return Published(result.position, result.is_duplicate)

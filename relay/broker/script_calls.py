@@ -28,6 +28,9 @@ _decode_created = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)")
 
+#: The error of an update that appends more than the state of its task has room for.
+TRUNCATED = "what is appended does not fit into RELAY_MAX_STATE_BYTES; the update's other fields were stored"
+
 #: What answers of an unexpected form raise when they are read.
 _MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
 

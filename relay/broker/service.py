@@ -182,9 +182,7 @@ class RedisBroker:
         if isinstance(result, BrokerError):
             raise result
         if result.is_truncated:
-            raise StateTooLarge(
-                "what is appended does not fit into RELAY_MAX_STATE_BYTES; the other fields were stored"
-            )
+            raise StateTooLarge(script_calls.TRUNCATED)
         return result.position
 
     async def publish(self, channel: str, message: bytes) -> int:
@@ -315,6 +313,11 @@ class RedisBroker:
         )
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester
+
+    @property
+    def client_calls(self) -> RunCalls:
+        """Runs scripts for clients, on connections that the relay itself does not need."""
+        return self._client_calls.run_calls
 
     async def run_client_calls(self) -> None:
         """Serve what clients ask to be read and published, until cancelled. `open_redis` runs it."""

@@ -11,6 +11,8 @@ from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
 from relay.config import RedisSettings, Settings, load
 from relay.metrics import identify_worker
+from relay.profile import require_safe
+from relay.server.admin_listener import listen_for_operators
 from relay.server.serve import listen, serve
 from relay.server.workers import supervise
 
@@ -18,7 +20,7 @@ from relay.server.workers import supervise
 def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_url: str) -> None:
     embedded = redis_settings.configured_url() is None
     publish = (
-        f"{sys.argv[0]} publish task demo progress=40 message=Rendering"
+        f"{sys.argv[0]} publish task demo status=in_progress progress=40 message=Rendering"
         f"{f' --redis-url {redis_url}' if embedded and not redis_url.endswith(f':{DEFAULT_PORT}/0') else ''}"
     )
     lines = [
@@ -27,6 +29,8 @@ def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_
         f"    listens on  {bind}    (WebSocket: {bind.replace('http', 'ws', 1)}/ws/tasks)",
         *([f"    page        {bind}/"] if settings.page else []),
         f"    Redis       {logs.without_password(redis_url)}{'  (embedded)' if embedded else ''}",
+        *([f"    operators   http://{settings.admin_bind}/status"] if settings.admin_bind else []),
+        *([] if settings.needs_grants else ["    access      open: everyone who reaches this address sees every task"]),
         f"    transport   {'sockets hijacked after the handshake' if settings.hijack_sockets else 'plain ASGI'}",
         "",
         "  Watch a task in a second terminal:",
@@ -46,6 +50,7 @@ def run(
     fd: int | None,
     liveness_fd: int | None,
     worker: int,
+    admin_fd: int | None,
 ) -> None:
     """Run the relay until a signal stops it.
 
@@ -57,12 +62,21 @@ def run(
         fd: The listening socket, for a worker of a supervisor.
         liveness_fd: Where a worker shows its supervisor that its event loop turns.
         worker: The worker's number.
+        admin_fd: The operators' listening socket, for a worker.
     """
     settings, redis_settings = load(host=host, port=port, workers=workers, redis_url=redis_url)
+    require_safe(settings, redis_settings)
     logs.configure(settings.log_level)
     if fd is not None:  # a worker: the supervisor has the socket and passes its descriptor
         identify_worker(worker)
-        trio.run(serve, settings, redis_settings, socket.socket(fileno=fd), lambda _bind, _redis: None, liveness_fd)
+        admin_socket = None if admin_fd is None else socket.socket(fileno=admin_fd)
+        sock = socket.socket(fileno=fd)
+        trio.run(serve, settings, redis_settings, sock, lambda _bind, _redis: None, liveness_fd, admin_socket)
         return
-    command = serve if settings.workers == 1 else supervise
-    trio.run(command, settings, redis_settings, listen(settings), partial(_banner, settings, redis_settings))
+    on_up = partial(_banner, settings, redis_settings)
+    sock = listen(settings)
+    admin_socket = None if settings.admin_bind is None else listen_for_operators(settings.admin_bind)
+    if settings.workers == 1:
+        trio.run(serve, settings, redis_settings, sock, on_up, None, admin_socket)
+    else:
+        trio.run(supervise, settings, redis_settings, sock, on_up, admin_socket)

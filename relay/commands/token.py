@@ -16,7 +16,8 @@ from relay.core.grant_claims import add_compact, read_scopes
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def _seconds(ttl: str) -> float:
+def seconds_of(ttl: str) -> float:
+    """Return the seconds of a time such as 15m."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", ttl)
     if found is None:
         raise typer.BadParameter(f"{ttl!r} is not a time such as 30s, 15m, 8h or 7d")
@@ -76,5 +77,5 @@ def run(
         ConfigError: There is no secret, or the file cannot be read.
         GrantError: The key is unfit.
     """
-    claim, seconds = _claim(scopes), _seconds(ttl)
+    claim, seconds = _claim(scopes), seconds_of(ttl)
     typer.echo(_grants(key_file, algorithm, key_id).sign(claim, subject, list(groups), seconds))

@@ -7,6 +7,7 @@
     +-- Unauthenticated     a client's credentials are missing or do not hold
     +-- Unverified          a client's credentials cannot be checked now
     +-- Forbidden           a client's grant does not cover what it asks for
+    |   +-- ForeignOrigin       a page of another origin sends the visitor's cookies
     +-- BrokerError
         +-- BrokerUnavailable   Redis did not answer in time, or not at all: try again
         |   +-- BrokerBusy      too many others wait for Redis; it says when to try again
@@ -76,6 +77,13 @@ class Forbidden(RelayError):
 
     def __init__(self) -> None:
         super().__init__(self.message)
+
+
+class ForeignOrigin(Forbidden):
+    """A page of another origin sends the visitor's cookies."""
+
+    code = "cookie_origin"
+    message = "a page of this origin may not use cookies here; RELAY_ALLOWED_ORIGINS can name it"
 
 
 class BrokerError(RelayError):

@@ -154,6 +154,16 @@ def _seconds(name: str) -> Callable[[Any], float]:
     return read
 
 
+def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
+    """Return a claim that is a time, in seconds of the Unix epoch; None if it is not there.
+
+    Raises:
+        BadGrant: It is no time.
+    """
+    value: float | None = _optional(claims, name, _seconds(name))
+    return value
+
+
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
@@ -169,8 +179,8 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
         scopes=read_scopes(claims["relay"]),
         subject=_optional(claims, "sub", _text("sub")),
         groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
-        issued_at=_optional(claims, "iat", _seconds("iat")),
-        expires_at=_optional(claims, "exp", _seconds("exp")),
+        issued_at=read_seconds(claims, "iat"),
+        expires_at=read_seconds(claims, "exp"),
         token_id=_optional(claims, "jti", _text("jti")),
     )
 

@@ -23,6 +23,7 @@ class Verb(Enum):
     LIST = "list"  # find it in a list
     PUBLISH = "publish"  # write to it; a heartbeat is a write
     CANCEL = "cancel"  # ask its worker to stop
+    REVOKE = "revoke"  # end grants; only the scope of everything covers it
 
 
 class Decision(Enum):

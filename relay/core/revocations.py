@@ -50,11 +50,14 @@ class Revocations:
         self._by_name[key] = revocation
         self.is_changed = True
 
-    def add_all(self, revocations: Iterable[Revocation], now: float) -> None:
-        """Note the revocations that were read, and forget those that have had their time."""
+    def replace_all(self, revocations: Iterable[Revocation]) -> None:
+        """Note all revocations that hold now, and forget the others, which have had their time."""
+        former, self._by_name = self._by_name, {}
+        was_changed, self.is_changed = self.is_changed, False
         for revocation in revocations:
             self.add(revocation)
-        self._by_name = {key: each for key, each in self._by_name.items() if each.until > now}
+        is_new = any(key not in former or former[key].at < each.at for key, each in self._by_name.items())
+        self.is_changed = was_changed or is_new
 
     def take_changed(self) -> bool:
         """Return whether there are new revocations since the last call."""

@@ -17,6 +17,9 @@ from relay.protocols.deflate import MAX_OFFERS_LENGTH, answer_to
 #: Longest head of a request, in bytes.
 MAX_HEAD = 64 * 1024
 
+#: Lines in the head of a request. Browsers and proxies send some forty; each costs a call, whatever its length.
+MAX_HEAD_LINES = 128
+
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 #: An opening handshake has each of these once at most, the first four exactly once.
@@ -100,6 +103,14 @@ class _Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
+
+
+def has_too_many_lines(data: bytes) -> bool:
+    """Whether the head at the beginning of these bytes, or what there is of it, has more than `MAX_HEAD_LINES`."""
+    if data.count(b"\n") <= MAX_HEAD_LINES:  # nearly always
+        return False
+    end = min((at for at in (data.find(b"\r\n\r\n"), data.find(b"\n\n")) if at >= 0), default=len(data))
+    return data.count(b"\n", 0, end) > MAX_HEAD_LINES
 
 
 def read_handshake(data: bytes) -> Handshake | None:

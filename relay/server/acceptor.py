@@ -23,7 +23,7 @@ from relay.core.client_address import ClientAddress
 from relay.protocols.base import ClientProtocol
 from relay.protocols.connection import connection_of
 from relay.protocols.frames import FrameReader
-from relay.protocols.handshake import MAX_HEAD, Handshake, read_handshake
+from relay.protocols.handshake import MAX_HEAD, Handshake, has_too_many_lines, read_handshake
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
 from relay.server.auth.authenticator import Entry
 from relay.server.http_connections import Handler, HttpConnections
@@ -31,6 +31,7 @@ from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
 from relay.server.socket_options import reset, set_tcp_options
 from relay.server.transports import SocketTransport
+from relay.server.turnstile import Turnstile
 from relay.server.unserved_connections import UnservedConnections
 
 _log = structlog.get_logger("relay.acceptor")
@@ -41,10 +42,12 @@ _HEAD_END = b"\r\n\r\n"
 #: Connections accepted in one turn of the event loop, which serves all others in between.
 ACCEPT_AT_ONCE = 32
 
-#: Connections that are handed to the server at once, and turns of the event loop until the next ones are: a request takes the
-#: server and Quart some ten times what a handshake takes here.
-_DELEGATE_AT_ONCE = 4
-_DELEGATE_TURNS = 4
+#: Bytes of heads that are not complete, of all connections together, beyond which a head may have `_SHORT_HEAD` bytes only.
+_INCOMPLETE_HEADS = 16 * 1024 * 1024
+_SHORT_HEAD = 8 * 1024
+
+#: Handshakes answered in one turn of the event loop.
+_HANDSHAKES_AT_ONCE = 16
 
 #: Connections that the server may have in addition to those of clients.
 SPARE_CONNECTIONS = 1000
@@ -63,6 +66,7 @@ _HEALTH_REQUESTS = (b"GET /healthz ", b"GET /readyz ", b"GET /metrics ")
 
 _REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nRetry-After: %d\r\nContent-Length: 0\r\n\r\n"
 _NO_FILES = _REFUSAL % (b"503 Service Unavailable", 5)
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_MANY = b"429 Too Many Requests"
 
 #: Seconds after which an address may try again that has too many connections which send nothing.
@@ -84,7 +88,8 @@ class Acceptor:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._admission = admission
         self._context = admission.context
-        self._delegating = trio.Semaphore(_DELEGATE_AT_ONCE)
+        self._incomplete = 0
+        self._handshakes = Turnstile(_HANDSHAKES_AT_ONCE)
         self._settings = admission.settings
         self._unserved = UnservedConnections(admission.proxies, admission.settings.max_clients_per_address)
         #: Connections that the server may have to serve. All clients may be among them, and then there is still one left for a
@@ -194,7 +199,10 @@ class Acceptor:
         is_short_of_files = fresh.fileno() >= _file_limit() - _HEALTH_FILES
         try:
             data = await self._first_bytes(fresh, _HEALTH_SECONDS if is_short_of_files else idle_timeout)
-            handshake = read_handshake(data) if data and not is_short_of_files else None
+            if data:
+                await self._handshakes.turn()
+            is_too_large = has_too_many_lines(data) or (data.startswith(_GET) and _HEAD_END not in data)
+            handshake = read_handshake(data) if data and not is_short_of_files and not is_too_large else None
             endpoint = self._endpoints.get(handshake.path) if handshake is not None else None
             if handshake is not None and endpoint is not None:
                 client = self._admission.proxies.client(address, handshake.headers)
@@ -208,8 +216,12 @@ class Acceptor:
                         self._refuse(fresh, retry_after)
                         return None
                     return self._upgrade(fresh, client, entry, handshake, endpoint())
-            if data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
-                await self._delegate_in_turn(fresh, data, key, handler, nursery)
+            if is_too_large:
+                self._admission.count_rejection("too_large")
+                fresh.send(_TOO_LARGE)
+                fresh.close()
+            elif data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
+                self._delegate_counted(fresh, data, key, handler, nursery)
             else:
                 if data:
                     self._admission.count_rejection("no_files")
@@ -225,10 +237,10 @@ class Acceptor:
             raise
         return None
 
-    async def _delegate_in_turn(
+    def _delegate_counted(
         self, fresh: socket.socket, data: bytes, key: str | None, handler: Handler, nursery: trio.Nursery
     ) -> None:
-        """Have the server serve a connection, and keep a burst of them from filling one turn of the event loop."""
+        """Have the server serve a connection, which counts as unserved until it ends."""
 
         async def handle(stream: Any) -> None:
             try:
@@ -236,20 +248,13 @@ class Acceptor:
             finally:
                 self._unserved.remove(key)
 
-        if data.startswith(_HEALTH_REQUESTS):
-            self._unserved.add(key)
-            _delegate(fresh, data, handle, nursery)
-            return
-        async with self._delegating:
-            self._unserved.add(key)
-            _delegate(fresh, data, handle, nursery)
-            for _ in range(_DELEGATE_TURNS):
-                await trio.lowlevel.checkpoint()
+        self._unserved.add(key)
+        _delegate(fresh, data, handle, nursery)
 
     async def _first_bytes(self, fresh: socket.socket, idle_timeout: float) -> bytes:
         """Return the first bytes of a connection: of a GET the whole head, which may come in several segments.
 
-        They are b"" when it ends without any, is silent, or the relay drains.
+        They are b"" when it ends without any, is silent, or the relay drains. A head that is too long is cut off.
 
         Raises:
             OSError: The connection broke.
@@ -257,10 +262,17 @@ class Acceptor:
         data = b""
         with trio.move_on_after(idle_timeout) as scope, self._context.registry.silent_connection(scope):
             while True:
+                longest = MAX_HEAD if self._incomplete < _INCOMPLETE_HEADS else _SHORT_HEAD
+                if len(data) >= longest:
+                    return data
                 try:
-                    more = fresh.recv(MAX_HEAD - len(data))
+                    more = fresh.recv(longest - len(data))
                 except BlockingIOError:
-                    await trio.lowlevel.wait_readable(fresh)
+                    self._incomplete += len(data)
+                    try:
+                        await trio.lowlevel.wait_readable(fresh)
+                    finally:
+                        self._incomplete -= len(data)
                     continue
                 if data and not more:
                     return b""  # it hung up in the middle
@@ -268,7 +280,7 @@ class Acceptor:
                 data += more
                 if not data.startswith(_GET[: len(data)]) or data.find(_HEAD_END, searched) >= 0:
                     return data
-                if not more or len(data) >= MAX_HEAD:
+                if not more:
                     return data
         return b""
 
@@ -312,15 +324,21 @@ def _delegate(fresh: socket.socket, data: bytes, handler: Handler, nursery: trio
     """Have the server serve a connection whose first bytes were read."""
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(fresh))
 
-    async def receive_again(max_bytes: int | None = None) -> bytes:  # noqa: ARG001 - it asks for as much as we read
-        del stream.receive_some
+    receive_more = stream.receive_some
+
+    async def receive_again(max_bytes: int | None = None) -> bytes:
+        nonlocal data
+        if not data:
+            return await receive_more(max_bytes)
         await trio.lowlevel.checkpoint()
-        return data
+        first, data = data, b""
+        return first
 
     async def serve() -> None:
         try:
             await handler(stream)
         finally:
+            vars(stream).pop("receive_some", None)  # which refers to the stream
             await trio.aclose_forcefully(stream)
 
     stream.receive_some = receive_again  # type: ignore[method-assign]

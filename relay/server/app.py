@@ -1,8 +1,10 @@
 """The ASGI application: Quart-Trio's routing, Relay's endpoints before it, and the relay's life in the ASGI lifespan."""
 
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
@@ -20,24 +22,30 @@ from relay.core.errors import RelayError
 from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
+from relay.profile import open_notice
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
+from relay.server.admin_listener import serving_operators
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
 from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
+from relay.server.bound_addresses import bound_addresses
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
+from relay.server.grant_routes import add_grant_routes
 from relay.server.http_connections import request_in_progress
-from relay.server.http_guard import OPERATORS, HttpGuard
+from relay.server.http_guard import HttpGuard, answer
 from relay.server.lifespan import run_relay
+from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
 from relay.server.static_files import add_static_files
 from relay.server.task_paths import TaskPaths
+from relay.server.turnstile import Turnstile
 
 _log = structlog.get_logger("relay.app")
 
@@ -59,6 +67,7 @@ class RelayApp(QuartTrio):
     Args:
         settings: All but where Redis is.
         redis_settings: Where Redis is.
+        admin_socket: The operators' listening socket, where it was opened before.
 
     Attributes:
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there. Change them before start-up.
@@ -67,10 +76,18 @@ class RelayApp(QuartTrio):
         start_failure: Why the relay could not be started, where that is an error of ours.
     """
 
-    def __init__(self, settings: Settings, redis_settings: RedisSettings) -> None:
+    def __init__(
+        self, settings: Settings, redis_settings: RedisSettings, admin_socket: socket.socket | None = None
+    ) -> None:
         super().__init__("relay", static_folder=None)
         self.settings = settings
         self.redis_settings = redis_settings
+        self.admin_socket = admin_socket
+        self.operator_paths = OperatorPaths(
+            has_listener=settings.admin_bind is not None,
+            api_prefix=settings.api_prefix,
+            is_open=not settings.needs_grants,
+        )
         self.metrics = Metrics()
         self.named = ChannelPatterns(settings.extra_channels)
         self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
@@ -82,6 +99,8 @@ class RelayApp(QuartTrio):
         self._bodies = RequestBodies(settings.message_timeout)
         self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
         self._max_batch_bytes = max(_MAX_BATCH_BYTES, self._max_body_bytes)
+        self._turns = Turnstile()
+        self._health_turns = Turnstile()
         self.task_paths = TaskPaths(settings.api_prefix)
         self.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
         self.has_failed = False
@@ -89,6 +108,8 @@ class RelayApp(QuartTrio):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with request_in_progress():
+            if scope["type"] != "lifespan":
+                await (self._health_turns if scope["path"] in PROBES else self._turns).turn()
             await super().__call__(scope, receive, send)
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -112,12 +133,14 @@ class RelayApp(QuartTrio):
     async def _serve_http(self, path: str, scope: Any, receive: Any, send: Any) -> None:
         guard = self._guard
         running = self.relay.current
-        if (reason := guard.rejection_reason(path, scope["headers"])) is not None:
+        if not self.operator_paths.is_served(scope, path):
+            await answer(send, 404, {"code": "not_found", "message": "nothing is here"})
+        elif (reason := guard.rejection_reason(path, scope)) is not None:
             self.metrics.connections_refused.labels(reason).inc()
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
             pass
-        elif path in OPERATORS:  # health checks are answered whatever else is going on
+        elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
         elif path != sse_endpoint.PATH or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
@@ -169,6 +192,8 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         async with AsyncExitStack() as stack:
             hypercorn_compat.install()
             raise_file_limit()
+            operators = serving_operators(app, app.settings.admin_bind, app.admin_socket)
+            await stack.enter_async_context(operators)
             relay = run_relay(
                 app.settings,
                 app.redis_settings,
@@ -235,6 +260,10 @@ def _log_start(app: RelayApp, redis_url: str) -> None:
         _log.warning(warning)
     if GENERAL in app.named.patterns:
         _log.warning("no client can subscribe to an extra channel of this name, which is Relay's own", channel=GENERAL)
+    notice = open_notice(app.settings, bound_addresses(app.settings.admin_bind))
+    if notice is not None:
+        level, text = notice
+        _log.log(logging.getLevelNamesMapping()[level.upper()], text)
     _log.info(
         "relay is up",
         redis=without_password(redis_url),
@@ -244,14 +273,23 @@ def _log_start(app: RelayApp, redis_url: str) -> None:
     )
 
 
-def create_app(settings: Settings, redis_settings: RedisSettings) -> RelayApp:
-    """Build the application. Nothing runs before its lifespan starts."""
-    app = RelayApp(settings, redis_settings)
-    add_routes(app, app.relay, app.metrics)
+def create_app(
+    settings: Settings, redis_settings: RedisSettings, admin_socket: socket.socket | None = None
+) -> RelayApp:
+    """Build the application. Nothing runs before its lifespan starts.
+
+    Args:
+        settings: All but where Redis is.
+        redis_settings: Where Redis is.
+        admin_socket: The operators' listening socket, where it was opened before.
+    """
+    app = RelayApp(settings, redis_settings, admin_socket)
+    add_routes(app, app.relay, app.metrics, app.operator_paths)
     add_api(app, app.relay, app.task_paths)
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
     add_task_actions(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
+    add_grant_routes(app, app.relay, settings.api_prefix, settings.revocation_ttl)
     add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app

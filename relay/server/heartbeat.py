@@ -5,11 +5,9 @@ from time import monotonic, time
 
 import trio
 
-from relay.core.timer_wheel import TimerWheel
 from relay.server.gc_tuning import MemoryTuner
-from relay.server.session_context import GrantTimer
-from relay.server.session_registry import RegisteredSession, SessionRegistry
-from relay.server.statistics import Statistics
+from relay.server.session_context import SessionContext
+from relay.server.session_registry import RegisteredSession
 
 #: Seconds between two ticks: limits in seconds are kept to within this.
 TICK = 0.25
@@ -21,26 +19,17 @@ class Heartbeat:
     """Looks after all sessions of a registry.
 
     Args:
-        registry: The sessions.
-        statistics: Reported at each tick.
+        context: The sessions, their grants, and what is counted of them.
         memory: Given a chance to trim once a second.
-        interval: Seconds between two heartbeats to one client.
-        grant_timers: When the clients' grants are to be looked at.
     """
 
-    def __init__(
-        self,
-        registry: SessionRegistry,
-        statistics: Statistics,
-        memory: MemoryTuner,
-        interval: float,
-        grant_timers: TimerWheel[GrantTimer],
-    ) -> None:
-        self._grant_timers = grant_timers
-        self._registry = registry
-        self._statistics = statistics
+    def __init__(self, context: SessionContext, memory: MemoryTuner) -> None:
+        self._grant_timers = context.grant_timers
+        self._revocations = context.revocations
+        self._registry = context.registry
+        self._statistics = context.statistics
         self._memory = memory
-        self._waves = max(1, round(interval / TICK))
+        self._waves = max(1, round(context.settings.heartbeat_interval / TICK))
         self._due: list[RegisteredSession] = []
         self._ticks = 0
 
@@ -55,14 +44,19 @@ class Heartbeat:
         for session in list(self._registry.backlogged):
             session.check_age(now)
         self._registry.abort_overdue(now - TICK)
-        wall_clock = time()
-        for timer in self._grant_timers.due(wall_clock):
-            timer.check_time(wall_clock)
+        self._check_grants(time())
         self._ticks += 1
         self._send_heartbeats()
         if self._ticks % _TICKS_PER_SECOND == 0:
             self._memory.tick()
         self.report()
+
+    def _check_grants(self, wall_clock: float) -> None:
+        for timer in self._grant_timers.due(wall_clock):
+            timer.check_time(wall_clock)
+        if self._revocations.take_changed():  # however many there are, each client is looked at once
+            for session in list(self._registry):
+                session.check_revoked(self._revocations)
 
     def _send_heartbeats(self) -> None:
         """Send one wave: each client has its turn once in an interval, rather than all at once."""

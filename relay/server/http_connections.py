@@ -14,10 +14,15 @@ from typing import Any
 import structlog
 import trio
 
+from relay.server.turnstile import Turnstile
+
 _log = structlog.get_logger("relay.http")
 
 #: Serves one connection, and returns when it has ended.
 Handler = Callable[[Any], Awaitable[Any]]
+
+#: Connections of which something is read in one turn of the event loop: a request that is parsed takes a part of a millisecond.
+_READS_AT_ONCE = 4
 
 
 class _Connection:
@@ -73,6 +78,7 @@ class HttpConnections:
         self._idle_timeout = idle_timeout
         self._limit = limit
         self._all: dict[_Connection, None] = {}
+        self._reads = Turnstile(_READS_AT_ONCE)
 
     async def serve(self, stream: Any) -> None:
         """Serve one connection. What the handler raises ends this connection and not the server.
@@ -86,11 +92,20 @@ class HttpConnections:
             return
         self._all[connection] = None
         _current.set(connection)
+        receive = stream.receive_some
+
+        async def receive_in_turn(max_bytes: int | None = None) -> bytes | bytearray:
+            data: bytes | bytearray = await receive(max_bytes)
+            await self._reads.turn()
+            return data
+
+        stream.receive_some = receive_in_turn
         try:
             await self._handler(stream)
         except* Exception as errors:  # noqa: BLE001 - whatever it was
             _log.error("connection failed in the server", error=repr(errors.exceptions[0]))
         finally:
+            del stream.receive_some  # which refers to the stream
             del self._all[connection]
 
     async def close_idle(self) -> None:

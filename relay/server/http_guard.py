@@ -8,11 +8,9 @@ import trio
 
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
 from relay.server.cors import CorsPolicy, header
+from relay.server.operator_paths import OPERATORS, is_on_admin
 from relay.server.request_bodies import BodyRefused
 from relay.server.static_files import SCRIPTS
-
-#: Operators' routes, which are asked for by address, and by no page.
-OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 #: Seconds that the last part of an answer may take once the app is done with it.
 _SEND_TIMEOUT = 10.0
@@ -45,14 +43,17 @@ class HttpGuard:
         """Whether pages of other origins may use a path."""
         return path.startswith(self._api) or path == "/events" or path in SCRIPTS
 
-    def rejection_reason(self, path: str, headers: Any) -> str | None:
+    def rejection_reason(self, path: str, scope: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""
-        return None if path in OPERATORS else self._policy.rejection_reason(headers)
+        if path in OPERATORS or is_on_admin(scope):
+            return None
+        return self._policy.rejection_reason(scope["headers"])
 
     async def refuse(self, send: Any, reason: str) -> None:
         """Answer a request that is refused."""
         which = "this page's origin" if reason == "origin" else "this Host"
-        await answer(send, 403, {"code": reason, "message": f"{which} is not allowed here"})
+        body = {"code": reason, "message": f"{which} is not allowed here"}
+        await answer(send, 403, body, self._policy.refusal_headers())
 
     async def refuse_busy(self, scope: Any, send: Any, status: int, message: str, retry_after: float) -> None:
         """Answer a request that cannot be served now, with 429 or 503."""
@@ -84,7 +85,8 @@ class HttpGuard:
         Quart-Trio is cancelled by the server in the middle of the last `send` of an answer, so that a connection that is to be
         closed after it would stay open. That one is shielded, for a limited time.
         """
-        more = self._policy.response_headers(scope["headers"]) if self._is_for_pages(path) else []
+        is_for_pages = self._is_for_pages(path) and not is_on_admin(scope)
+        more = self._policy.response_headers(scope["headers"]) if is_for_pages else []
 
         async def guarded_send(message: Any) -> None:
             on_answer()

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import trio
+from relay_wire import keys
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
@@ -24,12 +25,15 @@ from relay.core.client_address import TrustedProxies
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
+from relay.core.revocations import Revocations
 from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
-from relay.server.auth.authenticator import OpenAuthenticator
+from relay.server.auth.revocation_feed import RevocationFeed
+from relay.server.auth.services import grant_services
+from relay.server.auth.tickets import Tickets
 from relay.server.child_roll_ups import roll_up_children
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
@@ -128,17 +132,34 @@ async def run_relay(
             statistics,
             memory,
         )
-        authenticator = OpenAuthenticator()
+        revocations = Revocations()
+        feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
+        redis.subscribe_raw(keys.REVOKED, feed.on_message)
+        grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
+        authenticator = grants.authenticator
         context = SessionContext(
-            settings, limits_of(settings), hub, registry, statistics, channels.read, authenticator, owned_channels
+            settings,
+            limits_of(settings),
+            hub,
+            registry,
+            statistics,
+            channels.read,
+            authenticator,
+            owned_channels,
+            revocations,
         )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
         admission = Admission(context, policy, proxies, metrics, watch)
-        heartbeat = Heartbeat(registry, statistics, memory, settings.heartbeat_interval, context.grant_timers)
+        heartbeat = Heartbeat(context, memory)
         acceptor = Acceptor(endpoints, admission)
-        services.start_soon(redis.start_listening, channels, ingester.on_reconnecting)
-        for service in (channels.run, ingester.run, flusher.run, heartbeat.run):
+
+        def on_reconnecting() -> None:
+            ingester.on_reconnecting()
+            feed.on_reconnecting()
+
+        services.start_soon(redis.start_listening, channels, on_reconnecting)
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(roll_up_children, redis.child_roll_ups())
@@ -149,9 +170,10 @@ async def run_relay(
         )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
+        access = Access(authenticator, Tickets(redis.client_calls))
         yield RunningRelay(
             admission,
-            Access(authenticator),
+            access,
             redis,
             url,
             tasks,

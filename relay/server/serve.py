@@ -81,6 +81,7 @@ async def serve(
     sock: socket.socket,
     on_up: OnUp,
     liveness_descriptor: int | None = None,
+    admin_socket: socket.socket | None = None,
 ) -> None:
     """Serve on a listening socket until SIGTERM, SIGINT or SIGHUP, and end within `graceful_timeout` seconds after it.
 
@@ -93,11 +94,12 @@ async def serve(
         sock: The listening socket, which Hypercorn owns from now on.
         on_up: See `OnUp`.
         liveness_descriptor: Where a supervisor is shown that the event loop turns; see `relay.server.workers`.
+        admin_socket: The operators' listening socket, if there is one.
 
     Raises:
         RelayError: The relay could not be started.
     """
-    app = create_app(settings, redis_settings)
+    app = create_app(settings, redis_settings, admin_socket)
     config = _hypercorn_config(settings, sock.detach())
     shutdown = Shutdown(settings.graceful_timeout)
     asgi: AsgiApp = app

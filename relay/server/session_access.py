@@ -37,11 +37,12 @@ class SessionAccess:
         session: The session.
     """
 
-    __slots__ = ("_context", "_lifecycle", "_owners", "_session")
+    __slots__ = ("_context", "_is_scheduled", "_lifecycle", "_owners", "_session")
 
     def __init__(self, context: SessionContext, session: _Session) -> None:
         self._context = context
         self._session = session
+        self._is_scheduled = False
         self._lifecycle = GrantLifecycle(time() + context.settings.handshake_timeout)
         #: The tasks that are followed by their owner, and that owner; None while it is being read.
         self._owners: dict[str, frozenset[str] | None] = {}
@@ -84,8 +85,11 @@ class SessionAccess:
     def _schedule(self) -> None:
         due = self._lifecycle.next_check
         if due is None:
-            self._context.grant_timers.cancel(self)
+            if self._is_scheduled:
+                self._is_scheduled = False
+                self._context.grant_timers.cancel(self)
         else:
+            self._is_scheduled = True
             self._context.grant_timers.schedule(self, due, time())
 
     # What the heartbeat calls.

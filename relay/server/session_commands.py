@@ -117,8 +117,8 @@ class SessionCommands:
         Returns:
             What else it begins with; to be executed.
         """
-        self._access.start()
         if not isinstance(self._entry, Grant):
+            self._access.start()
             return []
         return self._open(early) if self._begin(self._entry) else []
 

@@ -11,6 +11,7 @@ from relay.core.client_limits import ClientLimits, Limits
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
+from relay.core.revocations import Revocations
 from relay.core.send_queue import QueueLimits
 from relay.core.timer_wheel import TimerWheel
 from relay.core.updates import Position
@@ -42,6 +43,7 @@ class SessionContext:
         load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
         authenticator: Finds out what a client may do.
         owned_channels: The tasks that sessions follow by their owners.
+        revocations: The grants that no longer hold.
         grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
@@ -54,6 +56,7 @@ class SessionContext:
     load_history: LoadHistory
     authenticator: Authenticator
     owned_channels: OwnedChannels
+    revocations: Revocations
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 

@@ -10,7 +10,7 @@ from relay_wire.channels import GENERAL
 from relay.core.batches import Batch, Framing
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
-from relay.core.errors import BadMessage, BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
@@ -18,9 +18,9 @@ from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
-from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
-from relay.server.auth.access import grant_of, require
+from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
 from relay.server.cors import header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
@@ -227,6 +227,11 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
     reason = admission.rejection_reason(scope["headers"], scope["query_string"])
+    if reason is not None and reason in REJECTION_STATUS:
+        admission.count_rejection(reason)
+        message = TOKEN_IN_URL if reason == "token_in_url" else ForeignOrigin.message
+        await answer(send, REJECTION_STATUS[reason], {"code": reason, "message": message}, cors)
+        return
     if reason is None and admission.is_full:
         reason = Close.FULL.label
     if reason is not None:

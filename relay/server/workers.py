@@ -47,7 +47,11 @@ async def send_liveness(descriptor: int) -> None:
 
 
 async def supervise(
-    settings: Settings, redis_settings: RedisSettings, sock: socket.socket, on_up: Callable[[str, str], None]
+    settings: Settings,
+    redis_settings: RedisSettings,
+    sock: socket.socket,
+    on_up: Callable[[str, str], None],
+    admin_socket: socket.socket | None = None,
 ) -> None:
     """Run `settings.workers` worker processes on one listening socket until SIGTERM, SIGINT or SIGHUP.
 
@@ -59,6 +63,7 @@ async def supervise(
         redis_settings: Where Redis is.
         sock: The listening socket.
         on_up: Called when the workers are started, with the address and the URL of Redis.
+        admin_socket: The operators' listening socket, which the workers share; None if there is none.
 
     Raises:
         ConfigError: There is no temporary directory for the workers' metrics.
@@ -69,7 +74,8 @@ async def supervise(
         if os.getpid() == 1:
             nursery.start_soon(reap_orphans)
         async with AsyncExitStack() as stack:
-            workers = _Workers(sock, settings, stack.enter_context(temporary_directory("relay-metrics-")), shutdown)
+            directory = stack.enter_context(temporary_directory("relay-metrics-"))
+            workers = _Workers(sock, admin_socket, settings, directory, shutdown)
             nursery.start_soon(workers.kill_when_forced)
             url = redis_settings.configured_url()
             with trio.CancelScope() as starting:
@@ -89,8 +95,16 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 class _Workers:
     """The workers of one supervisor."""
 
-    def __init__(self, sock: socket.socket, settings: Settings, directory: Path, shutdown: Shutdown) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        admin_socket: socket.socket | None,
+        settings: Settings,
+        directory: Path,
+        shutdown: Shutdown,
+    ) -> None:
         self._sock = sock
+        self._admin_socket = admin_socket
         self._settings = settings
         self._directory = directory
         self._shutdown = shutdown
@@ -123,6 +137,9 @@ class _Workers:
             ours, theirs = os.pipe()
             passed = [self._sock.fileno(), theirs]
             options = ["--fd", str(passed[0]), "--liveness-fd", str(theirs), "--worker", str(number)]
+            if self._admin_socket is not None:
+                passed.append(self._admin_socket.fileno())
+                options += ["--admin-fd", str(passed[-1])]
             worker = start_child([sys.executable, "-m", "relay.cli", "serve", *options], env=environ, pass_fds=passed)
             os.close(theirs)
             self._running.add(worker)

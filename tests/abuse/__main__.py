@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.abuse import MAX_MEMORY, MAX_P99
-from tests.abuse.abuses import ABUSES, Abuse, Target, run_abuse
+from tests.abuse.abuses import ABUSES, run_abuse
 from tests.abuse.bystander import Report, watch
+from tests.abuse.target import Abuse, Target
 from tests.harness import RedisServer, RelayServer
 
 _SPAWN = multiprocessing.get_context("spawn")

@@ -1,4 +1,7 @@
-"""The abuses. Each takes a `Target` and does its worst until the deadline; it returns what it did, in a few words."""
+"""The abuses of WebSockets, and of what services publish.
+
+Each takes a `Target` and does its worst until the deadline; it returns what it did, in a few words.
+"""
 
 import json
 import os
@@ -7,53 +10,30 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 
-from tests.harness import masked_frame, masked_text
-
-_HANDSHAKE = (
-    "GET /ws/tasks HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+from tests.abuse.http_abuses import (
+    api_burst,
+    event_streams,
+    events_hang_ups,
+    http2_floods,
+    incomplete_heads,
+    keep_alive_bursts,
+    long_headers,
+    many_headers,
+    metrics_bursts,
+    segmented_handshakes,
+    silent_connections,
+    simultaneous_handshakes,
+    slow_bodies,
 )
-
-
-class Target(NamedTuple):
-    """Where the relay and its Redis are, and when to stop, in seconds of the monotonic clock."""
-
-    port: int
-    redis_port: int
-    deadline: float
-
-    @property
-    def is_over(self) -> bool:
-        """The time is up."""
-        return time.monotonic() >= self.deadline
-
-    def connect(self) -> socket.socket:
-        """A TCP connection to the relay."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
-
-    def websocket(self, headers: str = "") -> socket.socket:
-        """The same after the opening handshake."""
-        sock = self.connect()
-        sock.sendall(_HANDSHAKE.format(headers=headers).encode())
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            data = sock.recv(4096)
-            if not data:
-                raise ConnectionError("refused")
-            answer += data
-        return sock
-
-
-Abuse = Callable[[Target], str]
+from tests.abuse.target import Abuse, Target
+from tests.harness import masked_frame, masked_text
 
 
 def _message(**fields: Any) -> bytes:
@@ -95,32 +75,6 @@ def messages(target: Target) -> str:
     """Clients that subscribe, unsubscribe and ping again and again."""
     once = _message(type="subscribe", task_id="a") + _message(type="unsubscribe", task_id="a") + _message(type="ping")
     return _flood(target, 100, once * 50)
-
-
-def long_headers(target: Target) -> str:
-    """Handshakes with a header of 59 KB, each another one."""
-    count = 0
-    while not target.is_over:
-        with suppress(OSError), target.connect() as sock:
-            header = f"Sec-WebSocket-Extensions: {',' * 59_000}{count}\r\n"
-            sock.sendall(_HANDSHAKE.format(headers=header).encode())
-            sock.recv(4096)
-            count += 1
-    return f"{count} handshakes"
-
-
-def segmented_handshakes(target: Target) -> str:
-    """Handshakes in two segments."""
-    count = 0
-    request = _HANDSHAKE.format(headers="").encode()
-    while not target.is_over:
-        with suppress(OSError), target.connect() as sock:
-            sock.sendall(request[:100])
-            time.sleep(0.0005)
-            sock.sendall(request[100:])
-            sock.recv(4096)
-            count += 1
-    return f"{count} handshakes"
 
 
 def deflate_bombs(target: Target) -> str:
@@ -189,98 +143,6 @@ def unknown_tasks(target: Target) -> str:
         return f"{count} subscribes, {len(client.keys('*unknown-*'))} keys of them"
 
 
-def events_hang_ups(target: Target) -> str:
-    """Event streams of many tasks whose clients hang up while they open."""
-    count = 0
-    query = "&".join(f"task=t{number}" for number in range(50))
-    while not target.is_over:
-        with suppress(OSError), target.connect() as sock:
-            sock.sendall(f"GET /events?{query} HTTP/1.1\r\nHost: relay\r\n\r\n".encode())
-            time.sleep(0.001)
-            count += 1
-    return f"{count} streams"
-
-
-def event_streams(target: Target) -> str:
-    """Event streams of 200 tasks each, which all get updates."""
-    names = [uuid.uuid4().hex for _ in range(200)]
-    query = "&".join(f"task={name}" for name in names)
-    socks = []
-    for _ in range(20):
-        sock = target.connect()
-        sock.sendall(f"GET /events?{query} HTTP/1.1\r\nHost: relay\r\n\r\n".encode())
-        socks.append(sock)
-    count = 0
-
-    def read(sock: socket.socket) -> None:
-        with suppress(OSError):
-            while sock.recv(1 << 20) and not target.is_over:
-                pass
-
-    for sock in socks:
-        threading.Thread(target=read, args=(sock,), daemon=True).start()
-    with redis.Redis(port=target.redis_port) as client:
-        while not target.is_over:
-            update = {"type": "task_update", "task_id": names[count % len(names)], "data": {"n": count}}
-            client.publish("task_updates", json.dumps(update))
-            count += 1
-            time.sleep(0.005)
-    return f"20 streams, {count} updates"
-
-
-def api_burst(target: Target) -> str:
-    """A thousand requests for pages of large states at once."""
-    with redis.Redis(port=target.redis_port) as client:
-        for number in range(100):
-            data = {f"field{index}": "x" * 1000 for index in range(100)}
-            client.publish(
-                "task_updates", json.dumps({"type": "task_update", "task_id": f"large{number}", "data": data})
-            )
-    count = 0
-    while not target.is_over:
-        socks = []
-        for _ in range(200):
-            with suppress(OSError):
-                sock = target.connect()
-                sock.sendall(b"GET /api/tasks?limit=500 HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
-                socks.append(sock)
-        for sock in socks:
-            sock.settimeout(max(0.01, min(5.0, target.deadline - time.monotonic())))
-            with suppress(OSError):
-                while sock.recv(1 << 20):
-                    pass
-            sock.close()
-            count += 1
-    return f"{count} requests"
-
-
-def silent_connections(target: Target) -> str:
-    """Connections that say nothing."""
-    socks: list[socket.socket] = []
-    count = 0
-    while not target.is_over:
-        with suppress(OSError):
-            socks.append(target.connect())
-            count += 1
-        if len(socks) > 700:
-            socks.pop(0).close()
-    return f"{count} connections"
-
-
-def http2_floods(target: Target) -> str:
-    """Floods of SETTINGS, PING and WINDOW_UPDATE, where HTTP/2 is on."""
-    frames = b"\0\0\0\x04\0\0\0\0\0" * 500 + (b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)) * 500
-    frames += b"\0\0\x04\x08\0\0\0\0\0\0\0\0\1" * 500
-    count = 0
-    while not target.is_over:
-        with suppress(OSError), target.connect() as sock:
-            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-            while not target.is_over:
-                sock.sendall(frames)
-                count += 1500
-    return f"{count} frames"
-
-
 def invalid_updates(target: Target) -> str:
     """A service that publishes what cannot be read."""
     count = 0
@@ -330,6 +192,9 @@ ABUSES: list[tuple[Abuse, dict[str, Any]]] = [
     (pings, {}),
     (messages, {}),
     (long_headers, {}),
+    (many_headers, {}),
+    (incomplete_heads, {}),
+    (simultaneous_handshakes, {}),
     (segmented_handshakes, {}),
     (deflate_bombs, {}),
     (deflate_bombs, {"hijack_sockets": False}),
@@ -338,6 +203,9 @@ ABUSES: list[tuple[Abuse, dict[str, Any]]] = [
     (events_hang_ups, {}),
     (event_streams, {}),
     (api_burst, {}),
+    (keep_alive_bursts, {}),
+    (metrics_bursts, {}),
+    (slow_bodies, {}),
     (silent_connections, {}),
     (http2_floods, {"cleartext_http2": True}),
     (invalid_updates, {}),

@@ -50,7 +50,7 @@ def test_owned_tasks_are_found_by_their_owner() -> None:
 
 def test_every_verb_and_scope_is_one_that_the_relay_knows() -> None:
     scope = Scope(["a"], ["p/"], owned=True, general=True, channels=["news"], everything=True)
-    token = Grants(SECRET).token(dict.fromkeys(["watch", "list", "publish", "cancel"], scope), subject="u")
+    token = Grants(SECRET).token(dict.fromkeys(["watch", "list", "publish", "cancel", "revoke"], scope), subject="u")
     assert set(read_claims(claims_of(token)).scopes) == set(Verb)
 
 

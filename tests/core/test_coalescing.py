@@ -101,3 +101,37 @@ def test_an_unpersisted_update_does_not_take_the_position_of_what_it_is_merged_w
     unpersisted = NUMBERED.message(update_of("task:a", None, {"y": 1}))
     positions = [message.update.position for message in coalesce([persisted, unpersisted]) if message.update]
     assert Position("e", 7) in positions
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text("xyz", max_size=3).map(lambda text: {"text": {"$append": text}}),
+            st.text("xyz", max_size=3).map(lambda text: {"text": text}),
+            st.just({"n": 1}),
+            st.just({"status": "completed"}),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.text("ab", max_size=3),
+)
+def test_what_is_appended_is_appended_once(script: list[JsonObject], before: str) -> None:
+    messages = [
+        NUMBERED.message(update_of("task:a", Position("e", offset), data)) for offset, data in enumerate(script, 1)
+    ]
+
+    def text_after(some: Iterable[Message]) -> str:
+        text = before
+        for message in some:
+            assert message.update is not None
+            value = json.loads(message.update.data).get("text", {"$append": ""})
+            assert (
+                message.update.has_operations
+                or not isinstance(value, dict)
+                or "text" not in json.loads(message.frame)[3]
+            )
+            text = text + value["$append"] if isinstance(value, dict) else value
+        return text
+
+    assert text_after(coalesce(messages)) == text_after(messages)

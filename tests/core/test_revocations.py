@@ -30,13 +30,18 @@ def test_what_is_revoked(revocations: list[Revocation], grant: Grant, order: obj
     )
     assert known.covers(grant) == expected
     assert known.take_changed() == bool(revocations)
-    known.add_all(revocations, 0)
+    known.replace_all(revocations)
     assert not known.take_changed(), "nothing new"
+    assert known.covers(grant) == expected
 
 
-@given(st.lists(REVOCATIONS, max_size=6), st.integers(0, 40))
-def test_what_has_had_its_time_is_forgotten_and_nothing_else(revocations: list[Revocation], now: int) -> None:
+@given(st.lists(REVOCATIONS, max_size=6), st.lists(REVOCATIONS, max_size=6))
+def test_what_is_read_replaces_what_was_known(before: list[Revocation], after: list[Revocation]) -> None:
     known = Revocations()
-    known.add_all(revocations, now)
-    names = {(each.kind, each.name) for each in revocations if each.until > now}
-    assert len(known) == len(names)
+    known.replace_all(before)
+    known.take_changed()
+    known.replace_all(after)
+    assert len(known) == len({(each.kind, each.name) for each in after})
+    latest = {key: max(each.at for each in before if (each.kind, each.name) == key) for key in
+              {(each.kind, each.name) for each in before}}  # fmt: skip
+    assert known.take_changed() == any(each.at > latest.get((each.kind, each.name), -1) for each in after)

@@ -14,7 +14,7 @@ from wsproto.handshake import client_extensions_handshake
 from relay.protocols.connection import connection_of
 from relay.protocols.deflate import MAX_OFFERS_LENGTH
 from relay.protocols.frames import Event, FrameReader, Received
-from relay.protocols.handshake import MAX_HEAD, read_handshake
+from relay.protocols.handshake import MAX_HEAD_LINES, has_too_many_lines, read_handshake
 from relay.server.socket_options import NOTSENT_LOWAT, set_tcp_options, tune
 
 HEADERS = {
@@ -140,9 +140,17 @@ def test_a_header_costs_what_it_is_long_at_most() -> None:
 
     assert steps(b"," * 59_000) < 2 * steps(b"x-unknown")
     assert steps(b"," * MAX_OFFERS_LENGTH) < 100 * steps(b"x-unknown")
-    many: dict[bytes, bytes | None] = {b"x%d" % number: b"y" for number in range(5000)}
-    assert len(request(many)) < MAX_HEAD
-    assert read_handshake(request(many)) is not None
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["not complete", "complete"])
+def test_a_head_of_too_many_lines_is_found_before_it_is_parsed(end: bytes) -> None:
+    most = request({b"x%d" % number: b"y" for number in range(MAX_HEAD_LINES - 20)})
+    assert read_handshake(most) is not None
+    assert not has_too_many_lines(most + b"\n" * 1000)
+    many = request({b"x%d" % number: b"y" for number in range(MAX_HEAD_LINES)})[:-2] + end
+    assert has_too_many_lines(many)
+    assert has_too_many_lines(many.replace(b"\r\n", b"\n"))
+    assert not has_too_many_lines(b"")
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,32 @@ async def test_a_close_frame_is_answered_and_its_code_reaches_the_app(autojump_c
     assert connection is not None
 
 
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n"], ids=["first", "pipelined"])
+async def test_a_request_with_thousands_of_headers_is_refused(autojump_clock: MockClock, behind: bytes) -> None:
+    app = Recording()
+    async with connected(app) as client:
+        await client.send_all(behind + b"GET / HTTP/1.1\r\nHost: relay\r\n" + b"a:b\r\n" * 2000 + b"\r\n")
+        answer = b""
+        with trio.fail_after(60):
+            async for data in client:
+                answer += data
+    assert answer.count(b"HTTP/1.1 200") == app.calls == bool(behind)
+    assert answer.count(b"HTTP/1.1 431") == 1
+
+
+async def test_a_request_with_two_lengths_is_refused_and_what_follows_is_not_read(autojump_clock: MockClock) -> None:
+    app = Recording()
+    head = b"POST / HTTP/1.1\r\nHost: relay\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with connected(app) as client:
+        await client.send_all(head + b"0\r\n\r\nGET / HTTP/1.1\r\nHost: relay\r\n\r\n")
+        answer = b""
+        with trio.fail_after(60):
+            async for data in client:
+                answer += data
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert (answer.count(b"HTTP/1.1"), app.calls) == (1, 0)
+
+
 async def test_cleartext_http2_is_off_unless_it_is_asked_for(autojump_clock: MockClock) -> None:
     app = Recording()
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -20,6 +20,7 @@ from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.recovery import Snapshot
+from relay.core.revocations import Revocations
 from relay.core.updates import Position, Update
 from relay.metrics import Metrics
 from relay.protocols.base import ClientProtocol
@@ -143,6 +144,7 @@ class World:
         self.load_history: LoadHistory = redis_is_away
         self.authenticator = OpenAuthenticator()
         self.owned_channels = OwnedChannels()
+        self.revocations = Revocations()
         limits = limits_of(self.settings)
         self.context = SessionContext(
             self.settings,
@@ -153,10 +155,9 @@ class World:
             lambda channel, since: self.load_history(channel, since),
             self.authenticator,
             self.owned_channels,
+            self.revocations,
         )
-        self.heartbeat = Heartbeat(
-            self.sessions, self.statistics, self.memory, self.settings.heartbeat_interval, self.context.grant_timers
-        )
+        self.heartbeat = Heartbeat(self.context, self.memory)
         self.peers: list[Peer] = []
 
     def start_heartbeat(self) -> None:

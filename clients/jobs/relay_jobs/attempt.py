@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from relay_client.encoding import encode_fields
+from relay_client.progress.current import as_current
 from relay_client.progress.outcome import TaskCancelled, error_text, safe_str, terminal_fields
 from relay_client.progress.task import Task
 from relay_client.progress.values import utc_now_iso
@@ -103,7 +104,8 @@ class Attempt:
         But for KeyboardInterrupt, which is the operator's: asyncio raises it wherever the program happens to be.
         """
         try:
-            return await self._handler(self.task, params), None
+            with as_current(self.task):
+                return await self._handler(self.task, params), None
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001

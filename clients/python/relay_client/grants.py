@@ -26,6 +26,9 @@ DEFAULT_TTL = 900.0
 #: Shortest secret, in bytes: as long as the hash of HS256 (RFC 7518 section 3.2).
 MIN_SECRET_BYTES = 32
 
+#: What a scope may be for.
+VERBS = frozenset({"watch", "list", "publish", "cancel", "revoke"})
+
 ALGORITHMS = ("HS256", "RS256", "PS256", "ES256", "EdDSA")
 
 
@@ -169,7 +172,7 @@ class Grants:
         """Make a token.
 
         Args:
-            scopes: What the token allows, by verb: ``watch``, ``list``, ``publish``, ``cancel``.
+            scopes: What the token allows, by verb: ``watch``, ``list``, ``publish``, ``cancel``, ``revoke``.
             subject: The user or service, as the backend calls it.
             groups: Groups that it belongs to.
             ttl: How long the token holds, in seconds or as a timedelta.
@@ -177,8 +180,8 @@ class Grants:
         Raises:
             GrantError: The token would allow nothing, or hold for no time.
         """
-        if unknown := scopes.keys() - {"watch", "list", "publish", "cancel"}:
-            raise GrantError(f"unknown verb {min(unknown)!r}; use watch, list, publish or cancel")
+        if unknown := scopes.keys() - VERBS:
+            raise GrantError(f"unknown verb {min(unknown)!r}; use one of {', '.join(sorted(VERBS))}")
         if not scopes:
             raise GrantError("the token allows nothing: give at least one scope")
         if isinstance(groups, str):

@@ -30,6 +30,13 @@ BARRIER = "relay:barrier"
 #: On this channel workers receive requests to cancel a task.
 CANCEL = "relay:cancel"
 
+#: Revoked grants, a sorted set; and the channel on which relays receive new ones. See `relay_wire.revocations`.
+REVOCATIONS = "relay:revocations"
+REVOKED = "relay:revoked"
+
+#: Begins the key of a ticket's grant.
+TICKET = "relay:ticket:"
+
 
 def pubsub_channel(channel: str) -> str:
     """Return the Redis channel on which a channel's updates are published with their positions."""

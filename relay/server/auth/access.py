@@ -14,9 +14,16 @@ from typing import Any, Protocol
 import trio
 
 from relay.core.closecodes import Close
-from relay.core.errors import Forbidden, Unauthenticated, Unverified
-from relay.core.grants import Decision, Grant, Verb
+from relay.core.errors import BadMessage, Forbidden, ForeignOrigin, Unauthenticated, Unverified
+from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.server.auth.authenticator import Authenticator, Entry
+from relay.server.auth.tickets import Tickets
+from relay.server.operator_paths import is_on_admin
+
+#: What a client is answered that has a token in its URL.
+TOKEN_IN_URL = (
+    "a token must not be in a URL, where it ends up in logs: send it as Authorization: Bearer, or get a ticket"
+)
 
 #: Seconds within which the credentials of an HTTP request must be checked. A request has one of few turns meanwhile.
 _CHECK_TIMEOUT = 3.0
@@ -73,17 +80,28 @@ class Access:
 
     Args:
         authenticator: Reads the credentials of requests.
+        tickets: Tickets for clients that cannot show credentials when they connect.
     """
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, tickets: Tickets) -> None:
         self._authenticator = authenticator
+        self.tickets = tickets
 
     async def of_request(self, request: HasScope) -> Grant:
-        """Return the grant of the client that sent a request.
+        """Return the grant of the client that sent a request. On the operators' listener it is everything.
 
         Raises:
             Unauthenticated: Its credentials do not hold, or it has none and needs some.
             Unverified: The credentials cannot be checked now.
+            Forbidden: A page of another origin sends the visitor's cookies.
+            BadMessage: There is a token in the URL.
         """
         scope = request.scope
+        if is_on_admin(scope):
+            return EVERYTHING
+        reason = self._authenticator.rejection_reason(scope["headers"], scope["query_string"])
+        if reason == "token_in_url":
+            raise BadMessage(reason, TOKEN_IN_URL)
+        if reason is not None:
+            raise ForeignOrigin
         return await grant_of(self._authenticator.entry(scope["headers"], scope["query_string"]))

@@ -4,7 +4,8 @@ Nothing happens on import. `install` replaces names in Hypercorn's modules, once
 
     hypercorn.trio.run.trio                        its `serve_listeners` asks Relay first, for the apps that are registered here
     hypercorn.protocol.h11.WSStream, .h2.WSStream  read frames with Relay's reader, so that its limits hold on each transport
-    hypercorn.protocol.H11Protocol                 does not change to HTTP/2 without TLS, unless the app allows it
+    hypercorn.protocol.H11Protocol                 does not change to HTTP/2 without TLS, unless the app allows it, and
+                                                   refuses requests with thousands of headers
     hypercorn.protocol.H2Protocol                  ends a connection that floods it with control frames
 
 `versions` has the versions, `chain` reads, the other modules replace.

@@ -1,4 +1,4 @@
-"""HTTP/2 within limits: off without TLS unless the app allows it, and no floods of control frames."""
+"""HTTP within limits: heads of requests, HTTP/2 only with TLS unless the app allows it, and no floods of control frames."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from h2.errors import ErrorCodes
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
+
+from relay.protocols.handshake import has_too_many_lines
 
 #: Control frames of HTTP/2 that a client may send at once, in a second, and for each DATA frame of ours.
 _CONTROL_BURST = 1000.0
@@ -29,13 +31,31 @@ _CONTROL_EVENTS = (
 _H2_CHUNK = 1024
 
 
+class _BoundedHeads(h11.Connection):
+    """Refuses a request with thousands of headers before it is parsed, which would take milliseconds."""
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE and has_too_many_lines(self.trailing_data[0]):
+            raise h11.RemoteProtocolError("too many headers", error_status_hint=431)
+        return super().next_event()
+
+
 class H11WithoutH2C(H11Protocol):
-    """Does not change to HTTP/2 without TLS, unless the app that is served allows it."""
+    """Does not change to HTTP/2 without TLS, unless the app that is served allows it, and takes no heads without bounds."""
 
     _is_refused = False
 
+    async def initiate(self) -> None:
+        self.connection = _BoundedHeads(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+
     async def _check_protocol(self, event: h11.Request) -> None:
-        if getattr(self.config, "relay_allows_cleartext_http2", True):
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Two lengths of one body: a proxy may have believed the other one (RFC 9112 section 6.1).
+            self._is_refused = True
+            await self._send_error_response(400)
+            await self.send(Closed())
+        elif getattr(self.config, "relay_allows_cleartext_http2", True):
             await super()._check_protocol(event)
         elif event.method == b"PRI":
             self._is_refused = True

@@ -18,6 +18,7 @@ SERVERS = {
     "endpoints": {"relay-tasks", "relay-positions", "relay-events"},
     "relays": {"relay-x1", "relay-x2", "relay-durable-x1", "relay-durable-x2"},
     "tls": {"relay-plain", "relay-tls"},
+    "stream": {"relay-deltas", "relay-durable"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
 }
 

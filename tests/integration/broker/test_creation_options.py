@@ -59,7 +59,7 @@ async def test_a_task_keeps_its_parent(redis_server: RedisServer) -> None:
         await redis.run_calls([published(b'{"n":1}', CreationOptions(parent_id="p"))])
         (refused,) = await redis.run_calls([published(b'{"n":2}', CreationOptions(parent_id="q"))])
         assert isinstance(refused, BrokerRefused)
-        assert "the task has the parent p" in str(refused)
+        assert "for its whole life" in str(refused)
         state = (await read(redis)).state
         assert state is not None
         assert state.data == b'{"n":1}'

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from relay_jobs.manager import TaskManager
 from relay_wire.redis_urls import parse
 
@@ -47,6 +49,16 @@ ELSEWHERE = {
     r"make bench\b|python -m benchmarks\b": "takes minutes; its arguments are checked below",
 }
 
+#: The secret of tokens on the pages.
+SECRET = "0123456789abcdef0123456789abcdef"
+
+#: Parts of an application on the pages, which tests/integration/docs/test_grants_page.py runs with the rest of it.
+PARTS = [
+    snippet
+    for snippet in snippets("python")
+    if "import current_user_id" in snippet.text or "urlpatterns" in snippet.text
+]
+
 #: Commands that run at the same time.
 AT_ONCE = 4
 
@@ -73,6 +85,8 @@ class Desk:
         command = command.replace("--workers 4", "--workers 2")  # to be quick
         if re.search(r"\b(serve|hypercorn|make run|make demo)\b", command):
             command = f"export RELAY_PORT={free_port()}; {command}".replace("8000", str(free_port()))
+        if command.startswith("relay token"):  # the other commands are for an open relay
+            command = f"export RELAY_JWT_SECRET={SECRET}; {command}"
         command = re.sub(r"redis://(127\.0\.0\.1|redis):6379/0", self.redis.url, command)
         return command.replace("127.0.0.1:8000", f"127.0.0.1:{self.relay.port}")
 
@@ -135,6 +149,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             f'#!/bin/sh\nexec {make} VENV={sys.prefix} PYTHON={sys.executable} -o {sys.prefix}/.installed "$@"\n'
         )
         (directory / "bin" / "make").chmod(0o755)
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (repository / "private.pem").write_bytes(pem)
         for task_id in ("demo", "task-123"):
             redis.publish_task(task_id, status="in_progress")
         environ = {
@@ -199,11 +216,11 @@ for line in json.loads(sys.argv[1]):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("snippet", snippets("python"), ids=str)
+@pytest.mark.parametrize("snippet", [snippet for snippet in snippets("python") if snippet not in PARTS], ids=str)
 def test_python(snippet: Snippet, desk: Desk) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", snippet.text],
-        env=desk.environ,
+        env=desk.environ | {"RELAY_JWT_SECRET": SECRET},
         cwd=desk.directory,
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ import os
 import time
 from typing import Any
 
+from relay_client.progress.current import current_task
 from relay_client.progress.task import Task
 from relay_jobs.errors import TaskFailed
 from relay_jobs.handlers import Params
@@ -18,18 +19,18 @@ _most_active = 0
 
 
 @worker.task("slow")
-async def slow(task: Task, params: Params) -> None:
+async def slow(_task: Task, params: Params) -> None:
     """Reports every 50 ms."""
     steps = int(params["seconds"] / 0.05)
-    for _ in task.track(range(steps), stage="working"):
+    for _ in current_task().track(range(steps), stage="working"):
         await asyncio.sleep(0.05)
 
 
 @worker.task("slow_thread")
-def slow_thread(task: Task, params: Params) -> None:
+def slow_thread(_task: Task, params: Params) -> None:
     """The same in a thread."""
     steps = int(params["seconds"] / 0.05)
-    for _ in task.track(range(steps), stage="working"):
+    for _ in current_task().track(range(steps), stage="working"):
         time.sleep(0.05)
 
 

@@ -128,6 +128,19 @@ def test_who_closes_gets_back_what_it_said(share_relay: StartRelay, hijack_socke
     assert received.endswith(bytes([0x80 | Opcode.CLOSE, len(said)]) + said)
 
 
+@pytest.mark.parametrize("head", [b"a:b\r\n" * 1000 + b"\r\n", b"a:" + b"b" * 70_000], ids=["many lines", "no end"])
+def test_a_head_that_is_too_large_is_refused_at_once(share_relay: StartRelay, head: bytes) -> None:
+    relay = share_relay()
+    for method in (b"GET", b"POST"):
+        with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as sock:
+            sock.sendall(method + b" /ws/tasks HTTP/1.1\r\nHost: relay\r\n" + head)
+            answer = b""
+            with suppress(ConnectionResetError):  # what it did not read is discarded
+                while data := sock.recv(4096):
+                    answer += data
+            assert answer.startswith(b"HTTP/1.1 431 ")
+
+
 def test_an_early_body_is_no_handshake(share_relay: StartRelay) -> None:
     relay = share_relay()
     with connected(relay) as sock:

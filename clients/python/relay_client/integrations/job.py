@@ -89,6 +89,8 @@ class JobOptions(TypedDict, total=False):
         title: Returns the task's title; by default the last part of the function's name.
         fields: Returns further fields of the task.
         select: Returns whether the job is to be reported at all.
+        cancellable: Whether watchers may cancel tasks, over the relay's HTTP API; by default they may. It takes each worker one
+            more connection, and a thread.
         exit_timeout: Seconds for which the end of a process waits for what is not sent yet; by default 3.
     """
 
@@ -97,6 +99,7 @@ class JobOptions(TypedDict, total=False):
     title: Callable[[Arguments], str]
     fields: Callable[[Arguments], Mapping[str, Any]]
     select: Callable[[Arguments], bool]
+    cancellable: bool
     exit_timeout: float
 
 

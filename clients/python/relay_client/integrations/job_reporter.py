@@ -11,6 +11,7 @@ Nothing here waits for Redis, and nothing raises into the queue's own code.
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec
@@ -18,6 +19,8 @@ from weakref import WeakSet
 
 from relay_wire.statuses import CANCELLED, FAILED, IN_PROGRESS, PENDING
 
+from relay_client.cancellation.threads import CancelListener
+from relay_client.cancellation.watches import Watch
 from relay_client.integrations.job import Job, JobMapping, JobOptions
 from relay_client.progress.background import BackgroundReporter
 from relay_client.progress.background_task import BackgroundTask, Opening
@@ -28,6 +31,9 @@ from relay_client.progress.values import utc_now_iso
 _log = logging.getLogger("relay_client")
 
 _P = ParamSpec("_P")
+
+#: Stops a job; of the reason.
+Stop = Callable[[str], None]
 
 
 def never_raises(function: Callable[_P, None]) -> Callable[_P, None]:
@@ -71,11 +77,14 @@ class JobReporter:
         self.mapping = JobMapping(options)
         self._running: dict[str, BackgroundTask] = {}
         self._attempts: dict[str, Job] = {}
+        self._is_cancellable = options.get("cancellable", True)
+        self._listener = CancelListener(self.reporter.publisher.target)
+        self._watches: dict[str, Watch] = {}
         _job_reporters.add(self)
 
     def forget_running(self) -> None:
         """In a forked child: what runs is the parent's."""
-        self._running, self._attempts = {}, {}
+        self._running, self._attempts, self._watches = {}, {}, {}
 
     def is_running(self, job_id: str) -> bool:
         """Return whether a job that is reported runs in this process."""
@@ -93,21 +102,60 @@ class JobReporter:
             return False
 
     @never_raises
-    def started(self, job: Job) -> None:
-        """Report that a job runs in this process, and make its task the current one of this context."""
+    def started(self, job: Job, stop: Stop | None = None, *, watched: bool = True) -> None:
+        """Report that a job runs in this process, and make its task the current one of this context.
+
+        Args:
+            job: The job.
+            stop: Stops it, when its cancellation is requested. Where there is nothing the job ends at its next report.
+            watched: Whether requests for its cancellation are received here. Else another process does, by `watch`.
+        """
         if not job.is_announced and not self.mapping.is_selected(job):
             return
         announcement = None if job.is_announced or job.attempt > 1 else self._announcement(job)
         fields = {**self.mapping.described(job), "status": IN_PROGRESS, "started_at": utc_now_iso()}
         fields["worker"] = job.worker or default_worker()
+        if self._is_cancellable:
+            fields["cancellable"] = True
         if job.attempt > 1:
             fields |= {"attempt": job.attempt, "progress": 0, "message": None}
         opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
+        # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
+        self.handed_on(job.id)
         task = self.reporter.begin(job.id, fields, opening)
         if task is not None:
             self._running[job.id] = task
             self._attempts[job.id] = job
             set_current(task)
+            if watched:
+                self.watch(job.id, stop)
+
+    @never_raises
+    def watch(self, job_id: str, stop: Stop | None = None) -> None:
+        """Receive requests to cancel a job, until it has ended here or `unwatch` is called.
+
+        Args:
+            job_id: The job. If it runs in this process, it is ended at its next report as well.
+            stop: Called with the reason, in a thread of its own; it may wait for the broker.
+        """
+        if not self._is_cancellable:
+            return
+
+        def on_cancel(reason: str) -> None:
+            task = self._running.get(job_id)
+            if task is not None:
+                task.request_cancel(reason or "cancelled")
+            if stop is not None:
+                threading.Thread(target=never_raises(stop), args=(reason,), name="relay-stop", daemon=True).start()
+
+        self.unwatch(job_id)
+        self._watches[job_id] = self._listener.watch(job_id, on_cancel)
+
+    def unwatch(self, job_id: str) -> None:
+        """Receive requests to cancel a job no longer."""
+        watch = self._watches.pop(job_id, None)
+        if watch is not None:
+            watch.close()
 
     def _announcement(self, job: Job) -> dict[str, Any]:
         return {**self.mapping.described(job), "status": PENDING, "created_at": utc_now_iso()}
@@ -161,7 +209,7 @@ class JobReporter:
     def requeued(self, job: Job, message: str) -> None:
         """Report that a job waits again, for the attempt after this one."""
         fields = {"status": PENDING, "message": message}
-        task = self._taken(job.id)
+        task = self._taken(job.id) if self.runs(job) else None
         if task is None:
             self.reporter.report(job.id, fields, key=step(job.attempt + 1))
         else:
@@ -178,6 +226,11 @@ class JobReporter:
         """Return a job that runs in this process, as it was started."""
         return self._attempts.get(job_id)
 
+    def runs(self, job: Job) -> bool:
+        """Return whether this attempt of a job runs in this process. The next one may have begun before it is over."""
+        running = self._attempts.get(job.id)
+        return running is not None and running.attempt == job.attempt
+
     def task(self, job_id: str) -> BackgroundTask | None:
         """Return the task of a job that runs in this process."""
         return self._running.get(job_id)
@@ -191,6 +244,7 @@ class JobReporter:
             self.reporter.release(task, {**fields, "status": status})
 
     def _taken(self, job_id: str) -> BackgroundTask | None:
+        self.unwatch(job_id)
         self._attempts.pop(job_id, None)
         return self._running.pop(job_id, None)
 

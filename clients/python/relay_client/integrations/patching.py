@@ -10,10 +10,10 @@ def wrap_method(owner: type, name: str, make: Callable[[Callable[..., Any]], Cal
 
     Args:
         owner: The class.
-        name: Of the method, which the class itself defines.
+        name: Of the method.
         make: Makes the new method of the old one.
     """
-    method = vars(owner)[name]
+    method = getattr(owner, name)
     if hasattr(method, "_relay_wraps"):
         return
     replaced = wraps(method)(make(method))

@@ -22,7 +22,7 @@ def progress_fields(meta: object) -> dict[str, Any]:
     """Return the arguments of `Task.progress` for a mapping in which an application keeps its progress.
 
     The names are those of celery-progress and of Celery's documentation: ``current`` and ``total``, or ``percent``; and
-    ``description``, ``message`` or ``status``, and ``stage``. Others are left out: they are not meant for everybody who watches.
+    ``description``, ``message`` or ``status``, and ``stage``. Others are left out: not everybody who watches may see them.
     """
     if not isinstance(meta, Mapping):
         return {}

@@ -20,6 +20,7 @@ from relay_client.integrations.progress_fields import progress_fields
 try:
     import rq.job
     import rq.worker
+    from rq.command import send_stop_job_command
 except ModuleNotFoundError as error:
     raise missing("RQ 2.0 or newer", "rq") from error
 
@@ -52,6 +53,7 @@ def install(**options: Unpack[JobOptions]) -> JobReporter:
         wrap_method(rq.worker.BaseWorker, "handle_exception", _noting_the_error)
         wrap_method(rq.worker.BaseWorker, "handle_job_failure", _failing(jobs))
         wrap_method(_definer(rq.worker.Worker, "perform_job"), "perform_job", _performing(jobs))
+        wrap_method(_definer(rq.worker.Worker, "monitor_work_horse"), "monitor_work_horse", _monitoring(jobs))
     return _installed[0]
 
 
@@ -69,7 +71,7 @@ class Worker(rq.worker.Worker):
 
 def _job_of(job: rq.job.Job, worker: str = "") -> Job:
     facts = job.meta.get(_META) or {}
-    attempt = max(facts.get("attempt", 1), (job.number_of_retries or 0) + 1)
+    attempt = max(facts.get("attempt", 1), _returned_retries(job) + 1)
     left = job.retries_left
     return Job(
         job.id,
@@ -83,6 +85,11 @@ def _job_of(job: rq.job.Job, worker: str = "") -> Job:
     )
 
 
+def _returned_retries(job: rq.job.Job) -> int:
+    """Return how often a job has returned a ``Retry``, which versions before 2.1 do not know."""
+    return getattr(job, "number_of_retries", None) or 0
+
+
 def _function(job: rq.job.Job) -> Any:
     try:
         return job.func
@@ -92,7 +99,7 @@ def _function(job: rq.job.Job) -> Any:
 
 def _announce(jobs: JobReporter, job: rq.job.Job, call: Callable[[], Any]) -> Any:
     """Enqueue a job by `call`, and announce it unless that was done."""
-    is_new = _META not in job.meta and not job.number_of_retries and jobs.mapping.is_selected(_job_of(job))
+    is_new = _META not in job.meta and not _returned_retries(job) and jobs.mapping.is_selected(_job_of(job))
     if is_new:
         job.meta[_META] = {"announced": True}
     result = call()
@@ -155,13 +162,31 @@ def _performing(jobs: JobReporter) -> Callable[[_Method], _Method]:
     def make(perform_job: _Method) -> _Method:
         def reporting(self: rq.worker.Worker, job: rq.job.Job, *args: Any, **kwargs: Any) -> Any:
             described = _job_of(job, self.name)
-            jobs.started(described)
+            jobs.started(described, watched=not self.is_horse)
             result = perform_job(self, job, *args, **kwargs)
             jobs.leave()
             _report_end(jobs, described, job, getattr(job, "_relay_error", None))
             if self.is_horse:
                 jobs.flush()  # it ends by os._exit
             return result
+
+        return reporting
+
+    return make
+
+
+def _monitoring(jobs: JobReporter) -> Callable[[_Method], _Method]:
+    """In the worker, while its work horse runs."""
+
+    def make(monitor: _Method) -> _Method:
+        def reporting(self: rq.worker.Worker, job: rq.job.Job, *args: Any, **kwargs: Any) -> Any:
+            described = _job_of(job)
+            if described.is_announced or jobs.mapping.is_selected(described):
+                jobs.watch(job.id, lambda _: send_stop_job_command(self.connection, job.id, self.serializer))
+            try:
+                return monitor(self, job, *args, **kwargs)
+            finally:
+                jobs.unwatch(job.id)
 
         return reporting
 

@@ -10,9 +10,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
+
+from relay_wire.scripts import load
 
 from relay_client import environment
 from relay_client.progress.background_task import BackgroundTask, Opening
@@ -32,6 +36,25 @@ _MAX_WAITING = 5000
 
 #: The end of a task may still wait when this many times the limit of all else does.
 _RESERVE = 1.25
+
+
+@cache
+def _import_all() -> None:
+    """Import now what the sender's thread would import when it first sends.
+
+    A process that is forked while a thread imports something has that module half done, and nobody who completes it.
+    """
+    for name in (
+        "encodings.idna",
+        "concurrent.futures.thread",
+        "importlib.readers",
+        "email.parser",
+        "redis.asyncio",
+        "redis.cluster",
+    ):
+        import_module(name)
+    for name in ("create", "heartbeat", "publish"):
+        load(name)
 
 
 class BackgroundReporter:
@@ -69,6 +92,7 @@ class BackgroundReporter:
         """
         if max_tasks < 1:
             raise ValueError(f"max_tasks must be at least 1, not {max_tasks!r}")
+        _import_all()
         self.publisher = (
             publisher if isinstance(publisher, Publisher) else Publisher(publisher, max_waiting=_MAX_WAITING)
         )
@@ -85,7 +109,7 @@ class BackgroundReporter:
         self._schedule = Schedule(self.publisher.updates, self._rate, self._heartbeat)
         self._handed_over: deque[Callable[[], None]] = deque()
         self.dropped = 0
-        self._is_used = False
+        self._is_used = self._is_accepting = False
 
     @property
     def lost(self) -> int:
@@ -175,6 +199,11 @@ class BackgroundReporter:
         sender.run_soon(lambda: self._flush(schedule, done))
         return done.wait_blocking(self.exit_timeout if timeout is None else timeout)
 
+    def give_up(self) -> None:
+        """Have what is on its way not be tried again: the process ends."""
+        for call in self._schedule.calls_in_flight():
+            call.is_abandoned = True
+
     def _flush(self, schedule: Schedule, done: ThreadSignal) -> None:
         self._accept()
         self.publisher.sender.add_source(schedule)
@@ -204,10 +233,13 @@ class BackgroundReporter:
         self._is_used = True
         _exit_flush.arm()
         self._handed_over.append(change)
-        self.publisher.sender.run_soon(self._accept)
+        if not self._is_accepting:
+            self._is_accepting = True
+            self.publisher.sender.run_soon(self._accept)
 
     def _accept(self) -> None:
         schedule = self._schedule
+        self._is_accepting = False  # before the look: what is handed over from now on is accepted once more
         while self._handed_over:
             self._handed_over.popleft()()
         if schedule.is_empty:
@@ -227,6 +259,7 @@ def _flush_all() -> None:
     for reporter in tuple(_reporters):
         waiting = reporter.waiting
         if waiting and not reporter.flush():
+            reporter.give_up()
             _log.error("at exit: the last updates of some of %d tasks were not delivered", waiting)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 
-from relay_client.progress.task import Task, track_open_task
+from relay_client.progress import forks
+from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
 
@@ -60,7 +61,7 @@ class BackgroundTask(Task):
         self._closing: tuple[str, dict[str, Any]] | None = None
         #: It has a last update, which says how it ended.
         self.is_final = False
-        track_open_task(self)
+        forks.track(self)
 
     def start_with(self, fields: Mapping[str, Any]) -> None:
         """Set the first fields, before anything else reports on it."""
@@ -93,7 +94,7 @@ class BackgroundTask(Task):
         calls += super()._take(updates)
         if self._closing is not None:
             key, fields = self._closing
-            calls += updates.task_update(self.id, fields, key=key)
+            calls += updates.task_update(self.id, fields, key=self._key(key))
         return calls
 
     def _opening_calls(self, updates: Updates) -> list[Call]:
@@ -101,11 +102,15 @@ class BackgroundTask(Task):
         opening = self._opening
         if opening is not None and opening.announcement is not None:
             calls += updates.created(
-                self.id, self._publishable(opening.announcement), key=opening.key, options=opening.options
+                self.id, self._publishable(opening.announcement), key=self._key(opening.key), options=opening.options
             )
         if opening is not None and opening.claim is not None:
-            calls += updates.task_update(self.id, opening.claim, key=opening.key, options=opening.options)
+            calls += updates.task_update(self.id, opening.claim, key=self._key(opening.key), options=opening.options)
         return calls
+
+    def _key(self, step: str) -> str:
+        """Return the idempotency key of a step. Announcements of all tasks are updates of one channel: it has the id in it."""
+        return f"{step}:{self.id}"
 
     def acknowledged(self, now: float) -> None:
         """Note that what was taken has arrived."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from relay_client.cancellation.event import CancelEvent
 from relay_client.progress.task import Task
 
 _T = TypeVar("_T")
@@ -20,6 +21,8 @@ class NoTask(Task):
     def __init__(self) -> None:
         self.id = ""
         self.raises = False
+        self.failure = None
+        self.cancelled = CancelEvent()
         self._stopped = None
 
     def progress(
@@ -38,7 +41,7 @@ class NoTask(Task):
         """Iterate over items with ``async for``."""
         return aiter(items)
 
-    def request_cancel(self, reason: str = "cancelled") -> None:
+    def request_cancel(self, reason: str = "") -> None:
         """Do nothing."""
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -141,9 +141,8 @@ class Schedule:
             if task in self._tasks or task in self._leaving:
                 self._waiting[task] = None
         sending: list[Sending] = []
-        due = (task for task in self._waiting if task.not_before <= now)
         try:
-            for task in list(islice(due, _MAX_ROUND_TASKS)):
+            for task in list(islice(self._due(now), _MAX_ROUND_TASKS)):
                 del self._waiting[task]
                 task.not_before = now + self._interval
                 calls = task.take(self._updates, put)
@@ -159,13 +158,22 @@ class Schedule:
         except NotDelivered as error:  # the queue is full, or closed
             self._note_failure(error)
             self._next_round = now + _PAUSE
-            self._waiting.update((task, None) for task in (*self._tasks, *self._leaving) if task.has_pending())
+            self._waiting = {task: None for task in (*self._tasks, *self._leaving) if task.has_pending()}
         else:
             self._next_round = now if len(sending) >= _MAX_ROUND_TASKS else now + _ROUND
         return sending
 
+    def _due(self, now: float) -> Iterator[Task]:
+        """Iterate over what is due. Reports on one task that were begun one after the other stay in order."""
+        seen: set[str] = set()
+        for task in self._waiting:
+            if task.not_before <= now and task.id not in seen:
+                yield task
+            seen.add(task.id)
+
     def settle(self, sending: list[Sending], now: float) -> None:
         """Note the outcome of calls that are settled."""
+        again: list[Task] = []
         for task, calls, is_heartbeat in sending:
             errors = [call.error for call in calls if call.error is not None]
             if errors:
@@ -186,9 +194,11 @@ class Schedule:
                     self._note_epoch(task, calls)
             if task.has_pending():
                 if task in self._tasks or task in self._leaving:
-                    self._waiting[task] = None
+                    again.append(task)
             else:
                 self._leaving.pop(task, None)
+        if again:
+            self._waiting = dict.fromkeys((*again, *self._waiting))
 
     def _drop_expired(self, now: float) -> None:
         """Give up the last updates of tasks whose time is over."""

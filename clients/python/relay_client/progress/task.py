@@ -14,7 +14,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from time import monotonic
 from typing import Any, TypeVar
 from uuid import uuid4
-from weakref import WeakSet
 
 from relay_wire.channels import MAX_FIELDS
 from relay_wire.creation import NO_OPTIONS, CreationOptions
@@ -24,6 +23,7 @@ from relay_client.cancellation.event import CancelEvent
 from relay_client.encoding import plain_copy
 from relay_client.errors import NotDelivered
 from relay_client.field_operations import literal
+from relay_client.progress import forks
 from relay_client.progress.appends import Appends
 from relay_client.progress.changes import FieldChanges
 from relay_client.progress.outcome import TaskCancelled, error_text
@@ -35,9 +35,6 @@ from relay_client.updates import Updates, task_channel
 _log = logging.getLogger("relay_client")
 
 _T = TypeVar("_T")
-
-#: Tasks that have begun: what a forked child has of them is not its own.
-_open_tasks: "WeakSet[Task]" = WeakSet()
 
 
 def _nothing() -> None:
@@ -93,7 +90,7 @@ class Task:
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
-        self._announcement_key = f"announced:{uuid4().hex}"
+        self._announcement_key = f"announced:{os.urandom(16).hex()}"
         self._note = note
         #: Why nothing can be reported any more.
         self._stopped: Exception | None = None
@@ -324,7 +321,7 @@ class Task:
         calls += updates.task_update(self.id, started, options=self._options)
         self._changes.start_with(started)
         self.last_sent = self.not_before = monotonic()
-        track_open_task(self)
+        forks.track(self)
         return calls
 
     def _announced(self, updates: Updates) -> list[Call]:
@@ -438,16 +435,3 @@ class Task:
         """In a forked child: it is the parent's."""
         self._has_ended = True
         self._stopped = RuntimeError(f"task {self.id} is its parent process's; a forked child begins its own")
-
-
-def track_open_task(task: Task) -> None:
-    """Note a task of this process: a forked child must not report on it."""
-    _open_tasks.add(task)
-
-
-def _detach_all() -> None:
-    for task in tuple(_open_tasks):
-        task.detach_after_fork()
-
-
-os.register_at_fork(after_in_child=_detach_all)

@@ -13,6 +13,7 @@ from relay_client.subscriber.limits import ConnectionChange, Limits
 from relay_client.subscriber.reconnect import Disconnect
 from relay_client.subscriber.runtime import Runtime, Signal, Stream
 from relay_client.subscriber.subscriptions import ProtocolError, Subscriptions
+from relay_client.subscriber.token import Token, TokenFailed, get_token
 from relay_client.subscriber.websocket import WebSocket
 
 #: Seconds that the closing handshake may take.
@@ -67,7 +68,9 @@ class Connection:
         limits: Limits,
         signals: Signals,
         on_connection: Callable[[ConnectionChange], None],
+        token: Token | None = None,
     ) -> None:
+        self._token = token
         self._on_connection = on_connection
         self._is_unavailable = False
         self._runtime = runtime
@@ -167,6 +170,7 @@ class Connection:
                     case Health.LOST:
                         self._end(f"the relay has been silent for {limits.heartbeat + limits.heartbeat_timeout:g} s")
                         return
+                await self._renew_token()
                 while (request := self._subscriptions.next_request(now)) is not None:
                     websocket.send_text(request)
             data = websocket.data_to_send()
@@ -184,6 +188,18 @@ class Connection:
             except OSError:
                 self._end(_BROKE, 1006)
                 return
+
+    async def _renew_token(self) -> None:
+        """Get another token when the relay says that the present one ends. Without one the relay closes the connection."""
+        if not self._subscriptions.is_token_due:
+            return
+        self._subscriptions.is_token_due = False
+        if self._token is None or isinstance(self._token, str):
+            return
+        try:
+            self._subscriptions.renew(await get_token(self._runtime, self._token, self._limits.connect_timeout))
+        except TokenFailed as error:
+            self._on_connection(ConnectionChange(True, str(error)))
 
     def _wake_at(self, now: float) -> float:
         if self._websocket.ended is not None:

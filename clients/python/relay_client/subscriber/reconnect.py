@@ -10,7 +10,7 @@ from relay_client.subscriber.errors import RelayRefused, RelayUnreachable
 
 #: After these close codes a client stays away. They are the codes that relay/core/closecodes.py marks as final; a test compares
 #: the two. Relay sends no other code to turn a client away, so any other one is a proxy's or a network's.
-FINAL_CLOSE_CODES = frozenset({1002, 1003, 1007, 1008, 1009})
+FINAL_CLOSE_CODES = frozenset({1002, 1003, 1007, 1008, 1009, 4403})
 
 #: HTTP answers to the handshake that begin with 4 and yet are temporary. A relay that drains answers 403.
 _TEMPORARY_STATUSES = frozenset({403, 408, 425, 429})

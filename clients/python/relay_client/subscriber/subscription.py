@@ -14,6 +14,7 @@ from relay_client.subscriber.runtime import Runtime
 from relay_client.subscriber.subscriptions import Subscriptions
 from relay_client.subscriber.supervisor import ConnectionSupervisor, log_change
 from relay_client.subscriber.text_stream import TextChunk, TextStream, channel_of_stream
+from relay_client.subscriber.token import Token
 from relay_client.subscriber.update import Update
 
 
@@ -26,6 +27,8 @@ class SubscribeOptions(TypedDict, total=False):
             one begins with its state, general updates without one with the next.
         states: The states at these positions, as `Updates.states` returned them. Without them `Update.state` has only the
             fields that came since.
+        token: A token of the backend that knows what this subscriber may see; or a function that returns one, or an awaitable
+            of one, for each connection and whenever the last token is about to end. It runs in the event loop.
         headers: Further headers for the handshake, for example for a proxy.
         ssl_context: For ``wss://``. By default the system's certificate authorities are trusted.
         limits: Time-outs and bounds.
@@ -35,6 +38,7 @@ class SubscribeOptions(TypedDict, total=False):
     general: bool
     positions: Mapping[str, tuple[str, int]] | None
     states: Mapping[str, Mapping[str, Any]] | None
+    token: Token | None
     headers: Mapping[str, str] | None
     ssl_context: ssl.SSLContext | None
     limits: Limits | None
@@ -49,6 +53,7 @@ def new_subscription(
     general: bool = False,
     positions: Mapping[str, tuple[str, int]] | None = None,
     states: Mapping[str, Mapping[str, Any]] | None = None,
+    token: Token | None = None,
     headers: Mapping[str, str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
@@ -65,7 +70,7 @@ def new_subscription(
         max_waiting=limits.max_waiting,
         max_waiting_size=limits.max_waiting_size,
     )
-    return subscriptions, ConnectionSupervisor(runtime, endpoint, subscriptions, limits, on_connection)
+    return subscriptions, ConnectionSupervisor(runtime, endpoint, subscriptions, limits, on_connection, token)
 
 
 @asynccontextmanager

@@ -36,6 +36,10 @@ WINDOW = 64
 UNAVAILABLE_DELAYS = (0.5, 10.0)
 
 
+#: By the type of an answer, that of its request.
+_ANSWERS = {"unsubscribed": "unsubscribe", "pong": "ping", "authenticated": "authenticate"}
+
+
 class ProtocolError(Exception):
     """The relay sent what does not fit. The connection must be closed; the next one resumes."""
 
@@ -44,14 +48,16 @@ class _Request(NamedTuple):
     """A request.
 
     Attributes:
-        type: ``subscribe``, ``unsubscribe`` or ``ping``.
+        type: ``subscribe``, ``unsubscribe``, ``authenticate`` or ``ping``.
         channel: What it is about; None for a ping.
         since: The position that was sent with it.
+        token: The token of ``authenticate``.
     """
 
     type: str
     channel: ChannelState | None = None
     since: Position | None = None
+    token: str | None = None
 
 
 class Subscriptions:
@@ -99,6 +105,9 @@ class Subscriptions:
         self._retry_at = -math.inf
         self._attempts = 0
         self._is_ping_due = False
+        self._renewal: str | None = None
+        #: The token ends soon: call `renew`.
+        self.is_token_due = False
         #: The relay has answered that it cannot reach Redis, and has not served a subscription since.
         self.is_unavailable = False
         if general:
@@ -164,9 +173,11 @@ class Subscriptions:
 
     # Requests to the relay.
 
-    def on_connected(self) -> None:
-        """Start on a new connection: everything has to be requested again."""
+    def on_connected(self, token: str | None = None) -> None:
+        """Start on a new connection: everything has to be requested again, with a token first if there is one."""
         self._is_connected = True
+        if token is not None:
+            self._pending.append(_Request("authenticate", token=token))
         self._window = 1
         self._retry_at = -math.inf
         self._attempts = 0
@@ -177,7 +188,8 @@ class Subscriptions:
 
     def on_disconnected(self) -> None:
         """Take note that the connection is lost."""
-        self._is_connected = self._is_ping_due = self.is_unavailable = False
+        self._is_connected = self._is_ping_due = self.is_unavailable = self.is_token_due = False
+        self._renewal = None
         self._pending.clear()
         self._unanswered.clear()
         for channel in self._channels.values():
@@ -192,11 +204,19 @@ class Subscriptions:
         """Ask the relay whether it is still there."""
         self._is_ping_due = True
 
+    def renew(self, token: str) -> None:
+        """Send another token on the present connection, without losing a position."""
+        self.is_token_due = False
+        self._renewal = token
+
     def next_request(self, now: float) -> str | None:
         """Return the next message to send, None if there is none now. It counts as sent."""
         if self._is_ping_due:
             self._is_ping_due = False
             return self._send(_Request("ping"))
+        if self._renewal is not None:
+            token, self._renewal = self._renewal, None
+            return self._send(_Request("authenticate", token=token))
         if self._pending and len(self._unanswered) < self._window and now >= self._retry_at:
             return self._send(self._pending.popleft())
         return None
@@ -208,6 +228,9 @@ class Subscriptions:
     def _send(self, request: _Request) -> str:
         fields: dict[str, Any] = {"type": request.type}
         channel = request.channel
+        if request.token is not None:
+            fields["token"] = request.token
+            request = request._replace(token="")
         if channel is not None:
             fields |= channel.request_fields()
             if request.type == "subscribe":
@@ -237,10 +260,12 @@ class Subscriptions:
                 self._on_update(kind, message, str(text))
             elif kind == "subscribed":
                 self._on_subscribed(message, str(text))
-            elif kind in ("unsubscribed", "pong"):
-                self._answered({"unsubscribed": "unsubscribe", "pong": "ping"}[kind])
+            elif kind in _ANSWERS:
+                self._answered(_ANSWERS[kind])
+            elif kind == "token_expires":
+                self.is_token_due = True
             elif kind == "error":
-                self._on_error(str(message["code"]), str(message.get("message", "")), now)
+                self._on_error(message, now)
             # Other types belong to a newer relay.
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ProtocolError(f"this is no message of a relay: {text[:200]!r}") from None
@@ -277,8 +302,17 @@ class Subscriptions:
         if not state_follows:
             self._updates.put_position(channel)
 
-    def _on_error(self, code: str, explanation: str, now: float) -> None:
-        request = self._unanswered.popleft() if self._unanswered else _Request("")
+    def _on_error(self, message: dict[str, Any], now: float) -> None:
+        code, explanation = str(message["code"]), str(message.get("message", ""))
+        oldest = self._unanswered[0] if self._unanswered else _Request("")
+        named = name_in(message) if "task_id" in message or "channel" in message else None
+        if oldest.type == "authenticate" and named is None:
+            self._unanswered.popleft()
+            return  # the relay closes the connection, or the former token lasts a little longer
+        if named is not None and (oldest.channel is None or oldest.channel.name != named):
+            self._on_ended(named, code, explanation)
+            return
+        request = self._unanswered.popleft() if self._unanswered else oldest
         channel = request.channel
         if code != "unavailable" or channel is None:
             raise SubscriptionRefused(code, explanation, channel.name if channel is not None else None)
@@ -290,6 +324,16 @@ class Subscriptions:
         if now >= self._retry_at:
             self._retry_at = now + full_jitter(self._attempts, *UNAVAILABLE_DELAYS, self._draw)
             self._attempts += 1
+
+    def _on_ended(self, name: str, code: str, explanation: str) -> None:
+        """Take note that the relay has ended a subscription, since another token or owner does not allow it."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if code != "unavailable":
+            raise SubscriptionRefused(code, explanation, name)
+        channel.phase = Phase.UNSUBSCRIBED
+        self._pending.append(_Request("subscribe", channel))
 
     def _on_update(self, kind: UpdateType, message: dict[str, Any], text: str) -> None:
         name = GENERAL if kind == GENERAL_UPDATE else name_in(message)

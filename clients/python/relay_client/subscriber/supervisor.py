@@ -11,6 +11,7 @@ from relay_client.subscriber.limits import ConnectionChange, Limits
 from relay_client.subscriber.reconnect import Disconnect, Reconnect
 from relay_client.subscriber.runtime import ConnectError, Runtime
 from relay_client.subscriber.subscriptions import Subscriptions
+from relay_client.subscriber.token import Token, TokenFailed, get_token
 
 _log = logging.getLogger("relay_client")
 
@@ -36,8 +37,10 @@ class ConnectionSupervisor:
         subscriptions: Subscriptions,
         limits: Limits,
         on_connection: Callable[[ConnectionChange], None],
+        token: Token | None = None,
     ) -> None:
         self._runtime = runtime
+        self._token = token
         self._endpoint = endpoint
         self._subscriptions = subscriptions
         self._limits = limits
@@ -95,6 +98,12 @@ class ConnectionSupervisor:
     async def _connect_and_run(self) -> Disconnect:
         """Run one connection, from its start to its end."""
         runtime, endpoint, limits = self._runtime, self._endpoint, self._limits
+        token = None
+        if self._token is not None:
+            try:
+                token = await get_token(runtime, self._token, limits.connect_timeout)
+            except TokenFailed as error:
+                return Disconnect(str(error))
         deadline = runtime.current_time() + limits.connect_timeout
         prefix = f"cannot connect to {endpoint.url}"
         try:
@@ -113,14 +122,15 @@ class ConnectionSupervisor:
                 failed = Disconnect(f"the handshake took more than {limits.connect_timeout:g} s")
             if failed is not None:
                 return replace(failed, why=f"{prefix}: {failed.why}")
-            return await self._run(
-                Connection(runtime, stream, websocket, self._subscriptions, limits, self.signals, self._on_connection)
+            connection = Connection(
+                runtime, stream, websocket, self._subscriptions, limits, self.signals, self._on_connection, self._token
             )
+            return await self._run(connection, token)
         finally:
             stream.abort()
 
-    async def _run(self, connection: Connection) -> Disconnect:
-        self._subscriptions.on_connected()
+    async def _run(self, connection: Connection, token: str | None) -> Disconnect:
+        self._subscriptions.on_connected(token)
         self._connection = connection
         try:
             self._on_connection(ConnectionChange(True, f"connected to {self._endpoint.url}"))

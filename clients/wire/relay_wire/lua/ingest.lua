@@ -20,6 +20,9 @@ if refusal then
   return redis.error_reply(refusal)
 end
 --@include checks
+if parent_refusal then
+  return redis.error_reply(parent_refusal)
+end
 --@include apply
 call('SET', digest_key, recorded, 'PX', ARGV[18])
 return { epoch, offset, 0, before, is_truncated and 1 or 0 }

@@ -17,6 +17,9 @@ if refusal and not is_known then
   return redis.error_reply(refusal)
 end
 --@include checks
+if parent_refusal then
+  return redis.error_reply(parent_refusal)
+end
 if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)

@@ -25,21 +25,29 @@ local function count(entry, sign)
   add('done', sign * weight * percent)
   return stalled == '1'
 end
+local names, entries, gone = {}, {}, {}
 for i = 20, #ARGV, 5 do
-  local child = ARGV[i]
-  local known = call('HGET', children, child)
+  names[#names + 1] = ARGV[i]
+end
+local all_known = #names > 0 and call('HMGET', children, unpack(names)) or {}
+local known_count = call('HLEN', children)
+for place, child in ipairs(names) do
+  local i, known = 15 + 5 * place, all_known[place]
   if not known or tonumber(string.match(known, '%S+$')) <= tonumber(ARGV[18]) then
-    if not known and ARGV[i + 1] ~= 'gone' and call('HLEN', children) >= tonumber(ARGV[19]) then
+    local is_gone = ARGV[i + 1] == 'gone'
+    if not known and not is_gone and known_count >= tonumber(ARGV[19]) then
       call('HSET', rollup, 'truncated', 1)
     else
       local was_stalled = known and count(known, -1)
       local is_stalled = false
-      if ARGV[i + 1] == 'gone' then
-        call('HDEL', children, child)
+      if is_gone then
+        gone[#gone + 1] = child
       else
         local entry = table.concat({ ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[18] }, ' ')
         is_stalled = count(entry, 1)
-        call('HSET', children, child, entry)
+        entries[#entries + 1] = child
+        entries[#entries + 1] = entry
+        known_count = known_count + (known and 0 or 1)
       end
       if is_stalled and not was_stalled then
         call('SADD', stalled_children, child)
@@ -48,6 +56,12 @@ for i = 20, #ARGV, 5 do
       end
     end
   end
+end
+if #entries > 0 then
+  call('HSET', children, unpack(entries))
+end
+if #gone > 0 then
+  call('HDEL', children, unpack(gone))
 end
 for name, sum in pairs(sums) do
   call('HSET', rollup, name, string.format('%.17g', sum))

@@ -2,17 +2,19 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from relay_wire import keys
+from relay_wire.cancellation import cancel_call, read_outcome
 
 from relay.processes import Child, start_child
-from tests.harness import ROOT, RedisServer, eventually
+from tests.harness import ROOT, RedisServer, eventually, free_port
 from tests.integration.client.reading import log_of, state_of
 
 #: An argument of every task, which must never be seen in the relay's Redis.
@@ -21,19 +23,47 @@ SECRET = "s3cret"
 APPS = "tests.integration.client.integrations.apps"
 
 
+#: The steps of the story, as the columns of the table in docs/integrations.md.
+STEPS = ("waits", "retry", "killed process", "stopped", "stopped while it waits", "a watcher's cancel")
+
+
+def _table() -> dict[str, frozenset[str]]:
+    """The steps that each queue of the table tells."""
+    page = (ROOT / "docs" / "integrations.md").read_text()
+    lines = page.partition("<!-- begin table -->\n")[2].partition("<!-- end table -->")[0].splitlines()
+    columns, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert tuple(columns[1:]) == STEPS
+    return {
+        name: frozenset(step for step, cell in zip(STEPS, cells, strict=True) if cell != "no") for name, *cells in rows
+    }
+
+
+TABLE = _table()
+
+
 @dataclass(frozen=True)
 class Queue:
-    """A row of the table in docs/integrations.md.
+    """A queue with its real worker.
 
     Attributes:
         module: Of its application, in `apps`.
         worker: Command of its worker, of the name of that module; after ``python -m``. ``BROKER_URL`` stands for the broker's.
-        can: What it reports, as the row says.
+            None: the process that enqueues runs the tasks.
+        row: Its name in the table of docs/integrations.md.
+        retries_at_once: The next attempt may begin before the one before it is over, and then nobody sees that it waited.
+        end: The signal after which the worker ends when its tasks have.
     """
 
     module: str
-    worker: Callable[[str], list[str]]
-    can: frozenset[str] = field(default_factory=frozenset)
+    worker: Callable[[str], list[str]] | None
+    row: str
+    end: signal.Signals = signal.SIGTERM
+    retries_at_once: bool = False
+
+    @property
+    def can(self) -> frozenset[str]:
+        """The steps that it tells."""
+        return TABLE[self.row]
 
 
 class Running:
@@ -43,13 +73,17 @@ class Running:
         self.queue = queue
         self.directory = directory
         self.redis = relay_redis
+        self.broker = broker
         self.log = directory / "worker.log"
         self._count = 0
         self._is_ready = False
-        self._environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
-        self._environ |= {
+        #: Those that were enqueued one by one.
+        self.jobs: list[RunningJob] = []
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+        self.environ |= {
             "REDIS_URL": relay_redis.url,
             "BROKER_URL": broker.url,
+            "BROKER_PORT": str(free_port()),
             "BROKER_FILE": str(directory / "broker.db"),
             "STORY_DIRECTORY": str(directory),
             "STORY_SECRET": SECRET,
@@ -58,7 +92,7 @@ class Running:
         with self.log.open("ab") as log:
             self._producer = subprocess.Popen(
                 [sys.executable, "-m", f"{APPS}.produce", queue.module],
-                env=self._environ,
+                env=self.environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -69,18 +103,38 @@ class Running:
 
     def start_worker(self) -> None:
         """Start the worker, or start it again where it has ended."""
-        if self._worker is not None and self._worker.poll() is None:
+        if self.queue.worker is None or (self._worker is not None and self._worker.poll() is None):
             return
+        self._wait_for_producer()
         with self.log.open("ab") as log:
             arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
-            command = [sys.executable, "-m", *(self._environ.get(each, each) for each in arguments)]
-            self._worker = start_child(command, env=self._environ, stdout=log, stderr=log, cwd=self.directory)
+            command = [sys.executable, "-m", *(self.environ.get(each, each) for each in arguments)]
+            self._worker = start_child(command, env=self.environ, stdout=log, stderr=log, cwd=self.directory)
+        if "BROKER_PORT" in arguments:
+            eventually(self._accepts)
+
+    def _wait_for_producer(self) -> None:
+        """Wait until the process that enqueues has set everything up."""
+        assert self._producer.stdout is not None
+        if not self._is_ready:
+            assert self._producer.stdout.readline() == "ready\n", self.logged()
+            self._is_ready = True
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self.environ["BROKER_PORT"]))) == 0
 
     def enqueue(self, kind: str) -> "RunningJob":
         """Enqueue a task, which the worker runs when it comes to it."""
         self._count += 1
         token = f"{kind}-{self._count}"
-        return RunningJob(self, token, self._ask(f"{kind} {token}"))
+        job = RunningJob(self, token, self._ask(f"{kind} {token}"))
+        self.jobs.append(job)
+        return job
+
+    def enqueue_several(self, kind: str) -> list["RunningJob"]:
+        """Enqueue tasks that belong together."""
+        return [RunningJob(self, kind, each) for each in self._ask(f"{kind} {kind}").split(",")]
 
     def stop(self, job: "RunningJob") -> None:
         """Stop a task by the queue's own means."""
@@ -89,9 +143,7 @@ class Running:
     def _ask(self, line: str) -> str:
         assert self._producer.stdin is not None
         assert self._producer.stdout is not None
-        if not self._is_ready:
-            assert self._producer.stdout.readline() == "ready\n", self.logged()
-            self._is_ready = True
+        self._wait_for_producer()
         self._producer.stdin.write(f"{line}\n")
         self._producer.stdin.flush()
         answer = self._producer.stdout.readline().strip()
@@ -100,20 +152,23 @@ class Running:
 
     def end_worker(self) -> None:
         """End the worker as an operator does, and wait for it."""
+        if self.queue.worker is None:
+            assert self._producer.stdin is not None
+            self._producer.stdin.close()
+            assert self._producer.wait(60) == 0
         if self._worker is not None and self._worker.poll() is None:
-            self._worker.terminate()
+            self._worker.send_signal(self.queue.end)
             self._worker.wait(60)
 
     def logged(self) -> str:
         return self.log.read_text(errors="replace")
 
     def close(self) -> None:
-        for child in (self._producer, self._worker):
-            if child is not None and child.poll() is None:
-                if child is self._worker:
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.kill()
-                child.wait()
+        if self._worker is not None and self._worker.poll() is None:
+            os.killpg(self._worker.pid, signal.SIGKILL)
+            self._worker.wait()
+        self._producer.kill()
+        self._producer.wait()
         for stream in (self._producer.stdin, self._producer.stdout):
             if stream is not None:
                 stream.close()
@@ -141,7 +196,7 @@ class RunningJob:
     def waits_for(self, **expected: Any) -> dict[str, Any]:
         """Wait until the relay knows all of this about the task; return all that it knows then."""
         try:
-            return eventually(lambda: (state := self.state()) and expected.items() <= state.items() and state)
+            return eventually(lambda: state if expected.items() <= (state := self.state()).items() else {})
         except AssertionError as error:
             raise AssertionError(f"{expected} not in {self.state()}; log:\n{self._running.logged()[-6000:]}") from error
 
@@ -153,6 +208,13 @@ class RunningJob:
         except AssertionError as error:
             raise AssertionError(f"no {name} of {self.token}; log:\n{self._running.logged()[-6000:]}") from error
         return path.read_text()
+
+    def request_cancel(self) -> None:
+        """Request its cancellation, as the relay's HTTP API does."""
+        script, names, values = cancel_call(self.id, "no longer needed")
+        with self._running.redis.client() as client:
+            answer: Any = client.eval(script.source, len(names), *names, *values)
+        assert read_outcome(answer) == "requested"
 
     def open_gate(self) -> None:
         (self._running.directory / f"{self.token}.gate").touch()

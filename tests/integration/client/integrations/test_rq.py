@@ -8,5 +8,5 @@ class TestWorker(Story):
     queue = Queue(
         "rq_app",
         lambda module: ["rq.cli", "worker", "-c", module, "--url", "BROKER_URL"],
-        can=frozenset({"enqueued", "retry", "lost", "stopped", "stopped while it waits"}),
+        row="RQ",
     )

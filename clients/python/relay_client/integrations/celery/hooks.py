@@ -58,6 +58,7 @@ class CeleryHooks:
             (signals.task_failure, self._on_failure),
             (signals.task_postrun, self._on_postrun),
             (signals.task_revoked, self._on_revoked),
+            (signals.task_received, self._on_received),
             (signals.worker_process_shutdown, self._on_process_end),
             (signals.worker_shutdown, self._on_process_end),
         ):
@@ -140,9 +141,10 @@ class CeleryHooks:
     # In the process that runs a task
 
     @never_raises
-    def _on_prerun(self, task_id: str, task: CeleryTask, args: Any, kwargs: Any, **_: Any) -> None:
+    def _on_prerun(self, task: CeleryTask, args: Any, kwargs: Any, **_: Any) -> None:
         if self._is_ours(task):
-            self.jobs.started(self.job_of(task, task.request, args, kwargs))
+            # The main process receives requests to cancel it, see `.request`.
+            self.jobs.started(self.job_of(task, task.request, args, kwargs), watched=False)
 
     @never_raises
     def _on_success(self, sender: CeleryTask, **_: Any) -> None:
@@ -152,7 +154,7 @@ class CeleryHooks:
     @never_raises
     def _on_retry(self, sender: CeleryTask, request: Any, reason: Any, **_: Any) -> None:
         if self._is_ours(sender):
-            job = self.jobs.job(request.id) or self.job_of(sender, request)
+            job = self.job_of(sender, request)  # not what runs here: that may be the next attempt already
             if self.jobs.is_running(job.id) or self.is_reported(job):
                 when = reason.when if isinstance(reason.when, int | float) else None
                 self.jobs.retrying(job, reason.exc, when)
@@ -177,8 +179,8 @@ class CeleryHooks:
         self.jobs.leave()
         is_replaced = task_id in self._replaced
         self._replaced.discard(task_id)
-        if not self.jobs.is_running(task_id):
-            return
+        if not self.jobs.runs(self.job_of(task, task.request)):
+            return  # it was reported; the next attempt may run here already
         if state == states.REJECTED and not (isinstance(retval, Reject) and retval.requeue):
             self.jobs.failed(task_id, f"rejected: {retval}")
         elif state == states.IGNORED and not is_replaced:
@@ -189,8 +191,17 @@ class CeleryHooks:
     # In the worker's main process
 
     @never_raises
+    def _on_received(self, request: Any, **_: Any) -> None:
+        if request.app is self.app and self.is_reported(self.job_of(request.task, request)):
+            self.jobs.watch(request.id, lambda _: self._revoke(request))
+
+    def _revoke(self, request: Any) -> None:
+        self.app.control.revoke(request.id, terminate=True, destination=[request.hostname])
+
+    @never_raises
     def _on_revoked(self, sender: CeleryTask, request: Any, expired: bool, **_: Any) -> None:
         if self._is_ours(sender) and self.is_reported(self.job_of(sender, request)):
+            self.jobs.unwatch(request.id)
             self.jobs.cancelled(request.id, "expired" if expired else None)
 
     def _on_process_end(self, **_: Any) -> None:
@@ -198,9 +209,13 @@ class CeleryHooks:
 
 
 def _parent_id(facts: Mapping[str, Any]) -> str | None:
-    """Return the task that a task is a part of: the first of its chain, or the one that has sent it."""
+    """Return the id of what a task is a part of.
+
+    That is the first task of its chain, or the one that has sent it; and for a member of a group or a chord the group, which is
+    no task itself.
+    """
     root = facts.get("root_id")
-    return None if root == facts.get("id") else root
+    return facts.get("group") if root == facts.get("id") else root
 
 
 def _use_reporting_requests(**_: Any) -> None:

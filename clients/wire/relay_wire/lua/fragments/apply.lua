@@ -51,7 +51,7 @@ if is_revived then
   call('XADD', log, 'MAXLEN', '~', ARGV[4], top .. '-0', 'time', now, 'type', 'task_update', 'data', '{"stalled":false}')
 end
 
-if is_due or has_new_status or is_active or is_stall_mark or uncounted ~= last_uncounted then
+if is_due or is_noted or has_new_status or is_active or is_stall_mark or uncounted ~= last_uncounted then
   local changes = { 'top', top, 'volume', volume, 'uncounted', uncounted }
   if is_due then
     changes[7], changes[8] = 'renewed', now
@@ -59,6 +59,10 @@ if is_due or has_new_status or is_active or is_stall_mark or uncounted ~= last_u
   if has_new_status then
     changes[#changes + 1] = 'status'
     changes[#changes + 1] = status
+  end
+  if is_noted then
+    changes[#changes + 1] = 'noted'
+    changes[#changes + 1] = now
   end
   if is_active then
     changes[#changes + 1] = 'active'
@@ -107,8 +111,8 @@ if is_task then
     else
       call('ZREM', KEYS[6], ARGV[13])
     end
-    if owner or parent then
-      list(owner, parent, is_due)
+    if owner or is_noted then
+      list(owner, is_noted and parent, is_due)
     end
   end
   if is_due or is_grown or has_new_status or has_new_text then
@@ -129,7 +133,7 @@ if closing_update then
 end
 if is_task then
   set_options()
-  if parent and (is_update or is_revived or has_fields) then
+  if is_noted then
     note_child(parent)
   end
   if is_new and call('EXISTS', children) == 1 then

@@ -1,7 +1,7 @@
 -- The channel as it is: reads, and fails here where a key has a wrong type.
-local epoch, top, volume, uncounted, last_status, stalled, renewed, active, owner, parent, texts = unpack(
-  call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active', 'owner', 'parent', 'texts')
-)
+local epoch, top, volume, uncounted, last_status, stalled, renewed, active, owner, parent, texts, noted =
+  unpack(call('HMGET', meta, 'epoch', 'top', 'volume', 'uncounted', 'status', 'stalled', 'renewed', 'active', 'owner',
+    'parent', 'texts', 'noted'))
 local last_texts = texts
 local field_count = is_task and call('HLEN', state) or 0
 top, volume, uncounted = tonumber(top), tonumber(volume), tonumber(uncounted) or 0

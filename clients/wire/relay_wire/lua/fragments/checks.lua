@@ -18,6 +18,19 @@ local is_active = is_task
 -- It is active after all, and its watchers are to see that.
 local is_revived = stalled and not is_stall_mark
 
+-- Its parent is to hear of what counts at once, and of mere progress the less often the more siblings there are: so many
+-- milliseconds apart.
+local is_noted = false
+if (parent or new_parent) and (is_update or is_revived or #ARGV >= first_field) then
+  -- The class of a status does not tell one end from another.
+  local may_be_other = ARGV[12] == 'ended' or ARGV[12] == 'other'
+  is_noted = is_new or has_new_status or may_be_other or is_stall_mark or is_revived or not noted or new_parent
+  if not is_noted then
+    local siblings = redis.pcall('ZCARD', string.sub(KEYS[5], 1, -6) .. 'parent:' .. parent .. ':tasks')
+    is_noted = type(siblings) ~= 'number' or now - noted > 64 * siblings
+  end
+end
+
 -- The last checks. A publisher that may not publish must not leave an update that nobody was sent.
 if is_active or is_stall_mark then
   call('ZCARD', KEYS[5])

@@ -5,12 +5,14 @@
 -- string of its own, to which Redis appends without copying: the JSON text without its last character. The state then has a
 -- marker, '+"' or '+[', and texts in meta the digests of the names of such fields, 40 characters for each.
 --
+-- refusal: the error for an operation that does not suit its field, or nil.
+--
 -- Set before: first_field, and is_new by channel or creation. Sets values: field, value, ... for the state, or nil where ARGV
 -- has them; appends; and for state_limits new_lengths and appended_size.
 local max_texts = 32
 local values, appends, new_lengths, appended_size
 local has_fields, is_truncated = #ARGV >= first_field, false
-local text_key, leave_out_appends, write_texts
+local text_key, leave_out_appends, write_texts, refusal
 
 if kind == 'task_delta' or texts then
   text_key = function(name)
@@ -79,13 +81,15 @@ if kind == 'task_delta' or texts then
         local delta, old = string.sub(value, 2), not is_new and call('HGET', state, name)
         old = old and old ~= 'null' and old
         if old and type_of(old) ~= type_of(delta) then
-          return redis.error_reply('APPENDTYPE the field ' .. name .. ' is ' .. (type_of(old) or 'neither text, list nor number')
-            .. '; ' .. type_of(delta) .. ' cannot be appended to it')
+          refusal = 'APPENDTYPE the field ' .. name .. ' is ' .. (type_of(old) or 'neither text, list nor number') .. '; '
+            .. type_of(delta) .. ' cannot be appended to it'
+          break
         end
         if type_of(delta) == 'a number' then
           value, has_sums = sum_of(old, delta), true
           if not value then
-            return redis.error_reply('APPENDTYPE the sum in the field ' .. name .. ' is no finite number')
+            refusal = 'APPENDTYPE the sum in the field ' .. name .. ' is no finite number'
+            break
           end
         elseif not old then
           as_sent[name], value = value, delta
@@ -111,9 +115,9 @@ if kind == 'task_delta' or texts then
       values[#values + 1] = value
     end
     if count > max_texts then
-      return redis.error_reply('APPENDTYPE a task has ' .. max_texts .. ' fields at most that texts or lists are appended to')
+      refusal = 'APPENDTYPE a task has ' .. max_texts .. ' fields at most that texts or lists are appended to'
     end
-    if has_sums then
+    if has_sums and not refusal then
       data = data_of(values, as_sent)
     end
   end

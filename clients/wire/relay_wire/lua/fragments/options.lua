@@ -6,18 +6,21 @@
 -- The tasks of an owner, and the children of a parent, have indexes like the bucket's own list of tasks, in the same bucket.
 local new_owner = is_task and ARGV[16] ~= '' and ARGV[16] ~= (owner or '[]') and ARGV[16]
 local new_parent = is_task and ARGV[17] ~= '' and not parent and ARGV[17]
-if parent and ARGV[17] ~= '' and ARGV[17] ~= parent then
-  return redis.error_reply('PARENTFIXED the task has the parent ' .. parent .. '; a task keeps its parent for its whole life')
-end
+local parent_refusal = parent
+  and ARGV[17] ~= ''
+  and ARGV[17] ~= parent
+  and 'PARENTFIXED the task has the parent ' .. parent .. '; a task keeps its parent for its whole life'
 
 -- Most tasks in an index of a bucket: the least recently active are left out.
 local max_listed = 1000
 
 local function indexes_of(owner, parent)
   local bucket, names = string.sub(KEYS[5], 1, -6), {}
-  local is_readable, ids = pcall(cjson.decode, owner or '[]')
-  for _, id in ipairs(is_readable and ids or {}) do
-    names[#names + 1] = bucket .. 'owner:' .. tostring(id) .. ':tasks'
+  if owner then
+    local is_readable, ids = pcall(cjson.decode, owner)
+    for _, id in ipairs(is_readable and ids or {}) do
+      names[#names + 1] = bucket .. 'owner:' .. tostring(id) .. ':tasks'
+    end
   end
   if parent then
     names[#names + 1] = bucket .. 'parent:' .. parent .. ':tasks'

@@ -5,9 +5,8 @@
 -- where that is too large the state is counted.
 --
 -- What is appended to texts and lists is left out where only that is too large.
-local refusal
 local last_uncounted = uncounted
-if has_fields then
+if has_fields and not refusal then
   local max_size = tonumber(ARGV[10])
   local most_fields = field_count + (#ARGV - first_field + 1) / 2
   if volume - uncounted + #data > max_size or (most_fields > 64 and most_fields > tonumber(ARGV[11])) then

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, chain, chord, group
 from relay_client.integrations.celery import install
 
 from tests.integration.client.integrations.apps import work
@@ -21,7 +21,7 @@ def story(self: Task, kind: str, token: str, secret: str) -> None:
     try:
         work.do(kind, token)
     except ConnectionError as error:
-        raise self.retry(exc=error, countdown=0.2) from error
+        raise self.retry(exc=error, countdown=1) from error
 
 
 @app.task(time_limit=1)
@@ -35,7 +35,27 @@ def meta(kind: str, token: str, secret: str) -> None:
     work.do("work", token)
 
 
+@app.task(ignore_result=False)
+def part(token: str) -> None:
+    pass
+
+
+def canvas(kind: str, token: str) -> str:
+    """Enqueue several tasks; the ids of all of them."""
+    parts = [part.si(token=token) for _ in range(2)]
+    if kind == "chain":
+        last = chain(*parts).apply_async()
+        return f"{last.parent.id},{last.id}"
+    if kind == "group":
+        members = group(parts).apply_async()
+        return ",".join([members.id, *(each.id for each in members)])
+    body = chord(parts, part.si(token=token)).apply_async()
+    return ",".join([body.parent.id, *(each.id for each in body.parent), body.id])
+
+
 def enqueue(kind: str, token: str) -> str:
+    if kind in ("chain", "group", "chord"):
+        return canvas(kind, token)
     task: Any = {"limited": limited, "meta": meta}.get(kind, story)
     result: Any = task.delay(kind, token, secret=work.SECRET)
     return str(result.id)

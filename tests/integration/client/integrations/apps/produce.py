@@ -1,5 +1,7 @@
-"""A process that enqueues: `python -m ...produce MODULE` reads lines `KIND TOKEN`, and answers each with the job's id. `stop ID`
-stops a job by the queue's own means."""
+"""A process that enqueues: `python -m ...produce MODULE` reads lines `KIND TOKEN`, and answers each with the job's id.
+
+`stop ID` stops a job by the queue's own means.
+"""
 
 import sys
 from importlib import import_module

@@ -8,9 +8,9 @@ from rq import Queue, Retry
 from rq.command import send_stop_job_command
 from rq.job import Job
 
-from tests.integration.client.integrations.apps import work
+from tests.integration.client.integrations.apps import options, work
 
-install(title=lambda arguments: f"Story {arguments['token']}", owner=lambda arguments: f"user:{arguments['token']}")
+install(title=options.title, owner=options.owner)
 
 queue = Queue(connection=Redis.from_url(os.environ["BROKER_URL"]))
 

@@ -32,6 +32,7 @@ def do(kind: str, token: str) -> None:
     if begin(kind, token):
         while not (DIRECTORY / f"{token}.gate").exists():
             time.sleep(0.01)
+            report_if_cancellable(kind)
         end(token)
 
 
@@ -40,7 +41,14 @@ async def do_async(kind: str, token: str) -> None:
     if begin(kind, token):
         while not (DIRECTORY / f"{token}.gate").exists():
             await asyncio.sleep(0.01)
+            report_if_cancellable(kind)
         end(token)
+
+
+def report_if_cancellable(kind: str) -> None:
+    """A report ends a task whose queue has no way to stop it."""
+    if kind == "cancellable":
+        current_task().progress(50)
 
 
 def end(token: str) -> None:

@@ -1,0 +1,74 @@
+"""Signals of Django's tasks as reports."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+from relay_client.integrations.job import Job, named
+from relay_client.integrations.job_reporter import JobReporter, never_raises
+from relay_client.integrations.missing import missing
+
+#: Django 6.0's own, and the package for older versions of Django.
+_MODULES = ("django.tasks.signals", "django_tasks.signals")
+
+#: A task has no place for a note that it was announced. Within so many seconds Redis recognises a second announcement.
+_RECOGNISED_SECONDS = 240.0
+
+
+def connect(jobs: JobReporter) -> None:
+    """Report on the tasks of all backends. Raises ModuleNotFoundError where there is no framework for tasks."""
+    receivers = _Receivers(jobs)
+    found = 0
+    for name in _MODULES:
+        try:
+            signals = import_module(name)
+        except ModuleNotFoundError:
+            continue
+        found += 1
+        signals.task_enqueued.connect(receivers.on_enqueued, weak=False)
+        signals.task_started.connect(receivers.on_started, weak=False)
+        signals.task_finished.connect(receivers.on_finished, weak=False)
+    if not found:
+        raise missing("Django 6.0 or newer, or django-tasks", "django")
+
+
+class _Receivers:
+    def __init__(self, jobs: JobReporter) -> None:
+        self._jobs = jobs
+
+    def _job(self, result: Any) -> Job:
+        task = result.task
+        return Job(
+            str(result.id),
+            task.module_path,
+            lambda: named(task.func, result.args, result.kwargs),
+            queue=task.queue_name,
+            attempt=max(1, len(getattr(result, "worker_ids", ()))),
+        )
+
+    @never_raises
+    def on_enqueued(self, task_result: Any, **_: Any) -> None:
+        self._jobs.enqueued(self._job(task_result))
+
+    @never_raises
+    def on_started(self, task_result: Any, **_: Any) -> None:
+        job, enqueued_at = self._job(task_result), task_result.enqueued_at
+        if not self._jobs.mapping.is_selected(job):
+            return
+        age = 0.0 if enqueued_at is None else (datetime.now(UTC) - enqueued_at).total_seconds()
+        self._jobs.started(replace(job, is_announced=age > _RECOGNISED_SECONDS))
+
+    @never_raises
+    def on_finished(self, task_result: Any, **_: Any) -> None:
+        self._jobs.leave()
+        job_id = str(task_result.id)
+        if not self._jobs.is_running(job_id):
+            return
+        errors = task_result.errors
+        if task_result.status.name == "SUCCESSFUL":
+            self._jobs.succeeded(job_id)
+        elif errors and errors[-1].exception_class_path.endswith(".TaskCancelled"):
+            self._jobs.cancelled(job_id)
+        else:
+            self._jobs.failed(job_id, errors[-1].traceback.strip().rpartition("\n")[2] if errors else "failed")

@@ -1,0 +1,82 @@
+"""The credentials in a request: a bearer token, a ticket, cookies; and what may not be in it."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from relay.server.auth.tokens import looks_like_token
+from relay.server.cors import CorsPolicy, Headers, header
+
+#: The cookie that holds a token. Browsers keep one of this name only if it is Secure, has no Domain, and the path `/`.
+COOKIE = "__Host-relay"
+
+#: The parameter that holds a ticket.
+TICKET = "ticket"
+
+#: Parameters that other servers take a token in. Here one is refused, since URLs end up in logs and histories.
+_TOKEN_PARAMETERS = frozenset({"token", "access_token", "id_token", "jwt", "authorization"})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """What a request shows. At most one counts: the bearer token, then the ticket, then the cookies.
+
+    Attributes:
+        bearer: The token of the header `Authorization: Bearer`.
+        ticket: The parameter `ticket`.
+        cookie: The token in the cookie `__Host-relay`.
+        has_cookies: There are cookies, of whatever name.
+    """
+
+    bearer: str | None
+    ticket: str | None
+    cookie: str | None
+    has_cookies: bool
+
+    @property
+    def is_by_cookie(self) -> bool:
+        """Only cookies can say who the client is, which a browser sends whichever page asks."""
+        return self.bearer is None and self.ticket is None and self.has_cookies
+
+
+def _parameters(query: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query.decode("latin1"), keep_blank_values=True, max_num_fields=1000)
+    except ValueError:
+        return []
+
+
+def read_credentials(headers: Headers, query: bytes) -> Credentials:
+    """Return the credentials of a request."""
+    authorization = header(headers, b"authorization")
+    scheme, _, bearer = (authorization or "").partition(" ")
+    cookies = header(headers, b"cookie")
+    tickets = [value for name, value in _parameters(query) if name == TICKET] if query else []
+    return Credentials(
+        bearer.strip() if scheme.lower() == "bearer" else None,
+        tickets[-1] if tickets else None,
+        _token_cookie(cookies) if cookies else None,
+        cookies is not None,
+    )
+
+
+def _token_cookie(cookies: str) -> str | None:
+    if COOKIE not in cookies:
+        return None
+    # Cookies of other applications may be malformed, and must not hide this one.
+    for pair in cookies.split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == COOKIE:
+            return value.strip().strip('"') or None
+    return None
+
+
+def has_token(query: bytes) -> bool:
+    """Whether a query has a token in it, under whatever name."""
+    return bool(query) and any(
+        name.lower() in _TOKEN_PARAMETERS or looks_like_token(value) for name, value in _parameters(query)
+    )
+
+
+def may_use_cookies(headers: Headers, policy: CorsPolicy, *, is_secure: bool) -> bool:
+    """Whether the page that a request comes from may use the visitor's cookies; see `CorsPolicy.allows_cookies`."""
+    return policy.allows_cookies(headers, is_secure=is_secure)

@@ -1,0 +1,199 @@
+"""Tokens: a JSON Web Token in, a grant out. PyJWT's algorithms verify the signature; everything else is decided here."""
+
+import re
+from base64 import urlsafe_b64decode
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from time import time
+from typing import Any
+
+import msgspec
+from jwt.algorithms import get_default_algorithms
+
+from relay.core.closecodes import Close
+from relay.core.errors import BadGrant, Unauthenticated
+from relay.core.grant_claims import read_claims, read_seconds
+from relay.core.grants import Grant
+from relay.server.auth.token_keys import TokenKey
+
+#: Longest token, in characters. Proxies refuse longer headers.
+MAX_TOKEN = 8192
+
+#: Verified tokens that are remembered, and their characters in all.
+MAX_REMEMBERED = 16_384
+MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
+
+#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice.
+_ALGORITHMS = get_default_algorithms()
+
+#: Three parts of base64url (RFC 7515 section 7.1).
+_is_token = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
+
+
+@lru_cache(256)
+def _header_of(segment: str) -> dict[str, Any]:
+    """Return the header of a token, which it shares with all others that were signed with the same key.
+
+    Raises:
+        ValueError: It is no base64url. So does msgspec.DecodeError, if it is no JSON object.
+    """
+    return msgspec.json.decode(_decoded(segment), type=dict[str, Any])
+
+
+def _decoded(segment: str) -> bytes:
+    return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether a text has the form of a token."""
+    return text.startswith("eyJ") and _is_token(text) is not None
+
+
+def _invalid(code: str, message: str) -> Unauthenticated:
+    return Unauthenticated(code, message, Close.INVALID_TOKEN)
+
+
+class UnknownKey(Unauthenticated):
+    """No key is known that has the name which the token gives: one may be published soon."""
+
+    def __init__(self) -> None:
+        super().__init__("unknown_key", "the token is signed with a key that is not known here", Close.INVALID_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """What tokens must have.
+
+    Attributes:
+        issuer: Their `iss`; None if it does not matter.
+        audience: Of these `aud` must be one; if there are none, a token must have none.
+        leeway: Seconds by which the issuer's clock may be ahead.
+        requires_exp: Whether they must end.
+    """
+
+    issuer: str | None
+    audience: Sequence[str]
+    leeway: float
+    requires_exp: bool
+
+
+class TokenVerifier:
+    """Verifies tokens, each text once: the same token costs a hash from then on.
+
+    Args:
+        keys: Returns the keys that hold now. When they change, `forget` is to be called.
+        rules: What tokens must have.
+        now: The time, in seconds of the Unix epoch.
+    """
+
+    def __init__(
+        self, keys: Callable[[], Sequence[TokenKey]], rules: TokenRules, now: Callable[[], float] = time
+    ) -> None:
+        self._keys = keys
+        self._rules = rules
+        self._now = now
+        self._remembered: OrderedDict[bytes, tuple[Grant, int]] = OrderedDict()
+        self._remembered_length = 0
+
+    def __len__(self) -> int:
+        return len(self._remembered)
+
+    def forget(self) -> None:
+        """Forget the tokens that were verified."""
+        self._remembered.clear()
+        self._remembered_length = 0
+
+    def verify(self, token: str) -> Grant:
+        """Return the grant of a token.
+
+        Raises:
+            UnknownKey: It names a key that is not known.
+            Unauthenticated: It does not hold. The message says why.
+        """
+        if len(token) > MAX_TOKEN:
+            raise _invalid("token_too_long", f"a token has {MAX_TOKEN} characters at most")
+        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self._remembered.get(digest)
+        if known is None:
+            grant = self._read(token)
+            self._remember(digest, grant, len(token))
+        else:
+            grant = known[0]
+            self._remembered.move_to_end(digest)
+        if grant.expires_at is not None and grant.expires_at <= self._now():
+            raise Unauthenticated("token_expired", "the token has expired; get a new one", Close.TOKEN_EXPIRED)
+        return grant
+
+    def _remember(self, digest: bytes, grant: Grant, length: int) -> None:
+        self._remembered[digest] = grant, length
+        self._remembered_length += length
+        while len(self._remembered) > MAX_REMEMBERED or self._remembered_length > MAX_REMEMBERED_LENGTH:
+            _, (_, oldest) = self._remembered.popitem(last=False)
+            self._remembered_length -= oldest
+
+    def _read(self, token: str) -> Grant:
+        claims = self._verified_claims(token)
+        try:
+            grant = read_claims(claims)
+            begins = read_seconds(claims, "nbf")
+        except BadGrant as error:
+            raise _invalid("bad_grant", str(error)) from None
+        if grant.expires_at is None and self._rules.requires_exp:
+            raise _invalid("token_without_exp", "the token has no `exp`, which this relay requires")
+        latest = self._now() + self._rules.leeway
+        if max(begins or 0.0, grant.issued_at or 0.0) > latest:
+            raise Unauthenticated("token_not_yet_valid", "the token is not valid yet", Close.UNAUTHENTICATED)
+        return grant
+
+    def _verified_claims(self, token: str) -> dict[str, Any]:
+        """Return the claims of a token with a valid signature, the right issuer and audience. Times are not checked."""
+        if _is_token(token) is None:
+            raise _invalid("bad_token", "this is no JSON Web Token")
+        signed, _, signature = token.rpartition(".")
+        head, _, payload = signed.partition(".")
+        try:
+            header = _header_of(head)
+            claims = msgspec.json.decode(_decoded(payload), type=dict[str, Any])
+            expected = _decoded(signature)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise _invalid("bad_token", "this is no JSON Web Token") from None
+        if "crit" in header:
+            raise _invalid("bad_token", "the token needs extensions of JWS that are not supported")
+        candidates = self._candidates(header)
+        verify = _ALGORITHMS[header["alg"]].verify  # it is one of the algorithms of each candidate
+        if not any(verify(signed.encode(), key.key, expected) for key in candidates):
+            raise _invalid("bad_signature", "the token's signature is not valid")
+        self._check_parties(claims)
+        return claims
+
+    def _candidates(self, header: dict[str, Any]) -> list[TokenKey]:
+        """Return the keys that a token may be signed with: all of its `kid`, or if it has none all of its algorithm."""
+        algorithm, kid = header.get("alg"), header.get("kid")
+        keys = self._keys()
+        if kid is not None:
+            named = [key for key in keys if key.kid == kid]
+            # Keys without a name, such as RELAY_JWT_SECRET, are for tokens with any.
+            keys = named or [key for key in keys if key.kid is None]
+            if not keys:
+                raise UnknownKey
+        candidates = [key for key in keys if algorithm in key.algorithms]
+        if not candidates:
+            if kid is None and not keys:
+                raise UnknownKey
+            raise _invalid("bad_algorithm", "the token's algorithm is not one that this relay accepts")
+        return candidates
+
+    def _check_parties(self, claims: dict[str, Any]) -> None:
+        """Check who made the token, and for whom."""
+        rules = self._rules
+        audience = claims.get("aud", ())
+        audience = (audience,) if isinstance(audience, str) else audience
+        if not isinstance(audience, list | tuple) or (audience and not rules.audience):
+            raise _invalid("wrong_audience", "the token is for an audience, and RELAY_JWT_AUDIENCE is not set")
+        if rules.audience and not any(name in audience for name in rules.audience):
+            raise _invalid("wrong_audience", "the token is for another audience than RELAY_JWT_AUDIENCE")
+        if rules.issuer is not None and claims.get("iss") != rules.issuer:
+            raise _invalid("wrong_issuer", "the token is of another issuer than RELAY_JWT_ISSUER")
