@@ -13,11 +13,10 @@ from websockets.sync.client import connect
 from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.deployment.pages import snippets
-from tests.harness import PATIENCE, ROOT, Client, RedisServer, eventually, free_port
+from tests.harness import PATIENCE, Client, RedisServer, eventually, free_port
 from tests.integration.interop.browser import chromium, page_server
 from tests.integration.interop.conftest import NODE, install_packages
-
-CLIENT = ROOT / "clients" / "js"
+from tests.integration.interop.node_packages import CLIENT, compile_client
 
 #: Has a page report its texts whenever they change.
 REPORTER = """
@@ -74,6 +73,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_react_component_is_well_typed(project: Path) -> None:
+    compile_client()
     types = CLIENT / json.loads((CLIENT / "package.json").read_text())["types"]
     options = {
         "strict": True,

@@ -6,10 +6,12 @@ import pytest
 
 from tests.integration.interop.node_packages import install_node_packages
 
+NODE = Path(__file__).parent / "node"
+
 
 def install_packages() -> None:
     """Install what package-lock.json names. Of several test processes, one installs it and the others wait."""
-    install_node_packages(Path(__file__).parent / "node")
+    install_node_packages(NODE)
 
 
 @pytest.fixture(scope="session")

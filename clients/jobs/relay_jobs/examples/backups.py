@@ -1,6 +1,6 @@
 """Backups: tasks without a worker of this package, as any service may publish them. Each has children, one of which stalls.
 
-A service that only publishes sends no heartbeats: when it hangs, nobody reports on its task, and the relay says that it stalled.
+A service that only publishes sends no heartbeats: when it hangs, nobody reports on its task, and the relay says it stalled.
 """
 
 import math

@@ -21,9 +21,13 @@ class NoTask(Task):
     def __init__(self) -> None:
         self.id = ""
         self.raises = False
-        self.failure = None
         self.cancelled = CancelEvent()
         self._stopped = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """None: nothing is reported, so nothing fails."""
+        return None
 
     def progress(
         self, progress: float | None = None, message: str | None = None, *, stage: str | None = None, **fields: Any

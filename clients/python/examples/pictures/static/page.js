@@ -16,7 +16,7 @@ function follow(taskId) {
   const item = document.querySelector("template").content.firstElementChild.cloneNode(true);
   item.querySelector("button").addEventListener("click", () => fetch(`/pictures/${taskId}`, { method: "DELETE" }));
   document.querySelector("ul").prepend(item);
-  const stop = relay.task(taskId, ({ state }) => {
+  const stop = relay.task(taskId).onUpdate(({ state }) => {
     show(item, state);
     if (ENDED.has(state.status)) stop();
   });
