@@ -13,6 +13,9 @@ A relay that receives the request has received everything that was published bef
 persisted. One that holds back itself would never come to that if it waited for the asker, so it answers "held" at once, when
 everything from before is persisted. Of two relays that have received the same request, the one with the larger
 count connected first and has missed nothing that the other one has received: it goes on, and the other waits until it is done.
+
+Not covered: a relay whose connection breaks while it holds back. Until it connects again nobody waits for it, and what it holds
+may be persisted behind later messages: once each, but out of order.
 """
 
 from collections import deque
