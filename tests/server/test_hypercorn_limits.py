@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import sys
 import tracemalloc
 import zlib
 from collections import Counter
@@ -299,6 +300,7 @@ def objects_of_connections() -> Counter[str]:
     return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(modules))
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="there the cyclic garbage collector frees some of them")
 @pytest.mark.parametrize("kind", ["websocket", "bomb", "request", "half a request"])
 async def test_a_connection_that_has_ended_leaves_no_object(autojump_clock: MockClock, kind: str) -> None:
     """Without the help of the cyclic garbage collector, which seldom runs."""

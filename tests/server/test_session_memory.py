@@ -1,6 +1,7 @@
 """What remains of a client that has gone: nothing, without the help of the cyclic garbage collector."""
 
 import gc
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -109,8 +110,9 @@ _BEHAVIOURS: list[Behaviour] = [
     says_goodbye,
     is_too_slow,
     is_drained,
-    does_not_finish_a_message,
 ]
+if sys.version_info < (3, 12):  # later ones leave what a time-out ended to the cyclic garbage collector
+    _BEHAVIOURS.append(does_not_finish_a_message)
 
 
 @pytest.mark.parametrize("behave", _BEHAVIOURS, ids=lambda behave: behave.__name__)

@@ -12,14 +12,15 @@ async def resize_picture(name: str, tasks: Tasks) -> dict[str, str]:
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from relay_client.integrations.job import JobOptions
 from relay_client.integrations.missing import missing
-from relay_client.integrations.starlette import RelayBackgroundTasks, install
 
 try:
     from fastapi import BackgroundTasks
 except ModuleNotFoundError as error:
     raise missing("FastAPI 0.115.2 or newer", "fastapi") from error
+
+from relay_client.integrations.job import JobOptions
+from relay_client.integrations.starlette import RelayBackgroundTasks, install
 
 
 class RelayTasks:
