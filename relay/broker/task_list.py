@@ -37,7 +37,7 @@ _FILTERED = Script.of(
     "local meta, found = redis.call('HMGET', KEYS[1], 'owner', 'parent'), {} "
     "for i, name in ipairs(ARGV) do "
     f"found[i] = redis.call('HSTRLEN', KEYS[2], name) <= {_MAX_FILTERED} and redis.call('HGET', KEYS[2], name) end "
-    "return { meta[1], meta[2], unpack(found, 1, #ARGV) }"
+    "return { redis.call('EXISTS', KEYS[2]), meta[1], meta[2], unpack(found, 1, #ARGV) }"
 )
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
@@ -245,9 +245,9 @@ def _is_wanted(task_id: str, answer: Any, wanted: TaskFilter) -> bool | BrokerEr
     if isinstance(answer, BrokerError):
         return answer
     try:
-        owner, parent, *values = answer
+        exists, owner, parent, *values = answer
         fields = {name: value for name, value in zip(FILTER_FIELDS, values, strict=True) if value is not None}
-        return bool(fields) and wanted.matches(task_id, fields, owner_of(owner), _text(parent))
+        return exists == 1 and wanted.matches(task_id, fields, owner_of(owner), _text(parent))
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 

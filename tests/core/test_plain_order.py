@@ -93,7 +93,9 @@ class Agreement(RuleBasedStateMachine):
         lost = [item for item in relay.wire if isinstance(item, int) and not any(item in wire for wire in others)]
         if all(any(self.has(other, item) for other in self.relays) for item in lost):
             # Nobody waits for one that holds back and is away.
-            self.has_given_up |= relay.is_connected and relay.order.state is not OrderState.FLOWING and len(relay.order) > 0
+            self.has_given_up |= (
+                relay.is_connected and relay.order.state is not OrderState.FLOWING and len(relay.order) > 0
+            )
             relay.is_connected = False
             relay.wire = []
 

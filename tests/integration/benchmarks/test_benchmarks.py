@@ -28,7 +28,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_compared_with_peers_is_complete(compared: Path) -> None:
     forms = {"relay", "relay-durable", *PEERS}
     once = {"relay", *PEERS}
-    assert_complete(compared, {"burst": forms, "paced": forms, "storm": once, "broadcast": once, "idle": once})
+    assert_complete(
+        compared, {"burst": forms, "paced": forms, "storm": once | {"relay-grants"}, "broadcast": once, "idle": once}
+    )
 
 
 def test_the_result_says_how_it_came_about(compared: Path) -> None:
@@ -49,12 +51,12 @@ def test_reports_are_written_and_need_nothing_else(compared: Path, tmp_path: Pat
     assert "href=" not in page
     assert png.read_bytes().startswith(b"\x89PNG")
     glance = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")][:7]
-    assert glance[0] == ["relay", "relay-durable", *PEERS]
+    assert glance[0] == ["relay", "relay-durable", *PEERS, "relay-grants"]
     assert [line[0] for line in glance[2:]] == [
         "burst to 500 clients, deliveries per CPU s", "connections per CPU s", "bytes per idle client",
         "CPU of 18,000 idle clients", "server"
     ]  # fmt: skip
-    assert [len(line) - 1 for line in glance[2:6]] == [2 + len(PEERS)] * 4
+    assert [len(line) - 1 for line in glance[2:6]] == [3 + len(PEERS)] * 4
     for peer in PEERS:
         assert f"| {peer} |" in printed
         assert f"<td>{peer}</td>" in page

@@ -231,7 +231,7 @@ def test_redis_takes_what_is_published(feed: Publishing, redis_server: RedisServ
 
 def test_answers_are_counted_across_reads_and_refusals_raised() -> None:
     acks = AckCounter(DURABLE)
-    answer = b"*4\r\n$12\r\n0123456789ab\r\n:1\r\n:0\r\n:0\r\n"
+    answer = b"*5\r\n$12\r\n0123456789ab\r\n:1\r\n:0\r\n:0\r\n:0\r\n"
     data = answer * 3
     assert sum(acks.count(data[i : i + 1]) for i in range(len(data))) == 3
     with pytest.raises(PublishFailed, match="NOSCRIPT"):

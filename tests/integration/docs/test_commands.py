@@ -46,18 +46,19 @@ ELSEWHERE = {
     r"systemctl\b|journalctl\b": "needs systemd to run; the unit is checked below",
     r"pip install\b|/opt/relay/bin/pip\b": "needs the internet",
     r"python3 -m venv /opt/relay|\(umask 077; echo .*>/etc/relay.env\)": "writes to the machine",
+    r"relay celery-events\b": "needs a Celery app; tests/integration/client/integrations has one",
     r"make bench\b|python -m benchmarks\b": "takes minutes; its arguments are checked below",
 }
 
 #: The secret of tokens on the pages.
 SECRET = "0123456789abcdef0123456789abcdef"
 
-#: Parts of an application on the pages, which tests/integration/docs/test_grants_page.py runs with the rest of it.
-PARTS = [
-    snippet
-    for snippet in snippets("python")
-    if "import current_user_id" in snippet.text or "urlpatterns" in snippet.text
-]
+#: What shows a part of an application on the pages: tests/integration/docs/test_grants_page.py and
+#: tests/integration/client/integrations run them with the rest of it.
+OF_AN_APPLICATION = (
+    r"import current_user_id|urlpatterns|^install\((app|broker|queue|huey|scheduler)\b|^install\($|Depends\(relay_tasks"
+)
+PARTS = [snippet for snippet in snippets("python") if re.search(OF_AN_APPLICATION, snippet.text, re.MULTILINE)]
 
 #: Commands that run at the same time.
 AT_ONCE = 4

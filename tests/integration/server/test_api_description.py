@@ -126,6 +126,7 @@ def test_messages_are_as_described(api: httpx.Client, relay: RelayServer) -> Non
         api.post("/tasks/film-1", json={"data": {"status": "completed"}})
         while seen != set(RELAY_MESSAGES) - {"tokenExpires"}:  # an open relay's never do
             check(client.receive())
+            print(seen)
 
 
 def test_events_are_as_described(api: httpx.Client, relay: RelayServer) -> None:
