@@ -111,10 +111,11 @@ def test_messages_are_as_described(api: httpx.Client, relay: RelayServer) -> Non
     by_type = {message.type: name for name, message in RELAY_MESSAGES.items()}
     seen: set[str] = set()
 
-    def check(message: dict[str, Any]) -> None:
+    def check(message: dict[str, Any]) -> dict[str, Any]:
         name = by_type[message["type"]]
         jsonschema.validate(message, document["components"]["messages"][name]["payload"])
         seen.add(name)
+        return message
 
     assert api.post("/tasks/film-1", json={"data": {"status": "in_progress"}}).status_code == 200
     with relay.client() as client:
@@ -122,6 +123,8 @@ def test_messages_are_as_described(api: httpx.Client, relay: RelayServer) -> Non
             for example in message.examples:
                 client.send(example)
         client.send({"type": "nonsense"})
+        while check(client.receive()).get("channel") != "general":
+            pass  # its example of a position is of another epoch: what came before the answer is not delivered
         api.post("/general", json={"data": {"note": "x"}})
         api.post("/tasks/film-1", json={"data": {"status": "completed"}})
         while seen != set(RELAY_MESSAGES) - {"tokenExpires"}:  # an open relay's never do
