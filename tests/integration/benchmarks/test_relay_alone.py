@@ -26,6 +26,7 @@ SERVERS = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
     """The result file of each scenario. Two run at a time: much of their time they wait."""
+    tmp_path_factory.getbasetemp()  # which two threads must not make at once
 
     def run(scenario: str) -> Path:
         path = tmp_path_factory.mktemp(scenario) / "result.json"
