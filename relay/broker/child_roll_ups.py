@@ -2,8 +2,8 @@
 
 A parent may lie on another node of a cluster than its children. The script that changes a child therefore leaves a note in the
 child's bucket, in the same step; one relay of many carries the notes to the parents, several times per second. A note is struck
-out only after its parent has heard of it, and not if the child has changed meanwhile: whatever breaks, a parent hears of each
-child at least once, and to hear twice changes nothing.
+out only after its parent includes it, and not if the child has changed meanwhile: whatever breaks, a parent gets each
+child at least once, and twice changes nothing.
 """
 
 from collections import defaultdict

@@ -112,7 +112,7 @@ class ClientPublishes:
                 )
         except BadMessage as error:
             return error
-        # The task first: whoever hears of it finds it.
+        # The task first: a client that receives the announcement finds it.
         return [publish] if create is None else [create, publish]
 
 

@@ -58,7 +58,7 @@ class Scope:
     channel_prefixes: tuple[str, ...] = ()
 
     def covers_task(self, task_id: str) -> bool:
-        """Whether the scope covers a task, whoever owns it."""
+        """Whether the scope covers a task, independent of its owner."""
         return self.everything or task_id in self.tasks or task_id.startswith(self.prefixes)
 
     def covers_channel(self, channel: str) -> bool:

@@ -53,7 +53,7 @@ def listen_for_operators(bind: str, *, shared: bool = False) -> socket.socket:
 class _AdminApp:
     """The app as the operators' listener sees it: HTTP only, and marked requests.
 
-    A page may not use it: the browser of an operator reaches the address, and would read it to whoever made the page.
+    A page may not use it: the browser of an operator reaches the address, and the page's author would read it.
     """
 
     def __init__(self, app: AsgiApp) -> None:

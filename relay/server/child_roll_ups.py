@@ -1,4 +1,4 @@
-"""The roll-up of children: one relay of many has parents hear of their children, several times per second."""
+"""The roll-up of children: one relay of many adds children to their parents, several times per second."""
 
 import secrets
 

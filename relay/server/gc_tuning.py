@@ -3,7 +3,7 @@
 Ten thousand clients are a million objects, all of them alive, and one full collection takes a second in which nobody is served.
 Reference counts free them, since a session leaves no cycles behind. So objects that were made for clients are frozen every few
 hundred clients, after a collection among just these. A full collection, which finds cycles that errors left, runs only after
-very many clients have ended: whoever connects and hangs up again and again must not cause it often.
+very many clients have ended: a client that connects and hangs up again and again must not cause it often.
 """
 
 import ctypes

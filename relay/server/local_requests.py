@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from relay.core.client_address import peer_address
 from relay.server.cors import header, host_without_port
 
-#: Headers of proxies. Whoever is behind one may be anywhere.
+#: Headers of proxies. A client behind one may be anywhere.
 _FORWARDING = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 

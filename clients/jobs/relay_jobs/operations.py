@@ -103,7 +103,7 @@ def created(
 def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
     """Request a task's cancellation; one that waits is cancelled at once. False if it has ended or is unknown."""
     task_channel(task_id)
-    # The first reaches the next worker that claims it, the second whoever works on it now.
+    # The first reaches the next worker that claims it, the second the worker that has it now.
     request, notification = queue.cancel(task_id), _cancel_request(task_id)
     yield [request, notification]
     where, body = request.outcome()

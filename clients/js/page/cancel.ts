@@ -45,7 +45,7 @@ export class Cancellation {
   /** The task that is shown has changed. */
   show({ status, data }: TaskState): void {
     const isOver = status === undefined || Object.hasOwn(ENDED, status);
-    // Only some workers hear of a request, and say so.
+    // Only some workers receive requests, and say so.
     this.#button.hidden = isOver || data["cancellable"] !== true || this.#task === null || this.#refused.has(this.#task);
     this.#button.disabled = this.#isRequested;
     if (this.#isRequested && isOver && status !== undefined) {

@@ -28,7 +28,7 @@ export function showConnection(relay: RelayClient, list: { readonly state: TaskL
   const show = (): void => {
     const state = relay.connection.state;
     const [text, tone] = words(state, Date.now());
-    // A screen reader is told of changes, not of every second.
+    // A screen reader announces changes, not every second.
     setText(pill.querySelector("[aria-hidden]")!, text);
     const spoken = text.replace(/ in \d+ s$/, "");
     if (spoken !== said) setText(pill.querySelector(".visually-hidden")!, (said = spoken));

@@ -27,7 +27,7 @@ const relay = new RelayClient(new URL("ws/tasks", url), {
   api,
   token,
   shared: token === null ? "page" : false,
-  // Whoever looks at a page wants to know soon that nothing arrives any more.
+  // People who look at a page want to know soon that nothing arrives any more.
   heartbeat: 10_000,
   heartbeatTimeout: 5_000,
   onError: () => {},

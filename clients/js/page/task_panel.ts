@@ -148,7 +148,7 @@ export class TaskPanel {
     else byId("raw").ontoggle = () => this.#drawSoon();
   }
 
-  /** Fill a section anew where its contents have changed; hide it where there are none. */
+  /** Fill a section again where its contents have changed; hide it where there are none. */
   #section(name: string, key: string, make: () => HTMLElement[]): void {
     if (this.#shown[name] === key) return;
     this.#shown[name] = key;

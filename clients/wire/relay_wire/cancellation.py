@@ -1,6 +1,6 @@
 """Requests to cancel a task: a field of its numbers in Redis, and a message to the workers.
 
-Whoever requests it writes the field and publishes the message, in one script. A worker reads the field when it begins a task,
+A request writes the field and publishes the message, in one script. A worker reads the field when it begins a task,
 and again whenever it has connected; in between it receives the messages. So no request is missed.
 """
 
@@ -46,7 +46,7 @@ def read_outcome(answer: Any) -> str:
 
 
 def read_message(message: Any) -> tuple[str, str] | None:
-    """Return the task and the reason of a request, decoded from JSON; None if it is none, whoever published it."""
+    """Return the task and the reason of a request, decoded from JSON; None if it is none: anyone may publish there."""
     if not isinstance(message, dict):
         return None
     task_id, reason = message.get("task_id"), message.get("reason", "")

@@ -96,7 +96,7 @@ def tasks_of_parent(bucket: int, parent_id: str) -> str:
 
 
 def roll_ups(bucket: int) -> str:
-    """Return the key of a bucket's hash of children whose parents have not heard of their last update."""
+    """Return the key of a bucket's hash of children whose parents do not include their last update yet."""
     return f"{PREFIX}{{{bucket}}}:rollups"
 
 

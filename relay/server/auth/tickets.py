@@ -31,7 +31,7 @@ _REDEEM = Script.of(
 
 
 def _key(ticket: str) -> str:
-    # Whoever can read Redis' keys cannot use the tickets.
+    # Someone who can read Redis' keys cannot use the tickets.
     return keys.TICKET + sha256(ticket.encode("utf-8", "surrogatepass")).hexdigest()
 
 

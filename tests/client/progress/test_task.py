@@ -141,7 +141,7 @@ def test_what_is_too_long_together_is_told_one_by_one() -> None:
     reported.task.progress(1, "x" * 60_000, other="y" * 60_000)
     each = [{"progress": 1}, {"message": "x" * 60_000}, {"other": "y" * 60_000}]
     assert sorted(reported.take(), key=str) == sorted(each, key=str)
-    # Nobody has said that they arrived: they are told again, and then the end.
+    # They were not acknowledged: they are sent again, and then the end.
     *again, last = reported.end()
     assert sorted(again, key=str) == sorted(each, key=str)
     assert last == {"status": "completed"}

@@ -170,7 +170,7 @@ async def counted_once(server: RedisServer, steps: list[Any]) -> None:
         for kind, child, status, progress in steps:
             if kind == "update":
                 if last.get(child) == status == "in_progress":
-                    continue  # mere progress is told when there is time for it
+                    continue  # mere progress is added when there is time for it
                 last[child] = status
                 await run(redis, published(child, "p", status=status, progress=progress))
                 children[child] = (status, progress)
@@ -181,7 +181,7 @@ async def counted_once(server: RedisServer, steps: list[Any]) -> None:
                 await run(redis, published("p", status="completed"), published("p", status="in_progress"))
                 children = {}
             else:
-                # A relay dies after it has read, or after a parent has heard.
+                # A relay dies after it has read, or after a parent includes the child.
                 breaking = Breaking(redis, 1 if kind == "carry late" else 2)
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr("relay.broker.child_roll_ups._NOTES_AT_ONCE", 1)

@@ -106,7 +106,7 @@ export class RelayTaskElement extends ConnectedElement {
     this.#set("eta", left === null ? "" : left < 1500 ? "almost done" : `about ${duration(left)} left`);
   }
 
-  /** Screen readers hear of a status, not of every percent. */
+  /** Screen readers announce a status, not every percent. */
   #announce(former: TaskState | null, state: TaskState, status: string): void {
     const isOther = former?.status !== state.status || former?.stalled !== state.stalled;
     if (isOther && former !== null && state.status !== undefined) {

@@ -7,7 +7,7 @@ export interface LifeLock {
   readonly release: () => void;
 }
 
-/** A lock that a tab holds while it lives: whoever gets it knows that the tab is gone. */
+/** A lock that a tab holds while it lives: another tab that gets it knows that the tab is gone. */
 export function holdLifeLock(): LifeLock {
   const name = `trio-relay-tab:${crypto.randomUUID()}`;
   let release = (): void => {};

@@ -15,7 +15,7 @@ class CancelEvent:
     def __init__(self) -> None:
         self.reason = ""
         self._is_set = False
-        # Not threading.Event: a signal handler that sets one while its own thread waits for it can block for ever.
+        # Not threading.Event: a signal handler that sets one while its own thread waits for it can block forever.
         self._wake: SimpleQueue[None] = SimpleQueue()
 
     def __bool__(self) -> bool:

@@ -30,7 +30,7 @@ class RelayTasks:
         self._tasks = tasks
 
     def add_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """Add a task, which runs after the response was sent; return its id, for whoever is to watch it."""
+        """Add a task, which runs after the response was sent; return its id, by which it can be watched."""
         return self._tasks.add_task(func, *args, **kwargs)
 
 

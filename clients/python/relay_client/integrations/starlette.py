@@ -61,7 +61,7 @@ class RelayBackgroundTasks(BackgroundTasks):
         """Add a task, which runs after the response was sent.
 
         Returns:
-            The task's id, for whoever is to watch it.
+            The task's id, by which it can be watched.
         """
         job = Job(uuid4().hex, f"{func.__module__}.{func.__qualname__}", lambda: named(func, args, kwargs))
         is_reported = self._jobs.enqueued(job)

@@ -1,4 +1,4 @@
-"""A task whose beginning and end are sent in the background as well: whoever reports on it never waits for Redis.
+"""A task whose beginning and end are sent in the background as well: code that reports on it never waits for Redis.
 
     opening   announcement of a new task, claim   sent with everything that follows, until Redis has acknowledged it
     changes   what is reported meanwhile          merged, as for every task

@@ -1,4 +1,4 @@
-"""Redis is away in the middle of a job: the job completes, and its end is told when Redis is back.
+"""Redis is away in the middle of a job: the job completes, and its end is reported when Redis is back.
 
 ``OUTAGE_SECONDS`` says for how long; the suite takes a few, `make test-outages` a minute.
 """

@@ -49,7 +49,7 @@ class EventReporter:
         self._app = app
         self._jobs = jobs
         self._known: OrderedDict[str, Job] = OrderedDict()
-        self._workers: dict[str, float] = {}  # when each was last heard of
+        self._workers: dict[str, float] = {}  # when each last sent an event
         self._running: dict[str, set[str]] = {}  # by worker
         self._next_look = 0.0
 

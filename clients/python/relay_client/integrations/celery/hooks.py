@@ -224,7 +224,7 @@ def _use_reporting_requests(**_: Any) -> None:
 
 
 def _report_state_updates() -> None:
-    """Have ``update_state`` report the progress, whoever calls it: celery-progress does."""
+    """Have ``update_state`` report the progress, also for libraries that call it, such as celery-progress."""
     update_state = CeleryTask.update_state
     if hasattr(update_state, "_is_reporting"):
         return

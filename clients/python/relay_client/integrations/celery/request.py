@@ -57,5 +57,5 @@ class ReportingRequest(Request):
     def _report_redelivery(self, error: str) -> None:
         hooks = hooks_of(self.app)
         if hooks is not None and hooks.is_reported(hooks.job_of(self.task, self)):
-            # Without a status: whoever gets it may have begun already.
+            # Without a status: the worker that gets it may have begun already.
             hooks.jobs.note(self.id, f"{error} It is delivered again.")

@@ -18,7 +18,7 @@ local is_active = is_task
 -- It is active after all, and its watchers are to see that.
 local is_revived = stalled and not is_stall_mark
 
--- Its parent is to hear of what counts at once, and of mere progress the less often the more siblings there are: so many
+-- What counts is noted for its parent at once, and mere progress the less often the more siblings there are: so many
 -- milliseconds apart.
 local is_noted = false
 if (parent or new_parent) and (is_update or is_revived or #ARGV >= first_field) then

@@ -1,7 +1,7 @@
 -- The options of a task's creation: who owns it, and its parent.
 --
 -- owner, a JSON array of texts in order, is set when it is given and differs; '[]' removes it. parent is set once in a life. A
--- new life has neither, unless they are given again. Relays hear of another owner before they hear of the update.
+-- new life has neither, unless they are given again. Relays receive another owner before the update.
 --
 -- The tasks of an owner, and the children of a parent, have indexes like the bucket's own list of tasks, in the same bucket.
 local new_owner = is_task and ARGV[16] ~= '' and ARGV[16] ~= (owner or '[]') and ARGV[16]
@@ -40,7 +40,7 @@ local function list(owner, parent, is_due)
   end
 end
 
--- Notes that a parent has to hear of its child: relays roll it up soon.
+-- Notes a child for its parent: relays roll it up soon.
 local function note_child(parent)
   local notes = string.sub(KEYS[5], 1, -6) .. 'rollups'
   if call('HSET', notes, #parent .. ':' .. parent .. ARGV[13], epoch .. ' ' .. top) == 1 then
