@@ -9,39 +9,27 @@ event loop.
 """
 
 import logging
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from time import monotonic
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from relay_wire.channels import MAX_FIELDS
 from relay_wire.creation import NO_OPTIONS, CreationOptions
-from relay_wire.statuses import IN_PROGRESS, PENDING
 
 from relay_client.cancellation.event import CancelEvent
 from relay_client.encoding import plain_copy
-from relay_client.errors import NotDelivered
-from relay_client.field_operations import literal
-from relay_client.progress import forks
-from relay_client.progress.appends import Appends
-from relay_client.progress.changes import FieldChanges
 from relay_client.progress.outcome import TaskCancelled, error_text
+from relay_client.progress.sent_task import SentTask
 from relay_client.progress.tracking import ItemCounter, checked_range
-from relay_client.progress.values import percentage, plain_fields, utc_now_iso
-from relay_client.publishing.call import Call
-from relay_client.updates import Updates, task_channel
+from relay_client.progress.values import percentage, plain_fields
+from relay_client.updates import task_channel
 
 _log = logging.getLogger("relay_client")
 
 _T = TypeVar("_T")
 
 
-def _nothing() -> None:
-    """Nothing is to be done at the task's end."""
-
-
-class Task:
+class Task(SentTask):
     """A task, for the code that works on it. Reporters make tasks.
 
     Its methods neither block nor wait, and may be called from any thread. What is reported is merged, and sent a few times per
@@ -74,39 +62,15 @@ class Task:
         Raises:
             ValueError, TypeError: The id cannot be one; or, with ``raise``, a field cannot be published.
         """
-        self.id = uuid4().hex if task_id is None else str(task_id)
+        super().__init__(uuid4().hex if task_id is None else str(task_id), options)
         task_channel(self.id)
         self.cancelled = CancelEvent()
-        self._on_end: Callable[[], None] = _nothing
         #: What cannot be reported is raised, not logged.
         self.raises = on_error == "raise"
         self._has_logged = False
-        self._changes = FieldChanges()
-        self._appends = Appends()
         given = {name: value for name, value in info.items() if value is not None}
         self._info = plain_fields(given) if self.raises else self._publishable(given)
-        self._options = options
-        self._options_are_due = False  # Redis may not have them
-        #: What announces it to every client, where that may not have arrived; and its idempotency key.
-        self._announcement: dict[str, Any] | None = None
-        self._is_announced_again = False
-        self._announcement_key = f"announced:{os.urandom(16).hex()}"
         self._note = note
-        #: Why nothing can be reported any more.
-        self._stopped: Exception | None = None
-        # The sender's alone:
-        self._has_ended = False
-        #: Of its channel, when an update last arrived.
-        self.epoch: str | None = None
-        #: When something of it was last sent with success, and when it may be next; monotonic seconds.
-        self.last_sent = 0.0
-        self.not_before = 0.0
-        self._failure: Exception | None = None
-
-    @property
-    def failure(self) -> Exception | None:
-        """What kept a part of its fields from being published for good."""
-        return self._failure or self._appends.failure
 
     def progress(
         self, progress: float | None = None, message: str | None = None, *, stage: str | None = None, **fields: Any
@@ -302,136 +266,3 @@ class Task:
         if self._stopped is None:
             self._stopped = TaskCancelled(reason or "its cancellation was requested")
             self.cancelled.set(reason)
-
-    # What follows is for reporters.
-
-    def call_at_end(self, function: Callable[[], None]) -> None:
-        """Call a function when nothing is sent of the task any more."""
-        self._on_end = function
-
-    def begin(self, updates: Updates, *, announce: bool) -> list[Call]:
-        """Return the calls that announce and start it."""
-        created = {"status": PENDING, "created_at": utc_now_iso(), **self._info}
-        # The whole of it, for those who were subscribed before there was such a task.
-        started = {**created, "status": IN_PROGRESS, "started_at": utc_now_iso()}
-        if not announce:
-            started = {**self._info, "status": IN_PROGRESS, "started_at": started["started_at"]}
-        self._announcement = created if announce else None
-        calls = self._announced(updates)
-        calls += updates.task_update(self.id, started, options=self._options)
-        self._changes.start_with(started)
-        self.last_sent = self.not_before = monotonic()
-        forks.track(self)
-        return calls
-
-    def _announced(self, updates: Updates) -> list[Call]:
-        if self._announcement is None:
-            return []
-        return updates.created(self.id, self._announcement, key=self._announcement_key, options=self._options)
-
-    def has_pending(self) -> bool:
-        """Return whether there is something to send."""
-        return (self._changes.is_noted or self._appends.has_pending()) and not self._has_ended
-
-    def take(self, updates: Updates, put: Callable[[list[Call]], None]) -> list[Call]:
-        """Take what is to be sent, and queue it. Raises NotDelivered when there is no room; nothing is taken then."""
-        if self._has_ended:
-            return []
-        calls = self._take(updates)
-        try:
-            if calls:
-                put(calls)
-        except NotDelivered:
-            self.requeue()
-            raise
-        return calls
-
-    def _take(self, updates: Updates) -> list[Call]:
-        calls = self._announced(updates) if self._is_announced_again else []
-        appending = self._appends.take(self.id, updates)
-        for part in self._changes.take():
-            try:
-                calls += self._update(updates, part)
-            except (TypeError, ValueError):  # checked one by one, they are too long together
-                calls += self._take_each(updates, part)
-            else:
-                self._changes.sending(part)
-        # After the fields: if Redis has lost the task, these give it its owner again.
-        return calls + appending
-
-    def _update(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
-        options = self._options if self._options_are_due else NO_OPTIONS
-        fields = {name: literal(value) for name, value in part.items()}
-        return updates.task_update(self.id, fields, options=options)
-
-    def _take_each(self, updates: Updates, part: Mapping[str, Any]) -> list[Call]:
-        calls: list[Call] = []
-        for name, value in part.items():
-            try:
-                calls += self._update(updates, {name: value})
-            except (TypeError, ValueError) as error:
-                self._failure = error
-            else:
-                self._changes.sending((name,))
-        return calls
-
-    def acknowledged(self, now: float) -> None:
-        """Note that what was taken has arrived."""
-        self._is_announced_again = self._options_are_due = False
-        self._changes.acknowledged()
-        self._appends.acknowledged()
-        self.last_sent = now
-
-    def requeue(self) -> None:
-        """Note that what was taken has not arrived: it is to be taken again."""
-        self._changes.requeue()
-        self._appends.requeue()
-
-    def requeue_beginning(self) -> None:
-        """Note that its beginning may not have arrived: it is to be announced and sent again, which Redis recognises."""
-        self._is_announced_again = True
-        self.requeue_all()
-
-    def requeue_all(self) -> None:
-        """Note that Redis has lost the task: all that is known of it is to be taken again."""
-        self._options_are_due = True
-        self._changes.requeue_all()
-        self._appends.requeue_all()
-
-    def end(
-        self, updates: Updates, put: Callable[[list[Call]], None], status: str, fields: Mapping[str, Any]
-    ) -> list[Call]:
-        """Queue its last updates: what is to be sent still, and then its end.
-
-        Raises:
-            NotDelivered: There is no room.
-            RuntimeError: It has ended before.
-            TypeError, ValueError: The fields cannot be published.
-        """
-        if self._has_ended:
-            raise RuntimeError(*(self._stopped.args if self._stopped else ()))
-        calls = self._take(updates)
-        while appending := self._appends.take_more(self.id, updates):
-            calls += appending
-        uncertain = {name: self._changes.fields[name] for name in self._changes.unacknowledged}
-        try:
-            calls += self._update(updates, {**uncertain, **fields, "status": status})
-        except ValueError:  # together they are too long
-            calls += self._take_each(updates, uncertain)
-            calls += self._update(updates, {**fields, "status": status})
-        put(calls)
-        self.abandon()
-        return calls
-
-    def abandon(self) -> None:
-        """Send nothing more of it: it belongs to another worker from now on, or to nobody."""
-        self._has_ended = True
-        if self._stopped is None:
-            self._stopped = RuntimeError(f"task {self.id} has ended")
-        on_end, self._on_end = self._on_end, _nothing
-        on_end()
-
-    def detach_after_fork(self) -> None:
-        """In a forked child: it is the parent's."""
-        self._has_ended = True
-        self._stopped = RuntimeError(f"task {self.id} is its parent process's; a forked child begins its own")
