@@ -12,9 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import cycle
 from pathlib import Path
-from random import Random
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -26,6 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 from relay.broker.embedded import start_server
 from relay.config import Settings
 from relay.processes import Child, start_child
+from tests.ports import free_port
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
 Kind = Literal["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"]
@@ -36,33 +35,6 @@ ROOT = Path(__file__).parent.parent
 
 #: Seconds after which a test gives up. It keeps the suite from hanging, and says nothing about speed: the machine may be busy.
 PATIENCE = 60.0
-
-
-def _ports() -> Iterator[int]:
-    """Ports below those that the kernel gives to connecting sockets, in a row that starts anywhere.
-
-    Each process of a parallel run has a range of its own: a server that a test has killed, and will start again, must find its
-    port free, and its clients must not meet another test's server there.
-    """
-    first, last = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    count = (last - first) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    ports = range(first + worker * count, first + (worker + 1) * count)
-    start = Random().randrange(len(ports))  # of its own: Hypothesis seeds the shared one
-    return cycle([*ports[start:], *ports[:start]])
-
-
-_candidates = _ports()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that no server has, and that no client of a test that runs at the same time can be given."""
-    while True:
-        port = next(_candidates)
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def eventually(check: Callable[[], T], within: float = PATIENCE, every: float = 0.02) -> T:

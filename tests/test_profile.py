@@ -9,7 +9,8 @@ from relay.config import RedisSettings, Settings
 from relay.core.errors import ConfigError
 from relay.profile import is_private, open_notice, require_safe, unsafe_defaults
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, free_port
+from tests.harness import RedisServer
+from tests.ports import free_port
 from tests.test_cli import SECRET, run
 
 SAFE = {

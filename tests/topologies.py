@@ -10,7 +10,8 @@ from relay_wire import keys
 
 from relay.broker.embedded import server_binary
 from relay.processes import start_child
-from tests.harness import RedisServer, Server, eventually, free_port
+from tests.harness import RedisServer, Server, eventually
+from tests.ports import free_port
 
 NAME = "mymaster"
 

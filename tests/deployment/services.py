@@ -15,7 +15,8 @@ from relay.broker.embedded import server_binary
 from relay.processes import start_child
 from tests.deployment.containers import Container, Image, has_namespaces
 from tests.deployment.manifests import compose
-from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server, free_port
+from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server
+from tests.ports import free_port
 
 
 def http(port: int, path: str) -> tuple[int, str]:

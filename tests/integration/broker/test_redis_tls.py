@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from relay.processes import start_child
-from tests.harness import RelayServer, Server, eventually, free_port
+from tests.harness import RelayServer, Server, eventually
+from tests.ports import free_port
 
 PASSWORD = "correct horse"
 

@@ -28,7 +28,8 @@ from tests.deployment.services import (
     redis_commands,
     running_stack,
 )
-from tests.harness import PATIENCE, ROOT, Client, eventually, free_port
+from tests.harness import PATIENCE, ROOT, Client, eventually
+from tests.ports import free_port
 
 #: Their kinds of tasks, with parameters that make them short.
 WORKERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -17,7 +17,8 @@ from websockets.sync.client import connect
 from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.deployment.pages import commands, snippets
-from tests.harness import PATIENCE, Client, RedisServer, Server, eventually, free_port
+from tests.harness import PATIENCE, Client, RedisServer, Server, eventually
+from tests.ports import free_port
 
 
 class App(BaseHTTPRequestHandler):

@@ -13,7 +13,8 @@ import pytest
 from relay_wire import keys
 
 from tests.conftest import StartRelay
-from tests.harness import ROOT, RedisServer, RelayServer, eventually, free_port
+from tests.harness import ROOT, RedisServer, RelayServer, eventually
+from tests.ports import free_port
 
 #: What the commands need besides a container engine.
 PROGRAMS = ("make", "sh", "env", "grep", "sed", "expand", "tail")

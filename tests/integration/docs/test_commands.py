@@ -25,7 +25,8 @@ from relay_wire.redis_urls import parse
 from tests.deployment.manifests import compose, resource
 from tests.deployment.pages import PAGES, Snippet, commands, snippets
 from tests.deployment.services import redis_commands
-from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually, free_port
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.ports import free_port
 
 #: Commands that go on until they are stopped, and what they must say before that.
 ENDLESS = {

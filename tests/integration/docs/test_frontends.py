@@ -13,10 +13,11 @@ from websockets.sync.client import connect
 from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.deployment.pages import snippets
-from tests.harness import PATIENCE, Client, RedisServer, eventually, free_port
+from tests.harness import PATIENCE, Client, RedisServer, eventually
 from tests.integration.interop.browser import chromium, page_server
 from tests.integration.interop.conftest import NODE, install_packages
 from tests.integration.interop.node_packages import CLIENT, compile_client
+from tests.ports import free_port
 
 #: Has a page report its texts whenever they change.
 REPORTER = """

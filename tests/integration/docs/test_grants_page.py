@@ -13,7 +13,8 @@ import pytest
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import PATIENCE, ROOT, RedisServer, eventually, free_port
+from tests.harness import PATIENCE, ROOT, RedisServer, eventually
+from tests.ports import free_port
 
 PAGE = (ROOT / "docs" / "grants.md").read_text()
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from relay.broker.embedded import start_server
-from tests.harness import PATIENCE, ROOT, RedisServer, eventually, free_port
+from tests.harness import PATIENCE, ROOT, RedisServer, eventually
+from tests.ports import free_port
 
 SECTION = (ROOT / "docs" / "troubleshoot.md").read_text().split("\n## Redis' own errors\n")[1].split("\n## ")[0]
 

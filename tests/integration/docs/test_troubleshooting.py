@@ -12,7 +12,8 @@ from websockets.typing import Origin
 from relay.metrics import Metrics
 from tests.conftest import StartRelay
 from tests.deployment.pages import PAGES, snippets
-from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually, free_port
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.ports import free_port
 
 PAGE = (ROOT / "docs" / "troubleshoot.md").read_text()
 SOURCES = "\n".join(path.read_text() for path in (ROOT / "relay").rglob("*.py"))

@@ -12,8 +12,9 @@ from relay_jobs.examples import demo
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, Server, eventually, free_port
+from tests.harness import RedisServer, Server, eventually
 from tests.kernel import process_is_gone
+from tests.ports import free_port
 
 
 class Demo(Server):

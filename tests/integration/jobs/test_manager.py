@@ -13,8 +13,9 @@ from relay_jobs.errors import BacklogFull, TaskExists
 from relay_jobs.manager import TaskManager
 
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, eventually, free_port
+from tests.harness import RedisServer, eventually
 from tests.integration.jobs.rig import left_in_redis
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.conftest import StartRelay
-from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually, free_port
+from tests.harness import PATIENCE, Kind, RedisServer, RelayServer, eventually
+from tests.ports import free_port
 
 KINDS: list[tuple[Kind, tuple[str, ...]]] = [
     ("hypercorn", ()),

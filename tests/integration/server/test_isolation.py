@@ -21,8 +21,9 @@ from relay.core.updates import Position
 from relay.processes import start_child
 from relay.protocols.event_ids import EventId
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, RelayServer, eventually, free_port
+from tests.harness import Kind, RedisServer, RelayServer, eventually
 from tests.kernel import connections_to
+from tests.ports import free_port
 
 
 def test_a_redis_user_who_may_not_ask_who_listens(redis_server: RedisServer, start_relay: StartRelay) -> None:

@@ -14,7 +14,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from relay.processes import start_child
 from tests.conftest import StartRelay
-from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, Server, eventually, free_port
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, Server, eventually
+from tests.ports import free_port
 
 MANAGER = Path(__file__).parent / "apps" / "former_manager.py"
 

@@ -14,8 +14,9 @@ from relay_wire import keys
 from relay_wire.cancellation import cancel_call, read_outcome
 
 from relay.processes import Child, start_child
-from tests.harness import ROOT, RedisServer, eventually, free_port
+from tests.harness import ROOT, RedisServer, eventually
 from tests.integration.client.reading import log_of, state_of
+from tests.ports import free_port
 
 #: An argument of every task, which must never be seen in the relay's Redis.
 SECRET = "s3cret"

@@ -10,7 +10,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.harness import ROOT, eventually, free_port
+from tests.harness import ROOT, eventually
+from tests.ports import free_port
 
 RUN = ROOT / "clients" / "python" / "examples" / "pictures" / "run.py"
 

@@ -10,8 +10,9 @@ from relay_client.errors import DeliveryRefused, DeliveryTimedOut
 from relay_client.http import Publisher
 
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, RelayServer, eventually, free_port
+from tests.harness import RedisServer, RelayServer, eventually
 from tests.integration.client.reading import log_of, state_of
+from tests.ports import free_port
 
 
 @pytest.fixture
