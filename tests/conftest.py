@@ -1,12 +1,15 @@
 """Fixtures: Valkeys and relays in front of them, for one test alone or for many, one after the other."""
 
+import asyncio
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import trio_asyncio  # noqa: F401 - see pytest_configure
 import trustme
 from relay_wire import keys
 
@@ -31,6 +34,10 @@ def pytest_configure() -> None:
     """A shell starts what runs in its background with SIGINT ignored, and every child would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # trio-asyncio, once imported, runs `asyncio.run` on loops of its own, with Trio's threads: tests of asyncio want asyncio.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of policies, in Python 3.14
+        asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

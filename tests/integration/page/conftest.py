@@ -1,9 +1,7 @@
 """A Chromium for all tests of the page, the elements and the client in a browser."""
 
-import asyncio
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,23 +12,12 @@ from tests.harness import PATIENCE, RelayServer
 expect.set_options(timeout=PATIENCE * 1000)
 
 
-@contextmanager
-def standard_event_loops() -> Iterator[None]:
-    """Have asyncio make its own event loops: those of trio-asyncio, which other tests import, cannot run Playwright."""
-    policy = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop_policy(policy)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
     program = shutil.which("chromium")
     assert program is not None, "this test needs Debian's chromium package"
-    with standard_event_loops(), sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield started
         started.close()

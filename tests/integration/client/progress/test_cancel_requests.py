@@ -48,8 +48,6 @@ def test_a_task_in_a_thread_raises_at_its_next_report(redis_server: RedisServer)
         assert state_of(redis_server, "t")["status"] == "cancelled"
 
 
-# A request was not received once in some twenty runs of everything, for a reason that is not known yet.
-@pytest.mark.flaky(reruns=2)
 def test_a_block_of_asyncio_is_cancelled(redis_server: RedisServer) -> None:
     ended: list[str] = []
 

@@ -102,7 +102,7 @@ def test_listening_goes_on_after_redis_was_away(redis_server: RedisServer, troub
                 redis_server.freeze()
             await until(lambda: not service.alive)
             if trouble == "kill":
-                await asyncio.to_thread(redis_server.start)
+                redis_server.start()
             else:
                 redis_server.thaw()
             await until(lambda: redis_server.publish("a", "1"))
