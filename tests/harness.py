@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -36,10 +35,6 @@ ROOT = Path(__file__).parent.parent
 
 #: Seconds after which a test gives up. It keeps the suite from hanging, and says nothing about speed: the machine may be busy.
 PATIENCE = 60.0
-
-
-#: Starts all servers: the kernel ends a child with the thread that started it, and a test's own threads end before the test.
-_starter = ThreadPoolExecutor(1, "starter")
 
 
 def eventually(check: Callable[[], T], within: float = PATIENCE, every: float = 0.02) -> T:
@@ -121,8 +116,8 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it (again), and wait until it answers."""
-        self._child = _starter.submit(start_server, self.port, self.directory, *self.options).result()
+        """Start it (again), and wait until it answers. The kernel ends it with the thread that has started it."""
+        self._child = start_server(self.port, self.directory, *self.options)
         eventually(self.answers)
 
     def answers(self) -> bool:
@@ -222,10 +217,9 @@ class RelayServer(Server):
         pin = ["taskset", "-c", str(self._cpu)] if self._cpu is not None else []
         command = [*pin, sys.executable, "-m", *self._command(), *self._arguments]
         with self.log.open("ab") as log:
-            starting = _starter.submit(
-                start_child, command, env=self._environ, stdout=log, stderr=subprocess.STDOUT, cwd=self.directory
+            self._child = start_child(
+                command, env=self._environ, stdout=log, stderr=subprocess.STDOUT, cwd=self.directory
             )
-            self._child = starting.result()
         if wait:
             eventually(self.is_ready)
 

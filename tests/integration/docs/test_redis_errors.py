@@ -98,7 +98,8 @@ def busy(server: RedisServer) -> list[str]:
 
 
 def test_errors_of_a_cluster(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, "--save", "", "--cluster-enabled", "yes") as node, node.client() as client:
+    options = ("--save", "", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with RedisServer(tmp_path, *options) as node, node.client() as client:
         found = errors_of(node.port, "GET a")
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         found += errors_of(node.port, "MSET a 1 b 2")
