@@ -290,6 +290,6 @@ def create_app(
     add_publish_api(app, app.task_paths, publisher)
     add_task_actions(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
-    add_grant_routes(app, app.relay, settings.api_prefix, settings.revocation_ttl)
+    add_grant_routes(app, app.relay, app.task_paths, settings.revocation_ttl)
     add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app
