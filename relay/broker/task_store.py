@@ -14,7 +14,8 @@ from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
-from relay.broker.task_list import IndexEntry, Page, Task, TaskList, read_task, run_all, state_call
+from relay.broker.task_indexes import IndexEntry
+from relay.broker.task_list import Page, Task, TaskList, read_task, run_all, state_call
 from relay.core.errors import BrokerError, BrokerRefused
 from relay.core.task_filter import EVERY_TASK, TaskFilter
 
