@@ -94,7 +94,7 @@ class RelayApp(QuartTrio):
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self.proxies = TrustedProxies(settings.trusted_proxies)
-        self._guard = HttpGuard(self.policy, settings.api_prefix)
+        self._guard = HttpGuard(self.policy, settings.api_prefix, needs_grants=settings.needs_grants)
         self._requests = RequestLimit()
         self._bodies = RequestBodies(settings.message_timeout)
         self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
