@@ -11,7 +11,7 @@ import msgspec
 from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Subscribe
+from relay.protocols.base import Command, End, Farewell, Refusal, Subscribe, plain_farewell
 from relay.protocols.event_ids import EventId, positions_of
 from relay.protocols.tasks import PlainUpdates, channel_fields
 
@@ -76,6 +76,8 @@ class SseProtocol:
         deltas: It takes operations on fields.
     """
 
+    admits = False
+
     def __init__(self, channels: Sequence[str], last_event_id: str | None, *, deltas: bool = False) -> None:
         self._channels = channels
         self._since = positions_of(last_event_id, channels) if last_event_id else {}
@@ -127,3 +129,9 @@ class SseProtocol:
     def expiry_notice(self, seconds: float) -> bytes:
         data = _json({"type": "token_expires", "seconds": round(seconds, 3)})
         return b"event: token_expires\ndata: %b\n\n" % data
+
+    def heartbeat(self) -> Command | None:
+        return None
+
+    def farewell(self, close: Close) -> Farewell:
+        return plain_farewell(close)

@@ -15,7 +15,17 @@ from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
-from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import (
+    Authenticate,
+    Command,
+    End,
+    Farewell,
+    Refusal,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+    plain_farewell,
+)
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -159,6 +169,8 @@ class TasksProtocol:
 
     __slots__ = ("_named", "_now")
 
+    admits = False
+
     def __init__(self, named: ChannelPatterns, now: Callable[[], datetime] = _utc_now) -> None:
         self._named = named
         self._now = now
@@ -244,3 +256,9 @@ class TasksProtocol:
 
     def expiry_notice(self, seconds: float) -> bytes:
         return _json({"type": "token_expires", "seconds": round(seconds, 3)})
+
+    def heartbeat(self) -> Command | None:
+        return None
+
+    def farewell(self, close: Close) -> Farewell:
+        return plain_farewell(close)

@@ -23,6 +23,7 @@ from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.profile import open_notice
+from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, sse_endpoint
 from relay.server.admin_listener import serving_operators
@@ -32,6 +33,7 @@ from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.bound_addresses import bound_addresses
+from relay.server.centrifuge_setup import JSON, centrifuge_server
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.grant_routes import add_grant_routes
@@ -90,7 +92,10 @@ class RelayApp(QuartTrio):
         )
         self.metrics = Metrics()
         self.named = ChannelPatterns(settings.extra_channels)
-        self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
+        self.endpoints: dict[str, Endpoint] = {
+            "/ws/tasks": partial(TasksProtocol, self.named),
+            "/connection/websocket": partial(CentrifugeProtocol, centrifuge_server(settings, self.named), JSON),
+        }
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self.proxies = TrustedProxies(settings.trusted_proxies)
