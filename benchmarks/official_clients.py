@@ -67,6 +67,7 @@ class OfficialClients:
         self._options = {
             "library": library, "ports": list(ports), "tasks": list(tasks), "clients": clients, "networks": networks,
         }  # fmt: skip
+        self._connect_timeout = _TIMEOUT + _TIMEOUT_CONNECT * clients / 1000
         self._log = log
         self._buffer = b""
         #: Seconds in which all clients were connected.
@@ -77,14 +78,16 @@ class OfficialClients:
         with self._log.open("wb") as errors, pinned(LOAD_CORES[-1]):
             self._child = start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         try:
-            answer = self._answer(_TIMEOUT + _TIMEOUT_CONNECT * self._options["clients"] / 1000)
+            answer = self._answer(self._connect_timeout)
         except BaseException:
             self._end()
             raise
         self.ready_after = float(answer["ready"])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end()
 
     def _end(self) -> None:

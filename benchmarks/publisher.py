@@ -114,7 +114,9 @@ class Publisher:
                 time.sleep(max(0.0, (start + sent * interval - now) / 1e9))
                 continue
             latest = max(latest, now - int(start + sent * interval))
-            commands = [templates[i % kinds].fill(first + i // kinds, int(start + i * interval)) for i in range(sent, due)]
+            commands = [
+                templates[i % kinds].fill(first + i // kinds, int(start + i * interval)) for i in range(sent, due)
+            ]
             self._write(b"".join(commands), len(commands))
             sent = due
             self._read()

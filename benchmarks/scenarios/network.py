@@ -1,4 +1,4 @@
-"""Official clients behind networks that fail: one at a time (`jitter`), all at once (`avalanche`), and while servers are replaced
+"""Official clients whose connections fail: one at a time (`jitter`), all at once (`avalanche`), and while servers are replaced
 (`deploy`).
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.official_clients import Delivered, OfficialClients
 from benchmarks.peers.base import Peer
-from benchmarks.publisher import PublishFailed, Publisher
+from benchmarks.publisher import Publisher, PublishFailed
 from benchmarks.results import Row
 from benchmarks.scenarios.base import Trial
 from benchmarks.servers import Server, started
