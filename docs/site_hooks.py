@@ -16,7 +16,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "threats.md",
     "clients/python/README.md": "clients/python.md",
     "clients/jobs/README.md": "clients/jobs.md",
     "clients/js/README.md": "clients/js.md",
@@ -66,10 +66,11 @@ def _navigation(package: str, folder: str) -> list[Any]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Append the API reference to the navigation."""
+    """Append the API reference to the group "Reference" of the navigation."""
     packages = [(package, folder) for package, folder in PACKAGES.items() if (ROOT / folder / package).is_dir()]
     assert config.nav is not None
-    config.nav.append({"API reference": [{package: _navigation(package, folder)} for package, folder in packages]})
+    reference = next(group["Reference"] for group in config.nav if "Reference" in group)
+    reference.append({"Python API": [{package: _navigation(package, folder)} for package, folder in packages]})
     return config
 
 

@@ -15,7 +15,7 @@ import msgspec
 from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
-from relay.core.grants import Grant, Scope, Verb
+from relay.core.grants import Grant, Scope, SharedBy, Verb
 
 #: Most ids, prefixes and names in one list, and most groups.
 MAX_NAMES = 1000
@@ -164,11 +164,18 @@ def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
     return value
 
 
+def _shared_by(value: Any) -> SharedBy:
+    if not isinstance(value, dict):
+        raise BadGrant("the claim `shared_by` must be an object")
+    return SharedBy(*(_optional(value, name, _text(f"shared_by.{name}")) for name in ("sub", "jti")))
+
+
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp`` and ``jti``. Others do not matter.
+        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
+            ``shared_by``. Others do not matter.
 
     Raises:
         BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
@@ -182,6 +189,7 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
         issued_at=read_seconds(claims, "iat"),
         expires_at=read_seconds(claims, "exp"),
         token_id=_optional(claims, "jti", _text("jti")),
+        shared_by=_optional(claims, "shared_by", _shared_by),
     )
 
 
@@ -195,5 +203,8 @@ def claims_of(grant: Grant) -> dict[str, Any]:
     claims: dict[str, Any] = {"relay": {verb.value: _claim_of(scope) for verb, scope in grant.scopes.items()}}
     if grant.groups:
         claims["groups"] = sorted(grant.groups)
+    if grant.shared_by is not None:
+        names = {"sub": grant.shared_by.subject, "jti": grant.shared_by.token_id}
+        claims["shared_by"] = {name: value for name, value in names.items() if value is not None}
     more = {"sub": grant.subject, "iat": grant.issued_at, "exp": grant.expires_at, "jti": grant.token_id}
     return claims | {name: value for name, value in more.items() if value is not None}

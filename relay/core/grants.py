@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import NamedTuple
 
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
@@ -75,6 +76,18 @@ class Scope:
 NO_SCOPE = Scope()
 
 
+class SharedBy(NamedTuple):
+    """Whose grant a share link was made with. Revoking that grant, or that subject, revokes the link.
+
+    Attributes:
+        subject: The subject of that grant.
+        token_id: Its id.
+    """
+
+    subject: str | None
+    token_id: str | None
+
+
 def _no_scopes() -> Mapping[Verb, Scope]:
     return MappingProxyType({})
 
@@ -90,6 +103,7 @@ class Grant:
         issued_at: When the grant was made, in seconds of the Unix epoch, where that is known.
         expires_at: When the grant ends; None is never.
         token_id: The id by which this one grant can be revoked.
+        shared_by: Who has made it, where it is that of a share link.
     """
 
     scopes: Mapping[Verb, Scope] = field(default_factory=_no_scopes)
@@ -98,6 +112,7 @@ class Grant:
     issued_at: float | None = None
     expires_at: float | None = None
     token_id: str | None = None
+    shared_by: SharedBy | None = None
 
     @property
     def identities(self) -> frozenset[str]:

@@ -170,7 +170,7 @@ async def run_relay(
         )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        access = Access(authenticator, Tickets(redis.client_calls))
+        access = Access(authenticator, Tickets(redis.client_calls), grants.share_links)
         yield RunningRelay(
             admission,
             access,

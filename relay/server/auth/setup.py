@@ -17,6 +17,8 @@ from relay.server.auth.http_client import HttpClient
 from relay.server.auth.jwks import MAX_BYTES as MAX_JWKS_BYTES
 from relay.server.auth.jwks import TIMEOUT, JwksUrl
 from relay.server.auth.revocation_feed import RevocationFeed
+from relay.server.auth.share_links import ShareLinks
+from relay.server.auth.signing_keys import SigningKey, signing_key_of
 from relay.server.auth.tickets import Tickets
 from relay.server.auth.token_keys import BadKey, TokenKey, algorithms_of, limited, read_key_file
 from relay.server.auth.tokens import TokenRules, TokenVerifier
@@ -29,12 +31,14 @@ class GrantServices:
 
     Attributes:
         authenticator: Reads the credentials of clients.
+        share_links: Makes share links, where there is a key to sign them with.
         feed: Reads revocations.
         jwks: Fetches keys.
         clients: Connections to other servers.
     """
 
     authenticator: GrantAuthenticator
+    share_links: ShareLinks | None
     feed: RevocationFeed
     jwks: JwksUrl | None
     clients: tuple[HttpClient, ...]
@@ -52,8 +56,15 @@ class GrantServices:
                     await client.close()
 
 
-def _local_keys(settings: Settings) -> list[TokenKey]:
-    """Return the keys of the settings and of the key file.
+def _share_links(settings: Settings, key: SigningKey | None) -> ShareLinks | None:
+    if key is None or settings.share_ttl == 0:
+        return None
+    common = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience[0] if settings.jwt_audience else None}
+    return ShareLinks(key.sign, settings.share_ttl, {name: text for name, text in common.items() if text is not None})
+
+
+def _local_keys(settings: Settings, signing: SigningKey | None) -> list[TokenKey]:
+    """Return the keys of the settings and of the key file, and that of share links.
 
     Raises:
         ConfigError: A key cannot be used.
@@ -67,6 +78,8 @@ def _local_keys(settings: Settings) -> list[TokenKey]:
             keys += read_key_file(settings.jwt_keys)
         except (BadKey, OSError) as error:
             raise ConfigError(f"RELAY_JWT_KEYS: {error}") from None
+    if signing is not None and signing.public is not None:
+        keys.append(signing.public)
     usable = limited(keys, settings.jwt_algorithms)
     if keys and not usable:
         raise ConfigError("RELAY_JWT_ALGORITHMS: none of them can be used with the keys that are configured")
@@ -92,7 +105,8 @@ def set_up(
     Raises:
         ConfigError: A key cannot be used.
     """
-    local = _local_keys(settings)
+    signing = signing_key_of(settings)
+    local = _local_keys(settings, signing)
     clients: list[HttpClient] = []
     jwks: JwksUrl | None = None
     tokens: TokenVerifier | None = None
@@ -110,4 +124,5 @@ def set_up(
         authorize = AuthorizeUrl(clients[-1], limit, settings.authorize_cache, settings.authorize_ttl)
     anonymous = Grant(read_setting(settings.anonymous)) if settings.anonymous is not None else None
     sources = Sources(settings.accepted_keys(), tokens, jwks, authorize, Tickets(run_client_calls), anonymous)
-    return GrantServices(GrantAuthenticator(sources, revocations, feed, policy), feed, jwks, tuple(clients))
+    authenticator = GrantAuthenticator(sources, revocations, feed, policy)
+    return GrantServices(authenticator, _share_links(settings, signing), feed, jwks, tuple(clients))
