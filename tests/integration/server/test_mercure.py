@@ -8,7 +8,6 @@ import httpx
 import jwt
 import pytest
 
-from tests.conftest import StartRelay
 from tests.harness import RedisServer, RelayServer
 
 SECRET = "a secret of thirty-two characters"
@@ -63,10 +62,16 @@ def subscribed(
         yield Stream(response)
 
 
-@pytest.fixture
-def relays(shared_redis: RedisServer, share_relay: StartRelay) -> tuple[RelayServer, RelayServer]:
+@pytest.fixture(scope="module")
+def relays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RelayServer, RelayServer]]:
+    directories = [tmp_path_factory.mktemp("mercure") for _ in range(3)]
     settings = {"jwt_secret": SECRET, "anonymous": "watch:general", "allowed_origins": "https://page.example"}
-    return share_relay("hypercorn", **settings), share_relay("hypercorn", hijack_sockets=False, **settings)
+    with (
+        RedisServer(directories[0], "--save", "") as redis,
+        RelayServer(directories[1], redis.url, **settings) as first,
+        RelayServer(directories[2], redis.url, hijack_sockets=False, **settings) as second,
+    ):
+        yield first, second
 
 
 def test_updates_reach_those_who_selected_them_on_every_relay(relays: tuple[RelayServer, RelayServer]) -> None:
@@ -85,16 +90,18 @@ def test_updates_reach_those_who_selected_them_on_every_relay(relays: tuple[Rela
 
 def test_a_client_resumes_on_another_relay_by_any_id(relays: tuple[RelayServer, RelayServer]) -> None:
     first, second = relays
-    ids = [publish(first, topic="a", data=str(n), **({"id": "urn:two"} if n == 2 else {})).text for n in range(1, 5)]
+    ids = [
+        publish(first, topic="resumed", data=str(n), **({"id": "urn:two"} if n == 2 else {})).text for n in range(1, 5)
+    ]
     assert ids[1] == "urn:two"
     for given in ids[:3]:
-        with subscribed(second, "a", headers={"last-event-id": given}) as stream:
+        with subscribed(second, "resumed", headers={"last-event-id": given}) as stream:
             assert stream.headers["last-event-id"] == given
             following = [stream.next()[1] for _ in range(3 - ids.index(given))]
         assert following == [str(n) for n in range(ids.index(given) + 2, 5)]
-    with subscribed(second, "a", lastEventID="earliest") as stream:
+    with subscribed(second, "resumed", lastEventID="earliest") as stream:
         assert [stream.next()[1] for _ in range(4)] == ["1", "2", "3", "4"]
-    with subscribed(second, "a", lastEventID="unknown") as stream:
+    with subscribed(second, "resumed", lastEventID="unknown") as stream:
         assert stream.next()[0] == "reset"
         assert stream.headers["last-event-id"] == ids[3]
 
