@@ -42,6 +42,7 @@ from relay.server.lifespan import run_relay
 from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
+from relay.server.retry_route import add_retry_route
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle, RunningRelay
 from relay.server.sse_endpoint import Stream
@@ -301,6 +302,7 @@ def create_app(
     add_publish_api(app, app.task_paths, publisher)
     mercure.add_mercure(app, app.relay, app.named, publisher)
     add_task_actions(app, app.relay, app.task_paths)
+    add_retry_route(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
     add_grant_routes(app, app.relay, app.task_paths, settings.revocation_ttl)
     add_static_files(app, settings.api_prefix, with_page=settings.page)

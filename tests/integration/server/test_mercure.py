@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import jwt
@@ -25,7 +26,7 @@ def url(relay: RelayServer) -> str:
     return f"http://127.0.0.1:{relay.port}{PATH}"
 
 
-def publish(relay: RelayServer, headers: dict[str, str] = PUBLISHER, **form: str | list[str]) -> httpx.Response:
+def publish(relay: RelayServer, headers: dict[str, str] = PUBLISHER, **form: Any) -> httpx.Response:
     return httpx.post(url(relay), data=form, headers=headers)
 
 
@@ -65,7 +66,11 @@ def subscribed(
 @pytest.fixture(scope="module")
 def relays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RelayServer, RelayServer]]:
     directories = [tmp_path_factory.mktemp("mercure") for _ in range(3)]
-    settings = {"jwt_secret": SECRET, "anonymous": "watch:general", "allowed_origins": "https://page.example"}
+    settings: dict[str, Any] = {
+        "jwt_secret": SECRET,
+        "anonymous": "watch:general",
+        "allowed_origins": "https://page.example",
+    }
     with (
         RedisServer(directories[0], "--save", "") as redis,
         RelayServer(directories[1], redis.url, **settings) as first,
