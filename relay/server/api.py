@@ -72,9 +72,6 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
         if len(request.args.get(name, "")) > MAX_NAME_LENGTH:
             raise BadMessage("bad_query", f"{name} has {MAX_NAME_LENGTH} characters at most")
 
-    def is_visible(task_id: str, owner: frozenset[str]) -> bool:
-        return grant.decide(Verb.LIST, task_channel(task_id), owner) is Decision.ALLOWED
-
     return TaskFilter(
         statuses=_names("status"),
         max_age=max_age,
@@ -82,7 +79,7 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
         parent_id=request.args.get("parent") or None,
         kinds=_names("kind"),
         text=request.args.get("text") or None,
-        is_visible=None if grant.scope(Verb.LIST).everything else is_visible,
+        visible_to=None if grant.scope(Verb.LIST).everything else grant,
     )
 
 

@@ -41,6 +41,7 @@ from relay.server.lifespan import run_relay
 from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
+from relay.server.retry_route import add_retry_route
 from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle
 from relay.server.static_files import add_static_files
@@ -94,7 +95,7 @@ class RelayApp(QuartTrio):
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self.proxies = TrustedProxies(settings.trusted_proxies)
-        self._guard = HttpGuard(self.policy, settings.api_prefix)
+        self._guard = HttpGuard(self.policy, settings.api_prefix, needs_grants=settings.needs_grants)
         self._requests = RequestLimit()
         self._bodies = RequestBodies(settings.message_timeout)
         self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
@@ -289,6 +290,7 @@ def create_app(
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
     add_task_actions(app, app.relay, app.task_paths)
+    add_retry_route(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
     add_grant_routes(app, app.relay, app.task_paths, settings.revocation_ttl)
     add_static_files(app, settings.api_prefix, with_page=settings.page)

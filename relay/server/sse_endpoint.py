@@ -21,7 +21,7 @@ from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
-from relay.server.cors import header
+from relay.server.cors import PRIVATE, header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -39,7 +39,7 @@ RETRY_REFUSED = (2000, 10_000)
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
+    PRIVATE[0],
     (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
 ]
 
@@ -220,6 +220,8 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     cors = admission.policy.response_headers(scope["headers"])
+    if settings.needs_grants:
+        cors = [*cors, *PRIVATE[1:]]
     client = admission.proxies.client(scope.get("client"), scope["headers"])
     retry_after = admission.limit_connect(client)
     if retry_after is not None:
