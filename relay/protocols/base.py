@@ -155,9 +155,20 @@ class Farewell(NamedTuple):
     payload: bytes = b""
 
 
-def plain_farewell(close: Close) -> Farewell:
-    """Return the end of a session as the registry of close codes has it."""
-    return Farewell(close.code, close.reason)
+class ProtocolDefaults:
+    """What a protocol leaves to the session and the transport, unless it says otherwise: see `ClientProtocol`."""
+
+    __slots__ = ()
+
+    admits = False
+
+    def heartbeat(self) -> Command | None:
+        """Leave it to the transport."""
+        return None
+
+    def farewell(self, close: Close) -> Farewell:
+        """Return the end as the registry of close codes has it."""
+        return Farewell(close.code, close.reason)
 
 
 class ClientProtocol(Protocol):

@@ -11,7 +11,7 @@ import msgspec
 from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Farewell, Refusal, Subscribe, plain_farewell
+from relay.protocols.base import Command, End, ProtocolDefaults, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
 from relay.protocols.tasks import PlainUpdates, channel_fields
 
@@ -67,7 +67,7 @@ class _EventsOfOne(PlainUpdates):
 _OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
 
 
-class SseProtocol:
+class SseProtocol(ProtocolDefaults):
     """One client of ``/events``.
 
     Args:
@@ -75,8 +75,6 @@ class SseProtocol:
         last_event_id: The last id that it has received, to resume from.
         deltas: It takes operations on fields.
     """
-
-    admits = False
 
     def __init__(self, channels: Sequence[str], last_event_id: str | None, *, deltas: bool = False) -> None:
         self._channels = channels
@@ -129,9 +127,3 @@ class SseProtocol:
     def expiry_notice(self, seconds: float) -> bytes:
         data = _json({"type": "token_expires", "seconds": round(seconds, 3)})
         return b"event: token_expires\ndata: %b\n\n" % data
-
-    def heartbeat(self) -> Command | None:
-        return None
-
-    def farewell(self, close: Close) -> Farewell:
-        return plain_farewell(close)

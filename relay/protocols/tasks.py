@@ -19,12 +19,11 @@ from relay.protocols.base import (
     Authenticate,
     Command,
     End,
-    Farewell,
+    ProtocolDefaults,
     Refusal,
     Reply,
     Subscribe,
     Unsubscribe,
-    plain_farewell,
 )
 
 
@@ -159,7 +158,7 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
-class TasksProtocol:
+class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
     Args:
@@ -168,8 +167,6 @@ class TasksProtocol:
     """
 
     __slots__ = ("_named", "_now")
-
-    admits = False
 
     def __init__(self, named: ChannelPatterns, now: Callable[[], datetime] = _utc_now) -> None:
         self._named = named
@@ -256,9 +253,3 @@ class TasksProtocol:
 
     def expiry_notice(self, seconds: float) -> bytes:
         return _json({"type": "token_expires", "seconds": round(seconds, 3)})
-
-    def heartbeat(self) -> Command | None:
-        return None
-
-    def farewell(self, close: Close) -> Farewell:
-        return plain_farewell(close)

@@ -206,6 +206,15 @@ OPERATIONS = (
         refusals=(400, 401, 403, 404, 408, 413, 415, 503),
     ),
     Operation(
+        "retryTask",
+        "post",
+        "/tasks/{task_id}/retry",
+        "Run a task again that has failed or was cancelled, if its worker has kept its job.",
+        {202: api_schema.RetryResult},
+        (_TASK_ID,),
+        refusals=(400, 401, 403, 404, 408, 409, 413, 503),
+    ),
+    Operation(
         "deleteTask",
         "delete",
         "/tasks/{task_id}",

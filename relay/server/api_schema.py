@@ -106,6 +106,13 @@ class CancelResult(msgspec.Struct):
     outcome: Literal["cancel_requested", "ended_before"]
 
 
+class RetryResult(msgspec.Struct):
+    """The task is in the queue of its kind again. It runs when a worker takes it."""
+
+    task_id: Name
+    outcome: Literal["queued"]
+
+
 class ShareLink(msgspec.Struct):
     """What a share link is made from: append `fragment` to the address of a page that watches the task."""
 
