@@ -4,6 +4,7 @@ from typing import Protocol
 
 from relay.core.batches import Batch, Framing
 from relay.core.client_limits import ClientShare
+from relay.core.client_orders import Order
 from relay.core.closecodes import Close
 from relay.core.groups import Listener
 
@@ -25,6 +26,9 @@ class Connection(Listener, Protocol):
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take."""
+
+    def give_order(self, order: Order) -> None:
+        """Do what the server's API asks for."""
 
     def close(self, close: Close) -> None:
         """End the session this way. Returns at once."""
