@@ -11,9 +11,9 @@ from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, TASK_UPDATE
 
 from relay.broker.client_publishes import Publication, Published
-from relay.core.channels import ChannelPatterns, task_channel
+from relay.core.channels import ChannelPatterns
+from relay.core.client_channels import ClientChannels, channel_of_name
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, Forbidden, RelayError, UpdateConflict
-from relay.core.extra_channels import channel_of
 from relay.core.grants import Grant, Verb
 from relay.core.updates import Position, Update
 from relay.protocols.centrifugo_api import (
@@ -65,13 +65,13 @@ class CentrifugoApi:
 
     Args:
         handle: The relay, once it has started.
-        named: The extra channels.
+        channels: The channels that Centrifuge clients may name.
         max_update_bytes: Longest data of a publication.
     """
 
-    def __init__(self, handle: RelayHandle, named: ChannelPatterns, max_update_bytes: int) -> None:
+    def __init__(self, handle: RelayHandle, channels: ClientChannels, max_update_bytes: int) -> None:
         self._handle = handle
-        self._named = named
+        self._names = channels
         self._max_update_bytes = max_update_bytes
 
     async def answer(self, method: str, body: bytes) -> bytes | ApiError:
@@ -145,16 +145,11 @@ class CentrifugoApi:
         """Return the channel that a client names. Raises ApiError."""
         if not name:
             raise ApiError(ErrorCode.BAD_REQUEST, "channel is required")
-        try:
-            if name.startswith(TASK_PREFIX):
-                return task_channel(name[len(TASK_PREFIX) :])
-        except BadMessage as error:
-            raise ApiError(ErrorCode.BAD_REQUEST, error.message) from None
-        if name == GENERAL:
-            return GENERAL
-        if name not in self._named:
+        if not self._names.is_valid(name):
+            raise ApiError(ErrorCode.BAD_REQUEST, "the channel's name is empty, too long, or not printable")
+        if self._names.find(name) is None:
             raise ApiError(ErrorCode.UNKNOWN_CHANNEL)
-        return channel_of(name)
+        return channel_of_name(name)
 
     async def _require(self, verb: Verb, channel: str) -> None:
         _, (reason,) = await refusals(self._handle.running, verb, [Target(channel)])
