@@ -23,6 +23,7 @@ from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.profile import open_notice
+from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.protocols.tasks import TasksProtocol
 from relay.server import hypercorn_compat, mercure, sse_endpoint
@@ -33,6 +34,7 @@ from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.bound_addresses import bound_addresses
+from relay.server.centrifuge_setup import JSON, centrifuge_server
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.grant_routes import add_grant_routes
@@ -93,7 +95,10 @@ class RelayApp(QuartTrio):
         )
         self.metrics = Metrics()
         self.named = ChannelPatterns(settings.extra_channels)
-        self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
+        self.endpoints: dict[str, Endpoint] = {
+            "/ws/tasks": partial(TasksProtocol, self.named),
+            "/connection/websocket": partial(CentrifugeProtocol, centrifuge_server(settings, self.named), JSON),
+        }
         #: Paths of event streams, and what reads a request there.
         self._streams: dict[str, Callable[[RunningRelay, Any, int], Stream]] = {
             sse_endpoint.PATH: lambda _relay, scope, limit: sse_endpoint.events_stream(self.named, scope, limit),
