@@ -196,6 +196,7 @@ def test_while_redis_is_away_no_answer_says_where_it_is(redis_server: RedisServe
     answers: dict[str, tuple[int, bytes]] = {"readyz": (503, relay.get("/readyz")[1].encode())}
     with httpx.Client(base_url=f"http://127.0.0.1:{relay.port}", timeout=20) as client:
         for path, operations in api["paths"].items():
+            body: dict[str, Any]
             for method in operations.keys() & {"get", "post", "delete"}:
                 body = (
                     {"updates": []} if path.endswith("/batch") else {} if "{task_id}/" in path else {"data": {"n": 1}}
