@@ -55,7 +55,11 @@ def test_publishes_reach_clients_and_history(relays: tuple[RelayServer, RelaySer
         assert client.receive()["data"] == {"progress": 2}
     assert (published.offset, repeated) == (1, [2, 2])
     answer = second.broadcast(BroadcastRequest(channels=["task:a1", "news", "unknown"], data={"progress": 3}))
-    assert [each.error.code if each.error else each.result.offset for each in answer.responses] == [3, 1, 102]
+    assert [each.error.code if each.error else each.result and each.result.offset for each in answer.responses] == [
+        3,
+        1,
+        102,
+    ]
 
     def history(**options: Any) -> list[int]:
         result = second.history(HistoryRequest(channel="task:a1", **options))
@@ -95,7 +99,7 @@ def test_a_batch(relays: tuple[RelayServer, RelayServer], parallel: bool) -> Non
     requests = [PublishRequest(channel=f"chat:{parallel}{n}", data={"n": n}) for n in range(20)]
     api = Client(url(relays[0]), ALL)
     replies = api.batch(BatchRequest(requests=[*requests, HistoryRequest(channel="chat:x")], parallel=parallel)).replies
-    assert [reply.offset for reply in replies] == [1] * 20 + [0]
+    assert [reply.model_dump()["offset"] for reply in replies] == [1] * 20 + [0]
     for n in range(20):
         publications = Client(url(relays[1]), ALL).history(HistoryRequest(channel=f"chat:{parallel}{n}", limit=1))
         assert [each.data for each in publications.publications] == [{"n": n}]
