@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple
@@ -159,3 +159,19 @@ EVERYTHING = Grant(MappingProxyType({verb: Scope(everything=True) for verb in Ve
 
 #: The grant of a client that has shown none, where none is configured for such.
 NOTHING = Grant()
+
+
+def with_scope(grant: Grant, verb: Verb, more: Scope) -> Grant:
+    """Return a grant that covers a scope as well as its own."""
+    scope = grant.scope(verb)
+    joined = Scope(
+        everything=scope.everything or more.everything,
+        tasks=scope.tasks | more.tasks,
+        prefixes=(*scope.prefixes, *more.prefixes),
+        owned=scope.owned or more.owned,
+        general=scope.general or more.general,
+        channels=scope.channels | more.channels,
+        channel_prefixes=(*scope.channel_prefixes, *more.channel_prefixes),
+        topics=scope.topics | more.topics,
+    )
+    return replace(grant, scopes=MappingProxyType({**grant.scopes, verb: joined}))

@@ -19,7 +19,7 @@ from relay.core.grants import Decision, Grant, Scope, Verb
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.topics import ANY, MAX_TOPIC, TOPIC_PREFIX, TOPICS, any_matches, is_template
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Subscribe
+from relay.protocols.base import Command, End, ProtocolDefaults, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
 from relay.protocols.mercure_forms import TopicUpdate, checked, id_of, read_stored
 from relay.protocols.tasks import PlainUpdates
@@ -234,7 +234,7 @@ def read_selectors(query: Iterable[tuple[str, str]], named: ChannelPatterns, lim
     return selectors
 
 
-class MercureProtocol:
+class MercureProtocol(ProtocolDefaults):
     """One client of the hub.
 
     Args:

@@ -15,7 +15,16 @@ from relay.core.extra_channels import channel_of, name_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
-from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import (
+    Authenticate,
+    Command,
+    End,
+    ProtocolDefaults,
+    Refusal,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+)
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -149,7 +158,7 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
-class TasksProtocol:
+class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
     Args:

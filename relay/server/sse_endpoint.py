@@ -15,7 +15,7 @@ from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin,
 from relay.core.extra_channels import channel_of
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
-from relay.protocols.base import ClientProtocol
+from relay.protocols.base import ClientProtocol, Farewell
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
@@ -79,7 +79,7 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
         if close.is_slow:
             # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
@@ -114,7 +114,7 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, queue: SendQueue, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
         if close.discards_queue:

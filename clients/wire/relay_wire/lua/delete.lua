@@ -23,7 +23,7 @@ if redis.acl_check_cmd and not redis.acl_check_cmd(ARGV[2], ARGV[1], '') then
 end
 call('HSET', meta, 'epoch', ARGV[3], 'top', 0, 'volume', 0)
 call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent')
-call('HDEL', meta, 'texts', 'truncated', 'noted')
+call('HDEL', meta, 'texts', 'truncated', 'noted', 'run')
 call('PEXPIRE', meta, ARGV[6])
 call('DEL', log, state, children, rollup, stalled_children, unpack(keys_of(texts)))
 if parent then
