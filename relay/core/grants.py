@@ -12,6 +12,7 @@ from typing import NamedTuple
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
 from relay.core.extra_channels import name_of
+from relay.core.families import watched_task
 
 
 class Verb(Enum):
@@ -133,6 +134,7 @@ class Grant:
                 where that was not read yet: only then may the decision be NEEDS_OWNER.
         """
         scope = self.scope(verb)
+        channel = watched_task(channel)
         if not channel.startswith(TASK_PREFIX):
             return Decision.ALLOWED if scope.covers_channel(channel) else Decision.DENIED
         if scope.covers_task(channel[len(TASK_PREFIX) :]):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from relay.core.batches import Encoding
 from relay.core.closecodes import Close
+from relay.core.families import MayWatch
 from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
 
@@ -27,6 +28,7 @@ class Subscribe:
         wants_history: The client gets the state, or what came after `since`, before live updates.
         requires_position: The client relies on positions, so it is refused while Redis is away. Other clients get live updates
             then, and the state when Redis is back.
+        filtered: Makes the encoding for a client that may not watch all tasks, where the channel brings updates of several.
     """
 
     channel: str
@@ -35,6 +37,7 @@ class Subscribe:
     since: Position | None = None
     wants_history: bool = True
     requires_position: bool = False
+    filtered: Callable[[MayWatch], Encoding] | None = None
 
 
 @dataclass(frozen=True, slots=True)

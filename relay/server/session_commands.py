@@ -2,18 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
 import trio
 
-from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
+from relay.core.batches import Batch, Encoding, Format, Framing, batch_of, format_of
 from relay.core.client_budget import ClientBudget
 from relay.core.client_limits import ClientShare
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.families import NO_FAMILIES
 from relay.core.grants import Decision, Grant
 from relay.core.groups import Listener
 from relay.core.recovery import Snapshot
@@ -35,12 +36,6 @@ _READ_AGAIN = 0.5
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
 )
-
-
-@cache
-def format_of(encoding: Encoding, framing: Framing) -> Format:
-    """Return the one format of a shared encoding in a framing."""
-    return Format(encoding, framing)
 
 
 def _request(command: Subscribe, format: Format, *, needs_owner: bool = False) -> Request:
@@ -299,7 +294,10 @@ class SessionCommands:
         if decision is Decision.DENIED:
             self._forbid(channel)
             return
-        format = self._format(command.encoding)
+        if command.filtered is not None and not self._context.has_families:
+            self._refuse(self._protocol.refuse("no_children", NO_FAMILIES, channel))
+            return
+        format = self._format(self._access.encoding_of(command))
         if channel not in subscriptions and (reason := self._why_no_room()) is not None:
             self._refuse(self._protocol.refuse("too_many_subscriptions", reason, channel))
             return

@@ -12,6 +12,7 @@ from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
+from relay.core.families import family_channel
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.base import ClientProtocol
@@ -128,6 +129,8 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
         BadMessage: None, an unknown one, or more than the limit.
     """
     channels = [task_channel(task_id) for task_id in query.get("task", [])]
+    if query.get("children", [""])[-1] == "1":
+        channels = [family_channel(channel) for channel in channels]
     if query.get("general", ["0"])[-1] not in ("0", "false", ""):
         channels.append(GENERAL)
     for name in query.get("channel", []):
@@ -153,7 +156,7 @@ def _protocol_of(
         task_events = TaskEventsProtocol(named, query["subscribe"][-1])
         return task_events, task_events.count, []  # a subscription that is refused has an answer of its own
     channels = _channels_of(query, named, limit)
-    deltas = query.get("deltas", [""])[-1] == "1"
+    deltas = "1" in (query.get(name, [""])[-1] for name in ("deltas", "children"))
     return SseProtocol(channels, last_event_id, deltas=deltas), len(channels), channels
 
 
