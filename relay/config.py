@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_wire import keys
 
 from relay.core.api_keys import ApiKeys
+from relay.core.client_channels import read_namespaces
 from relay.core.errors import ConfigError
 from relay.grant_settings import LISTS, GrantSettings, split
 from relay.setting_checks import (
@@ -119,6 +120,10 @@ class Settings(GrantSettings):
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
     extra_channels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="more Redis channels to serve: names or patterns, separated by commas"
+    )
+    channel_namespaces: str | None = Field(
+        None,
+        description="options of channels by namespace, as a JSON list, for Centrifuge clients (docs/centrifuge.md)",
     )
     wait_replicas: int = Field(
         0, ge=0, le=16, description="replicas that must have an update of `relay publish` before it counts as published"
@@ -227,6 +232,13 @@ class Settings(GrantSettings):
             if pattern.startswith(keys.PREFIX):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
+
+    @field_validator("channel_namespaces")
+    @classmethod
+    def _are_namespaces(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_namespaces(value)
+        return value
 
     @field_validator("admin_bind")
     @classmethod

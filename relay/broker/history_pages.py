@@ -55,7 +55,10 @@ class HistoryPages:
             BrokerUnavailable: Redis does not answer within the deadline. BrokerBusy: too many clients are served.
             BrokerRefused: The history cannot be read.
         """
-        channel = task_channel(task_id)
+        return await self.read_channel(task_channel(task_id), since)
+
+    async def read_channel(self, channel: str, since: Position | None) -> HistoryPage | None:
+        """Return a page of a channel's history; as `read`."""
         call = script_calls.history_call(channel, since, self._retention, MAX_PAGE_BYTES)
         (answer,) = await self._run_calls([call])
         if isinstance(answer, BrokerError):
@@ -68,4 +71,4 @@ class HistoryPages:
             updates = None if flat is None else script_calls.read_entries(channel, position.epoch, flat, monotonic())
             return HistoryPage(position, updates, owner_of(owner))
         except (ValueError, TypeError, AttributeError) as error:
-            raise BrokerRefused(f"the task's history cannot be read: {error}") from error
+            raise BrokerRefused(f"the history cannot be read: {error}") from error

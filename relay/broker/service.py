@@ -34,6 +34,7 @@ from relay.broker.client_publishes import ClientPublishes
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
+from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
@@ -288,6 +289,10 @@ class RedisBroker:
     def client_publishes(self) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""
         return ClientPublishes(self._publish_calls.run_calls, self._retention, sharded=self._servers.is_sharded)
+
+    def event_positions(self) -> EventPositions:
+        """Return what remembers the ids of updates, on the connections for clients."""
+        return EventPositions(self._client_calls.run_calls, self._retention)
 
     def history_pages(self) -> HistoryPages:
         """Return what reads histories page by page, on the connections for clients."""

@@ -13,7 +13,7 @@ from relay.core.closecodes import Close
 from relay.core.families import MayWatch, is_family
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Subscribe
+from relay.protocols.base import Command, End, ProtocolDefaults, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
 from relay.protocols.families import is_hidden, message_of
 from relay.protocols.tasks import PlainUpdates, channel_fields
@@ -82,7 +82,7 @@ class _EventsOfOne(PlainUpdates):
 _OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
 
 
-class SseProtocol:
+class SseProtocol(ProtocolDefaults):
     """One client of ``/events``.
 
     Args:

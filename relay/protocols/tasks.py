@@ -16,7 +16,16 @@ from relay.core.families import family_channel, is_family, parent_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
-from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import (
+    Authenticate,
+    Command,
+    End,
+    ProtocolDefaults,
+    Refusal,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+)
 from relay.protocols.families import FAMILY, FamilyUpdates
 from relay.protocols.positions import position_json
 
@@ -153,7 +162,7 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
-class TasksProtocol:
+class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
     Args:

@@ -106,12 +106,15 @@ class Publisher:
         relay: The relay, once it has started.
         named: The extra channels.
         max_update_bytes: Longest data of an update.
+
+    Attributes:
+        max_update_bytes: The same.
     """
 
     def __init__(self, relay: RelayHandle, named: ChannelPatterns, max_update_bytes: int) -> None:
         self._relay = relay
         self._named = named
-        self._max_update_bytes = max_update_bytes
+        self.max_update_bytes = max_update_bytes
 
     def of_task(self, task_id: str, update: TaskUpdate | BatchItem) -> Publication:
         """Return the publication of a task's update. Raises BadMessage."""
@@ -144,11 +147,11 @@ class Publisher:
 
     def _checked(self, data: msgspec.Raw) -> bytes:
         text = _object(data)
-        if len(text) > self._max_update_bytes:
+        if len(text) > self.max_update_bytes:
             raise Refused(
                 413,
                 "update_too_large",
-                f"`data` may have {self._max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
+                f"`data` may have {self.max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
             )
         return text
 

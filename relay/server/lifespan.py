@@ -26,8 +26,10 @@ from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.revocations import Revocations
+from relay.core.topics import TOPICS
 from relay.metrics import Metrics
 from relay.processes import take_lock
+from relay.protocols.mercure import topics_of
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
@@ -108,6 +110,7 @@ async def run_relay(
             on_gap=lambda channel: channels.on_gap(channel),
             on_withheld=lambda channel, is_urgent: channels.on_withheld(channel, is_urgent),
             on_owner=owned_channels.on_owner,
+            keys_of={TOPICS: topics_of},
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
@@ -179,6 +182,7 @@ async def run_relay(
             url,
             tasks,
             redis.history_pages(),
+            redis.event_positions(),
             redis.client_publishes(),
             ingester,
             heartbeat,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from relay.broker.client_publishes import ClientPublishes
+from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.service import RedisBroker
@@ -24,6 +25,7 @@ class RunningRelay:
         redis_url: Where Redis is, with its password.
         tasks: The tasks in Redis.
         history: Their histories, page by page.
+        event_positions: The positions of updates that have an id of their publisher's.
         publishes: Publishes for clients.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
@@ -35,6 +37,7 @@ class RunningRelay:
     redis_url: str
     tasks: TaskStore
     history: HistoryPages
+    event_positions: EventPositions
     publishes: ClientPublishes
     ingester: PublishIngester
     heartbeat: Heartbeat

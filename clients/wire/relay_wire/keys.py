@@ -69,6 +69,11 @@ def log(channel: str) -> str:
     return f"{pubsub_channel(channel)}:log"
 
 
+def event_id(channel: str, digest: str) -> str:
+    """Return the key of the position of an update to which its publisher has given an id, of which this is a digest."""
+    return f"{pubsub_channel(channel)}:event:{digest}"
+
+
 def state(channel: str) -> str:
     """Return the key of a task's state, a hash of fields as JSON text."""
     return f"{pubsub_channel(channel)}:state"

@@ -1,12 +1,14 @@
 """A task followed together with its children, on real relays: one subscription, one position, and nothing that is missed."""
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 from relay_wire import keys
 
 from tests.conftest import StartRelay
 from tests.harness import Client, RedisServer, RelayServer, eventually
+from tests.integration.auth.tokens import SETTINGS, bearer, call, token
 from tests.integration.server.test_sse import events
 
 Message = dict[str, Any]
@@ -154,3 +156,52 @@ def test_a_family_that_nobody_follows_costs_redis_nothing_to_keep(
     stands_at(relay, "a", n=0)
     with redis_server.client() as redis:
         assert redis.keys("relay:{family}:*") == []
+
+
+def test_a_child_that_a_client_may_not_watch_does_not_exist_for_it(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    relay = start_relay(**SETTINGS)
+    publish(redis_server, "p", owner="ann", status="in_progress")
+    publish(redis_server, "a", "p", owner="ann", n=0)
+    publish(redis_server, "b", "p", owner="bob", n=0)
+    publish(redis_server, "open-c", "p", n=0)
+    admin = bearer(token({"all": True}))
+    eventually(lambda: call(relay, "/api/tasks/open-c", admin)[0] == 200)
+    grants: dict[str, dict[str, Any]] = {
+        "ann": {"owned": True, "prefixes": ["open-"]},
+        "bob": {"owned": True},
+        "eve": {"all": True},
+    }
+    clients = {}
+    with ExitStack() as stack:
+        for name, grant in grants.items():
+            client = clients[name] = stack.enter_context(relay.client())
+            client.send({"type": "authenticate", "token": token(grant, sub=name)})
+            assert client.receive()["type"] == "authenticated"
+        answer = follow(clients["bob"])
+        assert (answer["code"], answer["task_id"]) == ("forbidden", "p")
+        assert follow(clients["ann"])["type"] == follow(clients["eve"])["type"] == "subscribed"
+        assert sorted(each["task_id"] for each in of_family(clients["ann"])["tasks"]) == ["a", "open-c", "p"]
+        assert sorted(each["task_id"] for each in of_family(clients["eve"])["tasks"]) == ["a", "b", "open-c", "p"]
+        for n in (1, 2):
+            publish(redis_server, "b", n=n)
+            publish(redis_server, "a", n=n)
+        seen = [of_family(clients["ann"]) for _ in range(2)]
+        assert [(each["task_id"], each["data"]) for each in seen] == [("a", {"n": 1}), ("a", {"n": 2})]
+        assert [of_family(clients["eve"])["task_id"] for _ in range(4)] == ["b", "a", "b", "a"]
+        # A task that she is given is all there for her, and one that she loses sends her nothing more.
+        publish(redis_server, "b", owner="ann", stage="x")
+        assert of_family(clients["ann"])["data"] == {"n": 2, "stage": "x"}
+        publish(redis_server, "a", owner="bob", n=3)
+        publish(redis_server, "open-c", n=3)
+        assert of_family(clients["ann"])["task_id"] == "open-c"
+        client = stack.enter_context(relay.client())
+        client.send({"type": "authenticate", "token": token(grants["ann"], sub="ann")})
+        client.receive()
+        assert follow(client, seen[0]["position"])["recovered"] is True
+        missed = [of_family(client) for _ in range(3)]
+        assert [each["task_id"] for each in missed] == ["a", "b", "open-c"]
+        # Who owns the parent no longer follows its family.
+        publish(redis_server, "p", owner="bob", stage="y")
+        assert of_family(clients["ann"])["code"] == "forbidden"
