@@ -114,6 +114,9 @@ class Settings(GrantSettings):
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
     api_prefix: str = Field("/api", description="path before `/tasks` of the HTTP API")
+    centrifugo_api_prefix: str = Field(
+        "/centrifugo/api", description="path before the methods of Centrifugo's server API (docs/centrifugo-api.md)"
+    )
     page: bool = Field(True, description="serve the page with all tasks at `/`")
 
     redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
@@ -269,7 +272,7 @@ class Settings(GrantSettings):
     def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normal_host(host) for host in hosts)
 
-    @field_validator("api_prefix")
+    @field_validator("api_prefix", "centrifugo_api_prefix")
     @classmethod
     def _is_path(cls, value: str) -> str:
         if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value) is None or {".", ".."} & set(value.split("/")):
@@ -300,6 +303,8 @@ class Settings(GrantSettings):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
+        if f"{self.api_prefix}/".startswith(f"{self.centrifugo_api_prefix}/"):
+            raise ValueError("centrifugo_api_prefix: must not be RELAY_API_PREFIX, where Relay's own API is")
         if self.queue_bytes < self.max_update_bytes:
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"

@@ -174,5 +174,6 @@ def with_scope(grant: Grant, verb: Verb, more: Scope) -> Grant:
         general=scope.general or more.general,
         channels=scope.channels | more.channels,
         channel_prefixes=(*scope.channel_prefixes, *more.channel_prefixes),
+        topics=scope.topics | more.topics,
     )
     return replace(grant, scopes=MappingProxyType({**grant.scopes, verb: joined}))

@@ -5,7 +5,7 @@ format, collects what one turn of the event loop brings, and hands every listene
 socket.
 """
 
-from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from types import MappingProxyType
 
 from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
@@ -98,6 +98,11 @@ class Hub:
         """Return the position of the last update that a channel delivered; None if it is not known yet."""
         channel = self._channels.get(name)
         return channel.sequence.last if channel is not None else None
+
+    def listener_counts(self) -> Iterator[tuple[str, int]]:
+        """Return how many listeners each channel has."""
+        for name, channel in self._channels.items():
+            yield name, sum(len(group.listeners) for group in channel.groups.all())
 
     def needs_snapshot(self, name: str) -> bool:
         """Whether a listener of a channel still needs its state."""

@@ -33,7 +33,7 @@ MAX_NAMES = 16
 
 
 def _task_json(task: Task) -> bytes:
-    head = json_of({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    head = json_of({"task_id": task.task_id, "run": task.run, "position": position_json(task.position)}).rstrip(b"}")
     options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
     if task.parent_id is not None:
         options["parent_id"] = task.parent_id

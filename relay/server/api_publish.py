@@ -165,7 +165,7 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
-        (outcome,) = await relay.publishes.publish([_with_key(publication, grant, key)])
+        (outcome,) = await relay.publishes.publish([with_key(publication, grant, key)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -193,7 +193,7 @@ class Publisher:
             elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
                 outcomes[place] = reason
             else:
-                accepted.append((place, _with_key(each, grant, None if key is None else f"{key} {place}")))
+                accepted.append((place, with_key(each, grant, None if key is None else f"{key} {place}")))
         published = await relay.publishes.publish([publication for _, publication in accepted])
         outcomes |= {place: outcome for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
@@ -327,7 +327,7 @@ def _key_of_request() -> str | None:
     return key
 
 
-def _with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
+def with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
     """Return a publication with its name in Redis: the keys of one client are not those of another."""
     if key is None:
         return publication

@@ -18,6 +18,7 @@ from relay_wire import keys
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
+from relay.broker.nodes import Nodes
 from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
@@ -44,6 +45,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
@@ -138,6 +140,8 @@ async def run_relay(
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry).answer)
+        redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         context = SessionContext(
@@ -163,7 +167,7 @@ async def run_relay(
             feed.on_reconnecting()
 
         services.start_soon(redis.start_listening, channels, on_reconnecting)
-        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run):
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run, nodes.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(roll_up_children, redis.child_roll_ups())
@@ -184,6 +188,7 @@ async def run_relay(
             redis.history_pages(),
             redis.event_positions(),
             redis.client_publishes(),
+            nodes,
             ingester,
             heartbeat,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from relay.broker.client_publishes import ClientPublishes
 from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
+from relay.broker.nodes import Nodes
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
@@ -27,6 +28,7 @@ class RunningRelay:
         history: Their histories, page by page.
         event_positions: The positions of updates that have an id of their publisher's.
         publishes: Publishes for clients.
+        nodes: This relay among all on the same Redis.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
     """
@@ -39,6 +41,7 @@ class RunningRelay:
     history: HistoryPages
     event_positions: EventPositions
     publishes: ClientPublishes
+    nodes: Nodes
     ingester: PublishIngester
     heartbeat: Heartbeat
 

@@ -34,8 +34,17 @@ CANCEL = "relay:cancel"
 REVOCATIONS = "relay:revocations"
 REVOKED = "relay:revoked"
 
+#: The relays that live, a sorted set of their names by their last sign of life; and the channel of questions to all of them.
+NODES = "relay:nodes"
+QUESTIONS = "relay:questions"
+
 #: Begins the key of a ticket's grant.
 TICKET = "relay:ticket:"
+
+
+def answers(question_id: str) -> str:
+    """Return the key of the relays' answers to a question, a hash."""
+    return f"{PREFIX}answers:{question_id}"
 
 
 def pubsub_channel(channel: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from relay_wire import keys
 
 from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer
@@ -51,6 +52,8 @@ def test_every_example_is_run_here() -> None:
         "task-130",
         "task-131",
         "task-132",
+        "task-133",
+        "task-134",
         "ws://",
     )
     assert all(any(name in example for name in named) for example in EXAMPLES)
@@ -64,6 +67,20 @@ def test_reporting(tmp_path: Path, redis_server: RedisServer) -> None:
     assert (asynchronous["status"], asynchronous["done"], asynchronous["line"]) == ("completed", 3, 2)
     announced = [data["task_info"]["task_id"] for _, _, data in log_of(redis_server, "general")]
     assert announced == ["task-123", "task-124"]
+
+
+def test_a_task_that_is_tried_again_begins_anew(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("task-133"), tmp_path, redis_server)
+    state = state_of(redis_server, "task-133")
+    assert (state["status"], state["attempt"], "error" in state) == ("completed", 2, False)
+    with redis_server.client() as client:
+        assert client.hget(keys.meta("task:task-133"), "run") == b"2"
+
+
+def test_forked_children_report_their_own_tasks(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("task-134"), tmp_path, redis_server)
+    for task_id in ("task-134", "task-134-0", "task-134-1"):
+        assert state_of(redis_server, task_id)["status"] == "completed"
 
 
 @pytest.mark.parametrize("task_id", ["task-125", "task-126", "task-127"])

@@ -25,7 +25,7 @@ find_family(ARGV[13])
 find_family(parent)
 call('HSET', meta, 'epoch', ARGV[3], 'top', 0, 'volume', 0)
 call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent')
-call('HDEL', meta, 'texts', 'truncated', 'noted')
+call('HDEL', meta, 'texts', 'truncated', 'noted', 'run')
 call('PEXPIRE', meta, ARGV[6])
 call('DEL', log, state, children, rollup, stalled_children, unpack(keys_of(texts)))
 if parent then

@@ -21,8 +21,12 @@ if is_new and has_leftovers and last_epoch and last_top and is_task then
 end
 
 if is_new then
+  local run = is_task and tonumber(call('HGET', meta, 'run')) or 1
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
+    if is_task then
+      call('HSET', meta, 'run', run + 1)
+    end
     call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent', 'texts', 'truncated')
     call('DEL', log, state, unpack(keys_of(last_texts)))
   end
