@@ -225,7 +225,8 @@ def asyncapi_document() -> dict[str, Any]:
                 "title": "Server-sent events",
                 "description": (
                     "The query has what is followed: task (repeatable), general=1, channel (repeatable), deltas=1, "
-                    "children=1, and last_event_id, or the header Last-Event-ID, to resume. An event's name is its message's type."
+                    "children=1, and last_event_id, or the header Last-Event-ID, to resume. "
+                    "The event's name is the message's type."
                 ),
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in _EVENTS},
             },
