@@ -51,6 +51,9 @@ class JsonUpdates:
         self.whole_values = whole_values
         self._is_given = is_given
 
+    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+        return False
+
     def encode(self, update: Update) -> bytes:
         if update.type in (JOIN, LEAVE):
             prefix = _prefix(channel_of_members(update.channel))

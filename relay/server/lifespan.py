@@ -166,6 +166,7 @@ async def run_relay(
             owned_channels,
             revocations,
             channel_services,
+            redis.has_families,
             directory,
         )
         drain_seconds = _drain_seconds(settings)

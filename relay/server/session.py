@@ -14,7 +14,7 @@ from time import monotonic
 import structlog
 import trio
 
-from relay.core.batches import Batch, batch_of
+from relay.core.batches import Batch, batch_of, format_of
 from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
 from relay.core.client_orders import Order
@@ -25,8 +25,8 @@ from relay.core.revocations import Revocations
 from relay.protocols.base import ClientProtocol, Command, End, Farewell, Reply, Subscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.server.auth.authenticator import Entry
-from relay.server.formats import REPLY_ENCODING, format_of
 from relay.server.session_commands import SessionCommands
+from relay.server.session_connection import REPLY_ENCODING
 from relay.server.session_context import SessionContext
 from relay.server.session_output import SessionOutput
 from relay.server.transports import Transport

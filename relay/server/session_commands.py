@@ -7,11 +7,12 @@ from time import monotonic
 
 import trio
 
-from relay.core.batches import Encoding, Format, batch_of
+from relay.core.batches import Encoding, Format, batch_of, format_of
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.families import NO_FAMILIES
 from relay.core.grants import Decision, Grant
 from relay.core.revocations import Revocations
 from relay.core.subscription import Send
@@ -36,9 +37,8 @@ from relay.protocols.base import (
 )
 from relay.server.auth.access import grant_or_refusal
 from relay.server.auth.authenticator import Entry, FindGrant
-from relay.server.formats import REPLY_ENCODING, format_of
 from relay.server.session_access import SessionAccess
-from relay.server.session_connection import Connection
+from relay.server.session_connection import REPLY_ENCODING, Connection
 from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
@@ -339,7 +339,10 @@ class SessionCommands:
         if decision is Decision.DENIED:
             self._refuse_subscription(command, Forbidden.code, Forbidden.message)
             return None
-        format = self._format(command.encoding)
+        if command.filtered is not None and not self._context.has_families:
+            self._refuse_subscription(command, "no_children", NO_FAMILIES)
+            return None
+        format = self._format(self._access.encoding_of(command))
         share = self._connection.share
         if channel not in subscriptions and (reason := why_no_room(subscriptions, share, self._context.settings)):
             self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))

@@ -7,6 +7,10 @@ from relay.core.client_limits import ClientShare
 from relay.core.client_orders import Order
 from relay.core.closecodes import Close
 from relay.core.groups import Listener
+from relay.protocols.tasks import PLAIN
+
+#: Encodes what is sent to one client alone and carries no update.
+REPLY_ENCODING = PLAIN
 
 
 class Connection(Listener, Protocol):

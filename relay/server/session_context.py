@@ -48,6 +48,7 @@ class SessionContext:
         revocations: The grants that no longer hold.
         services: What Redis does for sessions besides what they follow.
         directory: The clients that are known by an id.
+        has_families: Tasks can be followed together with their children: Redis is a single server.
         grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
@@ -62,6 +63,7 @@ class SessionContext:
     owned_channels: OwnedChannels
     revocations: Revocations
     services: ChannelServices
+    has_families: bool = True
     directory: ClientDirectory = field(default_factory=ClientDirectory)
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     turnstile: trio.Lock = field(default_factory=trio.Lock)

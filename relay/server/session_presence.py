@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from relay.core.batches import format_of
 from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.membership import members_channel
 from relay.protocols.base import Join, Subscribe
-from relay.server.formats import format_of
 from relay.server.session_connection import Connection
 from relay.server.session_context import SessionContext
 from relay.server.subscription_run import SubscriptionRun, request_of
