@@ -65,6 +65,10 @@ class CentrifugeProtocol:
         self._state = State.NEW
         self._awaits_pong = False
 
+    @property
+    def is_binary(self) -> bool:
+        return self._client.codec.is_binary
+
     def open(self) -> Iterable[Command]:
         return ()
 
