@@ -147,6 +147,13 @@ def _info(json: bytes) -> dict[str, Any]:
     return {name: msgspec.json.decode(value) if name in ("user", "client") else value for name, value in fields.items()}
 
 
+def _info_or_none(json: bytes) -> dict[str, Any]:
+    try:
+        return _info(json)
+    except msgspec.DecodeError:
+        return {}
+
+
 @lru_cache(maxsize=65_536)
 def _channel(channel: str) -> bytes:
     """Return the channel of every push to it."""
@@ -170,19 +177,17 @@ class ProtobufUpdates:
     def encode(self, update: Update) -> bytes:
         if update.type in (JOIN, LEAVE):
             name = name_of_channel(channel_of_members(update.channel))
-            return _push({"channel": name, update.type: {"info": _info(update.data)}})
+            try:
+                info = _info(update.data)
+            except msgspec.DecodeError:  # no relay has written this
+                return b""
+            return _push({"channel": name, update.type: {"info": info}})
         publication = _publication(update, self.whole_values)
         push = b"".join((_channel(update.channel), _IN_PUSH, delimited(publication)))
         return delimited(_IN_REPLY + delimited(push))
 
     def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
         return False
-
-    def encode(self, update: Update) -> bytes:
-        if update.type in (JOIN, LEAVE):
-            prefix = _prefix(channel_of_members(update.channel))
-            return b'%b"%b":{"info":%b}}}' % (prefix, update.type.encode(), one_line(update.data))
-        return b'%b"pub":%b}}' % (_prefix(update.channel), _publication(update, self.whole_values))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:  # noqa: ARG002 - the contract's
         code, reason = INSUFFICIENT_STATE
@@ -234,7 +239,7 @@ class ProtobufCodec:
     def reply(self, id: int, key: str, result: dict[str, Any]) -> bytes:
         """See `Codec.reply`."""
         if key == "presence":
-            result = {"presence": {client: _info(bytes(info)) for client, info in result["presence"].items()}}
+            result = {"presence": {client: _info_or_none(bytes(info)) for client, info in result["presence"].items()}}
         return delimited(encode(_REPLY, {"id": id, key: result}))
 
     def error(self, id: int, code: int, message: str, temporary: bool) -> bytes:
