@@ -142,16 +142,13 @@ _IN_REPLY, _IN_PUSH, _DATA, _OFFSET = b"\x22", b"\x22", b"\x22", b"\x30"
 
 
 def _info(json: bytes) -> dict[str, Any]:
-    """Return what others see of a client: the texts, and the rest as JSON."""
-    fields = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
-    return {name: msgspec.json.decode(value) if name in ("user", "client") else value for name, value in fields.items()}
-
-
-def _info_or_none(json: bytes) -> dict[str, Any]:
+    """Return what others see of a client: the texts, and the rest as JSON. It is empty where no relay has written it."""
     try:
-        return _info(json)
+        fields = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
+        texts = {name: msgspec.json.decode(fields.pop(name, b'""'), type=str) for name in ("user", "client")}
     except msgspec.DecodeError:
         return {}
+    return {**fields, **texts}
 
 
 @lru_cache(maxsize=65_536)
@@ -177,11 +174,7 @@ class ProtobufUpdates:
     def encode(self, update: Update) -> bytes:
         if update.type in (JOIN, LEAVE):
             name = name_of_channel(channel_of_members(update.channel))
-            try:
-                info = _info(update.data)
-            except msgspec.DecodeError:  # no relay has written this
-                return b""
-            return _push({"channel": name, update.type: {"info": info}})
+            return _push({"channel": name, update.type: {"info": _info(update.data)}})
         publication = _publication(update, self.whole_values)
         push = b"".join((_channel(update.channel), _IN_PUSH, delimited(publication)))
         return delimited(_IN_REPLY + delimited(push))
@@ -239,7 +232,7 @@ class ProtobufCodec:
     def reply(self, id: int, key: str, result: dict[str, Any]) -> bytes:
         """See `Codec.reply`."""
         if key == "presence":
-            result = {"presence": {client: _info_or_none(bytes(info)) for client, info in result["presence"].items()}}
+            result = {"presence": {client: _info(bytes(info)) for client, info in result["presence"].items()}}
         return delimited(encode(_REPLY, {"id": id, key: result}))
 
     def error(self, id: int, code: int, message: str, temporary: bool) -> bytes:

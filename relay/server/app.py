@@ -25,7 +25,7 @@ from relay.processes import raise_file_limit
 from relay.profile import open_notice
 from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.protocols.tasks import TasksProtocol
-from relay.server import hypercorn_compat, mercure, sse_endpoint
+from relay.server import centrifuge_streams, hypercorn_compat, mercure, sse_endpoint
 from relay.server.admin_listener import serving_operators
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
@@ -162,6 +162,11 @@ class RelayApp(QuartTrio):
             pass
         elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+        elif path in centrifuge_streams.STREAMS and running is not None:
+            emulation = running.emulation
+            await centrifuge_streams.accept_emulated(
+                running.admission, self.centrifuge, emulation, path, scope, receive, send
+            )
         elif path not in self._streams or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
         elif running is None:
@@ -308,6 +313,7 @@ def create_app(
     app = RelayApp(settings, redis_settings, admin_socket)
     add_routes(app, app.relay, app.metrics, app.operator_paths)
     add_api(app, app.relay, app.task_paths)
+    centrifuge_streams.add_emulation(app, app.relay)
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
     centrifugo = CentrifugoApi(app.relay, app.centrifuge.channels, settings.max_update_bytes)
