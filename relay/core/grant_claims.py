@@ -7,7 +7,8 @@ A token's claim ``relay`` has an object for each verb::
 The compact form has the same in words that are separated by spaces, such as ``watch:task:demo watch:prefix:order-7/``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -29,6 +30,17 @@ _WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel
 
 #: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
 _MAX_SECONDS = 1e11
+
+#: What is wrong with a token that has no such claim.
+NO_SCOPES = "the token has no claim `relay`, which says what its bearer may do"
+
+#: Longest claim `relay`, as JSON text, whose scopes are shared by all tokens that have the same.
+_MAX_SHARED = 512
+
+#: The claims besides ``relay`` that a grant is read from.
+_CLAIMS = ("sub", "groups", "iat", "exp", "jti", "shared_by")
+
+_NO_GROUPS: frozenset[str] = frozenset()
 
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -87,6 +99,25 @@ def read_scopes(claim: object) -> Mapping[Verb, Scope]:
     return MappingProxyType(scopes)
 
 
+def read_scopes_of_json(text: bytes) -> Mapping[Verb, Scope]:
+    """Read the claim ``relay`` from JSON text; raises as `read_scopes`.
+
+    Users of one kind often have the same claim, such as ``{"watch":{"owned":true}}``, and then share its scopes in memory.
+    """
+    return _shared_scopes(text) if len(text) <= _MAX_SHARED else _decoded_scopes(text)
+
+
+def _decoded_scopes(text: bytes) -> Mapping[Verb, Scope]:
+    try:
+        claim = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadGrant(f"not JSON: {error}") from None
+    return read_scopes(claim)
+
+
+_shared_scopes = lru_cache(1024)(_decoded_scopes)
+
+
 def read_compact(text: str) -> Mapping[Verb, Scope]:
     """Read scopes in the compact form: words such as ``watch:task:demo``, ``list:owned``, ``publish:all``.
 
@@ -125,72 +156,80 @@ def read_setting(text: str) -> Mapping[Verb, Scope]:
     """
     if not text.lstrip().startswith("{"):
         return read_compact(text)
-    try:
-        claim = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadGrant(f"not JSON: {error}") from None
-    return read_scopes(claim)
+    return _decoded_scopes(text.encode("utf-8", "surrogatepass"))
 
 
-def _optional(claims: Mapping[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
-    return None if claims.get(name) is None else read(claims[name])
+def _text(value: object, name: str) -> str | None:
+    """Return a claim that is a text; None if it is not there."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
+        raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
+    return value
 
 
-def _text(name: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
-        return value
-
-    return read
-
-
-def _seconds(name: str) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
-            raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
-        return float(value)
-
-    return read
-
-
-def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
+def seconds_of(value: object, name: str) -> float | None:
     """Return a claim that is a time, in seconds of the Unix epoch; None if it is not there.
+
+    Args:
+        value: What the claim has; None where it is not there.
+        name: Its name.
 
     Raises:
         BadGrant: It is no time.
     """
-    value: float | None = _optional(claims, name, _seconds(name))
-    return value
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+        raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
+    return float(value)
 
 
-def _shared_by(value: Any) -> SharedBy:
+def _shared_by(value: object) -> SharedBy:
     if not isinstance(value, dict):
         raise BadGrant("the claim `shared_by` must be an object")
-    return SharedBy(*(_optional(value, name, _text(f"shared_by.{name}")) for name in ("sub", "jti")))
+    return SharedBy(_text(value.get("sub"), "shared_by.sub"), _text(value.get("jti"), "shared_by.jti"))
+
+
+def grant_of(
+    scopes: Mapping[Verb, Scope],
+    *,
+    sub: object = None,
+    groups: object = None,
+    iat: object = None,
+    exp: object = None,
+    jti: object = None,
+    shared_by: object = None,
+) -> Grant:
+    """Return a grant from what was read of the claim ``relay``, and from the other claims as they stand in a token.
+
+    Raises:
+        BadGrant: One of them is malformed; the message says which.
+    """
+    return Grant(
+        scopes=scopes,
+        subject=_text(sub, "sub"),
+        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
+        issued_at=seconds_of(iat, "iat"),
+        expires_at=seconds_of(exp, "exp"),
+        token_id=_text(jti, "jti"),
+        shared_by=None if shared_by is None else _shared_by(shared_by),
+    )
 
 
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
-            ``shared_by``. Others do not matter.
+        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and ``shared_by``. Others do
+            not matter.
 
     Raises:
         BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
     """
     if "relay" not in claims:
-        raise BadGrant("the token has no claim `relay`, which says what its bearer may do")
-    return Grant(
-        scopes=read_scopes(claims["relay"]),
-        subject=_optional(claims, "sub", _text("sub")),
-        groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
-        issued_at=read_seconds(claims, "iat"),
-        expires_at=read_seconds(claims, "exp"),
-        token_id=_optional(claims, "jti", _text("jti")),
-        shared_by=_optional(claims, "shared_by", _shared_by),
-    )
+        raise BadGrant(NO_SCOPES)
+    return grant_of(read_scopes(claims["relay"]), **{name: claims.get(name) for name in _CLAIMS})
 
 
 def _claim_of(scope: Scope) -> dict[str, Any]:
