@@ -29,8 +29,8 @@ _MAX_CHECKS = 256
 MAX_REMEMBERED = 16_384
 MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
 
-#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice. That of
-#: HS256 asks Python's `hmac`, and so does `_check_of`.
+#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice. For
+#: HS256 it asks Python's `hmac`, and so does `_check_of`.
 _ALGORITHMS = get_default_algorithms()
 
 
