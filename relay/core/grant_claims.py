@@ -8,7 +8,7 @@ The compact form has the same in words that are separated by spaces, such as ``w
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -17,28 +17,29 @@ from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
 from relay.core.grants import Grant, Scope, SharedBy, Verb
+from relay.core.topics import ANY, MAX_TOPIC
 
 #: Most ids, prefixes and names in one list, and most groups.
 MAX_NAMES = 1000
 
 #: Kinds of scopes: in claims the key is the attribute of `Scope`, except that "all" stands for everything.
-_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes")
+_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes", "topics")
 _FLAGS = {"owned": "owned", "general": "general", "all": "everything"}
 
 #: Words of the compact form that are followed by a name, and the lists that the name goes to.
-_WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel_prefix": "channel_prefixes"}
+_WORDS = {
+    "task": "tasks",
+    "prefix": "prefixes",
+    "channel": "channels",
+    "channel_prefix": "channel_prefixes",
+    "topic": "topics",
+}
+
+#: The verbs of Mercure's claim.
+_MERCURE_VERBS = {"subscribe": Verb.WATCH, "publish": Verb.PUBLISH}
 
 #: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
 _MAX_SECONDS = 1e11
-
-#: What is wrong with a token that has no such claim.
-NO_SCOPES = "the token has no claim `relay`, which says what its bearer may do"
-
-#: Longest claim `relay`, as JSON text, whose scopes are shared by all tokens that have the same.
-_MAX_SHARED = 512
-
-#: The claims besides ``relay`` that a grant is read from.
-_CLAIMS = ("sub", "groups", "iat", "exp", "jti", "shared_by")
 
 _NO_GROUPS: frozenset[str] = frozenset()
 
@@ -49,7 +50,7 @@ def _expected(what: str, found: object, choices: Iterable[str]) -> NoReturn:
     raise BadGrant(f"unknown {what} {str(found)[:64]!r}; expected one of {', '.join(choices)}")
 
 
-def _names(where: str, value: object) -> list[str]:
+def _names(where: str, value: object, max_length: int = MAX_NAME_LENGTH) -> list[str]:
     """Return a list of names; numbers become text, as ids of tasks do."""
     if not isinstance(value, list):
         raise BadGrant(f"{where} must be a list")
@@ -59,8 +60,8 @@ def _names(where: str, value: object) -> list[str]:
     for item in value:
         if not isinstance(item, str | int) or isinstance(item, bool):
             raise BadGrant(f"{where} must be a list of texts")
-        if not 0 < len(name := str(item)) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"each text in {where} must have 1 to {MAX_NAME_LENGTH} characters")
+        if not 0 < len(name := str(item)) <= max_length:
+            raise BadGrant(f"each text in {where} must have 1 to {max_length} characters")
         names.append(name)
     return names
 
@@ -72,7 +73,7 @@ def _scope(verb: str, value: object) -> Scope:
     for key, item in value.items():
         where = f"relay.{verb}.{key}"
         if key in _LISTS:
-            names = _names(where, item)
+            names = _names(where, item, MAX_TOPIC if key == "topics" else MAX_NAME_LENGTH)
             attributes[key] = tuple(names) if key.endswith("prefixes") else frozenset(names)
         elif key in _FLAGS:
             if not isinstance(item, bool):
@@ -99,23 +100,36 @@ def read_scopes(claim: object) -> Mapping[Verb, Scope]:
     return MappingProxyType(scopes)
 
 
-def read_scopes_of_json(text: bytes) -> Mapping[Verb, Scope]:
-    """Read the claim ``relay`` from JSON text; raises as `read_scopes`.
+def _read_mercure(claim: object) -> Mapping[Verb, Scope]:
+    """Read Mercure's claim: ``{"subscribe": [selector, ...], "publish": [...]}``. Its payload does not matter.
 
-    Users of one kind often have the same claim, such as ``{"watch":{"owned":true}}``, and then share its scopes in memory.
+    Raises:
+        BadGrant: It is malformed; the message says where.
     """
-    return _shared_scopes(text) if len(text) <= _MAX_SHARED else _decoded_scopes(text)
+    if not isinstance(claim, dict):
+        raise BadGrant("the claim `mercure` must be an object")
+    scopes = {}
+    for name, verb in _MERCURE_VERBS.items():
+        if claim.get(name) is not None:
+            selectors = frozenset(_names(f"mercure.{name}", claim[name], MAX_TOPIC))
+            scopes[verb] = Scope(everything=True) if ANY in selectors else Scope(topics=selectors)
+    return MappingProxyType(scopes)
 
 
-def _decoded_scopes(text: bytes) -> Mapping[Verb, Scope]:
-    try:
-        claim = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadGrant(f"not JSON: {error}") from None
-    return read_scopes(claim)
-
-
-_shared_scopes = lru_cache(1024)(_decoded_scopes)
+def _scopes_of(claims: Mapping[str, Any]) -> Mapping[Verb, Scope]:
+    """Read ``relay``, or ``mercure``, of a token's claims. Where there are both, they are added up."""
+    if "relay" not in claims and "mercure" not in claims:
+        raise BadGrant("the token has no claim `relay`, which says what its bearer may do, and no claim `mercure`")
+    scopes = read_scopes(claims["relay"]) if "relay" in claims else {}
+    if "mercure" not in claims:
+        return scopes
+    both = dict(scopes)
+    for verb, scope in _read_mercure(claims["mercure"]).items():
+        former = both.get(verb, Scope())
+        both[verb] = replace(
+            former, everything=former.everything or scope.everything, topics=former.topics | scope.topics
+        )
+    return MappingProxyType(both)
 
 
 def read_compact(text: str) -> Mapping[Verb, Scope]:
@@ -156,28 +170,28 @@ def read_setting(text: str) -> Mapping[Verb, Scope]:
     """
     if not text.lstrip().startswith("{"):
         return read_compact(text)
-    return _decoded_scopes(text.encode("utf-8", "surrogatepass"))
+    try:
+        claim = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadGrant(f"not JSON: {error}") from None
+    return read_scopes(claim)
 
 
-def _text(value: object, name: str) -> str | None:
+def _text(claims: Mapping[str, Any], name: str, where: str = "") -> str | None:
     """Return a claim that is a text; None if it is not there."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
-        raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
+    value = claims.get(name)
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH):
+        raise BadGrant(f"the claim `{where}{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
     return value
 
 
-def seconds_of(value: object, name: str) -> float | None:
+def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
     """Return a claim that is a time, in seconds of the Unix epoch; None if it is not there.
-
-    Args:
-        value: What the claim has; None where it is not there.
-        name: Its name.
 
     Raises:
         BadGrant: It is no time.
     """
+    value = claims.get(name)
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
@@ -188,48 +202,29 @@ def seconds_of(value: object, name: str) -> float | None:
 def _shared_by(value: object) -> SharedBy:
     if not isinstance(value, dict):
         raise BadGrant("the claim `shared_by` must be an object")
-    return SharedBy(_text(value.get("sub"), "shared_by.sub"), _text(value.get("jti"), "shared_by.jti"))
-
-
-def grant_of(
-    scopes: Mapping[Verb, Scope],
-    *,
-    sub: object = None,
-    groups: object = None,
-    iat: object = None,
-    exp: object = None,
-    jti: object = None,
-    shared_by: object = None,
-) -> Grant:
-    """Return a grant from what was read of the claim ``relay``, and from the other claims as they stand in a token.
-
-    Raises:
-        BadGrant: One of them is malformed; the message says which.
-    """
-    return Grant(
-        scopes=scopes,
-        subject=_text(sub, "sub"),
-        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
-        issued_at=seconds_of(iat, "iat"),
-        expires_at=seconds_of(exp, "exp"),
-        token_id=_text(jti, "jti"),
-        shared_by=None if shared_by is None else _shared_by(shared_by),
-    )
+    return SharedBy(_text(value, "sub", "shared_by."), _text(value, "jti", "shared_by."))
 
 
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and ``shared_by``. Others do
-            not matter.
+        claims: ``relay`` or ``mercure``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
+            ``shared_by``. Others do not matter.
 
     Raises:
-        BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
+        BadGrant: A claim is malformed, or there is neither of these; the message says which.
     """
-    if "relay" not in claims:
-        raise BadGrant(NO_SCOPES)
-    return grant_of(read_scopes(claims["relay"]), **{name: claims.get(name) for name in _CLAIMS})
+    groups, shared_by = claims.get("groups"), claims.get("shared_by")
+    return Grant(
+        scopes=_scopes_of(claims),
+        subject=_text(claims, "sub"),
+        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
+        issued_at=read_seconds(claims, "iat"),
+        expires_at=read_seconds(claims, "exp"),
+        token_id=_text(claims, "jti"),
+        shared_by=None if shared_by is None else _shared_by(shared_by),
+    )
 
 
 def _claim_of(scope: Scope) -> dict[str, Any]:
