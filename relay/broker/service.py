@@ -93,6 +93,11 @@ class RedisBroker:
         self._dedicated: list[DedicatedConnection] = []
 
     @property
+    def has_families(self) -> bool:
+        """Whether tasks can be followed together with their children: not on a cluster."""
+        return not self._servers.is_sharded
+
+    @property
     def alive(self) -> bool:
         """Whether the subscription is up and its last probe arrived within the deadline."""
         return self._pubsub.alive

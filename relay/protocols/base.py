@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from relay.core.batches import Encoding
 from relay.core.closecodes import Close
 from relay.core.errors import Unauthenticated, Unverified
+from relay.core.families import MayWatch
 from relay.core.grants import Grant
 from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
@@ -29,6 +30,7 @@ class Subscribe:
         wants_history: The client gets the state, or what came after `since`, before live updates.
         requires_position: The client relies on positions, so it is refused while Redis is away. Other clients get live updates
             then, and the state when Redis is back.
+        filtered: Makes the encoding for a client that may not watch all tasks, where the channel brings updates of several.
         updates_in_answer: What `answer` returns has the updates of its argument in it, so they are not sent again.
         grant: Allows this one subscription, besides what the client's own grant does. It ends the subscription when it ends.
         refuse: Makes the answer where the session cannot carry it out; by default `ClientProtocol.refuse` does.
@@ -40,6 +42,7 @@ class Subscribe:
     since: Position | None = None
     wants_history: bool = True
     requires_position: bool = False
+    filtered: Callable[[MayWatch], Encoding] | None = None
     updates_in_answer: bool = False
     grant: Grant | None = None
     refuse: "Callable[[str, str], Refusal] | None" = None

@@ -50,6 +50,9 @@ class JsonUpdates:
         self.whole_values = whole_values
         self._is_given = is_given
 
+    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+        return False
+
     def encode(self, update: Update) -> bytes:
         if update.type in MEMBER_EVENTS:
             return b'%b"%b":{"info":%b}}}' % (_prefix(update.channel), update.type.encode(), one_line(update.data))

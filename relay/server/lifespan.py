@@ -154,6 +154,7 @@ async def run_relay(
             authenticator,
             owned_channels,
             revocations,
+            redis.has_families,
         )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch

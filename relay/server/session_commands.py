@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from time import monotonic
 
 import trio
 
-from relay.core.batches import Encoding, Format, Framing, batch_of
+from relay.core.batches import Encoding, Format, batch_of, format_of
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.families import NO_FAMILIES
 from relay.core.grants import Decision, Grant
 from relay.core.revocations import Revocations
 from relay.core.subscription import Send
@@ -43,12 +44,6 @@ REPLY_ENCODING = PLAIN
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
 )
-
-
-@cache
-def format_of(encoding: Encoding, framing: Framing) -> Format:
-    """Return the one format of a shared encoding in a framing."""
-    return Format(encoding, framing)
 
 
 class SessionCommands:
@@ -326,7 +321,10 @@ class SessionCommands:
         if decision is Decision.DENIED:
             self._refuse_subscription(command, Forbidden.code, Forbidden.message)
             return None
-        format = self._format(command.encoding)
+        if command.filtered is not None and not self._context.has_families:
+            self._refuse_subscription(command, "no_children", NO_FAMILIES)
+            return None
+        format = self._format(self._access.encoding_of(command))
         if channel not in subscriptions and (reason := self._why_no_room()) is not None:
             self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))
             return None

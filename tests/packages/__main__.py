@@ -36,6 +36,7 @@ console.log(JSON.stringify(seen));
 """
 
 REPORT = """
+import sys
 from relay_client.http import Publisher
 with Publisher(sys.argv[1]) as publisher:
     for progress in (10, 50, 100):

@@ -7,7 +7,7 @@ Redis channels of its updates share a hash tag. So on a cluster they lie on one 
 from functools import lru_cache
 from zlib import crc32
 
-from relay_wire.channels import TASK_PREFIX
+from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 #: All keys and all Redis channels of Relay begin with this.
 PREFIX = "relay:"
@@ -49,6 +49,10 @@ def answers(question_id: str) -> str:
 
 def pubsub_channel(channel: str) -> str:
     """Return the Redis channel on which a channel's updates are published with their positions."""
+    if channel.startswith(FAMILY_PREFIX):
+        return (
+            f"{PREFIX}{{family}}:{channel}"  # of tasks in all buckets: the scripts' fragment families has the same name
+        )
     return f"{PREFIX}{{{crc32(channel.encode()) % BUCKETS}}}:{channel}"
 
 
