@@ -5,6 +5,7 @@ one framing. The hub encodes each update once per format, however many clients r
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from relay.core.recovery import Snapshot
@@ -26,6 +27,9 @@ class Encoding(Protocol):
 
     def encode(self, update: Update) -> bytes:
         """Return the payload of an update; nothing where it is not for these clients."""
+
+    def leaves_out(self, update: Update) -> bool:
+        """Whether the one client of a stateful encoding does not get an update, since it may not watch the task."""
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
         """Return the payloads which say that updates of a channel were lost, and from where it continues."""
@@ -64,6 +68,12 @@ class Format:
         frame, encode = self.framing.frame, encoding.encode
         frames = [frame(encode(item)) if isinstance(item, Update) else item.frame for item in items]
         return _batch(frames, items, self)
+
+
+@cache
+def format_of(encoding: Encoding, framing: Framing) -> Format:
+    """Return the one format of a shared encoding in a framing."""
+    return Format(encoding, framing)
 
 
 class Message(NamedTuple):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
 from relay.core.extra_channels import name_of
+from relay.core.families import watched_task
 from relay.core.topics import TOPIC_PREFIX, TOPICS, any_matches
 
 
@@ -140,6 +141,7 @@ class Grant:
                 where that was not read yet: only then may the decision be NEEDS_OWNER.
         """
         scope = self.scope(verb)
+        channel = watched_task(channel)
         if channel == TOPICS and verb is Verb.WATCH:
             return Decision.ALLOWED  # what is private in it is decided topic by topic
         if not channel.startswith(TASK_PREFIX):

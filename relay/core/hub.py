@@ -8,7 +8,7 @@ socket.
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from types import MappingProxyType
 
-from relay_wire.channels import TASK_PREFIX
+from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering
@@ -232,7 +232,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
-        if name.startswith(TASK_PREFIX):
+        if name.startswith((TASK_PREFIX, FAMILY_PREFIX)):
             self._on_owner(name, snapshot.owner)
         for item in channel.sequence.merge(snapshot):
             if isinstance(item, Update):
@@ -266,9 +266,10 @@ class Hub:
                 recovering.on_update(update)
 
     def _withhold(self, group: Group, update: Update) -> bool:
-        """Withhold an update from clients that want whole values; return whether that is necessary."""
-        if update.position is None or not group.format.encoding.whole_values:
-            return False
+        """Withhold an update from clients that want whole values, or may not have it; return whether that is necessary."""
+        encoding = group.format.encoding
+        if update.position is None or not encoding.whole_values:
+            return encoding.stateful and encoding.leaves_out(update)
         is_first = not group.withheld
         if is_first:
             group.reached = update.position.offset - 1

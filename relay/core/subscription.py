@@ -251,8 +251,9 @@ class Subscription:
 
     def _without_withheld(self, updates: Sequence[Update]) -> list[Update]:
         """Return those that are given out as they are: for whole values, those before the first with an operation."""
-        if not self.format.encoding.whole_values:
-            return list(updates)
+        encoding = self.format.encoding
+        if not encoding.whole_values:
+            return [update for update in updates if not (encoding.stateful and encoding.leaves_out(update))]
         given: list[Update] = []
         for update in updates:
             if update.position is None or not (self._withheld or update.has_operations):

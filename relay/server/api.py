@@ -15,7 +15,7 @@ from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
 from relay.server.auth.access import require

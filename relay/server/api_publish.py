@@ -21,7 +21,7 @@ from relay.core import extra_channels
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.errors import BadMessage, BrokerBusy, BrokerError, BrokerUnavailable, RelayError
 from relay.core.grants import Grant, Verb
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_access import Target, refusals, require_write
 from relay.server.api_answers import (
     answer,

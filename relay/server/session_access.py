@@ -4,13 +4,17 @@ from math import inf
 from time import time
 from typing import Protocol
 
+from relay_wire.channels import TASK_PREFIX
+
+from relay.core.batches import Encoding
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerUnavailable, Forbidden
 from relay.core.grant_lifecycle import GrantLifecycle, Notice
-from relay.core.grants import Decision, Grant, Verb
+from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.core.recovery import Snapshot
 from relay.core.revocations import Revocations
 from relay.core.updates import Position
+from relay.protocols.base import Subscribe
 from relay.server.session_context import SessionContext
 
 #: Reads in a row during which a task changed hands, after which the client is asked to try again.
@@ -137,6 +141,19 @@ class SessionAccess:
         """Let the client follow one channel by a grant that counts for this subscription only, until it ends or `forget`."""
         self._own_grants[channel] = grant
         self._schedule()
+
+    def encoding_of(self, command: Subscribe) -> Encoding:
+        """Return the encoding for what the client subscribes to: one of its own if it may not see all of that.
+
+        A client with a grant may get another one later, so even one that covers everything is asked each time.
+        """
+        if command.filtered is None or self.grant is EVERYTHING:
+            return command.encoding
+        return command.filtered(self.may_watch)
+
+    def may_watch(self, task_id: str, owner: frozenset[str]) -> bool:
+        """Whether the client may watch a task that these users and groups own, by its present grant."""
+        return self.grant.decide(Verb.WATCH, TASK_PREFIX + task_id, owner) is Decision.ALLOWED
 
     def is_owned(self, channel: str) -> bool:
         """Whether the client follows a channel by its owner."""

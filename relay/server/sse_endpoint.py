@@ -13,6 +13,7 @@ from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
+from relay.core.families import family_channel
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.base import ClientProtocol, Farewell
@@ -132,6 +133,8 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
         BadMessage: None, an unknown one, or more than the limit.
     """
     channels = [task_channel(task_id) for task_id in query.get("task", [])]
+    if query.get("children", [""])[-1] == "1":
+        channels = [family_channel(channel) for channel in channels]
     if query.get("general", ["0"])[-1] not in ("0", "false", ""):
         channels.append(GENERAL)
     for name in query.get("channel", []):
@@ -182,7 +185,7 @@ def events_stream(named: ChannelPatterns, scope: Any, limit: int) -> Stream:
         )  # a subscription that is refused has an answer of its own
     channels = _channels_of(query, named, limit)
     last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
-    deltas = query.get("deltas", [""])[-1] == "1"
+    deltas = "1" in (query.get(name, [""])[-1] for name in ("deltas", "children"))
     return Stream(len(channels), channels, _made(SseProtocol(channels, last_event_id, deltas=deltas)))
 
 

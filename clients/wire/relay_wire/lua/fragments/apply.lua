@@ -134,6 +134,7 @@ end
 
 if closing_update then
   call(ARGV[2], ARGV[1], closing_update)
+  send_to_families(string.match(closing_update, '\n(.*)$'), false, last_owner)
 end
 if is_task then
   set_options()
@@ -153,4 +154,12 @@ if is_update then
 end
 if is_revived then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. top .. ' task_update\n{"stalled":false}')
+end
+if #families > 0 then
+  -- A task that is created silently is no news for those who follow it, but for those who follow its parent.
+  local is_news = is_update or (is_new and has_fields)
+  send_to_families(is_news and data, not is_new and (new_parent or new_owner))
+  if is_revived then
+    send_to_families('{"stalled":false}')
+  end
 end
