@@ -164,7 +164,7 @@ class Publisher:
         """
         relay = self._relay.running
         key = _key_of_request()
-        grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
+        grant = await require_write(relay, Verb.PUBLISH, targets_of(publication))
         (outcome,) = await relay.publishes.publish([with_key(publication, grant, key)])
         if isinstance(outcome, Exception):
             raise outcome
@@ -177,12 +177,7 @@ class Publisher:
         for item in items:
             _object(item.data)  # one that is malformed makes the whole batch so
         prepared = [self._prepared(item) for item in items]
-        wanted = [
-            target
-            for each in prepared
-            if isinstance(each, Publication)
-            for target in (_target(each), *_announced(each))
-        ]
+        wanted = [target for each in prepared if isinstance(each, Publication) for target in targets_of(each)]
         grant, reasons = await refusals(relay, Verb.PUBLISH, wanted)
         refused = {target: reason for target, reason in zip(wanted, reasons, strict=True) if reason is not None}
         outcomes: dict[int, Published | RelayError] = {}
@@ -190,7 +185,7 @@ class Publisher:
         for place, each in enumerate(prepared):
             if isinstance(each, RelayError):
                 outcomes[place] = each
-            elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
+            elif reason := next((refused[t] for t in targets_of(each) if t in refused), None):
                 outcomes[place] = reason
             else:
                 accepted.append((place, with_key(each, grant, None if key is None else f"{key} {place}")))
@@ -296,6 +291,11 @@ def _options(update: TaskUpdate | GeneralUpdate | BatchItem, task_id: str | None
         return creation_options(update.owner, update.parent_id, task_id=task_id)
     except ValueError as error:
         raise Refused(422, "bad_options", str(error)) from None
+
+
+def targets_of(publication: Publication) -> list[Target]:
+    """Return what a publication writes to: its channel, and the task that it announces."""
+    return [_target(publication), *_announced(publication)]
 
 
 def _target(publication: Publication) -> Target:
