@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench bench-page browser-files page-pictures format docs clean \
+.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench bench-page outages-page browser-files page-pictures format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -89,8 +89,11 @@ browser-files:  ## Build the files that the relay serves to browsers, from clien
 page-pictures: $(VENV)/.installed-test  ## Take the README's picture of the page, of the demonstration in Chromium
 	$(BIN)/python docs/screenshots.py
 
-bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium
-	$(BIN)/python -m benchmarks.page
+bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium, for SECONDS (20)
+	$(BIN)/python -m benchmarks.page $(if $(SECONDS),--seconds $(SECONDS))
+
+outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 30 s, freeze its tab for 5 minutes, kill the relay
+	$(BIN)/python -m tests.faults.page
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
