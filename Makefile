@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench bench-page outages-page browser-files page-pictures format docs clean \
+.PHONY: help run demo packages test-packages test-rolling test test-fast test-compat test-outages faults abuse bench bench-page outages-page \
+	browser-files page-pictures format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -95,6 +96,16 @@ bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Ch
 outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 30 s, freeze its tab for 5 minutes, kill the relay
 	$(BIN)/python -m tests.faults.page
 
+packages: $(VENV)/.installed-test  ## Build wheels, sdists, the npm tarball, a bill of materials and checksums into dist/ (needs npm)
+	cd clients/js && npm ci --no-audit --no-fund --silent
+	$(BIN)/python -m release build
+
+test-packages: packages  ## Install what dist/ has into empty environments, on the oldest and the newest Python, and use it there
+	$(BIN)/python -m tests.packages
+
+test-rolling: $(VENV)/.installed-test  ## Roll two relays from an older version (SINCE=commit) to this one and back, under load
+	$(BIN)/python -m tests.rolling $(if $(SINCE),--since $(SINCE))
+
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -105,7 +116,7 @@ docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API ref
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
 clean:  ## Delete everything that was installed, built or cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site dist
 
 # For operators. They use the Redis of REDIS_URL, REDIS_HOST, ...; else the embedded Redis of a relay on this machine; else
 # 127.0.0.1:6379, the address in docker/compose.yml. The relay is at RELAY_URL, by default ws://127.0.0.1:8000.

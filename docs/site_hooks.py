@@ -1,8 +1,10 @@
 """MkDocs hooks: add the Markdown pages outside of ``docs/`` and a reference page for each public module to the site."""
 
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -74,11 +76,23 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
+def _generated_pages() -> ModuleType:
+    """Return the module of the pages that come from the code. MkDocs loads this file by its path, outside of any package."""
+    spec = importlib.util.spec_from_file_location("generated", Path(__file__).with_name("generated.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in ``docs/``."""
     for source, name in OUTSIDE.items():
         if (ROOT / source).exists():
             files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    for name, page in _generated_pages().PAGES.items():
+        files.append(File.generated(config, name, content=page()))
     for package, folder in PACKAGES.items():
         for module in _modules(package, folder):
             files.append(File.generated(config, _reference_page(module), content=f"::: {module}\n"))

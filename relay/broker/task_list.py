@@ -54,6 +54,7 @@ class Task(NamedTuple):
         owner: The users and groups that own it; empty for nobody.
         parent_id: Its parent's id, if it has one.
         cancel_reason: Why its end was requested, which may be empty; None where it was not.
+        run: The how-manieth run of this id it is, from 1.
     """
 
     task_id: str
@@ -63,6 +64,7 @@ class Task(NamedTuple):
     owner: frozenset[str] = frozenset()
     parent_id: str | None = None
     cancel_reason: str | None = None
+    run: int = 1
 
 
 class Page(NamedTuple):
@@ -190,12 +192,13 @@ def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerE
     if isinstance(answer, BrokerError):
         return answer
     try:
-        epoch, top, state, owner, parent, cancel = answer
+        epoch, top, state, owner, parent, cancel, run = answer
         fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         position = Position(epoch.decode(), int(top))
-        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel))
+        count = 1 if run is None else int(run)
+        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel), count)
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
 

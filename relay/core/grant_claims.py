@@ -8,6 +8,7 @@ The compact form has the same in words that are separated by spaces, such as ``w
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -16,16 +17,26 @@ from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
 from relay.core.grants import Grant, Scope, SharedBy, Verb
+from relay.core.topics import ANY, MAX_TOPIC
 
 #: Most ids, prefixes and names in one list, and most groups.
 MAX_NAMES = 1000
 
 #: Kinds of scopes: in claims the key is the attribute of `Scope`, except that "all" stands for everything.
-_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes")
+_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes", "topics")
 _FLAGS = {"owned": "owned", "general": "general", "all": "everything"}
 
 #: Words of the compact form that are followed by a name, and the lists that the name goes to.
-_WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel_prefix": "channel_prefixes"}
+_WORDS = {
+    "task": "tasks",
+    "prefix": "prefixes",
+    "channel": "channels",
+    "channel_prefix": "channel_prefixes",
+    "topic": "topics",
+}
+
+#: The verbs of Mercure's claim.
+_MERCURE_VERBS = {"subscribe": Verb.WATCH, "publish": Verb.PUBLISH}
 
 #: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
 _MAX_SECONDS = 1e11
@@ -37,7 +48,7 @@ def _expected(what: str, found: object, choices: Iterable[str]) -> NoReturn:
     raise BadGrant(f"unknown {what} {str(found)[:64]!r}; expected one of {', '.join(choices)}")
 
 
-def _names(where: str, value: object) -> list[str]:
+def _names(where: str, value: object, max_length: int = MAX_NAME_LENGTH) -> list[str]:
     """Return a list of names; numbers become text, as ids of tasks do."""
     if not isinstance(value, list):
         raise BadGrant(f"{where} must be a list")
@@ -47,8 +58,8 @@ def _names(where: str, value: object) -> list[str]:
     for item in value:
         if not isinstance(item, str | int) or isinstance(item, bool):
             raise BadGrant(f"{where} must be a list of texts")
-        if not 0 < len(name := str(item)) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"each text in {where} must have 1 to {MAX_NAME_LENGTH} characters")
+        if not 0 < len(name := str(item)) <= max_length:
+            raise BadGrant(f"each text in {where} must have 1 to {max_length} characters")
         names.append(name)
     return names
 
@@ -60,7 +71,7 @@ def _scope(verb: str, value: object) -> Scope:
     for key, item in value.items():
         where = f"relay.{verb}.{key}"
         if key in _LISTS:
-            names = _names(where, item)
+            names = _names(where, item, MAX_TOPIC if key == "topics" else MAX_NAME_LENGTH)
             attributes[key] = tuple(names) if key.endswith("prefixes") else frozenset(names)
         elif key in _FLAGS:
             if not isinstance(item, bool):
@@ -85,6 +96,38 @@ def read_scopes(claim: object) -> Mapping[Verb, Scope]:
             _expected("verb in the claim `relay`:", name, _VERBS)
         scopes[_VERBS[name]] = _scope(name, value)
     return MappingProxyType(scopes)
+
+
+def _read_mercure(claim: object) -> Mapping[Verb, Scope]:
+    """Read Mercure's claim: ``{"subscribe": [selector, ...], "publish": [...]}``. Its payload does not matter.
+
+    Raises:
+        BadGrant: It is malformed; the message says where.
+    """
+    if not isinstance(claim, dict):
+        raise BadGrant("the claim `mercure` must be an object")
+    scopes = {}
+    for name, verb in _MERCURE_VERBS.items():
+        if claim.get(name) is not None:
+            selectors = frozenset(_names(f"mercure.{name}", claim[name], MAX_TOPIC))
+            scopes[verb] = Scope(everything=True) if ANY in selectors else Scope(topics=selectors)
+    return MappingProxyType(scopes)
+
+
+def _scopes_of(claims: Mapping[str, Any]) -> Mapping[Verb, Scope]:
+    """Read ``relay``, or ``mercure``, of a token's claims. Where there are both, they are added up."""
+    if "relay" not in claims and "mercure" not in claims:
+        raise BadGrant("the token has no claim `relay`, which says what its bearer may do, and no claim `mercure`")
+    scopes = read_scopes(claims["relay"]) if "relay" in claims else {}
+    if "mercure" not in claims:
+        return scopes
+    both = dict(scopes)
+    for verb, scope in _read_mercure(claims["mercure"]).items():
+        former = both.get(verb, Scope())
+        both[verb] = replace(
+            former, everything=former.everything or scope.everything, topics=former.topics | scope.topics
+        )
+    return MappingProxyType(both)
 
 
 def read_compact(text: str) -> Mapping[Verb, Scope]:
@@ -174,16 +217,14 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
+        claims: ``relay`` or ``mercure``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
             ``shared_by``. Others do not matter.
 
     Raises:
-        BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
+        BadGrant: A claim is malformed, or there is neither of these; the message says which.
     """
-    if "relay" not in claims:
-        raise BadGrant("the token has no claim `relay`, which says what its bearer may do")
     return Grant(
-        scopes=read_scopes(claims["relay"]),
+        scopes=_scopes_of(claims),
         subject=_optional(claims, "sub", _text("sub")),
         groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
         issued_at=read_seconds(claims, "iat"),

@@ -15,7 +15,7 @@ from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
 from relay.server.auth.access import require
@@ -33,7 +33,7 @@ MAX_NAMES = 16
 
 
 def _task_json(task: Task) -> bytes:
-    head = json_of({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    head = json_of({"task_id": task.task_id, "run": task.run, "position": position_json(task.position)}).rstrip(b"}")
     options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
     if task.parent_id is not None:
         options["parent_id"] = task.parent_id

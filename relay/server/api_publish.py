@@ -21,7 +21,7 @@ from relay.core import extra_channels
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.errors import BadMessage, BrokerBusy, BrokerError, BrokerUnavailable, RelayError
 from relay.core.grants import Grant, Verb
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_access import Target, refusals, require_write
 from relay.server.api_answers import (
     answer,
@@ -106,12 +106,15 @@ class Publisher:
         relay: The relay, once it has started.
         named: The extra channels.
         max_update_bytes: Longest data of an update.
+
+    Attributes:
+        max_update_bytes: The same.
     """
 
     def __init__(self, relay: RelayHandle, named: ChannelPatterns, max_update_bytes: int) -> None:
         self._relay = relay
         self._named = named
-        self._max_update_bytes = max_update_bytes
+        self.max_update_bytes = max_update_bytes
 
     def of_task(self, task_id: str, update: TaskUpdate | BatchItem) -> Publication:
         """Return the publication of a task's update. Raises BadMessage."""
@@ -144,11 +147,11 @@ class Publisher:
 
     def _checked(self, data: msgspec.Raw) -> bytes:
         text = _object(data)
-        if len(text) > self._max_update_bytes:
+        if len(text) > self.max_update_bytes:
             raise Refused(
                 413,
                 "update_too_large",
-                f"`data` may have {self._max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
+                f"`data` may have {self.max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
             )
         return text
 
@@ -162,7 +165,7 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
-        (outcome,) = await relay.publishes.publish([_with_key(publication, grant, key)])
+        (outcome,) = await relay.publishes.publish([with_key(publication, grant, key)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -190,7 +193,7 @@ class Publisher:
             elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
                 outcomes[place] = reason
             else:
-                accepted.append((place, _with_key(each, grant, None if key is None else f"{key} {place}")))
+                accepted.append((place, with_key(each, grant, None if key is None else f"{key} {place}")))
         published = await relay.publishes.publish([publication for _, publication in accepted])
         outcomes |= {place: outcome for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
@@ -324,7 +327,7 @@ def _key_of_request() -> str | None:
     return key
 
 
-def _with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
+def with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
     """Return a publication with its name in Redis: the keys of one client are not those of another."""
     if key is None:
         return publication

@@ -64,6 +64,7 @@ class Task(msgspec.Struct):
     """A task: its state, and the position that this is the state of."""
 
     task_id: Name
+    run: Annotated[int, Meta(ge=1, description="The how-manieth run of this id it is.")]
     position: Position
     data: Data
     owner: list[Name] | UnsetType = UNSET

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
 from relay.server.api_docs import DOCUMENTS
 from relay.server.cors import PRIVATE, CorsPolicy, header
@@ -45,7 +46,7 @@ class HttpGuard:
 
     def _is_for_pages(self, path: str) -> bool:
         """Whether pages of other origins may use a path."""
-        return path.startswith(self._api) or path == "/events" or path in SCRIPTS
+        return path.startswith(self._api) or path in ("/events", MERCURE) or path in SCRIPTS
 
     def _is_private(self, path: str) -> bool:
         """Whether an answer depends on who asks."""

@@ -18,6 +18,7 @@ from relay_wire import keys
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
+from relay.broker.nodes import Nodes
 from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
@@ -26,8 +27,10 @@ from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.revocations import Revocations
+from relay.core.topics import TOPICS
 from relay.metrics import Metrics
 from relay.processes import take_lock
+from relay.protocols.mercure import topics_of
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
@@ -42,6 +45,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
@@ -108,6 +112,7 @@ async def run_relay(
             on_gap=lambda channel: channels.on_gap(channel),
             on_withheld=lambda channel, is_urgent: channels.on_withheld(channel, is_urgent),
             on_owner=owned_channels.on_owner,
+            keys_of={TOPICS: topics_of},
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
@@ -135,6 +140,8 @@ async def run_relay(
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry).answer)
+        redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         context = SessionContext(
@@ -147,6 +154,7 @@ async def run_relay(
             authenticator,
             owned_channels,
             revocations,
+            redis.has_families,
         )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
@@ -159,7 +167,7 @@ async def run_relay(
             feed.on_reconnecting()
 
         services.start_soon(redis.start_listening, channels, on_reconnecting)
-        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run):
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run, nodes.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(roll_up_children, redis.child_roll_ups())
@@ -178,7 +186,9 @@ async def run_relay(
             url,
             tasks,
             redis.history_pages(),
+            redis.event_positions(),
             redis.client_publishes(),
+            nodes,
             ingester,
             heartbeat,
         )

@@ -21,7 +21,7 @@ from relay.core.client_subscriptions import EarlyUpdates
 from relay.core.closecodes import Close
 from relay.core.hub import Hub
 from relay.core.revocations import Revocations
-from relay.protocols.base import ClientProtocol, Command, Subscribe
+from relay.protocols.base import ClientProtocol, Command, End, Farewell, Reply, Subscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.server.auth.authenticator import Entry
 from relay.server.session_commands import SessionCommands
@@ -102,6 +102,20 @@ class Session(SessionOutput):
         self._context.registry.on_closing(self, close)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat: that of the protocol, or that of the transport unless something waits for the client anyway."""
+        match self._protocol.heartbeat():
+            case Reply(payload):
+                self._commands.send(payload)
+            case End(close):
+                self.close(close)
+            case _:
+                super().heartbeat()
+
+    def farewell(self, close: Close) -> Farewell:
+        """Return what the client is told at the end of the session."""
+        return self._protocol.farewell(close)
 
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""

@@ -44,6 +44,7 @@ class SessionContext:
         authenticator: Finds out what a client may do.
         owned_channels: The tasks that sessions follow by their owners.
         revocations: The grants that no longer hold.
+        has_families: Tasks can be followed together with their children: Redis is a single server.
         grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
@@ -57,6 +58,7 @@ class SessionContext:
     authenticator: Authenticator
     owned_channels: OwnedChannels
     revocations: Revocations
+    has_families: bool = True
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 

@@ -32,6 +32,7 @@ class Sources:
     Attributes:
         api_keys: The keys of services.
         tokens: Verifies tokens.
+        connection_tokens: Verifies tokens that may have Centrifugo's claims.
         jwks: The URL that has keys for tokens.
         authorize: The URL that is asked about clients.
         tickets: Tickets for one connection.
@@ -40,6 +41,7 @@ class Sources:
 
     api_keys: ApiKeys
     tokens: TokenVerifier | None
+    connection_tokens: TokenVerifier | None
     jwks: JwksUrl | None
     authorize: AuthorizeUrl | None
     tickets: Tickets
@@ -85,7 +87,8 @@ class GrantAuthenticator:
         credentials = read_credentials(headers, query)
         token = self._token_of(credentials)
         if token is not None:
-            return self._entry_of_token(token)
+            assert sources.tokens is not None
+            return self._entry_of_token(sources.tokens, token)
         if credentials.ticket is not None and credentials.bearer is None:
             return partial(self._redeem, credentials.ticket)
         if sources.authorize is not None and (credentials.bearer is not None or credentials.has_cookies):
@@ -102,13 +105,12 @@ class GrantAuthenticator:
             return None
         return credentials.bearer or (credentials.cookie if credentials.is_by_cookie else None)
 
-    def _entry_of_token(self, token: str) -> Entry:
+    def _entry_of_token(self, verifier: TokenVerifier, token: str) -> Entry:
         """Return the grant of a token, or how it is found out where that takes more than a calculation."""
-        assert self._sources.tokens is not None
         try:
-            grant = self._sources.tokens.verify(token)
+            grant = verifier.verify(token)
         except UnknownKey as error:
-            return error if self._sources.jwks is None else partial(self._verify_with_new_keys, token)
+            return error if self._sources.jwks is None else partial(self._verify_with_new_keys, verifier, token)
         except Unauthenticated as error:
             return error
         if not self._feed.loaded.is_set():
@@ -117,17 +119,24 @@ class GrantAuthenticator:
 
     async def grant_of_token(self, token: str) -> Grant:
         """See `Authenticator.grant_of_token`. An API key is taken for a token too."""
+        return await self._grant_of(self._sources.tokens, token)
+
+    async def grant_of_connection_token(self, token: str) -> Grant:
+        """See `Authenticator.grant_of_connection_token`."""
+        return await self._grant_of(self._sources.connection_tokens, token)
+
+    async def _grant_of(self, verifier: TokenVerifier | None, token: str) -> Grant:
         sources = self._sources
         if token.startswith(PREFIX):
             grant = sources.api_keys.find(token)
             if grant is None:
                 raise _UNKNOWN_API_KEY
             return grant
-        if sources.tokens is None:
+        if verifier is None:
             if sources.authorize is None:
                 raise _NO_TOKENS
             return await self._ask({"authorization": f"Bearer {_header_text(token)}"})
-        entry = self._entry_of_token(token)
+        entry = self._entry_of_token(verifier, token)
         if isinstance(entry, Grant):
             return entry
         if isinstance(entry, Unauthenticated):
@@ -135,11 +144,10 @@ class GrantAuthenticator:
         assert entry is not None
         return await entry()
 
-    async def _verify_with_new_keys(self, token: str) -> Grant:
-        assert self._sources.tokens is not None
+    async def _verify_with_new_keys(self, verifier: TokenVerifier, token: str) -> Grant:
         assert self._sources.jwks is not None
         await self._sources.jwks.refresh()
-        return await self._unless_revoked(self._sources.tokens.verify(token))
+        return await self._unless_revoked(verifier.verify(token))
 
     async def _redeem(self, ticket: str) -> Grant:
         grant = await self._sources.tickets.redeem(ticket)

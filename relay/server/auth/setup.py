@@ -6,6 +6,7 @@ import trio
 
 from relay.broker.contract import RunCalls
 from relay.config import Settings
+from relay.core.connection_claims import read_connection_claims
 from relay.core.errors import ConfigError
 from relay.core.grant_claims import read_setting
 from relay.core.grants import Grant
@@ -110,19 +111,33 @@ def set_up(
     clients: list[HttpClient] = []
     jwks: JwksUrl | None = None
     tokens: TokenVerifier | None = None
+    connection_tokens: TokenVerifier | None = None
     if settings.has_tokens:
         rules = TokenRules(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway, settings.jwt_require_exp)
-        tokens = TokenVerifier(lambda: [*local, *(jwks.keys if jwks is not None else ())], rules)
+
+        def keys() -> list[TokenKey]:
+            return [*local, *(jwks.keys if jwks is not None else ())]
+
+        tokens = TokenVerifier(keys, rules)
+        connection_tokens = TokenVerifier(keys, rules, read=read_connection_claims)
     if settings.jwks_url is not None:
         assert tokens is not None
         clients.append(HttpClient(settings.jwks_url, TIMEOUT, MAX_JWKS_BYTES))
-        jwks = JwksUrl(clients[-1], settings.jwt_algorithms, settings.jwks_max_age, tokens.forget)
+
+        def forget() -> None:
+            for verifier in (tokens, connection_tokens):
+                if verifier is not None:
+                    verifier.forget()
+
+        jwks = JwksUrl(clients[-1], settings.jwt_algorithms, settings.jwks_max_age, forget)
     authorize: AuthorizeUrl | None = None
     if settings.authorize_url is not None:
         limit = settings.authorize_concurrency
         clients.append(HttpClient(settings.authorize_url, settings.authorize_timeout, MAX_AUTHORIZE_BYTES, limit))
         authorize = AuthorizeUrl(clients[-1], limit, settings.authorize_cache, settings.authorize_ttl)
     anonymous = Grant(read_setting(settings.anonymous)) if settings.anonymous is not None else None
-    sources = Sources(settings.accepted_keys(), tokens, jwks, authorize, Tickets(run_client_calls), anonymous)
+    sources = Sources(
+        settings.accepted_keys(), tokens, connection_tokens, jwks, authorize, Tickets(run_client_calls), anonymous
+    )
     authenticator = GrantAuthenticator(sources, revocations, feed, policy)
     return GrantServices(authenticator, _share_links(settings, signing), feed, jwks, tuple(clients))

@@ -27,6 +27,7 @@ end
 if is_known then
   call('HSET', meta, 'announced', 1)
   set_options()
+  send_to_families(nil, new_parent or new_owner)
   return { epoch, top, 1, 0, 0 }
 end
 --@include apply

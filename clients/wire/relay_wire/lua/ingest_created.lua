@@ -24,6 +24,7 @@ if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)
   set_options()
+  send_to_families(nil, new_parent or new_owner)
   return { epoch, top, 1, before, 0 }
 end
 --@include apply

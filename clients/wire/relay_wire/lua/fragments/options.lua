@@ -48,6 +48,11 @@ local function note_child(parent)
   end
 end
 
+-- The owner that those are sent who follow the task with its children, if it changes.
+local owner_of_family = new_owner or (is_task and is_new and last_owner and '[]')
+
+--@include families
+
 local function set_options()
   if is_new or new_owner then
     for _, index in ipairs(indexes_of(last_owner, is_new and last_parent)) do
