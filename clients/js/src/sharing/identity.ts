@@ -7,7 +7,7 @@ function claims(token: string): string {
   try {
     const bytes = Uint8Array.from(atob(payload.replaceAll("-", "+").replaceAll("_", "/")), (each) => each.charCodeAt(0));
     const { iss = null, sub = null, relay = null } = JSON.parse(new TextDecoder().decode(bytes));
-    // Without a user, a renewed token cannot be told from somebody else's.
+    // A token with neither says nothing of what it permits.
     return sub === null && relay === null ? token : JSON.stringify([iss, sub, relay]);
   } catch {
     return token;
