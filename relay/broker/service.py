@@ -36,6 +36,8 @@ from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
+from relay.broker.history_ranges import HistoryRanges
+from relay.broker.presence import Presence
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
 from relay.broker.server_usage import ServerUsage
@@ -293,6 +295,14 @@ class RedisBroker:
     def event_positions(self) -> EventPositions:
         """Return what remembers the ids of updates, on the connections for clients."""
         return EventPositions(self._client_calls.run_calls, self._retention)
+
+    def presence(self) -> Presence:
+        """Return who is present in channels; run it beside the subscription."""
+        return Presence(self._client_calls.run_calls, sharded=self._servers.is_sharded)
+
+    def history_ranges(self) -> HistoryRanges:
+        """Return what reads parts of histories, on the connections for clients."""
+        return HistoryRanges(self._client_calls.run_calls)
 
     def history_pages(self) -> HistoryPages:
         """Return what reads histories page by page, on the connections for clients."""

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from relay.core.batches import Encoding
+from relay.core.client_orders import Order
 from relay.core.closecodes import Close
-from relay.core.errors import Unauthenticated, Unverified
+from relay.core.errors import RelayError, Unauthenticated, Unverified
 from relay.core.families import MayWatch
 from relay.core.grants import Grant
+from relay.core.history_range import HistoryPart, HistoryRange
+from relay.core.membership import Member, Present
 from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
 
@@ -133,6 +136,58 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Identify:
+    """The client is known by an id from here on, by which the server's API may address it, and as one of a user's."""
+
+    client: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The client is present in a channel that it follows, for as long as it follows it.
+
+    Attributes:
+        channel: The channel.
+        member: What others see.
+        encoding: How it is itself told who comes and goes; None if it is not.
+    """
+
+    channel: str
+    member: Member
+    encoding: Encoding | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskPresence:
+    """The client asks who is in a channel. `answer` makes the payloads, of that or of why it cannot be told."""
+
+    channel: str
+    answer: Callable[[Present | RelayError], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class AskHistory:
+    """The client asks for a part of a channel's history. `answer` makes the payloads."""
+
+    channel: str
+    range: HistoryRange
+    answer: Callable[[HistoryPart | RelayError], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The client publishes an update, as JSON. `answer` makes the payloads; its argument is None when it is published."""
+
+    channel: str
+    data: bytes
+    answer: Callable[[RelayError | None], Iterable[bytes]]
+
+
+Query = AskPresence | AskHistory | Publish
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The session is over."""
 
@@ -140,7 +195,19 @@ class End:
 
 
 Command = (
-    Subscribe | SubscribeTogether | Unsubscribe | Reply | Refusal | Authenticate | VerifyToken | Admit | Permit | End
+    Subscribe
+    | SubscribeTogether
+    | Unsubscribe
+    | Reply
+    | Refusal
+    | Authenticate
+    | VerifyToken
+    | Admit
+    | Permit
+    | Identify
+    | Join
+    | Query
+    | End
 )
 
 
@@ -165,9 +232,13 @@ class ProtocolDefaults:
 
     admits = False
 
-    def heartbeat(self) -> Command | None:
+    def heartbeat(self) -> "Command | None":
         """Leave it to the transport."""
         return None
+
+    def on_order(self, order: Order) -> "Iterable[Command]":  # noqa: ARG002 - the contract's
+        """Do nothing: the clients of this protocol have no ids."""
+        return ()
 
     def farewell(self, close: Close) -> Farewell:
         """Return the end as the registry of close codes has it."""
@@ -210,3 +281,6 @@ class ClientProtocol(Protocol):
 
     def farewell(self, close: Close) -> Farewell:
         """Return the end of a session in the protocol's terms."""
+
+    def on_order(self, order: Order) -> Iterable[Command]:
+        """Return what an order of the server's API comes to for this client."""

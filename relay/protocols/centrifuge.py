@@ -15,20 +15,23 @@ CONNECTED   any other command               CONNECTED   its reply
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from math import ceil
 from typing import Any
 from uuid import uuid4
 
+from relay.core.client_orders import DisconnectOrder, Order, RefreshOrder, SubscribeOrder, UnsubscribeOrder
 from relay.core.closecodes import Close
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
 from relay.core.errors import BadMessage, Unauthenticated, Unverified
 from relay.core.grants import Grant
-from relay.protocols.base import Admit, Command, End, Farewell, Refusal, Reply, SubscribeTogether, VerifyToken
+from relay.protocols.base import Admit, Command, End, Farewell, Identify, Refusal, Reply, SubscribeTogether, VerifyToken
 from relay.protocols.centrifuge_client import CentrifugeClient, CentrifugeServer, subscriptions_of
 from relay.protocols.centrifuge_codes import DISCONNECT_OF, ErrorCode
 from relay.protocols.centrifuge_commands import ClientCommand, Codec, ConnectRequest, RefreshRequest
+from relay.protocols.centrifuge_queries import CentrifugeQueries
 from relay.protocols.centrifuge_subscriptions import CentrifugeSubscriptions, Verified
 
 
@@ -49,13 +52,16 @@ class CentrifugeProtocol:
         codec: The format of its messages.
     """
 
-    __slots__ = ("_awaits_pong", "_client", "_state", "_subscriptions")
+    __slots__ = ("_awaits_pong", "_client", "_disconnect", "_queries", "_state", "_subscriptions")
 
     admits = True
 
     def __init__(self, server: CentrifugeServer, codec: Codec) -> None:
         self._client = CentrifugeClient(server, codec)
         self._subscriptions = CentrifugeSubscriptions(self._client)
+        self._queries = CentrifugeQueries(self._client)
+        #: How the server's API ended the connection.
+        self._disconnect: tuple[int, str] | None = None
         self._state = State.NEW
         self._awaits_pong = False
 
@@ -115,6 +121,7 @@ class CentrifugeProtocol:
         yield Admit(client.admit(grant))
         self._state = State.CONNECTED
         client.id = str(uuid4())
+        yield Identify(client.id, client.user)
         subs: dict[str, Any] = {}
         result: dict[str, Any] = {
             "client": client.id,
@@ -128,6 +135,8 @@ class CentrifugeProtocol:
         wanted = dict.fromkeys(request.subs, ServerSubscription()) | dict(subscriptions_of(grant))
         commands = self._subscriptions.give(wanted, request.subs, subs)
         yield SubscribeTogether(commands, lambda: (client.codec.reply(id, "connect", result),))
+        for name in subs:
+            yield from self._subscriptions.join(name, wanted[name].info, is_asked=False)
 
     def _refresh(self, id: int, request: RefreshRequest) -> Iterable[Command]:
         if request.token == "":
@@ -165,6 +174,28 @@ class CentrifugeProtocol:
     def expiry_notice(self, seconds: float) -> bytes:  # noqa: ARG002 - the client was told when it connected
         return b""
 
+    def on_order(self, order: Order) -> Iterable[Command]:
+        if self._state is not State.CONNECTED:
+            return ()
+        match order:
+            case SubscribeOrder():
+                return self._subscriptions.on_subscribe_order(order)
+            case UnsubscribeOrder():
+                return self._subscriptions.on_unsubscribe_order(order)
+            case DisconnectOrder(code, reason):
+                self._disconnect = code, reason
+                return (End(Close.DISCONNECTED),)
+            case RefreshOrder(expired, expires_at):
+                return (End(Close.TOKEN_EXPIRED),) if expired else self._on_refresh_order(expires_at)
+
+    def _on_refresh_order(self, expires_at: float | None) -> Iterable[Command]:
+        client = self._client
+        grant = replace(client.grant, expires_at=expires_at)
+        if isinstance(grant, ConnectionGrant):
+            grant = replace(grant, ends_at=None)
+        push = client.codec.push({"refresh": client.lifetime(grant)})
+        return (Admit(client.admit(grant)), Reply(push))
+
     def heartbeat(self) -> Command | None:
         if self._state is not State.CONNECTED:
             return None
@@ -175,6 +206,8 @@ class CentrifugeProtocol:
 
     def farewell(self, close: Close) -> Farewell:
         code, reason = DISCONNECT_OF.get(close, (close.code, close.reason))
+        if close is Close.DISCONNECTED and self._disconnect is not None:
+            code, reason = self._disconnect
         return Farewell(code, reason, self._client.codec.push({"disconnect": {"code": code, "reason": reason}}))
 
 
@@ -185,9 +218,9 @@ _METHODS: dict[str, Callable[[CentrifugeProtocol, int, Any], Iterable[Command]]]
     "refresh": CentrifugeProtocol._refresh,
     "sub_refresh": lambda self, id, request: self._subscriptions.sub_refresh(id, request),
     "rpc": CentrifugeProtocol._not_available,
-    "publish": CentrifugeProtocol._not_available,
-    "presence": CentrifugeProtocol._not_available,
-    "presence_stats": CentrifugeProtocol._not_available,
-    "history": CentrifugeProtocol._not_available,
+    "publish": lambda self, id, request: self._queries.publish(id, request),
+    "presence": lambda self, id, request: self._queries.presence(id, request),
+    "presence_stats": lambda self, id, request: self._queries.presence_stats(id, request),
+    "history": lambda self, id, request: self._queries.history(id, request),
     "send": CentrifugeProtocol._send,
 }

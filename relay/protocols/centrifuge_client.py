@@ -6,12 +6,16 @@ from math import ceil
 from time import time
 from typing import Any
 
+import msgspec
+
 from relay.core.client_channels import ClientChannels
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
 from relay.core.grants import Grant
 from relay.protocols.base import Reply
 from relay.protocols.centrifuge_codes import ErrorCode
-from relay.protocols.centrifuge_commands import Codec
+from relay.protocols.centrifuge_commands import Codec, one_line
+
+_json = msgspec.json.Encoder().encode
 
 #: Seconds after the end of a token within which a client may show another one. Clients do so when it ends, not before.
 GRACE = 25.0
@@ -65,6 +69,24 @@ class CentrifugeClient:
         """Return what the client is told of the end of a grant."""
         ends = end_of(grant)
         return {} if ends is None else {"expires": True, "ttl": max(1, ceil(ends - self.server.now()))}
+
+    @property
+    def user(self) -> str:
+        """Its user; empty for none."""
+        return self.grant.subject or ""
+
+    def info(self, in_channel: bytes | None) -> bytes:
+        """Return what others see of the client, as JSON.
+
+        Args:
+            in_channel: What is to be seen of it in one channel only, as JSON.
+        """
+        info: dict[str, Any] = {"user": self.user, "client": self.id}
+        of_connection = self.grant.info if isinstance(self.grant, ConnectionGrant) else None
+        for name, value in (("conn_info", of_connection), ("chan_info", in_channel)):
+            if value is not None:
+                info[name] = one_line(value)
+        return _json(info)
 
     def reply(self, id: int, key: str, result: dict[str, Any]) -> Reply:
         """Return the reply to a command."""

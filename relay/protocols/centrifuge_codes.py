@@ -36,11 +36,11 @@ ERROR_OF = {
 
 #: The codes and reasons of unsubscribe pushes, by the session's reasons. Below 2500 the client does not subscribe again.
 UNSUBSCRIBE_OF = {
+    "unsubscribed": (2000, "server unsubscribe"),
     "forbidden": (2000, "permission denied"),
     "unavailable": (2500, "insufficient state"),
     "subscription_expired": (2501, "subscription expired"),
 }
-SERVER_UNSUBSCRIBE = (2000, "server unsubscribe")
 INSUFFICIENT_STATE = (2500, "insufficient state")
 
 #: Disconnects, by Relay's close codes. Those that are not here are sent as they are: clients reconnect after codes below 3500
@@ -62,6 +62,3 @@ DISCONNECT_OF = {
     Close.INVALID_TOKEN: (3500, "invalid token"),
     Close.REVOKED: (3500, "token revoked"),
 }
-
-#: Types of updates within Relay that say who comes to a channel and who leaves it.
-MEMBER_EVENTS = frozenset({"join", "leave"})

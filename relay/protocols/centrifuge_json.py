@@ -8,10 +8,11 @@ import msgspec
 
 from relay.core.client_channels import name_of_channel
 from relay.core.errors import BadMessage
+from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
 from relay.core.updates import Update
 from relay.core.whole_values import plain_data
-from relay.protocols.centrifuge_codes import INSUFFICIENT_STATE, MEMBER_EVENTS
+from relay.protocols.centrifuge_codes import INSUFFICIENT_STATE
 from relay.protocols.centrifuge_commands import ClientCommand, Encodings, one_line
 
 _decode_command = msgspec.json.Decoder(ClientCommand).decode
@@ -54,8 +55,9 @@ class JsonUpdates:
         return False
 
     def encode(self, update: Update) -> bytes:
-        if update.type in MEMBER_EVENTS:
-            return b'%b"%b":{"info":%b}}}' % (_prefix(update.channel), update.type.encode(), one_line(update.data))
+        if update.type in (JOIN, LEAVE):
+            prefix = _prefix(channel_of_members(update.channel))
+            return b'%b"%b":{"info":%b}}}' % (prefix, update.type.encode(), one_line(update.data))
         return b'%b"pub":%b}}' % (_prefix(update.channel), _publication(update, self.whole_values))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:  # noqa: ARG002 - the contract's

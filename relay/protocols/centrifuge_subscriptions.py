@@ -9,12 +9,14 @@ import msgspec
 
 from relay.core.batches import Encoding
 from relay.core.client_channels import Namespace, channel_of_name, may_follow, name_of_channel
+from relay.core.client_orders import SubscribeOrder, UnsubscribeOrder
 from relay.core.closecodes import Close
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription, only_channel
 from relay.core.errors import Unauthenticated, Unverified
 from relay.core.grants import Grant
+from relay.core.membership import Member
 from relay.core.recovery import SubscribeResult
-from relay.protocols.base import Command, End, Permit, Refusal, Reply, Subscribe, Unsubscribe, VerifyToken
+from relay.protocols.base import Command, End, Join, Permit, Refusal, Reply, Subscribe, Unsubscribe, VerifyToken
 from relay.protocols.centrifuge_client import CentrifugeClient, with_grace
 from relay.protocols.centrifuge_codes import ERROR_OF, UNSUBSCRIBE_OF, ErrorCode
 from relay.protocols.centrifuge_commands import (
@@ -72,6 +74,22 @@ class CentrifugeSubscriptions:
             if namespace is not None:
                 commands.append(self._give(asked, namespace, given, subs))
         return commands
+
+    def join(self, name: str, info: bytes | None, *, is_asked: bool) -> Iterable[Command]:
+        """Return what makes the client present in a channel that it has just begun to follow.
+
+        Args:
+            name: The channel.
+            info: What others see of it in this channel only, as JSON.
+            is_asked: It has asked to be told who comes and goes.
+        """
+        namespace = self._client.server.channels.find(name)
+        if name not in self._subscribed or namespace is None:
+            return
+        is_told = namespace.force_push_join_leave or (namespace.join_leave and is_asked)
+        if namespace.presence or namespace.join_leave or namespace.force_push_join_leave:
+            member = Member(self._client.info(info), namespace.join_leave or namespace.force_push_join_leave)
+            yield Join(channel_of_name(name), member, self._client.codec.encodings.own if is_told else None)
 
     def _give(
         self, request: SubscribeRequest, namespace: Namespace, given: ServerSubscription, subs: dict[str, Any]
@@ -187,6 +205,8 @@ class CentrifugeSubscriptions:
         yield replace(command, grant=None if own is None else with_grace(own, own))
         if is_refused:
             yield Unsubscribe(command.channel, b"")
+        info = own.info if isinstance(own, ConnectionGrant) else None
+        yield from self.join(name, info, is_asked=request.join_leave)
 
     def unsubscribe(self, id: int, request: ChannelRequest) -> Iterable[Command]:
         """Return what an ``unsubscribe`` asks for."""
@@ -196,6 +216,7 @@ class CentrifugeSubscriptions:
         if request.channel not in self._subscribed:
             return (Reply(payload),)
         del self._subscribed[request.channel]
+        self._given.discard(request.channel)
         return (Unsubscribe(channel_of_name(request.channel), payload),)
 
     def sub_refresh(self, id: int, request: SubRefreshRequest) -> Iterable[Command]:
@@ -222,10 +243,49 @@ class CentrifugeSubscriptions:
             self._client.reply(id, "sub_refresh", self._client.lifetime(grant)),
         )
 
+    # What the server's API orders.
+
+    def on_subscribe_order(self, order: SubscribeOrder) -> Iterator[Command]:
+        """Return the subscription that the client is given while it is connected."""
+        name, channels = order.channel, self._client.server.channels
+        namespace = channels.find(name) if channels.is_valid(name) else None
+        if namespace is None or name in self._subscribed:
+            return
+        request = SubscribeRequest(channel=name)
+        if order.offset is not None:
+            request.recover, request.offset, request.epoch = True, order.offset, order.epoch
+
+        def answer(result: SubscribeResult | None) -> Iterable[bytes]:
+            assert result is not None
+            self._subscribed[name] = None
+            self._given.add(name)
+            position = result.position
+            push: dict[str, Any] = {"recoverable": True, "positioned": True}
+            push |= {"epoch": position.epoch, "offset": order.offset if result.recovered else position.offset}
+            if order.data:
+                push["data"] = one_line(order.data.encode())
+            return (self._client.codec.push({"channel": name, "subscribe": push}),)
+
+        def refuse(code: str, message: str) -> Refusal:  # noqa: ARG001 - nobody has asked
+            return Refusal(code, b"", counts=False)
+
+        command = _command(request, namespace, answer, refuse, self._client.codec.encodings.given)
+        # There is no place in the push for what was missed: it follows.
+        yield replace(command, updates_in_answer=False, grant=only_channel(name, order.expires_at))
+        yield from self.join(name, order.info.encode() or None, is_asked=False)
+
+    def on_unsubscribe_order(self, order: UnsubscribeOrder) -> Iterable[Command]:
+        """Return the end of a subscription."""
+        if order.channel not in self._subscribed:
+            return ()
+        channel = channel_of_name(order.channel)
+        return (Unsubscribe(channel, self.refuse("unsubscribed", channel).payload),)
+
     def refuse(self, code: str, channel: str) -> Refusal:
         """Return the push that a subscription has ended."""
         name = name_of_channel(channel)
         self._subscribed.pop(name, None)
+        self._given.discard(name)
         number, reason = UNSUBSCRIBE_OF.get(code, UNSUBSCRIBE_OF["forbidden"])
         push = self._client.codec.push({"channel": name, "unsubscribe": {"code": number, "reason": reason}})
         return Refusal(code, push, counts=False)

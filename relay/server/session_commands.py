@@ -18,11 +18,16 @@ from relay.core.revocations import Revocations
 from relay.core.subscription import Send
 from relay.protocols.base import (
     Admit,
+    AskHistory,
+    AskPresence,
     Authenticate,
     ClientProtocol,
     Command,
     End,
+    Identify,
+    Join,
     Permit,
+    Publish,
     Refusal,
     Reply,
     Subscribe,
@@ -30,16 +35,14 @@ from relay.protocols.base import (
     Unsubscribe,
     VerifyToken,
 )
-from relay.protocols.tasks import PLAIN
-from relay.server.auth.access import grant_of
+from relay.server.auth.access import grant_or_refusal
 from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.session_access import SessionAccess
-from relay.server.session_connection import Connection
+from relay.server.session_connection import REPLY_ENCODING, Connection
 from relay.server.session_context import SessionContext
-from relay.server.subscription_run import SubscriptionRun, refusal_of, request_of
-
-#: Encodes what is sent to one client alone and carries no update.
-REPLY_ENCODING = PLAIN
+from relay.server.session_presence import SessionPresence
+from relay.server.session_queries import answer_query
+from relay.server.subscription_run import SubscriptionRun, refusal_of, request_of, why_no_room
 
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
@@ -57,7 +60,17 @@ class SessionCommands:
         budget: What it may ask for.
     """
 
-    __slots__ = ("_access", "_budget", "_connection", "_context", "_entry", "_errors", "_protocol", "_subscriptions")
+    __slots__ = (
+        "_access",
+        "_budget",
+        "_connection",
+        "_context",
+        "_entry",
+        "_errors",
+        "_presence",
+        "_protocol",
+        "_subscriptions",
+    )
 
     def __init__(
         self,
@@ -74,6 +87,7 @@ class SessionCommands:
         self._budget = budget
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
+        self._presence: SessionPresence | None = None  # of a client that is known by an id
         self._errors = 0
 
     # What others do: nothing here waits.
@@ -122,6 +136,8 @@ class SessionCommands:
     def end(self) -> None:
         """Leave all channels, and forget the grant, for good."""
         self._subscriptions.close()
+        if self._presence is not None:
+            self._presence.end()
         self._access.end()
 
     def release(self) -> None:
@@ -144,10 +160,6 @@ class SessionCommands:
     def on_subscription_expired(self, channel: str) -> None:
         """End the subscription to a channel whose own grant has ended."""
         self._end_subscription(channel, "subscription_expired", "the token of this subscription has expired")
-
-    def send(self, payload: bytes) -> None:
-        """Send a payload that is no answer."""
-        self._send([payload])
 
     def on_forbidden(self, channel: str) -> None:
         """End the subscription to a channel that the client may not follow any longer."""
@@ -190,10 +202,14 @@ class SessionCommands:
             case SubscribeTogether():
                 await self._subscribe_together(command)
             case Unsubscribe(channel, payload):
-                self._subscriptions.end(channel)
-                self._access.forget(channel)
-                self._connection.share.resize(len(self._subscriptions))
+                self._leave(channel)
                 self._send([payload])
+            case Identify(client, user):
+                self._presence = SessionPresence(self._context, self._connection, client, user)
+            case Join() if self._presence is not None and command.channel in self._subscriptions:
+                await self._presence.join(command, self._connection)
+            case AskPresence() | AskHistory() | Publish():
+                self._send(await answer_query(self._context.services, self._access, command))
             case Reply(payload):
                 self._send([payload])
             case Refusal():
@@ -255,14 +271,11 @@ class SessionCommands:
 
     async def _verify(self, token: str | None) -> Grant | Unauthenticated | Unverified:
         """Return the grant of a token, or that of the request which opened the connection."""
-        try:
-            if token is None:
-                entry, self._entry = self._entry, None
-                return await grant_of(entry)
-            return await self._context.authenticator.grant_of_connection_token(token)
-        except (Unauthenticated, Unverified) as error:
-            self._context.statistics.on_invalid_message(error.code)
-            return error
+        result = await grant_or_refusal(self._context.authenticator, self._entry, token)
+        self._entry = None
+        if not isinstance(result, Grant):
+            self._context.statistics.on_invalid_message(result.code)
+        return result
 
     async def _admit(self, grant: Grant) -> None:
         if not self._access.is_granted:
@@ -292,10 +305,15 @@ class SessionCommands:
 
     def _end_subscription(self, channel: str, code: str, message: str) -> None:
         """End a subscription of the client, and say why."""
+        self._leave(channel)
+        self._send([self._protocol.refuse(code, message, channel).payload])
+
+    def _leave(self, channel: str) -> None:
         self._subscriptions.end(channel)
         self._access.forget(channel)
         self._connection.share.resize(len(self._subscriptions))
-        self._send([self._protocol.refuse(code, message, channel).payload])
+        if self._presence is not None:
+            self._presence.leave(channel)
 
     # Subscriptions.
 
@@ -325,7 +343,8 @@ class SessionCommands:
             self._refuse_subscription(command, "no_children", NO_FAMILIES)
             return None
         format = self._format(self._access.encoding_of(command))
-        if channel not in subscriptions and (reason := self._why_no_room()) is not None:
+        share = self._connection.share
+        if channel not in subscriptions and (reason := why_no_room(subscriptions, share, self._context.settings)):
             self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))
             return None
         if subscriptions.has(channel, format) and not command.requires_position:
@@ -347,17 +366,6 @@ class SessionCommands:
             self._access.read_owned if needs_owner else self._context.load_history,
             self._refuse_subscription,
         )
-
-    def _why_no_room(self) -> str | None:
-        """Return why the client may have no further subscription; None when it may, which is counted then."""
-        count, limit, share = len(self._subscriptions), self._context.settings.max_subscriptions, self._connection.share
-        if count >= limit:
-            return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
-        share.resize(count)
-        if not share.has_room(count + 1):
-            return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
-        share.resize(count + 1)
-        return None
 
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:
         subscription = self._subscriptions.start(request_of(command, format))

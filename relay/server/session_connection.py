@@ -4,8 +4,13 @@ from typing import Protocol
 
 from relay.core.batches import Batch, Framing
 from relay.core.client_limits import ClientShare
+from relay.core.client_orders import Order
 from relay.core.closecodes import Close
 from relay.core.groups import Listener
+from relay.protocols.tasks import PLAIN
+
+#: Encodes what is sent to one client alone and carries no update.
+REPLY_ENCODING = PLAIN
 
 
 class Connection(Listener, Protocol):
@@ -25,6 +30,9 @@ class Connection(Listener, Protocol):
 
     def offer(self, batch: Batch, *, paced: bool = False) -> None:
         """Write a batch, or queue what the socket does not take."""
+
+    def give_order(self, order: Order) -> None:
+        """Do what the server's API asks for."""
 
     def close(self, close: Close) -> None:
         """End the session this way. Returns at once."""

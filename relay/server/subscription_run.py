@@ -5,7 +5,9 @@ from typing import Protocol
 
 import trio
 
+from relay.config import Settings
 from relay.core.batches import Batch, Format
+from relay.core.client_limits import ClientShare
 from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.errors import BrokerError, Forbidden
 from relay.core.recovery import Snapshot
@@ -139,3 +141,15 @@ def request_of(command: Subscribe, format: Format, *, needs_owner: bool = False)
         is_refused_without_redis,
         command.updates_in_answer,
     )
+
+
+def why_no_room(subscriptions: SubscriptionSet, share: ClientShare, settings: Settings) -> str | None:
+    """Return why a client may have no further subscription; None when it may, which is counted then."""
+    count, limit = len(subscriptions), settings.max_subscriptions
+    if count >= limit:
+        return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+    share.resize(count)
+    if not share.has_room(count + 1):
+        return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
+    share.resize(count + 1)
+    return None

@@ -34,6 +34,12 @@ CANCEL = "relay:cancel"
 REVOCATIONS = "relay:revocations"
 REVOKED = "relay:revoked"
 
+#: On this channel relays receive what the server's API orders for connected clients.
+ORDERS = "relay:orders"
+
+#: Begins the channel on which one relay receives what its clients send over other connections.
+NODE = "relay:node:"
+
 #: The relays that live, a sorted set of their names by their last sign of life; and the channel of questions to all of them.
 NODES = "relay:nodes"
 QUESTIONS = "relay:questions"
@@ -81,6 +87,12 @@ def log(channel: str) -> str:
 def event_id(channel: str, digest: str) -> str:
     """Return the key of the position of an update to which its publisher has given an id, of which this is a digest."""
     return f"{pubsub_channel(channel)}:event:{digest}"
+
+
+def presence(channel: str) -> tuple[str, str]:
+    """Return the keys of who is in a channel: a sorted set by when each is forgotten, and a hash of what they are."""
+    name = pubsub_channel(channel)
+    return f"{name}:present", f"{name}:members"
 
 
 def state(channel: str) -> str:

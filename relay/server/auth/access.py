@@ -76,6 +76,24 @@ async def grant_of(entry: Entry) -> Grant:
     raise Unverified("the credentials could not be checked in time")
 
 
+async def grant_or_refusal(
+    authenticator: Authenticator, entry: Entry, token: str | None
+) -> Grant | Unauthenticated | Unverified:
+    """Return the grant of a token, or without one that of the request; or why there is none.
+
+    Args:
+        authenticator: Verifies tokens.
+        entry: What the request showed.
+        token: A token, which may have Centrifugo's claims.
+    """
+    try:
+        if token is None:
+            return await grant_of(entry)
+        return await authenticator.grant_of_connection_token(token)
+    except (Unauthenticated, Unverified) as error:
+        return error
+
+
 class Access:
     """The grants of requests.
 
