@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages test-packages test-rolling test test-fast test-compat test-compat-units test-outages faults abuse bench bench-page outages-page browser-files page-pictures format docs clean \
+.PHONY: help run demo packages test-packages test-rolling test test-fast test-compat test-compat-units test-outages faults abuse fuzz bench bench-page outages-page browser-files page-pictures format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -80,6 +80,9 @@ test-outages: $(VENV)/.installed-test  ## Take Redis away for a minute while a C
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/.installed-test  ## Mutate the input of parsers, a million times each
+	$(BIN)/python -m tests.fuzz
 
 abuse: $(VENV)/.installed-test  ## Abuse a relay as a client, and see what a bystander notices
 	$(BIN)/python -m tests.abuse
