@@ -48,7 +48,7 @@ from relay.protocols.centrifugo_api import (
 from relay.server.api_access import LocalOnly, Target, refusals
 from relay.server.api_answers import answer, json_of
 from relay.server.api_errors import Refused
-from relay.server.api_publish import targets_of, with_key
+from relay.server.api_publish import for_writer, outcome_of, targets_of, with_key
 from relay.server.cors import header
 from relay.server.node_reports import CHANNELS, INFO, merged_channels
 from relay.server.running_relay import RelayHandle
@@ -208,9 +208,9 @@ class CentrifugoApi:
                 results[place] = _api_error(refused[0])
             else:
                 key = f"centrifugo {content.idempotency_key}" if content.idempotency_key else None
-                accepted[place] = with_key(each, grant, key)
+                accepted[place] = for_writer(with_key(each, grant, key), grant)
         outcomes = await relay.publishes.publish(list(accepted.values()))
-        for place, outcome in zip(accepted, outcomes, strict=True):
+        for place, outcome in zip(accepted, map(outcome_of, outcomes), strict=True):
             results[place] = (
                 position_result(outcome.position) if isinstance(outcome, Published) else _api_error(outcome)
             )
