@@ -50,6 +50,7 @@ export function facts(task: ListedTask, linkTo: (id: string) => HTMLElement): HT
     ["Kind", text(data.kind)],
     ["Worker", text(data.worker)],
     ["Attempt", attempt === "" ? "" : `${attempt}${text(data["attempts"]) === "" ? "" : ` of ${text(data["attempts"])}`}`],
+    ["Run", task.run !== undefined && task.run > 1 ? String(task.run) : ""],
     ["Created", time(data["created_at"])],
     ["Started", time(data["started_at"])],
     ["Ended", time(data["completed_at"])],

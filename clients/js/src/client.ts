@@ -82,6 +82,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     this.#follows = {
       acquire: (name) => this.#acquire(name),
       release: (followed) => this.#release(followed),
+      stored: (name) => states?.[name] ?? {},
       peek: (name) => this.#followed.get(name)?.observable.value ?? this.#idle,
     };
     this.#connection = new Observable<ConnectionState>({
