@@ -37,7 +37,9 @@ class GrantSettings(BaseSettings):
         None, description="secret with which tokens are signed by HS256, of at least 32 bytes"
     )
     jwt_keys: Path | None = Field(
-        None, description="file with the public keys of tokens: PEM, or a JWKS, which may have secrets for HS256 too"
+        None,
+        description="file with the public keys of tokens: PEM, or a JWKS, which may have secrets for HS256 too; read again "
+        "when it changes",
     )
     jwks_url: str | None = Field(None, description="URL of a JWKS with the public keys of tokens")
     jwks_max_age: FiniteFloat = Field(

@@ -175,7 +175,7 @@ def _sources(wanted: TaskFilter) -> _Sources:
         return _Sources([keys.tasks(bucket) for bucket in _BUCKETS])
     scope = wanted.visible_to.scope(Verb.LIST)
     owners = wanted.visible_to.identities if scope.owned else frozenset()
-    if scope.everything or len(owners) > MAX_IDENTITIES:
+    if scope.everything or scope.topics or len(owners) > MAX_IDENTITIES:
         return _Sources([keys.tasks(bucket) for bucket in _BUCKETS])
     return _Sources(_of_owners(owners), scope.prefixes, sorted(scope.tasks))
 

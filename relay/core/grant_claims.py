@@ -7,7 +7,7 @@ A token's claim ``relay`` has an object for each verb::
 The compact form has the same in words that are separated by spaces, such as ``watch:task:demo watch:prefix:order-7/``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -40,6 +40,8 @@ _MERCURE_VERBS = {"subscribe": Verb.WATCH, "publish": Verb.PUBLISH}
 
 #: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
 _MAX_SECONDS = 1e11
+
+_NO_GROUPS: frozenset[str] = frozenset()
 
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -175,26 +177,12 @@ def read_setting(text: str) -> Mapping[Verb, Scope]:
     return read_scopes(claim)
 
 
-def _optional(claims: Mapping[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
-    return None if claims.get(name) is None else read(claims[name])
-
-
-def _text(name: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
-        return value
-
-    return read
-
-
-def _seconds(name: str) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
-            raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
-        return float(value)
-
-    return read
+def _text(claims: Mapping[str, Any], name: str, where: str = "") -> str | None:
+    """Return a claim that is a text; None if it is not there."""
+    value = claims.get(name)
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH):
+        raise BadGrant(f"the claim `{where}{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
+    return value
 
 
 def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
@@ -203,14 +191,18 @@ def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
     Raises:
         BadGrant: It is no time.
     """
-    value: float | None = _optional(claims, name, _seconds(name))
-    return value
+    value = claims.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+        raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
+    return float(value)
 
 
-def _shared_by(value: Any) -> SharedBy:
+def _shared_by(value: object) -> SharedBy:
     if not isinstance(value, dict):
         raise BadGrant("the claim `shared_by` must be an object")
-    return SharedBy(*(_optional(value, name, _text(f"shared_by.{name}")) for name in ("sub", "jti")))
+    return SharedBy(_text(value, "sub", "shared_by."), _text(value, "jti", "shared_by."))
 
 
 def read_claims(claims: Mapping[str, Any]) -> Grant:
@@ -223,14 +215,15 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
     Raises:
         BadGrant: A claim is malformed, or there is neither of these; the message says which.
     """
+    groups, shared_by = claims.get("groups"), claims.get("shared_by")
     return Grant(
         scopes=_scopes_of(claims),
-        subject=_optional(claims, "sub", _text("sub")),
-        groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
+        subject=_text(claims, "sub"),
+        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
         issued_at=read_seconds(claims, "iat"),
         expires_at=read_seconds(claims, "exp"),
-        token_id=_optional(claims, "jti", _text("jti")),
-        shared_by=_optional(claims, "shared_by", _shared_by),
+        token_id=_text(claims, "jti"),
+        shared_by=None if shared_by is None else _shared_by(shared_by),
     )
 
 

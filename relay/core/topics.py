@@ -22,7 +22,7 @@ MAX_TOPIC = 1024
 
 #: Most expressions and texts between them in a template, and most variables: each costs a step for every topic.
 MAX_PARTS = 32
-MAX_VARIABLES = 32
+MAX_VARIABLES = 16
 
 _UNRESERVED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%"
 _RESERVED = ":/?#[]@!$&'()*+,;="
@@ -51,13 +51,19 @@ def _literal(literal: str) -> _Step:
         return lambda _, places: places
 
     def step(text: str, places: int) -> int:
-        found, at = 0, text.find(literal)
-        while at >= 0:
-            found |= 1 << at
-            at = text.find(literal, at + 1)
-        return (places & found) << len(literal)
+        return (places & _occurrences(text, literal)) << len(literal) if places else 0
 
     return step
+
+
+@lru_cache(maxsize=1024)
+def _occurrences(text: str, literal: str) -> int:
+    """Return the places of a text where another one begins."""
+    found, at = 0, text.find(literal)
+    while at >= 0:
+        found |= 1 << at
+        at = text.find(literal, at + 1)
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -71,6 +77,8 @@ def _any_of(characters: str) -> _Step:
     """Return the step over any number of certain characters, none included."""
 
     def step(text: str, places: int) -> int:
+        if not places:
+            return 0
         runs = _runs(text, characters)
         # A carry goes from each place to the end of its run: what it passes is reached.
         carried = runs + (places & runs)
@@ -129,7 +137,7 @@ def _steps(template: str) -> list[_Step]:
         steps.append(_expression(match[1], match[2]))
         at = match.end()
     literals = _EXPRESSION.sub("", template)
-    if "{" in literals or "}" in literals or len(steps) > MAX_PARTS or template.count(",") > MAX_VARIABLES:
+    if "{" in literals or "}" in literals or len(steps) > MAX_PARTS or template.count(",") >= MAX_VARIABLES:
         raise ValueError("no URI template, or one that is too long")
     if at < len(template):
         steps.append(_literal(template[at:]))
@@ -149,7 +157,7 @@ def is_template(selector: str) -> bool:
     return selector == ANY or ("{" in selector and _compiled(selector) is not None)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def matches(selector: str, topic: str) -> bool:
     """Whether a selector matches a topic. It takes time in proportion to the product of their lengths at most."""
     if selector in (ANY, topic):

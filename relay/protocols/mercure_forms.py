@@ -126,5 +126,5 @@ def read_stored(data: bytes) -> TopicUpdate | None:
     """Return an update that Redis has kept; None for what is no update of topics."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.batches import Batch, Format, Framing
 from relay.core.channels import ChannelPatterns
 from relay.core.errors import BadMessage
 from relay.core.grants import NOTHING, Grant, Scope, Verb
-from relay.core.recovery import SubscribeResult
+from relay.core.hub import Hub
+from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.topics import TOPICS
 from relay.core.updates import Position, Update
 from relay.protocols.base import Subscribe
@@ -164,3 +166,36 @@ def test_a_client_that_follows_a_task_too_gets_all_positions() -> None:
 def test_a_malformed_query_is_refused(query: list[tuple[str, str]]) -> None:
     with pytest.raises(BadMessage):
         read_selectors(query, NO_CHANNELS, 100)
+
+
+class Client:
+    """A listener that keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def offer(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+def test_an_update_is_encoded_once_for_a_thousand_subscribers_and_costs_others_nothing() -> None:
+    hub = Hub(on_pending=lambda: None, keys_of={TOPICS: topics_of})
+    framing = Framing(bytes, b"".join)
+    selections = {name: Format(subscription(name).encoding, framing) for name in ("a", "b", "https://x/{id}", "*")}
+    clients = {name: [Client() for _ in range(1000)] for name in selections}
+    for name, format in selections.items():
+        for client in clients[name]:
+            hub.subscribe(client, TOPICS, format)
+    hub.catch_up(TOPICS, Snapshot(Position(AT.epoch, 6), None, None))
+    hub.on_publication(update("a"))
+    assert len(hub._dirty) == 3  # the groups of "b" are not looked at
+    hub.flush()
+    for name, count in {"a": 1, "b": 0, "https://x/{id}": 0, "*": 1}.items():
+        assert {len(client.batches) for client in clients[name]} == {count}
+    first = clients["a"][0].batches[0]
+    assert first.chunk == b"id: #5d8b85661e74:7\ndata: x\n\n"
+    assert all(client.batches[0] is first for client in clients["a"])
+    for name, format in selections.items():
+        for client in clients[name]:
+            hub.unsubscribe(client, TOPICS, format)
+    assert not hub.channels

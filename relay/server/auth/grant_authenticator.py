@@ -10,7 +10,6 @@ from relay.core.closecodes import Close
 from relay.core.errors import Unauthenticated
 from relay.core.grants import Grant
 from relay.core.revocations import Revocations
-from relay.server.auth.api_keys import key_of
 from relay.server.auth.authenticator import Entry
 from relay.server.auth.authorize_url import AuthorizeUrl, forwarded
 from relay.server.auth.credentials import Credentials, has_token, may_use_cookies, read_credentials
@@ -18,7 +17,7 @@ from relay.server.auth.jwks import JwksUrl
 from relay.server.auth.revocation_feed import RevocationFeed
 from relay.server.auth.tickets import Tickets
 from relay.server.auth.tokens import TokenVerifier, UnknownKey
-from relay.server.cors import CorsPolicy, Headers
+from relay.server.cors import CorsPolicy, Headers, header
 
 _REVOKED = Unauthenticated("token_revoked", "the token was revoked", Close.REVOKED)
 _UNKNOWN_API_KEY = Unauthenticated("bad_api_key", "there is no such API key", Close.INVALID_TOKEN)
@@ -68,8 +67,10 @@ class GrantAuthenticator:
         """See `Authenticator.rejection_reason`."""
         if has_token(query):
             return "token_in_url"
+        if header(headers, b"cookie") is None:
+            return None
         credentials = read_credentials(headers, query)
-        if not credentials.is_by_cookie or key_of(headers) is not None:
+        if not credentials.is_by_cookie:
             return None
         sources = self._sources
         counts = sources.authorize is not None or (sources.tokens is not None and credentials.cookie is not None)
@@ -81,10 +82,9 @@ class GrantAuthenticator:
     def entry(self, headers: Headers, query: bytes) -> Entry:
         """See `Authenticator.entry`."""
         sources = self._sources
-        key = key_of(headers)
-        if key is not None:
-            return sources.api_keys.find(key) or _UNKNOWN_API_KEY
         credentials = read_credentials(headers, query)
+        if credentials.api_key is not None:
+            return sources.api_keys.find(credentials.api_key) or _UNKNOWN_API_KEY
         token = self._token_of(credentials)
         if token is not None:
             assert sources.tokens is not None
