@@ -123,6 +123,38 @@ def tail(
 
 
 @app.command()
+def doctor(
+    url: Annotated[
+        str | None, typer.Option(help="The relay as its clients reach it, such as https://relay.example.com.")
+    ] = None,
+    origin: Annotated[str | None, typer.Option(help="Connect as a page of this origin would.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Connect with this token; - reads it from stdin, so that no list of processes has it."),
+    ] = None,
+    redis_url: RedisUrl = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="How long to wait for each answer.")
+    ] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
+) -> None:
+    """Follow the way of an update, and say what is wrong on it and what to do.
+
+    Checks the settings of this environment, Redis, and with --url the relay and the proxy before it. Changes nothing. Ends with
+    status 0 if all is well, 7 if there are warnings only, 8 if there are errors.
+
+    \b
+    Examples:
+      relay doctor
+      relay doctor --url https://relay.example.com --origin https://app.example.com
+      relay token --watch general | relay doctor --url https://relay.example.com --token - --json
+    """
+    from relay.commands import doctor as command
+
+    raise typer.Exit(command.run(url, origin, token, redis_url, timeout, as_json=as_json))
+
+
+@app.command()
 def token(
     watch: Scopes = None,
     list_scopes: ListScopes = None,
