@@ -45,6 +45,7 @@ ELSEWHERE = {
     r"make (packages|test-packages|test-rolling)$": "asks registries, or takes a minute; tests/release has their parts",
     r"python -m release version\b": "writes to the checkout; tests/release compares the versions",
     r"docker\b|make docker-run-local": "needs a container engine; tests/integration/deployment runs its parts",
+    r"helm\b": "needs a cluster; tests/deployment checks what the chart renders",
     r"kubectl\b": "needs a cluster; tests/deployment checks the manifests",
     r"systemctl\b|journalctl\b": "needs systemd to run; the unit is checked below",
     r"pip install\b|/opt/relay/bin/pip\b": "needs the internet",
