@@ -32,8 +32,7 @@ DOCKER = ROOT / "docker"
 NGINX = (DOCKER / "nginx.conf").read_text()
 #: Without what is no YAML yet, and what helm has written.
 YAML_RULES = (
-    "{extends: default, rules: {document-start: disable, line-length: {max: 128}}, "
-    "ignore: [docker/helm/relay/templates/, docker/helm/rendered/]}"
+    "{extends: default, rules: {document-start: disable, line-length: {max: 128}}, ignore: [templates/, rendered/]}"
 )
 
 SETTINGS = {f"RELAY_{name.upper()}" for name in Settings.model_fields}
