@@ -284,7 +284,7 @@ def test_systemd_unit(snippet: Snippet, desk: Desk, tmp_path: Path) -> None:
     run = subprocess.run(["systemd-analyze", "verify", verified], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr.strip()) == (0, "")
     # 0 is a service that can do nothing, 10 one that can do everything; here a tenth counts as 1.
-    confined = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15", verified]
+    confined = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15", str(verified)]
     run = subprocess.run(confined, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stdout
     assert float(service["TimeoutStopSec"]) > 20 + 2
