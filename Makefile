@@ -102,8 +102,12 @@ browser-files:  ## Build the files that the relay serves to browsers, from clien
 page-pictures: $(VENV)/.installed-test  ## Take the README's picture of the page, of the demonstration in Chromium
 	$(BIN)/python docs/screenshots.py
 
-bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium
-	$(BIN)/python -m benchmarks.page
+bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium, for SECONDS (20)
+	$(BIN)/python -m benchmarks.page $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: outages-page
+outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 30 s, freeze its tab for 5 minutes, kill the relay
+	$(BIN)/python -m tests.faults.page
 
 packages: $(VENV)/.installed-test  ## Build wheels, sdists, the npm tarball, a bill of materials and checksums into dist/ (needs npm)
 	cd clients/js && npm ci --no-audit --no-fund --silent

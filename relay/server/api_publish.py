@@ -19,8 +19,16 @@ from relay.broker.client_publishes import Publication, Published
 from relay.broker.script_calls import announced_task
 from relay.core import extra_channels
 from relay.core.channels import ChannelPatterns, task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError, BrokerUnavailable, RelayError
-from relay.core.grants import Grant, Verb
+from relay.core.errors import (
+    BadMessage,
+    BrokerBusy,
+    BrokerError,
+    BrokerUnavailable,
+    Forbidden,
+    RelayError,
+    UpdateConflict,
+)
+from relay.core.grants import Decision, Grant, Verb
 from relay.protocols.positions import position_json
 from relay.server.api_access import Target, refusals, require_write
 from relay.server.api_answers import (
@@ -165,7 +173,8 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
-        (outcome,) = await relay.publishes.publish([with_key(publication, grant, key)])
+        (published,) = await relay.publishes.publish([_for_writer(with_key(publication, grant, key), grant)])
+        outcome = _outcome(published)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -193,9 +202,10 @@ class Publisher:
             elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
                 outcomes[place] = reason
             else:
-                accepted.append((place, with_key(each, grant, None if key is None else f"{key} {place}")))
+                keyed = with_key(each, grant, None if key is None else f"{key} {place}")
+                accepted.append((place, _for_writer(keyed, grant)))
         published = await relay.publishes.publish([publication for _, publication in accepted])
-        outcomes |= {place: outcome for (place, _), outcome in zip(accepted, published, strict=True)}
+        outcomes |= {place: _outcome(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
@@ -245,6 +255,22 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
         results = [_result(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         has_failed = any(isinstance(outcome, RelayError) for outcome in outcomes)
         return answer(207 if has_failed else 200, json_of({"results": results}))
+
+
+def _for_writer(publication: Publication, grant: Grant) -> Publication:
+    """Have Redis check the owner again, at the moment of the write, where the client may write by owning the task.
+
+    Two clients may create the same task at once: then it is the one's, and the other is refused.
+    """
+    targets = [_target(publication), *_announced(publication)]
+    if all(grant.decide(Verb.PUBLISH, target.channel) is not Decision.NEEDS_OWNER for target in targets):
+        return publication
+    return publication._replace(options=publication.options._replace(writers=grant.identities))
+
+
+def _outcome(outcome: Published | RelayError) -> Published | RelayError:
+    is_foreign = isinstance(outcome, UpdateConflict) and outcome.code == Forbidden.code
+    return Forbidden() if is_foreign else outcome
 
 
 async def _published(publisher: Publisher, publication: Publication, names: dict[str, str]) -> Response:

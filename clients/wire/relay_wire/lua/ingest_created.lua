@@ -17,8 +17,8 @@ if refusal and not is_known then
   return redis.error_reply(refusal)
 end
 --@include checks
-if parent_refusal then
-  return redis.error_reply(parent_refusal)
+if options_refusal then
+  return redis.error_reply(options_refusal)
 end
 if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
