@@ -146,14 +146,14 @@ async def run_relay(
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
-        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry).answer)
+        directory = ClientDirectory()
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry, directory).answer)
         redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         presence = redis.presence()
         publishes = redis.client_publishes()
         channel_services = ChannelServices(presence, redis.history_ranges(), publishes, settings.max_update_bytes)
-        directory = ClientDirectory()
         redis.subscribe_raw(keys.ORDERS, partial(_on_order, directory))
         context = SessionContext(
             settings,
