@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.config import RedisSettings, Settings
+from relay.config import load
 from relay.doctor.examination import Report, examine, redis_stage
 from relay.doctor.redis_checks import info_findings
 from tests.harness import RedisServer
@@ -38,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 def examined(url: str, timeout: float = 5.0, **settings: Any) -> Report:
-    redis_settings = RedisSettings(url=url)  # type: ignore[arg-type]  # pydantic makes a secret of it
-    return trio.run(examine, [redis_stage(url, Settings(**settings), redis_settings, timeout)], 4 * timeout)
+    chosen, redis_settings = load(redis_url=url, **settings)
+    return trio.run(examine, [redis_stage(url, chosen, redis_settings, timeout)], 4 * timeout)
 
 
 def found(report: Report) -> dict[str, str]:
