@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat test-outages faults abuse bench bench-page browser-files page-pictures format docs clean \
+.PHONY: help run demo test test-fast test-compat test-integrations test-outages faults abuse bench bench-page browser-files page-pictures format docs clean \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -70,6 +70,10 @@ COMPAT := $(addprefix tests/, core protocols server client wire test_config.py t
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
+
+test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
+	$(BIN)/python -m tox run -m integrations
 
 test-outages: $(VENV)/.installed-test  ## Take Redis away for a minute while a Celery and an RQ job run
 	OUTAGE_SECONDS=60 $(PYTEST) tests/integration/client/queues/test_outages.py
