@@ -146,7 +146,7 @@ def make_plugin(**options: Unpack[JobOptions]) -> type[AirflowPlugin]:
     return type("RelayPlugin", (AirflowPlugin,), {"name": "relay", "listeners": [RelayListener(**options)]})
 
 
-class RelayPlugin(AirflowPlugin):  # type: ignore[misc]
+class RelayPlugin(AirflowPlugin):
     """The plugin without options."""
 
     name = "relay"

@@ -87,7 +87,7 @@ class _States:
         message = state.message or state.name
         if state.is_completed():
             self._jobs.succeeded(job.id)
-        elif state.is_cancelled():
+        elif state.is_cancelled() or (state.is_final() and _reason(message).startswith("TaskCancelled")):
             self._jobs.cancelled(job.id)
         elif state.is_failed() or state.is_crashed():
             error = getattr(engine, "_raised", None)

@@ -25,10 +25,7 @@ def utc_now_iso() -> str:
 
 def is_plain(fields: Mapping[str, Any]) -> bool:
     """Return whether fields can be published just as they are."""
-    for name, value in fields.items():
-        if type(value) not in _PLAIN or type(name) is not str:
-            return False
-    return True
+    return all(type(value) in _PLAIN and type(name) is str for name, value in fields.items())
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from types import TracebackType
 from time import monotonic
+from types import TracebackType
 from typing import Any, Self
 
 #: A thread that waits looks by itself this often, in seconds, for the first part of its wait: see `ThreadSignal.set_soon`.
@@ -68,7 +68,8 @@ class ThreadSignal:
             self.wait_blocking(0.0)  # it may be set as well
             return True
         is_set = self.wait_blocking(None if end is None else end - now)
-        self._is_noted = self._is_noted and not is_set
+        if is_set:
+            self._is_noted = False
         return is_set
 
     def wait_blocking(self, timeout: float | None) -> bool:

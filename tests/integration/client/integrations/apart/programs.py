@@ -16,7 +16,13 @@ def run(program: str, redis: RedisServer, directory: Path, command: list[str] | 
     """Run a program to its end, or a command; returns its output."""
     ended = subprocess.run(
         [PYTHON, *(command or ["-c", program])],
-        env={"REDIS_URL": redis.url, "PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(ROOT), **environ},
+        env={
+            "REDIS_URL": redis.url,
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "PYTHONPATH": str(ROOT),
+            **environ,
+        },
         cwd=directory,
         timeout=300,
         capture_output=True,

@@ -72,7 +72,9 @@ else:
 """
 
 
-@pytest.mark.parametrize("library", [pytest.param(TRANSFORMERS, id="transformers"), pytest.param(LIGHTNING, id="lightning")])
+@pytest.mark.parametrize(
+    "library", [pytest.param(TRANSFORMERS, id="transformers"), pytest.param(LIGHTNING, id="lightning")]
+)
 @pytest.mark.parametrize("how", ["alone", "inside", "fails"])
 def test_a_training(redis_server: RedisServer, tmp_path: Path, library: str, how: str) -> None:
     (tmp_path / "program.py").write_text(library + MAIN)

@@ -11,10 +11,10 @@ os.environ |= {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
 
-from prefect import flow, runtime, task  # noqa: E402 - it reads these when it is imported
-from relay_client.integrations.prefect import install  # noqa: E402
+from prefect import flow, runtime, task
+from relay_client.integrations.prefect import install
 
-from tests.integration.client.integrations.apps import options, work  # noqa: E402
+from tests.integration.client.integrations.apps import options, work
 
 install(title=options.title, owner=options.owner)
 
