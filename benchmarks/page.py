@@ -27,6 +27,9 @@ _BATCH = 500
 #: Most plain publishes per second while the tasks are made: the relay stores each of them.
 _MAKE_RATE = 2000
 
+#: Seconds between two looks at the heap.
+_PART = 60.0
+
 #: Measures in the page: frames, and tasks of the main thread that took longer than 50 ms.
 _MEASURE = """() => {
     window.frames_ = [];
@@ -96,19 +99,27 @@ def _heap(page: Page) -> float:
 
 
 def _report(page: Page, seconds: float) -> None:
+    """Measure, in parts of a minute; between them, the heap."""
     page.evaluate(_MEASURE)
     page.evaluate(_SCROLL)
-    before = _heap(page)
-    page.evaluate("frames_.length = longTasks.length = 0")  # those of the measurement itself
-    page.wait_for_timeout(seconds * 1000)
-    frames, long_tasks = page.evaluate("[frames_, longTasks]")
-    gaps = sorted(after - before for before, after in itertools.pairwise(frames))
+    heaps = [_heap(page)]
+    gaps: list[float] = []
+    long_tasks: list[float] = []
+    parts = max(1, round(seconds / _PART))
+    for _ in range(parts):
+        page.evaluate("frames_.length = longTasks.length = 0")  # those of the garbage collection
+        page.wait_for_timeout(seconds / parts * 1000)
+        frames, long = page.evaluate("[frames_, longTasks]")
+        gaps += (after - before for before, after in itertools.pairwise(frames))
+        long_tasks += long
+        heaps.append(_heap(page))
+    gaps.sort()
     p99 = gaps[int(len(gaps) * 0.99)]
     print(f"frames per second   {len(gaps) / (sum(gaps) / 1000):.1f}")
     print(f"between two frames  median {statistics.median(gaps):.1f} ms, p99 {p99:.1f} ms, most {gaps[-1]:.1f} ms")
     longest = max(long_tasks, default=0)
     print(f"long tasks          {len(long_tasks)}, longest {longest:.0f} ms, in all {sum(long_tasks):.0f} ms")
-    print(f"heap                {before:.1f} MB, then {_heap(page):.1f} MB")
+    print(f"heap in MB          {', '.join(f'{heap:.1f}' for heap in heaps)}; one part takes {seconds / parts:g} s")
 
 
 def main() -> None:

@@ -97,8 +97,9 @@ class Publisher:
         self._write(data, len(commands))
         return self._finish(started, cpu, 0)
 
-    def paced(self, count: int, rate: float) -> Published:
-        """Publish `count` in all, `rate` a second, each stamped with the time that the schedule has for it.
+    def paced(self, count: int, rate: float, *, first: int = 0) -> Published:
+        """Publish `count` in all, `rate` a second, each stamped with the time that the schedule has for it. The updates of each
+        kind are numbered from `first`.
 
         Where the publisher falls behind, it sends at once all that is due, with the times of the schedule: the latency
         contains the delay, so there is no coordinated omission.
@@ -113,7 +114,9 @@ class Publisher:
                 time.sleep(max(0.0, (start + sent * interval - now) / 1e9))
                 continue
             latest = max(latest, now - int(start + sent * interval))
-            commands = [templates[i % kinds].fill(i // kinds, int(start + i * interval)) for i in range(sent, due)]
+            commands = [
+                templates[i % kinds].fill(first + i // kinds, int(start + i * interval)) for i in range(sent, due)
+            ]
             self._write(b"".join(commands), len(commands))
             sent = due
             self._read()

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -30,25 +31,60 @@ class ServerFailed(Exception):
     """A server ended or did not become ready; has the end of its log."""
 
 
-@contextmanager
-def _running(name: str, child: Child, log: Path, is_ready: Callable[[], bool]) -> Iterator[int]:
-    """Wait until a process is ready; at the end stop it with all that descend from it. Its pid. Raises ServerFailed."""
-    try:
+class Process:
+    """A process that can be started again.
+
+    Args:
+        name: For errors.
+        start: Starts it.
+        log: Where it writes.
+        is_ready: Says whether it is ready.
+    """
+
+    def __init__(self, name: str, start: Callable[[], Child], log: Path, is_ready: Callable[[], bool]) -> None:
+        self._name = name
+        self._start = start
+        self._log = log
+        self._is_ready = is_ready
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run."""
+        return self._child.pid if self._child is not None else 0
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready. Raises ServerFailed."""
+        child = self._child = self._start()
         deadline = time.monotonic() + _START_TIMEOUT
-        while not is_ready():
+        while not self._is_ready():
             if child.poll() is not None or time.monotonic() > deadline:
-                tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
-                raise ServerFailed(f"{name} did not become ready; the end of its log:\n{tail}")
+                tail = self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
+                raise ServerFailed(f"{self._name} did not become ready; the end of its log:\n{tail}")
             time.sleep(0.02)
-        yield child.pid
-    finally:
+
+    def stop(self, timeout: float = _STOP_TIMEOUT) -> None:
+        """Ask it to end, wait for so many seconds, then kill it with all that descend from it."""
+        child, self._child = self._child, None
+        if child is None:
+            return
         if child.poll() is None:
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
-                child.wait(_STOP_TIMEOUT)
+                child.wait(timeout)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # it leads a session of its own
         child.wait()
+
+
+@contextmanager
+def _running(process: Process) -> Iterator[Process]:
+    """Run a process as long as the block lasts. Raises ServerFailed."""
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
 
 
 @contextmanager
@@ -56,16 +92,18 @@ def _valkey(directory: Path) -> Iterator[tuple[int, int]]:
     """Run a real Valkey without persistence on the load's core; its port and pid."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    with pinned(LOAD_CORE):
-        child = start_server(port, directory, "--save", "", "--appendonly", "no")
+
+    def start() -> Child:
+        with pinned(LOAD_CORE):
+            return start_server(port, directory, "--save", "", "--appendonly", "no")
 
     def is_ready() -> bool:
         with suppress(redis.RedisError), redis.Redis(port=port) as client:
             return bool(client.ping())
         return False
 
-    with _running("valkey", child, directory / "server.log", is_ready) as pid:
-        yield port, pid
+    with _running(Process("valkey", start, directory / "server.log", is_ready)) as process:
+        yield port, process.pid
 
 
 def _write_certificate(key: Path, chain: Path) -> None:
@@ -94,19 +132,28 @@ def _answers(url: str) -> bool:
     return False
 
 
+def _start(command: list[str], environ: dict[str, str], log: Path) -> Child:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+    with log.open("ab") as output, pinned(SERVER_CORE):
+        return start_child(
+            command, env={**clean, "PYTHONPATH": str(_ROOT), **environ}, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, cwd=log.parent,
+        )  # fmt: skip
+
+
 @dataclass
 class Server:
     """A server under test that is ready. Publish to ``publish_port``; ``redis_pid`` is that of the Redis that feeds it."""
 
     ports: list[int]
     publish_port: int
-    roots: list[int]
+    processes: list[Process]
     redis_pid: int | None
 
     @property
     def pids(self) -> list[int]:
         """All processes of the server."""
-        return [pid for root in self.roots for pid in descendants(root)]
+        return [pid for process in self.processes if process.pid for pid in descendants(process.pid)]
 
     def cpu(self) -> Cpu:
         """CPU time of the server so far."""
@@ -144,12 +191,7 @@ def started(peer: Peer, directory: Path) -> Iterator[Server]:
                 key=str(key), chain=str(chain),
             )  # fmt: skip
             log = directory / f"{peer.name}-{number}.log"
-            clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
-            with log.open("wb") as output, pinned(SERVER_CORE):
-                child = start_child(
-                    command, env={**clean, "PYTHONPATH": str(_ROOT), **environ}, stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=subprocess.STDOUT, cwd=directory,
-                )  # fmt: skip
+            start = partial(_start, command, environ, log)
 
             def is_ready(port: int = port, publish_port: int = publish_port) -> bool:
                 if peer.ready_path:
@@ -158,8 +200,8 @@ def started(peer: Peer, directory: Path) -> Iterator[Server]:
                     return False
                 return _accepts(port) and (not peer.has_publish_port or _accepts(publish_port))
 
-            server.roots.append(stack.enter_context(_running(peer.name, child, log, is_ready)))
+            server.processes.append(stack.enter_context(_running(Process(peer.name, start, log, is_ready))))
             server.ports.append(port)
-            if not peer.redis:
+            if not peer.redis or peer.spare_processes:
                 server.publish_port = publish_port if peer.has_publish_port else port
         yield server

@@ -8,7 +8,7 @@ import hmac
 import json
 import time
 from base64 import urlsafe_b64encode
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
@@ -29,10 +29,15 @@ def token(secret: str, number: int) -> str:
     claims = {
         "relay": {"watch": {"all": True}}, "exp": int(time.time()) + 86_400, "sub": f"user:{number}", "jti": str(number),
     }  # fmt: skip
+    return signed(claims, secret)
+
+
+def signed(claims: dict[str, Any], secret: str) -> str:
+    """Return a JWT of these claims, signed by HS256."""
     parts = [json.dumps(part, separators=(",", ":")).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
-    signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
-    signature = urlsafe_b64encode(hmac.digest(secret.encode(), signed, "sha256")).rstrip(b"=")
-    return (signed + b"." + signature).decode()
+    text = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = urlsafe_b64encode(hmac.digest(secret.encode(), text, "sha256")).rstrip(b"=")
+    return (text + b"." + signature).decode()
 
 
 def opening_request(host: str, path: str, *, websocket: bool, token: str | None = None) -> bytes:

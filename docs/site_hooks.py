@@ -1,8 +1,10 @@
 """MkDocs hooks: add the Markdown pages outside of ``docs/`` and a reference page for each public module to the site."""
 
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -16,7 +18,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "threats.md",
     "clients/python/README.md": "clients/python.md",
     "clients/jobs/README.md": "clients/jobs.md",
     "clients/js/README.md": "clients/js.md",
@@ -66,11 +68,22 @@ def _navigation(package: str, folder: str) -> list[Any]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Append the API reference to the navigation."""
+    """Append the API reference to the group "Reference" of the navigation."""
     packages = [(package, folder) for package, folder in PACKAGES.items() if (ROOT / folder / package).is_dir()]
     assert config.nav is not None
-    config.nav.append({"API reference": [{package: _navigation(package, folder)} for package, folder in packages]})
+    reference = next(group["Reference"] for group in config.nav if "Reference" in group)
+    reference.append({"Python API": [{package: _navigation(package, folder)} for package, folder in packages]})
     return config
+
+
+def _generated_pages() -> ModuleType:
+    """Return the module of the pages that come from the code. MkDocs loads this file by its path, outside of any package."""
+    spec = importlib.util.spec_from_file_location("generated", Path(__file__).with_name("generated.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -78,6 +91,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, name in OUTSIDE.items():
         if (ROOT / source).exists():
             files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    for name, page in _generated_pages().PAGES.items():
+        files.append(File.generated(config, name, content=page()))
     for package, folder in PACKAGES.items():
         for module in _modules(package, folder):
             files.append(File.generated(config, _reference_page(module), content=f"::: {module}\n"))

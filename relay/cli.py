@@ -67,6 +67,16 @@ def serve_command(
     serve.run(host, port, workers, redis_url, fd, liveness_fd, worker, admin_fd)
 
 
+@app.command("demo")
+def demo_command(
+    seconds: Annotated[float | None, typer.Option(metavar="N", help="End after so long; default: at Ctrl-C.")] = None,
+) -> None:
+    """Run a relay with tasks that show what it does: open the address that it prints. Needs trio-relay[demo]."""
+    from relay.commands import demo
+
+    demo.run(seconds)
+
+
 @publish_app.command("task")
 def publish_task(
     task_id: Annotated[str, typer.Argument(help="The task.")], fields: Fields, redis_url: RedisUrl = None

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from relay_wire import keys
 
 from relay.core.api_keys import ApiKeys
+from relay.core.client_channels import read_namespaces
 from relay.core.errors import ConfigError
 from relay.grant_settings import LISTS, GrantSettings, split
 from relay.setting_checks import (
@@ -113,12 +114,19 @@ class Settings(GrantSettings):
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
     api_prefix: str = Field("/api", description="path before `/tasks` of the HTTP API")
+    centrifugo_api_prefix: str = Field(
+        "/centrifugo/api", description="path before the methods of Centrifugo's server API (docs/centrifugo-api.md)"
+    )
     page: bool = Field(True, description="serve the page with all tasks at `/`")
 
     redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
     extra_channels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="more Redis channels to serve: names or patterns, separated by commas"
+    )
+    channel_namespaces: str | None = Field(
+        None,
+        description="options of channels by namespace, as a JSON list, for Centrifuge clients (docs/centrifuge.md)",
     )
     wait_replicas: int = Field(
         0, ge=0, le=16, description="replicas that must have an update of `relay publish` before it counts as published"
@@ -228,6 +236,13 @@ class Settings(GrantSettings):
                 raise ValueError(f"{pattern!r}: what begins with {keys.PREFIX} is Relay's own")
         return patterns
 
+    @field_validator("channel_namespaces")
+    @classmethod
+    def _are_namespaces(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_namespaces(value)
+        return value
+
     @field_validator("admin_bind")
     @classmethod
     def _is_bind(cls, value: str | None) -> str | None:
@@ -257,7 +272,7 @@ class Settings(GrantSettings):
     def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normal_host(host) for host in hosts)
 
-    @field_validator("api_prefix")
+    @field_validator("api_prefix", "centrifugo_api_prefix")
     @classmethod
     def _is_path(cls, value: str) -> str:
         if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value) is None or {".", ".."} & set(value.split("/")):
@@ -288,6 +303,8 @@ class Settings(GrantSettings):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
+        if f"{self.api_prefix}/".startswith(f"{self.centrifugo_api_prefix}/"):
+            raise ValueError("centrifugo_api_prefix: must not be RELAY_API_PREFIX, where Relay's own API is")
         if self.queue_bytes < self.max_update_bytes:
             raise ValueError(
                 "queue_bytes: must be at least RELAY_MAX_UPDATE_BYTES, or no client could get such an update"

@@ -37,7 +37,9 @@ class GrantSettings(BaseSettings):
         None, description="secret with which tokens are signed by HS256, of at least 32 bytes"
     )
     jwt_keys: Path | None = Field(
-        None, description="file with the public keys of tokens: PEM, or a JWKS, which may have secrets for HS256 too"
+        None,
+        description="file with the public keys of tokens: PEM, or a JWKS, which may have secrets for HS256 too; read again "
+        "when it changes",
     )
     jwks_url: str | None = Field(None, description="URL of a JWKS with the public keys of tokens")
     jwks_max_age: FiniteFloat = Field(
@@ -59,6 +61,17 @@ class GrantSettings(BaseSettings):
     jwt_require_exp: bool = Field(True, description="refuse tokens without `exp`")
     token_notice: FiniteFloat = Field(
         60.0, gt=0, le=_YEAR, description="how long before a client's grant ends it is notified"
+    )
+    share_ttl: int = Field(
+        86_400,
+        ge=0,
+        le=_YEAR,
+        description="how long a share link holds at most; 0 turns share links off (docs/grants.md)",
+    )
+    share_key: Path | None = Field(
+        None,
+        description="file with a private key in PEM, by which share links are signed; without it they are signed with "
+        "`RELAY_JWT_SECRET`",
     )
     revocation_ttl: int = Field(
         7 * 86_400,
@@ -88,7 +101,7 @@ class GrantSettings(BaseSettings):
             raise ValueError(f"must have at least {MIN_SECRET} bytes; make one with: openssl rand -base64 48")
         return secret
 
-    @field_validator("jwt_keys")
+    @field_validator("jwt_keys", "share_key")
     @classmethod
     def _is_file(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():
@@ -124,12 +137,15 @@ class GrantSettings(BaseSettings):
     def _check_secret(self) -> Self:
         if self.jwt_secret is not None and "HS256" not in self.jwt_algorithms:
             raise ValueError("jwt_secret: does nothing while RELAY_JWT_ALGORITHMS has no HS256")
+        if self.share_ttl > self.revocation_ttl:
+            raise ValueError("share_ttl: must be at most RELAY_REVOCATION_TTL, or a revoked link could hold again")
         return self
 
     @property
     def has_tokens(self) -> bool:
         """Whether tokens are checked here, rather than by asking somebody."""
-        return self.jwt_secret is not None or self.jwt_keys is not None or self.jwks_url is not None
+        keys = (self.jwt_secret, self.jwt_keys, self.jwks_url, self.share_key)
+        return any(key is not None for key in keys)
 
     @property
     def has_grants(self) -> bool:

@@ -49,7 +49,7 @@ class RedisUsage(Protocol):
     def evicted_keys(self) -> int | None: ...
 
 
-class _RedisCollector(Collector):
+class RedisCollector(Collector):
     """The last known usage of Redis, which is there only as long as it is known.
 
     Each worker process has looked for itself and shows what it saw: sums over workers would make no sense.
@@ -80,7 +80,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        self._redis_usage = _RedisCollector()
+        self._redis_usage = RedisCollector()
         self.connections = Gauge(
             "relay_connections",
             "Clients connected, by transport",

@@ -212,6 +212,10 @@ class RelayServer(Server):
             case "serve":
                 return ["relay.cli", "serve", "--port", str(self.port)]
 
+    def import_from(self, packages: Path) -> None:
+        """Let later starts run the version of Relay that this folder has."""
+        self._environ["PYTHONPATH"] = str(packages)
+
     def start(self, wait: bool = True) -> None:
         """Start it (again), and wait until it is ready."""
         pin = ["taskset", "-c", str(self._cpu)] if self._cpu is not None else []

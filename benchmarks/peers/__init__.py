@@ -9,24 +9,26 @@ from benchmarks.protocol import Endpoint, Publishing
 from benchmarks.wire import Update, resp
 
 #: Refusals of an HTTP API.
-_HTTP_ERRORS = (b"HTTP/1.1 4", b"HTTP/1.1 5")
+HTTP_ERRORS = (b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
-def _post(path: str, body: bytes) -> bytes:
+def http_post(path: str, body: bytes, content_type: str = "application/json", headers: str = "") -> bytes:
+    """Return a request; each of the other headers ends with a line break."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: peer\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: peer\r\n{headers}Content-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
 def publish_to_nchan(update: Update) -> bytes:
     """One HTTP request for each update, pipelined on one connection."""
-    return _post(f"/pub?id={update.channel}", update.payload)
+    return http_post(f"/pub?id={update.channel}", update.payload)
 
 
 def publish_to_centrifugo(update: Update) -> bytes:
     """One request of its HTTP API for each update, pipelined on one connection."""
-    return _post("/api/publish", b'{"channel":"%b","data":%b}' % (update.channel.encode(), update.payload))
+    return http_post("/api/publish", b'{"channel":"%b","data":%b}' % (update.channel.encode(), update.payload))
 
 
 def publish_to_nats(update: Update) -> bytes:
@@ -118,7 +120,7 @@ PEERS: tuple[Peer, ...] = (
     Peer("nchan", "nginx with Nchan", "nginx -e stderr -p $directory -c $config", language="c", redis=False,
          programs=("nginx -v",), files=("/usr/lib/nginx/modules/ngx_nchan_module.so",), config="nchan.conf",
          install="apt-get install libnginx-mod-nchan", endpoint=Endpoint("/sub?id={task}"),
-         publishing=Publishing(publish_to_nchan, ack=b"HTTP/1.1 20", refusals=_HTTP_ERRORS)),
+         publishing=Publishing(publish_to_nchan, ack=b"HTTP/1.1 20", refusals=HTTP_ERRORS)),
     Peer("nats", "NATS over WebSocket", "nats-server -c $config", language="go", redis=False, config="nats.conf",
          programs=("nats-server --version",), install="apt-get install nats-server", endpoint=_NATS, batches_writes=True,
          has_publish_port=True,
@@ -126,5 +128,5 @@ PEERS: tuple[Peer, ...] = (
     Peer("centrifugo", "Centrifugo", "centrifugo --config $config", language="go", redis=False, config="centrifugo.json",
          programs=("centrifugo version",), install="go install github.com/centrifugal/centrifugo/v6@latest",
          endpoint=_CENTRIFUGO, batches_writes=True,
-         publishing=Publishing(publish_to_centrifugo, b"HTTP/1.1 200", (*_HTTP_ERRORS, b'"error"'))),
+         publishing=Publishing(publish_to_centrifugo, b"HTTP/1.1 200", (*HTTP_ERRORS, b'"error"'))),
 )  # fmt: skip

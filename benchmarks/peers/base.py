@@ -41,6 +41,8 @@ class Peer:
         publishing: How to publish to it.
         batches_writes: Whether it writes several updates at once; other servers write one frame at a time.
         processes: How many of it run behind one Redis, with their share of the clients each.
+        library: The client library that its makers publish: a file of ``peers/node/sdk``. Its packages are among ``npm``.
+        spare_processes: How many of them, the last, are for the publisher and have no clients.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Peer:
     publishing: Publishing = field(default_factory=Publishing)
     batches_writes: bool = False
     processes: int = 1
+    library: str = ""
+    spare_processes: int = 0
 
     @property
     def is_relay(self) -> bool:
@@ -95,9 +99,10 @@ class Peer:
         """Write its configuration; returns its command and its environment."""
         places = {"python": sys.executable, "directory": directory, "peers": DIRECTORY, **values}
         if self.config:
-            places["config"] = directory / self.config
+            config = directory / f"{values['port']}-{self.config}"  # each process has its own
+            places["config"] = config
             content = Template((DIRECTORY / "config" / self.config).read_text()).substitute(places)
-            (directory / self.config).write_text(content)
+            config.write_text(content)
         program, *arguments = [Template(part).substitute(places) for part in shlex.split(self.command)]
         environ = {name: Template(value).substitute(places) for name, value in self.environ.items()}
         return [find_program(program) or program, *arguments], environ

@@ -8,6 +8,8 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
 from benchmarks.peers.base import Peer
 from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.wire import Update, resp
+from relay.core import topics
+from relay.protocols.mercure_forms import TOPIC_UPDATE, TopicUpdate, stored_form
 
 
 def _channel(update: Update) -> tuple[str, str]:
@@ -51,9 +53,17 @@ def publish_unpersisted(update: Update) -> bytes:
     return resp("PUBLISH", keys.pubsub_channel(channel), publications.unpersisted_message(kind, update.data))
 
 
+def publish_topic(update: Update) -> bytes:
+    """Run the script for an update of a topic of Mercure, as a POST of its form does."""
+    data = stored_form(TopicUpdate([update.task or "general"], update.data.decode()))
+    call = publications.publish_call(topics.TOPICS, TOPIC_UPDATE, data, publications.Retention())
+    return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
+
+
 PLAIN = Publishing(publish_plainly)
 DURABLE = Publishing(publish_durably, ack=b"*5\r\n", script=scripts.load("publish").source)
 DELTA = replace(DURABLE, command=publish_delta)
+TOPICS = replace(DURABLE, command=publish_topic)
 UNPERSISTED = Publishing(publish_unpersisted)
 
 #: Clients that only follow what is for everyone. The pong shows that the session is up.
@@ -66,6 +76,9 @@ POSITIONS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","pos
 DELTAS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","deltas":true}', '"subscribed"'),))
 
 EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
+
+#: Clients of Mercure, whose topics are names of tasks without the prefix: they have no channel of their own.
+MERCURE = Endpoint("/.well-known/mercure?topic={task}", ((None, "retry:"),), kind="sse")
 
 RELAY = Peer(
     "relay", "Relay", "$python -m hypercorn -k trio -b 127.0.0.1:$port --backlog 4096 relay.asgi:app",
@@ -89,6 +102,8 @@ ENDPOINT_VARIANTS = (
     replace(RELAY, name="relay-tasks", title="Relay, /ws/tasks"),
     replace(RELAY, name="relay-positions", title="Relay, /ws/tasks with positions", endpoint=POSITIONS),
     replace(RELAY, name="relay-events", title="Relay, /events", endpoint=EVENTS),
+    replace(RELAY_DURABLE, name="relay-events-durable", title="Relay, /events, durable publish", endpoint=EVENTS),
+    replace(RELAY, name="relay-mercure", title="Relay, Mercure", endpoint=MERCURE, publishing=TOPICS),
 )
 
 #: One process with all clients, or two behind one Redis with half of them each.

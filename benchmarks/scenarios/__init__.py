@@ -1,9 +1,10 @@
 """The scenarios, a row each: question, parameters for each size of a run, measurement, columns of the table, targets."""
 
-from benchmarks.peers import relay
+from benchmarks.peers import networked, relay
 from benchmarks.scenarios.base import Scenario, Sizes, Target, one_by_one
 from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, broadcast, idle, storm
 from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
+from benchmarks.scenarios.network import avalanche, deploy, jitter
 from benchmarks.scenarios.slow import MAX_RATIO, slow
 from benchmarks.scenarios.tasks import few_watchers, reconnect, ways_to_publish
 
@@ -140,5 +141,27 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "updates of each": Sizes(100, 40, 5), "rounds": Sizes(5, 3, 1)},
         ("round_trip", "p99", "redis_per_update", "update_rate", "cpu_per_update", "per_core", "server", "load_core"),
         ways_to_publish, relay.PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
+    ),
+    Scenario(
+        "jitter", "Networks that fail", "What reaches each server's own client whose network fails for two seconds at a time?",
+        {"clients": Sizes(200, 60, 6), "tasks": Sizes(20, 10, 2), "bytes": 160, "updates/s of each": 10,
+         "seconds": Sizes(60.0, 16.0, 3.0), "seconds between": Sizes(8.0, 6.0, 1.0), "seconds cut": Sizes(2.0, 2.0, 0.5)},
+        ("delivered", "doubled", "reordered", "failures", "recovery_p50", "recovery_p99"), one_by_one(jitter),
+        (networked.NETWORKED_RELAY, networked.NETWORKED_RELAY_PLAIN), others=(networked.LIMIT, *networked.SINGLE),
+        targets=(Target("share delivered", "delivered", 1.0, must=True),),
+    ),
+    Scenario(
+        "avalanche", "A restart under many clients", "When has every client of a server that was restarted all it missed?",
+        {"clients": Sizes(5_000, 1_000, 20), "tasks": Sizes(50, 50, 2), "bytes": 160,
+         "updates before, during, after": (5, 5, 5)},
+        ("delivered", "doubled", "reordered", "accepted", "away", "served"), one_by_one(avalanche),
+        (networked.NETWORKED_RELAY,), others=networked.SINGLE,
+    ),
+    Scenario(
+        "deploy", "Two servers, replaced one by one", "Does every update reach every client while servers are replaced?",
+        {"clients": Sizes(1_000, 200, 10), "tasks": Sizes(20, 10, 2), "bytes": 160, "updates/s of each": 10,
+         "seconds between": Sizes(5.0, 3.0, 0.5)},
+        ("delivered", "doubled", "reordered", "away"), one_by_one(deploy),
+        (networked.NETWORKED_RELAY_PAIR,), others=networked.PAIRS,
     ),
 )}  # fmt: skip

@@ -74,6 +74,7 @@ class Scenario:
         measure: Adds rows to the report of a trial.
         relays: Variants of Relay that take part.
         has_peers: Whether peers take part as well.
+        others: Peers of this scenario only, which take part instead of those. `--peers none` leaves them out.
         ratio: The figure by which each peer is compared with the first of ``relays``.
         complete: The check that nothing was lost, in words.
         targets: Further checks.
@@ -87,6 +88,7 @@ class Scenario:
     measure: Callable[["Trial"], None]
     relays: tuple[Peer, ...]
     has_peers: bool = True
+    others: tuple[Peer, ...] = ()
     ratio: str = ""
     complete: str = "runs in which Relay lost no update"
     targets: tuple[Target, ...] = ()
@@ -115,7 +117,8 @@ class Trial:
         self.p = {name: self.pick(value) for name, value in scenario.parameters.items()}
         self.report = Report(scenario.name, scenario.title, self.p, scenario.columns)
         self.peers: list[Peer] = []
-        for peer in (*scenario.relays, *(context.peers if scenario.has_peers else ())):
+        peers = (scenario.others if context.peers else ()) if scenario.others else context.peers
+        for peer in (*scenario.relays, *(peers if scenario.has_peers else ())):
             if missing := peer.missing():
                 self.report.notes.append(f"{peer.title} was left out: {missing}")
             else:

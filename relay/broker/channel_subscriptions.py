@@ -12,7 +12,7 @@ from time import monotonic
 import structlog
 import trio
 from relay_wire import keys
-from relay_wire.channels import TASK_DELTA, TASK_UPDATE
+from relay_wire.channels import FAMILY_UPDATE, TASK_DELTA, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
 
@@ -22,6 +22,7 @@ from relay.broker.contract import RunCalls
 from relay.broker.history_reads import HistoryReads, Read
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.families import RENEW_INTERVAL, is_family
 from relay.core.hub import Hub
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
@@ -163,7 +164,9 @@ class ChannelSubscriptions:
             return False
         if not data.isascii():
             data = script_calls.utf8(data)
-        if has_operations:
+        if kind == FAMILY_UPDATE:
+            update = Update(channel, kind, data, monotonic(), position, True)
+        elif has_operations:
             update = Update(channel, TASK_UPDATE, data, monotonic(), position, True)
         else:
             update = Update(channel, kind, data, monotonic(), position)
@@ -213,6 +216,7 @@ class ChannelSubscriptions:
             nursery.start_soon(self._reads.run)
             nursery.start_soon(self._run_timeouts)
             nursery.start_soon(self._run_whole_values)
+            nursery.start_soon(self._run_families)
 
     async def _run_changes(self) -> None:
         while True:
@@ -329,6 +333,13 @@ class ChannelSubscriptions:
             with trio.move_on_after(max(0.0, until - monotonic())) if until < math.inf else trio.CancelScope():
                 await changed.wait()
             for channel in self._whole_values.take_due(monotonic()):
+                self.on_gap(channel)
+
+    async def _run_families(self) -> None:
+        """Keep the families that are followed: catching up with one renews it, and learns it if Redis has forgotten it."""
+        while True:
+            await trio.sleep(RENEW_INTERVAL)
+            for channel in [channel for channel in self._hub.channels if is_family(channel)]:
                 self.on_gap(channel)
 
     async def _run_timeouts(self) -> None:

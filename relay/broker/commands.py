@@ -21,7 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import publications
-from relay_wire.creation import PARENT_FIXED
+from relay_wire.creation import NOT_OWNER, PARENT_FIXED
 from relay_wire.publications import ScriptCall
 
 from relay.broker.connections import Server
@@ -44,7 +44,7 @@ _NOT_NOW = ("BUSY ", "NOREPLICAS ")
 
 
 #: Refusals of the scripts, by their first words, and what clients know them as.
-_CONFLICTS = {PARENT_FIXED: "parent_fixed", publications.APPEND_TYPE: "append_mismatch"}
+_CONFLICTS = {PARENT_FIXED: "parent_fixed", NOT_OWNER: "forbidden", publications.APPEND_TYPE: "append_mismatch"}
 
 
 def translated(error: Exception) -> BrokerError:

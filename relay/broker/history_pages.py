@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import NamedTuple
 
+from relay_wire import keys
 from relay_wire.creation import owner_of
-from relay_wire.publications import Retention
+from relay_wire.publications import Retention, ScriptCall
+from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
@@ -15,6 +17,8 @@ from relay.core.updates import Position, Update
 
 #: Bytes of the updates on one page, with 128 for each besides its data, give or take one update.
 MAX_PAGE_BYTES = 256 * 1024
+
+_REMOVE = Script.of("return redis.call('DEL', KEYS[1])")
 
 
 class HistoryPage(NamedTuple):
@@ -55,7 +59,20 @@ class HistoryPages:
             BrokerUnavailable: Redis does not answer within the deadline. BrokerBusy: too many clients are served.
             BrokerRefused: The history cannot be read.
         """
-        channel = task_channel(task_id)
+        return await self.read_channel(task_channel(task_id), since)
+
+    async def remove(self, channel: str) -> None:
+        """Delete a channel's history. Its position and a task's state stay, so nobody resumes from before.
+
+        Raises:
+            BrokerError: It was not, or that is unknown.
+        """
+        (answer,) = await self._run_calls([ScriptCall(_REMOVE, [keys.log(channel)], [])])
+        if isinstance(answer, BrokerError):
+            raise answer
+
+    async def read_channel(self, channel: str, since: Position | None) -> HistoryPage | None:
+        """Return a page of a channel's history; as `read`."""
         call = script_calls.history_call(channel, since, self._retention, MAX_PAGE_BYTES)
         (answer,) = await self._run_calls([call])
         if isinstance(answer, BrokerError):
@@ -68,4 +85,4 @@ class HistoryPages:
             updates = None if flat is None else script_calls.read_entries(channel, position.epoch, flat, monotonic())
             return HistoryPage(position, updates, owner_of(owner))
         except (ValueError, TypeError, AttributeError) as error:
-            raise BrokerRefused(f"the task's history cannot be read: {error}") from error
+            raise BrokerRefused(f"the history cannot be read: {error}") from error

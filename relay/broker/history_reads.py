@@ -7,9 +7,10 @@ from time import monotonic
 import trio
 from relay_wire.publications import Retention
 
-from relay.broker import script_calls
+from relay.broker import families, script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerUnavailable
+from relay.core.families import is_family
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position
 
@@ -163,14 +164,18 @@ class HistoryReads:
 
     async def _read_all(self, run_calls: RunCalls, reads: Sequence[Read]) -> list[Snapshot | BrokerError]:
         calls = [
-            script_calls.read_call(read.channel, read.since, self._retention, MAX_READ_BYTES, is_ours=read.is_own)
+            (families.read_call if is_family(read.channel) else script_calls.read_call)(
+                read.channel, read.since, self._retention, MAX_READ_BYTES, is_ours=read.is_own
+            )
             for read in reads
         ]
         answers = await run_calls(calls)
         self.on_answer()
         now = monotonic()
         return [
-            answer if isinstance(answer, BrokerError) else script_calls.read_snapshot(read.channel, answer, now)
+            answer
+            if isinstance(answer, BrokerError)
+            else (families if is_family(read.channel) else script_calls).read_snapshot(read.channel, answer, now)
             for read, answer in zip(reads, answers, strict=True)
         ]
 

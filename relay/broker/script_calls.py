@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from relay_wire import keys, publications, scripts
-from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_DELTA, TASK_PREFIX, TASK_UPDATE
+from relay_wire.channels import FAMILY_UPDATE, GENERAL, MAX_NAME_LENGTH, TASK_DELTA, TASK_PREFIX, TASK_UPDATE
 from relay_wire.creation import NO_OPTIONS, CreationOptions, owner_of
 from relay_wire.position import new_epoch
 from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
@@ -32,7 +32,7 @@ _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.f
 TRUNCATED = "what is appended does not fit into RELAY_MAX_STATE_BYTES; the update's other fields were stored"
 
 #: What answers of an unexpected form raise when they are read.
-_MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
+MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
 
 
 def retention_of(settings: Settings) -> Retention:
@@ -307,13 +307,13 @@ def read_result(answer: Any) -> PublishResult | BrokerRefused:
     """
     try:
         return publications.publish_result(answer)
-    except _MALFORMED as error:
-        return _unreadable("a script", error)
+    except MALFORMED as error:
+        return unreadable("a script", error)
 
 
 def read_clock(answer: Any) -> int | BrokerRefused:
     """Return the milliseconds that `clock_call` answered with, or a refusal if it cannot be read."""
-    return answer if isinstance(answer, int) else _unreadable("its clock", TypeError(f"{answer!r:.200}"))
+    return answer if isinstance(answer, int) else unreadable("its clock", TypeError(f"{answer!r:.200}"))
 
 
 def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | BrokerRefused:
@@ -331,8 +331,8 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
         state_now = state_update(channel, readable_fields(state), top, received_at)
         owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)
-    except _MALFORMED as error:
-        return _unreadable(channel, error)
+    except MALFORMED as error:
+        return unreadable(channel, error)
 
 
 def read_entries(channel: str, epoch: str, flat: Iterable[bytes], received_at: float) -> list[Update]:
@@ -344,11 +344,14 @@ def read_entries(channel: str, epoch: str, flat: Iterable[bytes], received_at: f
 
 
 def _entry(channel: str, kind: str, data: bytes, received_at: float, position: Position) -> Update:
-    has_operations = kind == TASK_DELTA
-    return Update(channel, TASK_UPDATE if has_operations else kind, utf8(data), received_at, position, has_operations)
+    has_operations = kind in (TASK_DELTA, FAMILY_UPDATE)
+    return Update(
+        channel, TASK_UPDATE if kind == TASK_DELTA else kind, utf8(data), received_at, position, has_operations
+    )
 
 
-def _unreadable(what: str, error: Exception) -> BrokerRefused:
+def unreadable(what: str, error: Exception) -> BrokerRefused:
+    """Return the refusal for an answer of an unexpected form."""
     return BrokerRefused(f"Redis gave an answer about {what} that cannot be read: {type(error).__name__}: {error}")
 
 

@@ -34,7 +34,10 @@ from relay.broker.client_publishes import ClientPublishes
 from relay.broker.commands import Commands
 from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.dedicated_connection import DedicatedConnection
+from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
+from relay.broker.history_ranges import HistoryRanges
+from relay.broker.presence import Presence
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
 from relay.broker.server_usage import ServerUsage
@@ -90,6 +93,11 @@ class RedisBroker:
         self._callbacks: list[CallbackQueue] = []
         self._new_callbacks_send, self._new_callbacks = trio.open_memory_channel[CallbackQueue](math.inf)
         self._dedicated: list[DedicatedConnection] = []
+
+    @property
+    def has_families(self) -> bool:
+        """Whether tasks can be followed together with their children: not on a cluster."""
+        return not self._servers.is_sharded
 
     @property
     def alive(self) -> bool:
@@ -283,6 +291,18 @@ class RedisBroker:
     def client_publishes(self) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""
         return ClientPublishes(self._publish_calls.run_calls, self._retention, sharded=self._servers.is_sharded)
+
+    def event_positions(self) -> EventPositions:
+        """Return what remembers the ids of updates, on the connections for clients."""
+        return EventPositions(self._client_calls.run_calls, self._retention)
+
+    def presence(self) -> Presence:
+        """Return who is present in channels; run it beside the subscription."""
+        return Presence(self._client_calls.run_calls, sharded=self._servers.is_sharded)
+
+    def history_ranges(self) -> HistoryRanges:
+        """Return what reads parts of histories, on the connections for clients."""
+        return HistoryRanges(self._client_calls.run_calls)
 
     def history_pages(self) -> HistoryPages:
         """Return what reads histories page by page, on the connections for clients."""

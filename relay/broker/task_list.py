@@ -1,11 +1,9 @@
 """The list of tasks, page by page: all of them, those of an owner, or the children of a task.
 
-The indexes of tasks are kept bucket by bucket, see `relay_wire.keys`; here they are one list.
+`relay.broker.task_indexes` says which tasks have to be looked at.
 """
 
 from collections.abc import Sequence
-from heapq import merge
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import structlog
@@ -17,14 +15,18 @@ from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
+from relay.broker.task_indexes import IndexEntry, TaskIndexes
 from relay.core.errors import BrokerError, BrokerRefused
-from relay.core.task_filter import EVERY_TASK, FILTER_FIELDS, TaskFilter
+from relay.core.task_filter import EVERY_TASK, TaskFilter
 from relay.core.updates import Position
 
 _log = structlog.get_logger("relay.tasks")
 
 #: Tasks looked at for one page: a filter that matches little must not read everything at once.
 _SCAN = 1000
+
+#: Times that the indexes are read for one page.
+_MAX_ROUNDS = 16
 
 #: States read in one round trip at first, and bytes of states on one page, give or take one round trip.
 _STATES_AT_ONCE = 16
@@ -39,17 +41,6 @@ _FILTERED = Script.of(
     f"found[i] = redis.call('HSTRLEN', KEYS[2], name) <= {_MAX_FILTERED} and redis.call('HGET', KEYS[2], name) end "
     "return { redis.call('EXISTS', KEYS[2]), meta[1], meta[2], unpack(found, 1, #ARGV) }"
 )
-#: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
-_NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
-_LATEST = Script.of(
-    _NOW + "local oldest = ARGV[2] == '' and '(-inf' or now - ARGV[2] "
-    "return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], oldest, 'WITHSCORES', 'LIMIT', 0, ARGV[3])"
-)
-
-_BUCKETS = range(keys.BUCKETS)
-
-#: A task's place in the list: its last activity in milliseconds of the Unix epoch, and its id.
-IndexEntry = tuple[float, str]
 
 
 class Task(NamedTuple):
@@ -63,6 +54,7 @@ class Task(NamedTuple):
         owner: The users and groups that own it; empty for nobody.
         parent_id: Its parent's id, if it has one.
         cancel_reason: Why its end was requested, which may be empty; None where it was not.
+        run: The how-manieth run of this id it is, from 1.
     """
 
     task_id: str
@@ -72,6 +64,7 @@ class Task(NamedTuple):
     owner: frozenset[str] = frozenset()
     parent_id: str | None = None
     cancel_reason: str | None = None
+    run: int = 1
 
 
 class Page(NamedTuple):
@@ -112,14 +105,14 @@ class TaskList:
             BrokerUnavailable: Redis does not answer within the deadline. BrokerBusy: too many clients are served.
             BrokerRefused: An index cannot be read.
         """
-        oldest = "" if wanted.max_age is None else f"{wanted.max_age * 1000:.0f}"
-        indexes = _indexes(wanted)
+        indexes = TaskIndexes(self._run_calls, wanted)
         found: list[Task] = []
-        scanned = size = 0
+        scanned = size = rounds = 0
         at_once = 4 + limit // 16
-        while scanned < _SCAN:
-            entries, is_all = await self._latest(indexes, after, oldest, at_once)
+        while scanned < _SCAN and rounds < _MAX_ROUNDS:
+            entries, horizon = await indexes.latest(after, at_once)
             scanned += len(entries)
+            rounds += 1
             matching = await self._matching(entries, wanted)
             while matching:
                 average = size // len(found) if found else _PAGE_BYTES // _STATES_AT_ONCE
@@ -130,34 +123,20 @@ class TaskList:
                     size += sum(map(len, task.fields.values()))
                 if len(found) >= limit or size >= _PAGE_BYTES:
                     return Page(found, some[-1])
-            if is_all:
+            if horizon is None:
                 return Page(found, None)
-            if entries:
-                after = entries[-1]
+            if after is None or horizon < after:
+                after = horizon
             else:
                 at_once *= 2  # so many were active in one millisecond
         return Page(found, after)
 
-    async def _latest(
-        self, indexes: Sequence[str], after: IndexEntry | None, oldest: str, at_once: int
-    ) -> tuple[list[IndexEntry], bool]:
-        """Return the next entries of some indexes, the latest first, and whether these are all."""
-        newest = "(+inf" if after is None else f"{after[0]:.0f}"
-        calls = [ScriptCall(_LATEST, [index], [newest, oldest, at_once]) for index in indexes]
-        lists = [_entries(answer) for answer in await run_all(self._run_calls, calls)]
-        # Beyond the last of a full list there may be more of that index, and these would come first.
-        horizon = max((entries[-1] for entries in lists if len(entries) == at_once), default=None)
-        # A task with several owners is in several lists, with the same last activity.
-        merged = list(dict.fromkeys(entry for entry in merge(*lists, reverse=True) if after is None or entry < after))
-        if horizon is None:
-            return merged, True
-        return list(takewhile(lambda entry: entry >= horizon, merged)), False
-
     async def _matching(self, entries: list[IndexEntry], wanted: TaskFilter) -> list[IndexEntry]:
+        entries = [entry for entry in entries if wanted.may_match(entry[1])]
         if not wanted.needs_fields or not entries:
             return entries
         calls = [
-            ScriptCall(_FILTERED, [keys.meta(channel), keys.state(channel)], [*FILTER_FIELDS])
+            ScriptCall(_FILTERED, [keys.meta(channel), keys.state(channel)], [*wanted.field_names])
             for channel in (TASK_PREFIX + task_id for _, task_id in entries)
         ]
         matching = []
@@ -213,32 +192,15 @@ def read_task(task_id: str, active: float | None, answer: Any) -> Task | BrokerE
     if isinstance(answer, BrokerError):
         return answer
     try:
-        epoch, top, state, owner, parent, cancel = answer
+        epoch, top, state, owner, parent, cancel, run = answer
         fields = script_calls.readable_fields(state)
         if not fields or epoch is None or top is None:
             return None
         position = Position(epoch.decode(), int(top))
-        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel))
+        count = 1 if run is None else int(run)
+        return Task(task_id, fields, position, active, owner_of(owner), _text(parent), _text(cancel), count)
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")
-
-
-def _entries(answer: Any) -> list[IndexEntry]:
-    """Return the members and scores of an index; an id with unreadable bytes becomes one that no task has."""
-    try:
-        flat = zip(answer[::2], answer[1::2], strict=True)
-        return [(float(score), member.decode(errors="replace")) for member, score in flat]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BrokerRefused(f"the index of tasks cannot be read: {error}") from error
-
-
-def _indexes(wanted: TaskFilter) -> list[str]:
-    """Return the shortest indexes that have all tasks that are wanted."""
-    if wanted.parent_id is not None:
-        return [keys.tasks_of_parent(bucket, wanted.parent_id) for bucket in _BUCKETS]
-    if wanted.owners is not None:
-        return [keys.tasks_of_owner(bucket, owner) for owner in sorted(wanted.owners) for bucket in _BUCKETS]
-    return [keys.tasks(bucket) for bucket in _BUCKETS]
 
 
 def _is_wanted(task_id: str, answer: Any, wanted: TaskFilter) -> bool | BrokerError:
@@ -246,7 +208,7 @@ def _is_wanted(task_id: str, answer: Any, wanted: TaskFilter) -> bool | BrokerEr
         return answer
     try:
         exists, owner, parent, *values = answer
-        fields = {name: value for name, value in zip(FILTER_FIELDS, values, strict=True) if value is not None}
+        fields = {name: value for name, value in zip(wanted.field_names, values, strict=True) if value is not None}
         return exists == 1 and wanted.matches(task_id, fields, owner_of(owner), _text(parent))
     except (ValueError, TypeError, AttributeError) as error:
         return BrokerRefused(f"the task's keys hold what cannot be read: {error}")

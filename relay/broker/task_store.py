@@ -4,17 +4,21 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from uuid import uuid4
 
+import msgspec
 import structlog
-from relay_wire import cancellation, keys, publications
-from relay_wire.channels import TASK_PREFIX
+from relay_wire import cancellation, keys, publications, retries
+from relay_wire.channels import TASK_PREFIX, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention, ScriptCall
 from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
-from relay.broker.task_list import IndexEntry, Page, Task, TaskList, read_task, run_all, state_call
+from relay.broker.task_indexes import IndexEntry
+from relay.broker.task_list import Page, Task, TaskList, read_task, run_all, state_call
 from relay.core.errors import BrokerError, BrokerRefused
 from relay.core.task_filter import EVERY_TASK, TaskFilter
 
@@ -104,6 +108,35 @@ class TaskStore:
             return cancellation.read_outcome(answer)
         except (ValueError, TypeError) as error:
             raise BrokerRefused(f"Redis gave an answer that cannot be read: {error}") from error
+
+    async def retry(self, task_id: str) -> str:
+        """Put a task that has failed or was cancelled back into the queue of its kind, and publish that it waits.
+
+        Returns:
+            What that came to, see `relay_wire.retries`.
+        """
+        (kind,) = await run_all(self._run_client_calls, [retries.kind_call(task_id)])
+        if not isinstance(kind, bytes):
+            return retries.NOT_KEPT
+        token = uuid4().hex
+        (answer,) = await run_all(self._run_client_calls, [retries.retry_call(task_id, kind.decode(), token)])
+        try:
+            outcome, info = retries.read_retry(answer)
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"what was kept of a task cannot be read: {error}") from error
+        if outcome == retries.QUEUED:
+            # It runs again from here on: if this fails, the worker that takes it publishes the same.
+            published = script_calls.publish_call(
+                TASK_PREFIX + task_id,
+                TASK_UPDATE,
+                msgspec.json.encode(info),
+                self._retention,
+                idempotency_key=retries.update_key(task_id, token),
+                sharded=self._sharded,
+            )
+            with suppress(BrokerError):
+                await run_all(self._run_client_calls, [published])
+        return outcome
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task: its state and its history. Its watchers are sent a last update with ``"deleted": true``.

@@ -5,6 +5,7 @@ one framing. The hub encodes each update once per format, however many clients r
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from relay.core.recovery import Snapshot
@@ -25,7 +26,10 @@ class Encoding(Protocol):
     def __hash__(self) -> int: ...
 
     def encode(self, update: Update) -> bytes:
-        """Return the payload of an update."""
+        """Return the payload of an update; nothing where it is not for these clients."""
+
+    def leaves_out(self, update: Update) -> bool:
+        """Whether the one client of a stateful encoding does not get an update, since it may not watch the task."""
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
         """Return the payloads which say that updates of a channel were lost, and from where it continues."""
@@ -63,7 +67,13 @@ class Format:
             return batch_of([item if isinstance(item, Message) else self.message(item) for item in items])
         frame, encode = self.framing.frame, encoding.encode
         frames = [frame(encode(item)) if isinstance(item, Update) else item.frame for item in items]
-        return Batch(self.framing.join(frames), len(frames), sum(map(len, frames)), items, self)
+        return _batch(frames, items, self)
+
+
+@cache
+def format_of(encoding: Encoding, framing: Framing) -> Format:
+    """Return the one format of a shared encoding in a framing."""
+    return Format(encoding, framing)
 
 
 class Message(NamedTuple):
@@ -121,6 +131,11 @@ class Batch:
 
 def batch_of(messages: Sequence[Message]) -> Batch:
     """Join messages of one transport into a batch, in their order."""
-    frames = [message.frame for message in messages]
-    format = messages[0].format
-    return Batch(format.framing.join(frames), len(frames), sum(map(len, frames)), messages, format)
+    return _batch([message.frame for message in messages], messages, messages[0].format)
+
+
+def _batch(frames: Sequence[Any], items: Sequence[Update | Message], format: Format) -> Batch:
+    sizes = list(map(len, frames))
+    if 0 in sizes:  # of updates that are not for these clients
+        frames, sizes = [frame for frame in frames if frame], [size for size in sizes if size]
+    return Batch(format.framing.join(frames), len(frames), sum(sizes), items, format)

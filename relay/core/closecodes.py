@@ -1,7 +1,7 @@
 """The one registry of close codes: what each means, who sends it, and whether to reconnect.
 
-1000-1015 are those of RFC 6455 section 7.4 and of IANA's registry; 4000-4999 are Relay's own. docs/protocol.md shows
-the same table, and a test keeps the two alike.
+1000-1015 are those of RFC 6455 section 7.4 and of IANA's registry; 3000-3999 are those of the Centrifuge protocol, 4000-4999
+are Relay's own. docs/protocol.md shows the same table, and a test keeps the two alike.
 """
 
 from enum import Enum
@@ -22,6 +22,11 @@ class Close(Enum):
     INTERNAL_ERROR = (1011, "internal error", "internal_error", True)
     FULL = (1013, "too many clients", "too_many_clients", True)
     UNVERIFIED = (1013, "credentials cannot be checked now", "unverified", True)
+    INSUFFICIENT_STATE = (3010, "insufficient state", "insufficient_state", True)
+    NO_PONG = (3012, "no pong", "no_pong", True)
+    BAD_REQUEST = (3501, "bad request", "bad_request", False)
+    DISCONNECTED = (3503, "force disconnect", "disconnected", False)
+    NOT_AVAILABLE = (3508, "not available", "not_available", False)
     SLOW_MESSAGES = (4008, "slow: too many messages waiting", "slow_messages", True)
     SLOW_BYTES = (4008, "slow: too many bytes waiting", "slow_bytes", True)
     SLOW_AGE = (4008, "slow: messages waited too long", "slow_age", True)

@@ -7,7 +7,8 @@ A token's claim ``relay`` has an object for each verb::
 The compact form has the same in words that are separated by spaces, such as ``watch:task:demo watch:prefix:order-7/``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -15,20 +16,32 @@ import msgspec
 from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
-from relay.core.grants import Grant, Scope, Verb
+from relay.core.grants import Grant, Scope, SharedBy, Verb
+from relay.core.topics import ANY, MAX_TOPIC
 
 #: Most ids, prefixes and names in one list, and most groups.
 MAX_NAMES = 1000
 
 #: Kinds of scopes: in claims the key is the attribute of `Scope`, except that "all" stands for everything.
-_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes")
+_LISTS = ("tasks", "prefixes", "channels", "channel_prefixes", "topics")
 _FLAGS = {"owned": "owned", "general": "general", "all": "everything"}
 
 #: Words of the compact form that are followed by a name, and the lists that the name goes to.
-_WORDS = {"task": "tasks", "prefix": "prefixes", "channel": "channels", "channel_prefix": "channel_prefixes"}
+_WORDS = {
+    "task": "tasks",
+    "prefix": "prefixes",
+    "channel": "channels",
+    "channel_prefix": "channel_prefixes",
+    "topic": "topics",
+}
+
+#: The verbs of Mercure's claim.
+_MERCURE_VERBS = {"subscribe": Verb.WATCH, "publish": Verb.PUBLISH}
 
 #: Latest time in a claim: some 3,000 years. What is greater is no number of seconds, and would not fit the clocks.
 _MAX_SECONDS = 1e11
+
+_NO_GROUPS: frozenset[str] = frozenset()
 
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -37,7 +50,7 @@ def _expected(what: str, found: object, choices: Iterable[str]) -> NoReturn:
     raise BadGrant(f"unknown {what} {str(found)[:64]!r}; expected one of {', '.join(choices)}")
 
 
-def _names(where: str, value: object) -> list[str]:
+def _names(where: str, value: object, max_length: int = MAX_NAME_LENGTH) -> list[str]:
     """Return a list of names; numbers become text, as ids of tasks do."""
     if not isinstance(value, list):
         raise BadGrant(f"{where} must be a list")
@@ -47,8 +60,8 @@ def _names(where: str, value: object) -> list[str]:
     for item in value:
         if not isinstance(item, str | int) or isinstance(item, bool):
             raise BadGrant(f"{where} must be a list of texts")
-        if not 0 < len(name := str(item)) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"each text in {where} must have 1 to {MAX_NAME_LENGTH} characters")
+        if not 0 < len(name := str(item)) <= max_length:
+            raise BadGrant(f"each text in {where} must have 1 to {max_length} characters")
         names.append(name)
     return names
 
@@ -60,7 +73,7 @@ def _scope(verb: str, value: object) -> Scope:
     for key, item in value.items():
         where = f"relay.{verb}.{key}"
         if key in _LISTS:
-            names = _names(where, item)
+            names = _names(where, item, MAX_TOPIC if key == "topics" else MAX_NAME_LENGTH)
             attributes[key] = tuple(names) if key.endswith("prefixes") else frozenset(names)
         elif key in _FLAGS:
             if not isinstance(item, bool):
@@ -85,6 +98,38 @@ def read_scopes(claim: object) -> Mapping[Verb, Scope]:
             _expected("verb in the claim `relay`:", name, _VERBS)
         scopes[_VERBS[name]] = _scope(name, value)
     return MappingProxyType(scopes)
+
+
+def _read_mercure(claim: object) -> Mapping[Verb, Scope]:
+    """Read Mercure's claim: ``{"subscribe": [selector, ...], "publish": [...]}``. Its payload does not matter.
+
+    Raises:
+        BadGrant: It is malformed; the message says where.
+    """
+    if not isinstance(claim, dict):
+        raise BadGrant("the claim `mercure` must be an object")
+    scopes = {}
+    for name, verb in _MERCURE_VERBS.items():
+        if claim.get(name) is not None:
+            selectors = frozenset(_names(f"mercure.{name}", claim[name], MAX_TOPIC))
+            scopes[verb] = Scope(everything=True) if ANY in selectors else Scope(topics=selectors)
+    return MappingProxyType(scopes)
+
+
+def _scopes_of(claims: Mapping[str, Any]) -> Mapping[Verb, Scope]:
+    """Read ``relay``, or ``mercure``, of a token's claims. Where there are both, they are added up."""
+    if "relay" not in claims and "mercure" not in claims:
+        raise BadGrant("the token has no claim `relay`, which says what its bearer may do, and no claim `mercure`")
+    scopes = read_scopes(claims["relay"]) if "relay" in claims else {}
+    if "mercure" not in claims:
+        return scopes
+    both = dict(scopes)
+    for verb, scope in _read_mercure(claims["mercure"]).items():
+        former = both.get(verb, Scope())
+        both[verb] = replace(
+            former, everything=former.everything or scope.everything, topics=former.topics | scope.topics
+        )
+    return MappingProxyType(both)
 
 
 def read_compact(text: str) -> Mapping[Verb, Scope]:
@@ -132,26 +177,12 @@ def read_setting(text: str) -> Mapping[Verb, Scope]:
     return read_scopes(claim)
 
 
-def _optional(claims: Mapping[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
-    return None if claims.get(name) is None else read(claims[name])
-
-
-def _text(name: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
-            raise BadGrant(f"the claim `{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
-        return value
-
-    return read
-
-
-def _seconds(name: str) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
-            raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
-        return float(value)
-
-    return read
+def _text(claims: Mapping[str, Any], name: str, where: str = "") -> str | None:
+    """Return a claim that is a text; None if it is not there."""
+    value = claims.get(name)
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH):
+        raise BadGrant(f"the claim `{where}{name}` must be a text of 1 to {MAX_NAME_LENGTH} characters")
+    return value
 
 
 def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
@@ -160,28 +191,39 @@ def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
     Raises:
         BadGrant: It is no time.
     """
-    value: float | None = _optional(claims, name, _seconds(name))
-    return value
+    value = claims.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+        raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
+    return float(value)
+
+
+def _shared_by(value: object) -> SharedBy:
+    if not isinstance(value, dict):
+        raise BadGrant("the claim `shared_by` must be an object")
+    return SharedBy(_text(value, "sub", "shared_by."), _text(value, "jti", "shared_by."))
 
 
 def read_claims(claims: Mapping[str, Any]) -> Grant:
     """Read a grant from the claims of a token, whose signature and times were checked before.
 
     Args:
-        claims: ``relay``, and where they are there ``sub``, ``groups``, ``iat``, ``exp`` and ``jti``. Others do not matter.
+        claims: ``relay`` or ``mercure``, and where they are there ``sub``, ``groups``, ``iat``, ``exp``, ``jti`` and
+            ``shared_by``. Others do not matter.
 
     Raises:
-        BadGrant: A claim is malformed, or there is no ``relay``; the message says which.
+        BadGrant: A claim is malformed, or there is neither of these; the message says which.
     """
-    if "relay" not in claims:
-        raise BadGrant("the token has no claim `relay`, which says what its bearer may do")
+    groups, shared_by = claims.get("groups"), claims.get("shared_by")
     return Grant(
-        scopes=read_scopes(claims["relay"]),
-        subject=_optional(claims, "sub", _text("sub")),
-        groups=frozenset(_optional(claims, "groups", lambda value: _names("groups", value)) or ()),
+        scopes=_scopes_of(claims),
+        subject=_text(claims, "sub"),
+        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
         issued_at=read_seconds(claims, "iat"),
         expires_at=read_seconds(claims, "exp"),
-        token_id=_optional(claims, "jti", _text("jti")),
+        token_id=_text(claims, "jti"),
+        shared_by=None if shared_by is None else _shared_by(shared_by),
     )
 
 
@@ -195,5 +237,8 @@ def claims_of(grant: Grant) -> dict[str, Any]:
     claims: dict[str, Any] = {"relay": {verb.value: _claim_of(scope) for verb, scope in grant.scopes.items()}}
     if grant.groups:
         claims["groups"] = sorted(grant.groups)
+    if grant.shared_by is not None:
+        names = {"sub": grant.shared_by.subject, "jti": grant.shared_by.token_id}
+        claims["shared_by"] = {name: value for name, value in names.items() if value is not None}
     more = {"sub": grant.subject, "iat": grant.issued_at, "exp": grant.expires_at, "jti": grant.token_id}
     return claims | {name: value for name, value in more.items() if value is not None}

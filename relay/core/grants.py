@@ -4,13 +4,16 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import NamedTuple
 
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
 from relay.core.extra_channels import name_of
+from relay.core.families import watched_task
+from relay.core.topics import TOPIC_PREFIX, TOPICS, any_matches
 
 
 class Verb(Enum):
@@ -47,6 +50,7 @@ class Scope:
         general: General updates.
         channels: Names of extra channels.
         channel_prefixes: Beginnings of names of extra channels, none of them empty.
+        topics: Selectors of topics, see `relay.core.topics`. They also cover the tasks and channels whose topics they match.
     """
 
     everything: bool = False
@@ -56,23 +60,40 @@ class Scope:
     general: bool = False
     channels: frozenset[str] = frozenset()
     channel_prefixes: tuple[str, ...] = ()
+    topics: frozenset[str] = frozenset()
 
     def covers_task(self, task_id: str) -> bool:
         """Whether the scope covers a task, independent of its owner."""
-        return self.everything or task_id in self.tasks or task_id.startswith(self.prefixes)
+        if self.everything or task_id in self.tasks or task_id.startswith(self.prefixes):
+            return True
+        return bool(self.topics) and any_matches(self.topics, TASK_PREFIX + task_id)
 
     def covers_channel(self, channel: str) -> bool:
         """Whether the scope covers a channel that is not a task's, by its name within Relay."""
         if self.everything:
             return True
+        if channel.startswith(TOPIC_PREFIX):
+            return any_matches(self.topics, channel[len(TOPIC_PREFIX) :])
         if channel == GENERAL:
-            return self.general
+            return self.general or any_matches(self.topics, GENERAL)
         name = name_of(channel)
-        return name in self.channels or name.startswith(self.channel_prefixes)
+        return name in self.channels or name.startswith(self.channel_prefixes) or any_matches(self.topics, name)
 
 
 #: The scope of a verb that is not granted.
 NO_SCOPE = Scope()
+
+
+class SharedBy(NamedTuple):
+    """Whose grant a share link was made with. Revoking that grant, or that subject, revokes the link.
+
+    Attributes:
+        subject: The subject of that grant.
+        token_id: Its id.
+    """
+
+    subject: str | None
+    token_id: str | None
 
 
 def _no_scopes() -> Mapping[Verb, Scope]:
@@ -90,6 +111,7 @@ class Grant:
         issued_at: When the grant was made, in seconds of the Unix epoch, where that is known.
         expires_at: When the grant ends; None is never.
         token_id: The id by which this one grant can be revoked.
+        shared_by: Who has made it, where it is that of a share link.
     """
 
     scopes: Mapping[Verb, Scope] = field(default_factory=_no_scopes)
@@ -98,6 +120,7 @@ class Grant:
     issued_at: float | None = None
     expires_at: float | None = None
     token_id: str | None = None
+    shared_by: SharedBy | None = None
 
     @property
     def identities(self) -> frozenset[str]:
@@ -118,6 +141,9 @@ class Grant:
                 where that was not read yet: only then may the decision be NEEDS_OWNER.
         """
         scope = self.scope(verb)
+        channel = watched_task(channel)
+        if channel == TOPICS and verb is Verb.WATCH:
+            return Decision.ALLOWED  # what is private in it is decided topic by topic
         if not channel.startswith(TASK_PREFIX):
             return Decision.ALLOWED if scope.covers_channel(channel) else Decision.DENIED
         if scope.covers_task(channel[len(TASK_PREFIX) :]):
@@ -135,3 +161,19 @@ EVERYTHING = Grant(MappingProxyType({verb: Scope(everything=True) for verb in Ve
 
 #: The grant of a client that has shown none, where none is configured for such.
 NOTHING = Grant()
+
+
+def with_scope(grant: Grant, verb: Verb, more: Scope) -> Grant:
+    """Return a grant that covers a scope as well as its own."""
+    scope = grant.scope(verb)
+    joined = Scope(
+        everything=scope.everything or more.everything,
+        tasks=scope.tasks | more.tasks,
+        prefixes=(*scope.prefixes, *more.prefixes),
+        owned=scope.owned or more.owned,
+        general=scope.general or more.general,
+        channels=scope.channels | more.channels,
+        channel_prefixes=(*scope.channel_prefixes, *more.channel_prefixes),
+        topics=scope.topics | more.topics,
+    )
+    return replace(grant, scopes=MappingProxyType({**grant.scopes, verb: joined}))

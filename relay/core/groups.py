@@ -1,6 +1,7 @@
 """The listeners of one channel that share a format: what a turn has brought them, and what is withheld from them."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
 
 from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.updates import Position, Update
@@ -12,6 +13,32 @@ class Listener(Protocol):
 
     def offer(self, batch: Batch) -> None:
         """Take a batch now, without waiting. It may leave the hub while doing so."""
+
+
+class Recovering(Protocol):
+    """A subscription that reads history, and needs what is live meanwhile."""
+
+    def on_update(self, update: Update) -> None:
+        """The channel delivers an update. The subscription may leave the hub while doing so, or begin to follow."""
+
+    def on_reset(self) -> None:
+        """The channel's sequence was broken. The subscription may begin to follow, and then gets the reset with the others."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An encoding whose clients want only some updates of a channel.
+
+    Attributes:
+        keys: The keys of the updates that they want, see `Groups`; None for all, of which it encodes those that they do not
+            want as nothing.
+    """
+
+    keys: frozenset[str] | None
+
+
+#: Returns the keys by which some want an update and others do not.
+KeysOf = Callable[[Update], Iterable[str]]
 
 
 class Group:
@@ -65,3 +92,63 @@ class Group:
         self.pending = []
         self.sequence_numbers = []
         self.batch = None
+
+
+class Groups:
+    """The groups of one channel. Of a channel whose updates have keys, an update costs only the groups that want it.
+
+    Args:
+        keys_of: Returns the keys of the channel's updates; None where all updates are for all groups.
+    """
+
+    __slots__ = ("_by_format", "_by_key", "_keys_of", "_of_all_keys")
+
+    def __init__(self, keys_of: KeysOf | None = None) -> None:
+        self._by_format: dict[Format, Group] = {}
+        self._keys_of = keys_of
+        self._by_key: dict[str, dict[Format, Group]] = {}
+        self._of_all_keys: dict[Format, Group] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_format)
+
+    def find(self, format: Format) -> Group | None:
+        """Return the group of a format, if there is one."""
+        return self._by_format.get(format)
+
+    def all(self) -> Iterable[Group]:
+        """Return all groups; a view, for as long as no group is added or removed."""
+        return self._by_format.values()
+
+    def wanting(self, update: Update) -> Iterable[Group]:
+        """Return the groups for which an update is, as `all` does."""
+        if self._keys_of is None:
+            return self._by_format.values()
+        wanting = dict(self._of_all_keys)
+        for key in self._keys_of(update):
+            wanting |= self._by_key.get(key, {})
+        return wanting.values()
+
+    def add(self, format: Format) -> Group:
+        """Add a group for a format that has none."""
+        group = self._by_format[format] = Group(format)
+        keys = self._keys(format)
+        if keys is None:
+            self._of_all_keys[format] = group
+        for key in keys or ():
+            self._by_key.setdefault(key, {})[format] = group
+        return group
+
+    def remove(self, format: Format) -> None:
+        """Remove the group of a format."""
+        del self._by_format[format]
+        self._of_all_keys.pop(format, None)
+        for key in self._keys(format) or ():
+            groups = self._by_key[key]
+            del groups[format]
+            if not groups:
+                del self._by_key[key]
+
+    def _keys(self, format: Format) -> frozenset[str] | None:
+        encoding = format.encoding
+        return encoding.keys if self._keys_of is not None and isinstance(encoding, Selective) else None

@@ -5,13 +5,13 @@ format, collects what one turn of the event loop brings, and hands every listene
 socket.
 """
 
-from collections.abc import Callable, Iterable, KeysView, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from types import MappingProxyType
 
-from relay_wire.channels import TASK_PREFIX
+from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Batch, Format, Message, batch_of
-from relay.core.groups import Group, Listener
+from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
@@ -24,24 +24,14 @@ FLUSH_THRESHOLD = 1024
 FLUSH_BYTES = 1024 * 1024
 
 
-class Recovering(Protocol):
-    """A subscription that reads history, and needs what is live meanwhile."""
-
-    def on_update(self, update: Update) -> None:
-        """The channel delivers an update. The subscription may leave the hub while doing so, or begin to follow."""
-
-    def on_reset(self) -> None:
-        """The channel's sequence was broken. The subscription may begin to follow, and then gets the reset with the others."""
-
-
 class _Channel:
     """One channel with at least one subscriber."""
 
     __slots__ = ("groups", "recovering", "sequence")
 
-    def __init__(self) -> None:
+    def __init__(self, keys_of: KeysOf | None) -> None:
         self.sequence = ChannelSequence()
-        self.groups: dict[Format, Group] = {}
+        self.groups = Groups(keys_of)
         self.recovering: dict[Recovering, None] = {}
 
 
@@ -63,6 +53,7 @@ class Hub:
         on_gap: Callable[[str], None] = lambda _: None,
         on_owner: Callable[[str, frozenset[str]], None] = lambda _name, _owner: None,
         on_withheld: Callable[[str, bool], None] = lambda _name, _is_urgent: None,
+        keys_of: Mapping[str, KeysOf] = MappingProxyType({}),
     ) -> None:
         """Make an empty hub.
 
@@ -75,6 +66,7 @@ class Hub:
                 a new owner may see and the former one may not.
             on_withheld: Called with a channel that needs a snapshot at some time, since updates were withheld from clients
                 that want whole values, and with whether it is urgent, since the task has ended.
+            keys_of: By channel: what returns the keys of its updates, for channels of which clients want some updates only.
         """
         self._on_pending = on_pending
         self._on_first_subscriber = on_first_subscriber
@@ -82,6 +74,7 @@ class Hub:
         self._on_gap = on_gap
         self._on_owner = on_owner
         self._on_withheld = on_withheld
+        self._keys_of = keys_of
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[Group] = []
         self._sequence_number = 0
@@ -106,17 +99,22 @@ class Hub:
         channel = self._channels.get(name)
         return channel.sequence.last if channel is not None else None
 
+    def listener_counts(self) -> Iterator[tuple[str, int]]:
+        """Return how many listeners each channel has."""
+        for name, channel in self._channels.items():
+            yield name, sum(len(group.listeners) for group in channel.groups.all())
+
     def needs_snapshot(self, name: str) -> bool:
         """Whether a listener of a channel still needs its state."""
         channel = self._channels.get(name)
-        return channel is not None and any(group.needs_snapshot for group in channel.groups.values())
+        return channel is not None and any(group.needs_snapshot for group in channel.groups.all())
 
     # Subscribers.
 
     def _channel(self, name: str) -> _Channel:
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel()
+            channel = self._channels[name] = _Channel(self._keys_of.get(name))
             self._on_first_subscriber(name)
         return channel
 
@@ -146,13 +144,13 @@ class Hub:
             position: Up to where it has everything.
         """
         channel = self._channels.get(name)
-        group = channel.groups.get(format) if channel is not None else None
+        group = channel.groups.find(format) if channel is not None else None
         if group is not None and group.pending and listener not in group.listeners:
             self.flush()  # what came before the subscription is for those that were there before, who may leave by that
         channel = self._channel(name)
-        group = channel.groups.get(format)
+        group = channel.groups.find(format)
         if group is None:
-            group = channel.groups[format] = Group(format)
+            group = channel.groups.add(format)
         if listener not in group.listeners:
             group.listeners[listener] = None
             self.subscriptions += 1
@@ -173,7 +171,7 @@ class Hub:
     def unsubscribe(self, listener: Listener, name: str, format: Format) -> None:
         """End a subscription. What is pending does not reach the listener any more."""
         channel = self._channels.get(name)
-        group = channel.groups.get(format) if channel is not None else None
+        group = channel.groups.find(format) if channel is not None else None
         if channel is None or group is None or listener not in group.listeners:
             return
         del group.listeners[listener]
@@ -181,7 +179,7 @@ class Hub:
         group.joined.pop(listener, None)
         self.subscriptions -= 1
         if not group.listeners:
-            del channel.groups[format]
+            channel.groups.remove(format)
             self._remove_if_unused(name, channel)
 
     def start_recovery(self, name: str, recovering: Recovering) -> None:
@@ -234,7 +232,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
-        if name.startswith(TASK_PREFIX):
+        if name.startswith((TASK_PREFIX, FAMILY_PREFIX)):
             self._on_owner(name, snapshot.owner)
         for item in channel.sequence.merge(snapshot):
             if isinstance(item, Update):
@@ -254,7 +252,7 @@ class Hub:
         self._pending_bytes += len(update.data)
         if self._pending_bytes >= FLUSH_BYTES:
             self.is_full = True
-        for group in channel.groups.values():
+        for group in channel.groups.wanting(update):
             if (update.has_operations or group.withheld.last is not None) and self._withhold(group, update):
                 continue
             if not group.pending:
@@ -268,9 +266,10 @@ class Hub:
                 recovering.on_update(update)
 
     def _withhold(self, group: Group, update: Update) -> bool:
-        """Withhold an update from clients that want whole values; return whether that is necessary."""
-        if update.position is None or not group.format.encoding.whole_values:
-            return False
+        """Withhold an update from clients that want whole values, or may not have it; return whether that is necessary."""
+        encoding = group.format.encoding
+        if update.position is None or not encoding.whole_values:
+            return encoding.stateful and encoding.leaves_out(update)
         is_first = not group.withheld
         if is_first:
             group.reached = update.position.offset - 1
@@ -282,7 +281,7 @@ class Hub:
     def _send_withheld(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         """Give the present values to those from whom updates were withheld."""
         last = channel.sequence.last
-        for group in list(channel.groups.values()):
+        for group in list(channel.groups.all()):
             # A snapshot may be older than what was withheld last, but not newer than what the sequence has delivered.
             if not group.withheld or last is None or snapshot.top.epoch != last.epoch or snapshot.top > last:
                 continue
@@ -309,7 +308,7 @@ class Hub:
         self.resets += 1
         for recovering in list(channel.recovering):
             recovering.on_reset()
-        for group in list(channel.groups.values()):
+        for group in list(channel.groups.all()):
             self._send_reset(name, group, snapshot)
 
     def _send_reset(self, name: str, group: Group, snapshot: Snapshot) -> None:
@@ -327,7 +326,7 @@ class Hub:
 
     def _send_missing_states(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         """Give the state to the listeners that lack it, and to no others."""
-        for group in list(channel.groups.values()):
+        for group in list(channel.groups.all()):
             if not group.needs_snapshot:
                 continue
             self.flush()  # what is pending came before
@@ -360,7 +359,8 @@ class Hub:
                 if listener not in several:
                     if batch is None:
                         batch = group.batch = group.format.batch(group.pending)
-                    listener.offer(batch)
+                    if batch.count:
+                        listener.offer(batch)
         for group in dirty:
             group.clear()
 
@@ -380,7 +380,8 @@ class Hub:
                         entries[group] = group.entries()
                 merged = sorted((entry for group in groups for entry in entries[group]), key=_sequence_number_of)
                 batch = batches[key] = batch_of([message for _, message in merged])
-            listener.offer(batch)
+            if batch.count:
+                listener.offer(batch)
 
 
 def _sequence_number_of(entry: tuple[int, Message]) -> int:

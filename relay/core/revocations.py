@@ -65,10 +65,18 @@ class Revocations:
         return is_changed
 
     def covers(self, grant: Grant) -> bool:
-        """Whether a grant is revoked."""
-        if grant.token_id is not None and ("jti", grant.token_id) in self._by_name:
-            return True
-        if grant.subject is None:
+        """Whether a grant is revoked, or the one that it was made with by sharing."""
+        if not self._by_name:
             return False
-        revocation = self._by_name.get(("sub", grant.subject))
-        return revocation is not None and (grant.issued_at is None or grant.issued_at <= revocation.at)
+        if self._covers(grant.subject, grant.token_id, grant.issued_at):
+            return True
+        shared_by = grant.shared_by
+        return shared_by is not None and self._covers(shared_by.subject, shared_by.token_id, grant.issued_at)
+
+    def _covers(self, subject: str | None, token_id: str | None, issued_at: float | None) -> bool:
+        if token_id is not None and ("jti", token_id) in self._by_name:
+            return True
+        if subject is None:
+            return False
+        revocation = self._by_name.get(("sub", subject))
+        return revocation is not None and (issued_at is None or issued_at <= revocation.at)

@@ -70,6 +70,7 @@ class Request(NamedTuple):
         since: The position to resume from; None for a newcomer.
         wants_history: The client gets what was before: the state, or what came after `since`.
         requires_position: Refused while Redis cannot be read. Other clients are then served live, and get the state later.
+        updates_in_answer: The answer has the updates of its argument in it.
     """
 
     channel: str
@@ -78,6 +79,7 @@ class Request(NamedTuple):
     since: Position | None = None
     wants_history: bool = True
     requires_position: bool = False
+    updates_in_answer: bool = False
 
 
 class Subscription:
@@ -249,8 +251,9 @@ class Subscription:
 
     def _without_withheld(self, updates: Sequence[Update]) -> list[Update]:
         """Return those that are given out as they are: for whole values, those before the first with an operation."""
-        if not self.format.encoding.whole_values:
-            return list(updates)
+        encoding = self.format.encoding
+        if not encoding.whole_values:
+            return [update for update in updates if not (encoding.stateful and encoding.leaves_out(update))]
         given: list[Update] = []
         for update in updates:
             if update.position is None or not (self._withheld or update.has_operations):
@@ -286,7 +289,8 @@ class Subscription:
             recovered = None if self._request.since is None else entries is not None
             updates = given if given is not None else state
             self._pages.append(SubscribeResult(snapshot.top, recovered, updates))
-            self._pages.extend(updates)
+            if not self._request.updates_in_answer:
+                self._pages.extend(updates)
         elif given is not None:
             self._pages.extend(given)
         else:  # history was cut off while it was sent

@@ -1,10 +1,12 @@
 """Which tasks a list is to have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
+from relay_wire.channels import TASK_PREFIX
 
+from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_state import status_of
 
 #: The fields of a task that a filter looks at, and those of them in which a text is looked for.
@@ -25,7 +27,7 @@ class TaskFilter:
         parent_id: It has this parent.
         kinds: Its field ``kind`` is one of these.
         text: Its id, its ``title`` or its ``message`` contains this text, whatever the case of the letters.
-        is_visible: Returns whether the client may see a task, by its id and its owner.
+        visible_to: The grant of a client that may list it; None where that may list everything.
     """
 
     statuses: frozenset[str] | None = None
@@ -34,24 +36,40 @@ class TaskFilter:
     parent_id: str | None = None
     kinds: frozenset[str] | None = None
     text: str | None = None
-    is_visible: Callable[[str, frozenset[str]], bool] | None = None
+    visible_to: Grant | None = None
 
     @property
     def needs_fields(self) -> bool:
         """Whether a task has to be looked at: its place in an index is not enough."""
-        wanted = (self.statuses, self.owners, self.parent_id, self.kinds, self.text, self.is_visible)
+        if self.visible_to is not None and self.visible_to.scope(Verb.LIST).owned:
+            return True
+        wanted = (self.statuses, self.owners, self.parent_id, self.kinds, self.text)
         return any(each is not None for each in wanted)
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The fields of a task that have to be looked at, beside its owner and its parent."""
+        return FILTER_FIELDS if any(each is not None for each in (self.statuses, self.kinds, self.text)) else ()
+
+    def may_match(self, task_id: str) -> bool:
+        """Whether a task may be wanted, as far as its id says."""
+        return self._visibility(task_id, None) is not Decision.DENIED
+
+    def _visibility(self, task_id: str, owner: frozenset[str] | None) -> Decision:
+        if self.visible_to is None:
+            return Decision.ALLOWED
+        return self.visible_to.decide(Verb.LIST, TASK_PREFIX + task_id, owner)
 
     def matches(self, task_id: str, fields: Mapping[str, bytes], owner: frozenset[str], parent_id: str | None) -> bool:
         """Whether a task is wanted.
 
         Args:
             task_id: Its id.
-            fields: Those of FILTER_FIELDS that it has, as JSON text.
+            fields: Those of `field_names` that it has, as JSON text.
             owner: Its owner.
             parent_id: Its parent's id.
         """
-        if self.is_visible is not None and not self.is_visible(task_id, owner):
+        if self._visibility(task_id, owner) is not Decision.ALLOWED:
             return False
         if self.owners is not None and self.owners.isdisjoint(owner):
             return False

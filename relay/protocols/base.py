@@ -4,12 +4,18 @@ A protocol decides what messages mean; it knows neither sockets nor the hub. One
 is to write such a class and to name it at an endpoint in `relay.server.routes`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.batches import Encoding
+from relay.core.client_orders import Order
 from relay.core.closecodes import Close
+from relay.core.errors import RelayError, Unauthenticated, Unverified
+from relay.core.families import MayWatch
+from relay.core.grants import Grant
+from relay.core.history_range import HistoryPart, HistoryRange
+from relay.core.membership import Member, Present
 from relay.core.recovery import SubscribeResult
 from relay.core.updates import Position
 
@@ -27,6 +33,10 @@ class Subscribe:
         wants_history: The client gets the state, or what came after `since`, before live updates.
         requires_position: The client relies on positions, so it is refused while Redis is away. Other clients get live updates
             then, and the state when Redis is back.
+        filtered: Makes the encoding for a client that may not watch all tasks, where the channel brings updates of several.
+        updates_in_answer: What `answer` returns has the updates of its argument in it, so they are not sent again.
+        grant: Allows this one subscription, besides what the client's own grant does. It ends the subscription when it ends.
+        refuse: Makes the answer where the session cannot carry it out; by default `ClientProtocol.refuse` does.
     """
 
     channel: str
@@ -35,6 +45,23 @@ class Subscribe:
     since: Position | None = None
     wants_history: bool = True
     requires_position: bool = False
+    filtered: Callable[[MayWatch], Encoding] | None = None
+    updates_in_answer: bool = False
+    grant: Grant | None = None
+    refuse: "Callable[[str, str], Refusal] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeTogether:
+    """The client subscribes to several channels, and gets one answer before any update of them.
+
+    Attributes:
+        subscriptions: Their own answers, which may be empty, are sent first.
+        answer: Makes the payloads of the one answer, when each of them was answered or refused.
+    """
+
+    subscriptions: Sequence[Subscribe]
+    answer: Callable[[], Iterable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +107,86 @@ class Authenticate:
     answer: Callable[[float | None], bytes]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class VerifyToken:
+    """The protocol wants to know what a token grants; nothing changes by that.
+
+    Attributes:
+        token: The token, which must not be logged; None for the credentials of the request that opened the connection.
+        answer: Returns what is to be done then. Its argument is the grant, or why there is none.
+    """
+
+    token: str | None
+    answer: "Callable[[Grant | Unauthenticated | Unverified], Iterable[Command]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The client has this grant from here on: its first one, or another one, with which it keeps what that allows."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A subscription of the client has this grant of its own from here on, see `Subscribe.grant`."""
+
+    channel: str
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """The client is known by an id from here on, by which the server's API may address it, and as one of a user's."""
+
+    client: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The client is present in a channel that it follows, for as long as it follows it.
+
+    Attributes:
+        channel: The channel.
+        member: What others see.
+        encoding: How it is itself told who comes and goes; None if it is not.
+    """
+
+    channel: str
+    member: Member
+    encoding: Encoding | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskPresence:
+    """The client asks who is in a channel. `answer` makes the payloads, of that or of why it cannot be told."""
+
+    channel: str
+    answer: Callable[[Present | RelayError], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class AskHistory:
+    """The client asks for a part of a channel's history. `answer` makes the payloads."""
+
+    channel: str
+    range: HistoryRange
+    answer: Callable[[HistoryPart | RelayError], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The client publishes an update, as JSON. `answer` makes the payloads; its argument is None when it is published."""
+
+    channel: str
+    data: bytes
+    answer: Callable[[RelayError | None], Iterable[bytes]]
+
+
+Query = AskPresence | AskHistory | Publish
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The session is over."""
@@ -87,11 +194,66 @@ class End:
     close: Close
 
 
-Command = Subscribe | Unsubscribe | Reply | Refusal | Authenticate | End
+Command = (
+    Subscribe
+    | SubscribeTogether
+    | Unsubscribe
+    | Reply
+    | Refusal
+    | Authenticate
+    | VerifyToken
+    | Admit
+    | Permit
+    | Identify
+    | Join
+    | Query
+    | End
+)
+
+
+class Farewell(NamedTuple):
+    """The end of a session in the terms of a protocol.
+
+    Attributes:
+        code: The code of the WebSocket close frame.
+        reason: The reason that goes with it.
+        payload: A last message, for connections that have no close frames; empty for none.
+    """
+
+    code: int
+    reason: str
+    payload: bytes = b""
+
+
+class ProtocolDefaults:
+    """What a protocol leaves to the session and the transport, unless it says otherwise: see `ClientProtocol`."""
+
+    __slots__ = ()
+
+    admits = False
+
+    def heartbeat(self) -> "Command | None":
+        """Leave it to the transport."""
+        return None
+
+    def on_order(self, order: Order) -> "Iterable[Command]":  # noqa: ARG002 - the contract's
+        """Do nothing: the clients of this protocol have no ids."""
+        return ()
+
+    def farewell(self, close: Close) -> Farewell:
+        """Return the end as the registry of close codes has it."""
+        return Farewell(close.code, close.reason)
 
 
 class ClientProtocol(Protocol):
-    """One client's side of a protocol."""
+    """One client's side of a protocol.
+
+    Attributes:
+        admits: The protocol itself decides from which message on a client is served, by `VerifyToken` and `Admit`; and refuses
+            what comes before. For other protocols the session does.
+    """
+
+    admits: bool
 
     def open(self) -> Iterable[Command]:
         """Return the commands of a connection that has just opened, before any message of the client."""
@@ -109,4 +271,16 @@ class ClientProtocol(Protocol):
         """Return the answer to a client whose credentials do not hold."""
 
     def expiry_notice(self, seconds: float) -> bytes:
-        """Return the message that the client's grant ends in so many seconds."""
+        """Return the message that the client's grant ends in so many seconds; empty for none."""
+
+    def heartbeat(self) -> Command | None:
+        """Return the protocol's own heartbeat, or how a client ends that has not answered the last.
+
+        None leaves it to the transport.
+        """
+
+    def farewell(self, close: Close) -> Farewell:
+        """Return the end of a session in the protocol's terms."""
+
+    def on_order(self, order: Order) -> Iterable[Command]:
+        """Return what an order of the server's API comes to for this client."""

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from random import randint
 
 import msgspec
+from relay_wire.channels import FAMILY_STATES
 
 from relay.core.closecodes import Close
+from relay.core.families import MayWatch, is_family
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
-from relay.protocols.base import Command, End, Refusal, Subscribe
+from relay.protocols.base import Command, End, ProtocolDefaults, Refusal, Subscribe
 from relay.protocols.event_ids import EventId, positions_of
+from relay.protocols.families import is_hidden, message_of
 from relay.protocols.tasks import PlainUpdates, channel_fields
 
 #: A comment: clients ignore it, proxies see that the connection lives.
@@ -34,6 +37,15 @@ class _Events(PlainUpdates):
     def __init__(self, *, whole_values: bool = True) -> None:
         super().__init__(whole_values=whole_values)
         self.id = EventId()
+        #: Which tasks of a family the client may watch; None for all.
+        self.may_watch: MayWatch | None = None
+
+    def filtered(self, may_watch: MayWatch) -> "_Events":
+        self.may_watch = may_watch
+        return self
+
+    def leaves_out(self, update: Update) -> bool:
+        return self.may_watch is not None and is_family(update.channel) and is_hidden(update, self.may_watch)
 
     def event(self, kind: str, data: bytes) -> bytes:
         lines = b"\n".join(b"data: " + line for line in data.splitlines())
@@ -44,6 +56,9 @@ class _Events(PlainUpdates):
     def encode(self, update: Update) -> bytes:
         if update.position is not None:
             self.id.set(update.channel, update.position)
+        if is_family(update.channel):
+            kind = "task_states" if update.type == FAMILY_STATES else "task_update"
+            return self.event(kind, message_of(update, self.may_watch, with_position=False))
         return self.event(update.type, super().encode(update))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
@@ -67,7 +82,7 @@ class _EventsOfOne(PlainUpdates):
 _OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
 
 
-class SseProtocol:
+class SseProtocol(ProtocolDefaults):
     """One client of ``/events``.
 
     Args:
@@ -81,7 +96,7 @@ class SseProtocol:
         self._since = positions_of(last_event_id, channels) if last_event_id else {}
         self._resuming = bool(last_event_id)
         self._events: PlainUpdates = _DELTAS_OF_ONE if deltas else _OF_ONE
-        if len(channels) > 1:
+        if len(channels) > 1 or any(map(is_family, channels)):
             self._events = _Events(whole_values=not deltas)
             for channel, position in (self._since or {}).items():
                 self._events.id.set(channel, position)
@@ -111,7 +126,8 @@ class SseProtocol:
                 return (b"id: %b\n\n" % events.id.encode(),)
             return ()
 
-        return Subscribe(channel, self._events, answer, since)
+        filtered = self._events.filtered if is_family(channel) and isinstance(self._events, _Events) else None
+        return Subscribe(channel, self._events, answer, since, filtered=filtered)
 
     def receive(self, message: str | bytes) -> Iterable[Command]:  # noqa: ARG002 - nothing can be said here
         return (End(Close.PROTOCOL_ERROR),)

@@ -15,6 +15,7 @@ from relay.core.errors import BadMessage
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Update
 from relay.protocols.base import Command, Refusal, Reply, Subscribe
+from relay.protocols.families import FamilyUpdates
 from relay.protocols.tasks import PositionedUpdates, TasksProtocol
 
 _decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
@@ -37,6 +38,20 @@ class _PositionedEvents(PositionedUpdates):
 
 
 _EVENTS = _PositionedEvents()
+
+
+class _FamilyEvents(FamilyUpdates):
+    """Updates of families, each as an event."""
+
+    def encode(self, update: Update) -> bytes:
+        return _event(super().encode(update))
+
+    def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
+        first, *rest = super().reset(channel, snapshot)
+        return [_event(first), *rest]
+
+
+_FAMILY_EVENTS = _FamilyEvents()
 
 
 class TaskEventsProtocol(TasksProtocol):
@@ -94,6 +109,8 @@ def _event_of(refusal: Refusal) -> Refusal:
 def _as_events(command: Command) -> Command:
     """Return a command whose answers are events. Refusals are replies: an error ends no stream."""
     if isinstance(command, Subscribe):
+        if command.filtered is not None:
+            return replace(command, encoding=_FAMILY_EVENTS, answer=_answered(command.answer), filtered=_FamilyEvents)
         return replace(command, encoding=_EVENTS, answer=_answered(command.answer))
     if isinstance(command, Refusal):
         return Reply(_event(command.payload))

@@ -12,10 +12,22 @@ from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
 from relay.core.extra_channels import channel_of, name_of
+from relay.core.families import family_channel, is_family, parent_of
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
-from relay.protocols.base import Authenticate, Command, End, Refusal, Reply, Subscribe, Unsubscribe
+from relay.protocols.base import (
+    Authenticate,
+    Command,
+    End,
+    ProtocolDefaults,
+    Refusal,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+)
+from relay.protocols.families import FAMILY, FamilyUpdates
+from relay.protocols.positions import position_json
 
 
 class _Position(msgspec.Struct, gc=False):
@@ -31,6 +43,7 @@ class _Request(msgspec.Struct, gc=False):
     # Of any type, since these are fields that other messages may always have had.
     token: Any = None
     deltas: Any = None
+    children: Any = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -53,16 +66,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def channel_fields(channel: str) -> dict[str, str]:
+def channel_fields(channel: str) -> dict[str, str | bool]:
     """Return the fields that name a channel in a message to a client."""
+    if is_family(channel):
+        return {"task_id": parent_of(channel), "children": True}
     return (
         {"task_id": channel[len(TASK_PREFIX) :]} if channel.startswith(TASK_PREFIX) else {"channel": name_of(channel)}
     )
-
-
-def position_json(position: Position) -> dict[str, Any]:
-    """Return a position as clients see it."""
-    return {"epoch": position.epoch, "offset": position.offset}
 
 
 def _subscribed(channel: str, position: Position, recovered: bool | None, *, has_state: bool) -> bytes:
@@ -96,6 +106,9 @@ class PlainUpdates:
 
     def __init__(self, *, whole_values: bool = True) -> None:
         self.whole_values = whole_values
+
+    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+        return False
 
     def encode(self, update: Update) -> bytes:
         if update.type == "task_update":
@@ -149,7 +162,7 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
-class TasksProtocol:
+class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
     Args:
@@ -202,7 +215,8 @@ class TasksProtocol:
 
     def _channel_of(self, request: _Request) -> str:
         if request.task_id is not None and request.task_id != "":
-            return task_channel(request.task_id)
+            channel = task_channel(request.task_id)
+            return family_channel(channel) if request.children is True else channel
         name = request.channel
         if name is msgspec.UNSET:
             raise BadMessage("missing_task_id", f"{request.type} needs a `task_id`")
@@ -215,13 +229,13 @@ class TasksProtocol:
     def _subscribe(self, request: _Request) -> Subscribe:
         channel = self._channel_of(request)
         answer = {"type": "subscribed", **channel_fields(channel)}
-        if request.position is msgspec.UNSET:
+        if request.position is msgspec.UNSET and not is_family(channel):
             # Only tasks have a state that a newcomer would miss.
             wants_history = channel.startswith(TASK_PREFIX)
             encoding = PLAIN_DELTAS if request.deltas is True else PLAIN
             return Subscribe(channel, encoding, lambda _: (_json(answer),), wants_history=wants_history)
         since = None
-        if request.position is not None:
+        if request.position is not None and request.position is not msgspec.UNSET:
             since = Position(request.position.epoch, request.position.offset)
             if not is_plausible(since):
                 raise BadMessage("bad_position", "this position was never given out; subscribe with null for a new one")
@@ -232,6 +246,8 @@ class TasksProtocol:
             has_state = not welcome.recovered and len(welcome.updates) > 0
             return (_subscribed(channel, welcome.position, welcome.recovered, has_state=has_state),)
 
+        if is_family(channel):
+            return Subscribe(channel, FAMILY, positioned, since, requires_position=True, filtered=FamilyUpdates)
         encoding = POSITIONED_DELTAS if request.deltas is True else POSITIONED
         return Subscribe(channel, encoding, positioned, since, requires_position=True)
 

@@ -15,7 +15,7 @@ from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
 from relay.core.task_state import object_of
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
 from relay.server.auth.access import require
@@ -33,7 +33,7 @@ MAX_NAMES = 16
 
 
 def _task_json(task: Task) -> bytes:
-    head = json_of({"task_id": task.task_id, "position": position_json(task.position)}).rstrip(b"}")
+    head = json_of({"task_id": task.task_id, "run": task.run, "position": position_json(task.position)}).rstrip(b"}")
     options: dict[str, Any] = {"owner": sorted(task.owner)} if task.owner else {}
     if task.parent_id is not None:
         options["parent_id"] = task.parent_id
@@ -72,9 +72,6 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
         if len(request.args.get(name, "")) > MAX_NAME_LENGTH:
             raise BadMessage("bad_query", f"{name} has {MAX_NAME_LENGTH} characters at most")
 
-    def is_visible(task_id: str, owner: frozenset[str]) -> bool:
-        return grant.decide(Verb.LIST, task_channel(task_id), owner) is Decision.ALLOWED
-
     return TaskFilter(
         statuses=_names("status"),
         max_age=max_age,
@@ -82,7 +79,7 @@ def _filter_of_request(grant: Grant) -> TaskFilter:
         parent_id=request.args.get("parent") or None,
         kinds=_names("kind"),
         text=request.args.get("text") or None,
-        is_visible=None if grant.scope(Verb.LIST).everything else is_visible,
+        visible_to=None if grant.scope(Verb.LIST).everything else grant,
     )
 
 

@@ -15,6 +15,9 @@ from relay.server.api_operations import OPERATIONS
 from relay.server.asyncapi import asyncapi_document
 from relay.server.openapi import openapi_document
 
+#: Paths below the API's prefix that are the same for everybody.
+DOCUMENTS = ("openapi.json", "asyncapi.json", "docs")
+
 _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"

@@ -10,6 +10,7 @@ from relay.server import api_schema
 from relay.server.api import MAX_AGE, MAX_NAMES, MAX_PAGE, PAGE
 from relay.server.api_publish import MAX_KEY_LENGTH, Batch, ChannelMessage, GeneralUpdate, TaskUpdate
 from relay.server.api_task_actions import HISTORY_PAGE, MAX_HISTORY_PAGE, POSITION_PATTERN, CancelRequest
+from relay.server.grant_routes import RevokeRequest, ShareRequest
 
 _NAME = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 _TEXT = {"type": "string", "maxLength": MAX_NAME_LENGTH}  # empty: as if it were not given
@@ -205,6 +206,15 @@ OPERATIONS = (
         refusals=(400, 401, 403, 404, 408, 413, 415, 503),
     ),
     Operation(
+        "retryTask",
+        "post",
+        "/tasks/{task_id}/retry",
+        "Run a task again that has failed or was cancelled, if its worker has kept its job.",
+        {202: api_schema.RetryResult},
+        (_TASK_ID,),
+        refusals=(400, 401, 403, 404, 408, 409, 413, 503),
+    ),
+    Operation(
         "deleteTask",
         "delete",
         "/tasks/{task_id}",
@@ -212,5 +222,35 @@ OPERATIONS = (
         {204: None},
         (_TASK_ID,),
         refusals=(400, 401, 403, 404, 408, 413, 503),
+    ),
+    Operation(
+        "shareTask",
+        "post",
+        "/tasks/{task_id}/share",
+        "Make a share link: a token by which others may watch this one task, until it expires or is revoked.",
+        {201: api_schema.ShareLink},
+        (_TASK_ID,),
+        ShareRequest,
+        needs_body=False,
+        refusals=(400, 401, 403, 408, 409, 413, 415, 503),
+    ),
+    Operation(
+        "issueTicket",
+        "post",
+        "/ticket",
+        "Exchange credentials for a ticket, which lets one WebSocket or event stream in.",
+        {201: api_schema.Ticket},
+        refusals=(401, 403, 408, 413, 503),
+    ),
+    Operation(
+        "revoke",
+        "post",
+        "/revoke",
+        "End tokens before they expire: those of a user, one by its id, or that of a link that the client has made.",
+        {200: api_schema.Revoked},
+        (),
+        RevokeRequest,
+        example={"sub": "user:7"},
+        refusals=(400, 401, 403, 408, 413, 415, 422, 503),
     ),
 )

@@ -19,9 +19,17 @@ from relay.broker.client_publishes import Publication, Published
 from relay.broker.script_calls import announced_task
 from relay.core import extra_channels
 from relay.core.channels import ChannelPatterns, task_channel
-from relay.core.errors import BadMessage, BrokerBusy, BrokerError, BrokerUnavailable, RelayError
-from relay.core.grants import Grant, Verb
-from relay.protocols.tasks import position_json
+from relay.core.errors import (
+    BadMessage,
+    BrokerBusy,
+    BrokerError,
+    BrokerUnavailable,
+    Forbidden,
+    RelayError,
+    UpdateConflict,
+)
+from relay.core.grants import Decision, Grant, Verb
+from relay.protocols.positions import position_json
 from relay.server.api_access import Target, refusals, require_write
 from relay.server.api_answers import (
     answer,
@@ -106,12 +114,15 @@ class Publisher:
         relay: The relay, once it has started.
         named: The extra channels.
         max_update_bytes: Longest data of an update.
+
+    Attributes:
+        max_update_bytes: The same.
     """
 
     def __init__(self, relay: RelayHandle, named: ChannelPatterns, max_update_bytes: int) -> None:
         self._relay = relay
         self._named = named
-        self._max_update_bytes = max_update_bytes
+        self.max_update_bytes = max_update_bytes
 
     def of_task(self, task_id: str, update: TaskUpdate | BatchItem) -> Publication:
         """Return the publication of a task's update. Raises BadMessage."""
@@ -144,11 +155,11 @@ class Publisher:
 
     def _checked(self, data: msgspec.Raw) -> bytes:
         text = _object(data)
-        if len(text) > self._max_update_bytes:
+        if len(text) > self.max_update_bytes:
             raise Refused(
                 413,
                 "update_too_large",
-                f"`data` may have {self._max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
+                f"`data` may have {self.max_update_bytes} bytes (RELAY_MAX_UPDATE_BYTES); send less at once",
             )
         return text
 
@@ -162,7 +173,8 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
-        (outcome,) = await relay.publishes.publish([_with_key(publication, grant, key)])
+        (published,) = await relay.publishes.publish([_for_writer(with_key(publication, grant, key), grant)])
+        outcome = _outcome(published)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -190,9 +202,10 @@ class Publisher:
             elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
                 outcomes[place] = reason
             else:
-                accepted.append((place, _with_key(each, grant, None if key is None else f"{key} {place}")))
+                keyed = with_key(each, grant, None if key is None else f"{key} {place}")
+                accepted.append((place, _for_writer(keyed, grant)))
         published = await relay.publishes.publish([publication for _, publication in accepted])
-        outcomes |= {place: outcome for (place, _), outcome in zip(accepted, published, strict=True)}
+        outcomes |= {place: _outcome(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
@@ -242,6 +255,22 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
         results = [_result(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         has_failed = any(isinstance(outcome, RelayError) for outcome in outcomes)
         return answer(207 if has_failed else 200, json_of({"results": results}))
+
+
+def _for_writer(publication: Publication, grant: Grant) -> Publication:
+    """Have Redis check the owner again, at the moment of the write, where the client may write by owning the task.
+
+    Two clients may create the same task at once: then it is the one's, and the other is refused.
+    """
+    targets = [_target(publication), *_announced(publication)]
+    if all(grant.decide(Verb.PUBLISH, target.channel) is not Decision.NEEDS_OWNER for target in targets):
+        return publication
+    return publication._replace(options=publication.options._replace(writers=grant.identities))
+
+
+def _outcome(outcome: Published | RelayError) -> Published | RelayError:
+    is_foreign = isinstance(outcome, UpdateConflict) and outcome.code == Forbidden.code
+    return Forbidden() if is_foreign else outcome
 
 
 async def _published(publisher: Publisher, publication: Publication, names: dict[str, str]) -> Response:
@@ -324,7 +353,7 @@ def _key_of_request() -> str | None:
     return key
 
 
-def _with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
+def with_key(publication: Publication, grant: Grant, key: str | None) -> Publication:
     """Return a publication with its name in Redis: the keys of one client are not those of another."""
     if key is None:
         return publication

@@ -64,6 +64,7 @@ class Task(msgspec.Struct):
     """A task: its state, and the position that this is the state of."""
 
     task_id: Name
+    run: Annotated[int, Meta(ge=1, description="The how-manieth run of this id it is.")]
     position: Position
     data: Data
     owner: list[Name] | UnsetType = UNSET
@@ -104,6 +105,37 @@ class CancelResult(msgspec.Struct):
 
     task_id: Name
     outcome: Literal["cancel_requested", "ended_before"]
+
+
+class RetryResult(msgspec.Struct):
+    """The task is in the queue of its kind again. It runs when a worker takes it."""
+
+    task_id: Name
+    outcome: Literal["queued"]
+
+
+class ShareLink(msgspec.Struct):
+    """What a share link is made from: append `fragment` to the address of a page that watches the task."""
+
+    task_id: Name
+    token: Annotated[str, Meta(description="Who has it may watch the task. Send it as any other token.")]
+    token_id: Annotated[str, Meta(description="Its `jti`, by which operators may revoke it.")]
+    expires_at: Annotated[float, Meta(description="When it ends, in seconds of the Unix epoch.")]
+    fragment: Annotated[str, Meta(description="`#share=` and the token. Browsers send no server what is behind a #.")]
+
+
+class Ticket(msgspec.Struct):
+    """Lets one client in: `?ticket=`."""
+
+    ticket: str
+    expires_in: Annotated[int, Meta(description="Seconds for which it can be used.")]
+
+
+class Revoked(msgspec.Struct):
+    """These tokens do not hold any longer, on any relay."""
+
+    revoked: Annotated[dict[str, str], Meta(description="`sub` or `jti`, and its value.")]
+    seconds: Annotated[float, Meta(description="How long this is remembered.")]
 
 
 class Error(msgspec.Struct):

@@ -12,7 +12,7 @@ from relay.core.channels import task_channel
 from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Verb
 from relay.core.updates import Position, Update
-from relay.protocols.tasks import position_json
+from relay.protocols.positions import position_json
 from relay.server.api_access import Target, require_write
 from relay.server.api_answers import answer, body_of_request, error_answer, json_of, task_id_of_request
 from relay.server.auth.access import require

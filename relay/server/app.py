@@ -23,8 +23,10 @@ from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.profile import open_notice
+from relay.protocols.centrifuge import CentrifugeProtocol
+from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.protocols.tasks import TasksProtocol
-from relay.server import hypercorn_compat, sse_endpoint
+from relay.server import hypercorn_compat, mercure, sse_endpoint
 from relay.server.admin_listener import serving_operators
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
@@ -32,6 +34,8 @@ from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.bound_addresses import bound_addresses
+from relay.server.centrifuge_setup import JSON, centrifuge_server
+from relay.server.centrifugo_api import CentrifugoApi, add_centrifugo_api, with_api_key
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
 from relay.server.grant_routes import add_grant_routes
@@ -41,8 +45,10 @@ from relay.server.lifespan import run_relay
 from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
 from relay.server.request_limit import RequestLimit, TooManyRequests
+from relay.server.retry_route import add_retry_route
 from relay.server.routes import add_routes
-from relay.server.running_relay import RelayHandle
+from relay.server.running_relay import RelayHandle, RunningRelay
+from relay.server.sse_endpoint import Stream
 from relay.server.static_files import add_static_files
 from relay.server.task_paths import TaskPaths
 from relay.server.turnstile import Turnstile
@@ -71,6 +77,7 @@ class RelayApp(QuartTrio):
 
     Attributes:
         endpoints: Paths of WebSocket endpoints, and what makes a client's protocol there. Change them before start-up.
+        centrifuge: What all clients of the Centrifuge protocol have in common.
         relay: The running relay, once it has started.
         has_failed: One of the relay's services has failed, by a bug; the process is about to end.
         start_failure: Why the relay could not be started, where that is an error of ours.
@@ -90,11 +97,21 @@ class RelayApp(QuartTrio):
         )
         self.metrics = Metrics()
         self.named = ChannelPatterns(settings.extra_channels)
-        self.endpoints: dict[str, Endpoint] = {"/ws/tasks": partial(TasksProtocol, self.named)}
+        self.centrifuge = centrifuge_server(settings, self.named)
+        self.endpoints: dict[str, Endpoint] = {
+            "/ws/tasks": partial(TasksProtocol, self.named),
+            "/connection/websocket": partial(CentrifugeProtocol, self.centrifuge, JSON),
+        }
+        #: Paths of event streams, and what reads a request there.
+        self._streams: dict[str, Callable[[RunningRelay, Any, int], Stream]] = {
+            sse_endpoint.PATH: lambda _relay, scope, limit: sse_endpoint.events_stream(self.named, scope, limit),
+            MERCURE: lambda relay, scope, limit: mercure.mercure_stream(relay, self.named, scope, limit),
+        }
+        self._centrifugo = f"{settings.centrifugo_api_prefix}/"
         self.relay = RelayHandle()
         self.policy = CorsPolicy(settings.allowed_origins, settings.allowed_hosts)
         self.proxies = TrustedProxies(settings.trusted_proxies)
-        self._guard = HttpGuard(self.policy, settings.api_prefix)
+        self._guard = HttpGuard(self.policy, settings.api_prefix, needs_grants=settings.needs_grants)
         self._requests = RequestLimit()
         self._bodies = RequestBodies(settings.message_timeout)
         self._max_body_bytes = settings.max_update_bytes + _MAX_ENVELOPE_BYTES
@@ -133,6 +150,10 @@ class RelayApp(QuartTrio):
     async def _serve_http(self, path: str, scope: Any, receive: Any, send: Any) -> None:
         guard = self._guard
         running = self.relay.current
+        if path == MERCURE:
+            scope = mercure.with_own_cookie(scope)
+        elif path.startswith(self._centrifugo):
+            scope = with_api_key(scope)
         if not self.operator_paths.is_served(scope, path):
             await answer(send, 404, {"code": "not_found", "message": "nothing is here"})
         elif (reason := guard.rejection_reason(path, scope)) is not None:
@@ -142,12 +163,14 @@ class RelayApp(QuartTrio):
             pass
         elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
-        elif path != sse_endpoint.PATH or scope["method"] != "GET":
+        elif path not in self._streams or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
         elif running is None:
             await sse_endpoint.refuse(send, self.policy.response_headers(scope["headers"]))
         else:
-            await sse_endpoint.accept_stream(running.admission, self.named, scope, receive, send)
+            await sse_endpoint.accept_stream(
+                running.admission, partial(self._streams[path], running), scope, receive, send
+            )
 
     async def _serve_request(self, path: str, scope: Any, receive: Any, send: Any) -> None:
         client = self.proxies.client(scope.get("client"), scope["headers"])
@@ -177,7 +200,7 @@ class RelayApp(QuartTrio):
         """Return a block in which a request's body is there."""
         if scope["method"] in _WITHOUT_BODY:
             return nullcontext(receive)
-        is_batch = path == self.task_paths.batch_route
+        is_batch = path == self.task_paths.batch_route or path.startswith(self._centrifugo)
         return self._bodies.received(
             address, scope, receive, self._max_batch_bytes if is_batch else self._max_body_bytes
         )
@@ -288,8 +311,12 @@ def create_app(
     add_api(app, app.relay, app.task_paths)
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
+    centrifugo = CentrifugoApi(app.relay, app.centrifuge.channels, settings.max_update_bytes)
+    add_centrifugo_api(app, settings.centrifugo_api_prefix, centrifugo)
+    mercure.add_mercure(app, app.relay, app.named, publisher)
     add_task_actions(app, app.relay, app.task_paths)
+    add_retry_route(app, app.relay, app.task_paths)
     add_documents(app, settings.api_prefix)
-    add_grant_routes(app, app.relay, settings.api_prefix, settings.revocation_ttl)
+    add_grant_routes(app, app.relay, app.task_paths, settings.revocation_ttl)
     add_static_files(app, settings.api_prefix, with_page=settings.page)
     return app

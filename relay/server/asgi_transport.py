@@ -9,6 +9,7 @@ import trio
 from relay.core.batches import Framing
 from relay.core.closecodes import Close
 from relay.core.send_queue import SendQueue
+from relay.protocols.base import Farewell
 from relay.protocols.frames import Event, PeerClosed, Received, Violation
 
 #: Seconds that a client behind the ASGI server has to answer a close frame, and messages that it may have sent before.
@@ -98,13 +99,13 @@ class AsgiTransport:
     def heartbeat(self) -> Any | None:
         return None if self._ping_via is None else ("",)
 
-    async def close(self, queue: SendQueue, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):
             return
         if close.discards_queue:
             queue.clear()
         await self.drain(queue)
-        await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        await self._send({"type": "websocket.close", "code": farewell.code, "reason": farewell.reason})
         if close.is_slow:  # it may not read that either
             return
         # Until the client has answered: a server that closes at once may reset the connection, and the frame may be lost.

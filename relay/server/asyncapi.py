@@ -14,6 +14,8 @@ _POSITION = {
     "required": ["epoch", "offset"],
 }
 _DATA = {"type": "object", "description": "The fields that changed, by name; values are any JSON."}
+_CHILDREN = {"type": "boolean", "description": "The task's children belong to the subscription."}
+_FAMILY = {**_NAME, "description": "The task that the client follows together with its children."}
 _EXAMPLE_POSITION = {"epoch": "3f9c21ab04de", "offset": 7}
 
 
@@ -45,18 +47,20 @@ CLIENT_MESSAGES = {
             "channel": _NAME,
             "position": {"anyOf": [_POSITION, {"type": "null"}]},
             "deltas": {"type": "boolean", "description": "Updates have what was appended, not the whole value."},
+            "children": _CHILDREN,
         },
         (),
         (
             {"type": "subscribe", "task_id": "film-1"},
             {"type": "subscribe", "task_id": "film-1", "position": None},
+            {"type": "subscribe", "task_id": "film-1", "children": True, "position": None},
             {"type": "subscribe", "channel": "general", "position": _EXAMPLE_POSITION},
         ),
     ),
     "unsubscribe": Message(
         "Follow a task or a channel no longer.",
         "unsubscribe",
-        {"task_id": {"anyOf": [_NAME, {"type": "integer"}]}, "channel": _NAME},
+        {"task_id": {"anyOf": [_NAME, {"type": "integer"}]}, "channel": _NAME, "children": _CHILDREN},
         (),
         ({"type": "unsubscribe", "task_id": "film-1"},),
     ),
@@ -78,6 +82,7 @@ RELAY_MESSAGES = {
         {
             "task_id": _NAME,
             "channel": _NAME,
+            "children": _CHILDREN,
             "position": _POSITION,
             "recovered": {"type": "boolean", "description": "Every update after the client's position follows."},
             "state": {"type": "boolean", "description": "The task's whole state follows."},
@@ -97,18 +102,44 @@ RELAY_MESSAGES = {
     "unsubscribed": Message(
         "The client follows the task or channel no longer.",
         "unsubscribed",
-        {"task_id": _NAME, "channel": _NAME},
+        {"task_id": _NAME, "channel": _NAME, "children": _CHILDREN},
         (),
         ({"type": "unsubscribed", "task_id": "film-1"},),
     ),
     "taskUpdate": Message(
         "Fields of a task that changed, or its whole state.",
         "task_update",
-        {"task_id": _NAME, "position": _POSITION, "data": _DATA},
+        {"task_id": _NAME, "position": _POSITION, "data": _DATA, "family": _FAMILY},
         ("task_id", "data"),
         (
             {"type": "task_update", "task_id": "film-1", "data": {"status": "in_progress", "progress": 40}},
             {"type": "task_update", "task_id": "film-1", "position": _EXAMPLE_POSITION, "data": {"progress": 41}},
+        ),
+    ),
+    "taskStates": Message(
+        "The states of a task and its children: where a client begins that follows all of them.",
+        "task_states",
+        {
+            "family": _FAMILY,
+            "tasks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"task_id": _NAME, "data": _DATA},
+                    "required": ["task_id", "data"],
+                },
+            },
+            "truncated": {"type": "boolean", "description": "There are more children."},
+            "position": _POSITION,
+        },
+        ("family", "tasks"),
+        (
+            {
+                "type": "task_states",
+                "family": "film-1",
+                "tasks": [{"task_id": "film-1", "data": {"status": "in_progress"}}],
+                "position": _EXAMPLE_POSITION,
+            },
         ),
     ),
     "generalUpdate": Message(
@@ -149,7 +180,7 @@ RELAY_MESSAGES = {
 }
 
 #: What the relay sends on `/events`.
-_EVENTS = ("taskUpdate", "generalUpdate")
+_EVENTS = ("taskUpdate", "taskStates", "generalUpdate")
 
 
 def schema_of(message: Message) -> dict[str, Any]:
@@ -193,8 +224,9 @@ def asyncapi_document() -> dict[str, Any]:
                 "address": "/events",
                 "title": "Server-sent events",
                 "description": (
-                    "The query has what is followed: task (repeatable), general=1, channel (repeatable), deltas=1, and "
-                    "last_event_id, or the header Last-Event-ID, to resume. The event's name is the message's type."
+                    "The query has what is followed: task (repeatable), general=1, channel (repeatable), deltas=1, "
+                    "children=1, and last_event_id, or the header Last-Event-ID, to resume. "
+                    "The event's name is the message's type."
                 ),
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in _EVENTS},
             },

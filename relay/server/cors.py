@@ -14,6 +14,9 @@ _EXPOSED_HEADERS = b"etag, idempotency-replayed, retry-after"
 
 _VARY = (b"vary", b"origin")
 
+#: Headers of an answer that depends on who asks: no cache between the relay and the client may keep it, or show it to another.
+PRIVATE = ((b"cache-control", b"private, no-store"), (b"vary", b"authorization, cookie, x-api-key"))
+
 #: Ports that browsers leave out of Origin and Host.
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 

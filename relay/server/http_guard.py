@@ -6,8 +6,10 @@ from typing import Any
 
 import trio
 
+from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.server.admission import CLIENT_LIMIT, whole_seconds
-from relay.server.cors import CorsPolicy, header
+from relay.server.api_docs import DOCUMENTS
+from relay.server.cors import PRIVATE, CorsPolicy, header
 from relay.server.operator_paths import OPERATORS, is_on_admin
 from relay.server.request_bodies import BodyRefused
 from relay.server.static_files import SCRIPTS
@@ -33,15 +35,22 @@ class HttpGuard:
     Args:
         policy: Which pages may use the relay.
         api_prefix: The path before ``/tasks`` of the HTTP API.
+        needs_grants: Whether the answers of the API depend on who asks.
     """
 
-    def __init__(self, policy: CorsPolicy, api_prefix: str) -> None:
+    def __init__(self, policy: CorsPolicy, api_prefix: str, *, needs_grants: bool) -> None:
         self._policy = policy
         self._api = f"{api_prefix}/"
+        self._public = frozenset(f"{api_prefix}/{name}" for name in DOCUMENTS)
+        self._needs_grants = needs_grants
 
     def _is_for_pages(self, path: str) -> bool:
         """Whether pages of other origins may use a path."""
-        return path.startswith(self._api) or path == "/events" or path in SCRIPTS
+        return path.startswith(self._api) or path in ("/events", MERCURE) or path in SCRIPTS
+
+    def _is_private(self, path: str) -> bool:
+        """Whether an answer depends on who asks."""
+        return self._needs_grants and path.startswith(self._api) and path not in self._public
 
     def rejection_reason(self, path: str, scope: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""
@@ -87,11 +96,15 @@ class HttpGuard:
         """
         is_for_pages = self._is_for_pages(path) and not is_on_admin(scope)
         more = self._policy.response_headers(scope["headers"]) if is_for_pages else []
+        is_private = self._is_private(path)
 
         async def guarded_send(message: Any) -> None:
             on_answer()
-            if message["type"] == "http.response.start" and more:
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            if message["type"] == "http.response.start" and (more or is_private):
+                own = message.get("headers", ())
+                if is_private:
+                    own = [*(pair for pair in own if pair[0].lower() != b"cache-control"), *PRIVATE]
+                message = {**message, "headers": [*own, *more]}
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _SEND_TIMEOUT):
                     await send(message)

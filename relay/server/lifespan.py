@@ -13,21 +13,27 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import structlog
 import trio
 from relay_wire import keys
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
+from relay.broker.nodes import Nodes
 from relay.broker.service import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
+from relay.core.client_directory import ClientDirectory
+from relay.core.client_orders import read_order
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
 from relay.core.revocations import Revocations
+from relay.core.topics import TOPICS
 from relay.metrics import Metrics
 from relay.processes import take_lock
+from relay.protocols.mercure import topics_of
 from relay.server.acceptor import Acceptor
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
@@ -42,13 +48,17 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
 from relay.server.running_relay import RunningRelay
 from relay.server.session_context import SessionContext, client_limits_of, limits_of
+from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
 from relay.server.stall_detection import detect_stalls
 from relay.server.statistics import Statistics
+
+_log = structlog.get_logger("relay.lifespan")
 
 
 class _ServerShutdown:
@@ -108,6 +118,7 @@ async def run_relay(
             on_gap=lambda channel: channels.on_gap(channel),
             on_withheld=lambda channel, is_urgent: channels.on_withheld(channel, is_urgent),
             on_owner=owned_channels.on_owner,
+            keys_of={TOPICS: topics_of},
         )
         flusher = Flusher(hub, metrics)
         channels = redis.follow(hub, flusher.on_flushed)
@@ -135,8 +146,15 @@ async def run_relay(
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry).answer)
+        redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
+        presence = redis.presence()
+        publishes = redis.client_publishes()
+        channel_services = ChannelServices(presence, redis.history_ranges(), publishes, settings.max_update_bytes)
+        directory = ClientDirectory()
+        redis.subscribe_raw(keys.ORDERS, partial(_on_order, directory))
         context = SessionContext(
             settings,
             limits_of(settings),
@@ -147,6 +165,9 @@ async def run_relay(
             authenticator,
             owned_channels,
             revocations,
+            channel_services,
+            redis.has_families,
+            directory,
         )
         drain_seconds = _drain_seconds(settings)
         watch = _ServerShutdown(services, registry, drain_seconds).watch
@@ -159,7 +180,7 @@ async def run_relay(
             feed.on_reconnecting()
 
         services.start_soon(redis.start_listening, channels, on_reconnecting)
-        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run):
+        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run, presence.run, nodes.run):
             services.start_soon(service)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
         services.start_soon(roll_up_children, redis.child_roll_ups())
@@ -170,7 +191,7 @@ async def run_relay(
         )
         stack.enter_context(serving_listeners_of(app, server))
         memory.start()
-        access = Access(authenticator, Tickets(redis.client_calls))
+        access = Access(authenticator, Tickets(redis.client_calls), grants.share_links)
         yield RunningRelay(
             admission,
             access,
@@ -178,7 +199,9 @@ async def run_relay(
             url,
             tasks,
             redis.history_pages(),
-            redis.client_publishes(),
+            redis.event_positions(),
+            publishes,
+            nodes,
             ingester,
             heartbeat,
         )
@@ -193,6 +216,15 @@ async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _on_order(directory: ClientDirectory, _channel: str, message: bytes) -> None:
+    """Take a message on `relay_wire.keys.ORDERS`."""
+    order = read_order(message)
+    if order is None:
+        _log.warning("message skipped: not an order", size=len(message))
+    else:
+        directory.give(order)
 
 
 def _require_single_worker() -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from relay.broker.client_publishes import ClientPublishes
+from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
+from relay.broker.nodes import Nodes
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
@@ -24,7 +26,9 @@ class RunningRelay:
         redis_url: Where Redis is, with its password.
         tasks: The tasks in Redis.
         history: Their histories, page by page.
+        event_positions: The positions of updates that have an id of their publisher's.
         publishes: Publishes for clients.
+        nodes: This relay among all on the same Redis.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
     """
@@ -35,7 +39,9 @@ class RunningRelay:
     redis_url: str
     tasks: TaskStore
     history: HistoryPages
+    event_positions: EventPositions
     publishes: ClientPublishes
+    nodes: Nodes
     ingester: PublishIngester
     heartbeat: Heartbeat
 

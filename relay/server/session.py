@@ -14,17 +14,19 @@ from time import monotonic
 import structlog
 import trio
 
-from relay.core.batches import Batch
+from relay.core.batches import Batch, batch_of, format_of
 from relay.core.client_address import ClientAddress
 from relay.core.client_budget import ClientBudget
+from relay.core.client_orders import Order
 from relay.core.client_subscriptions import EarlyUpdates
 from relay.core.closecodes import Close
 from relay.core.hub import Hub
 from relay.core.revocations import Revocations
-from relay.protocols.base import ClientProtocol, Command, Subscribe
+from relay.protocols.base import ClientProtocol, Command, End, Farewell, Reply, Subscribe
 from relay.protocols.frames import ControlReply, Event, PeerClosed, Received, Violation
 from relay.server.auth.authenticator import Entry
 from relay.server.session_commands import SessionCommands
+from relay.server.session_connection import REPLY_ENCODING
 from relay.server.session_context import SessionContext
 from relay.server.session_output import SessionOutput
 from relay.server.transports import Transport
@@ -103,6 +105,25 @@ class Session(SessionOutput):
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
+    def heartbeat(self) -> None:
+        """Send a heartbeat: that of the protocol, or that of the transport unless something waits for the client anyway."""
+        match self._protocol.heartbeat():
+            case Reply(payload):
+                self.offer(batch_of([format_of(REPLY_ENCODING, self.framing).payload(payload)]), paced=True)
+            case End(close):
+                self.close(close)
+            case _:
+                super().heartbeat()
+
+    def give_order(self, order: Order) -> None:
+        """Do what the server's API asks for, beside what the client itself asks for."""
+        if self._nursery is not None and self.closing is None:
+            self._nursery.start_soon(self._run_order, order)
+
+    def farewell(self, close: Close) -> Farewell:
+        """Return what the client is told at the end of the session."""
+        return self._protocol.farewell(close)
+
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""
         self._commands.check_revoked(revocations)
@@ -149,6 +170,13 @@ class Session(SessionOutput):
         finally:
             # While the nursery is still open: nothing is offered from here on, for which a send loop would have to be started.
             self.close(Close.SHUTDOWN)
+
+    async def _run_order(self, order: Order) -> None:
+        try:
+            await self._commands.run(self._protocol.on_order(order))
+        except Exception:  # noqa: BLE001 - as in _serve
+            _log.exception("order failed", client=str(self.client))
+            self.close(Close.INTERNAL_ERROR)
 
     async def _receive_loop(self) -> None:
         timeout = self._context.settings.message_timeout

@@ -1,15 +1,20 @@
 """What one session may follow: its grant, the owners by which it follows tasks, and the end of both."""
 
+from math import inf
 from time import time
 from typing import Protocol
 
+from relay_wire.channels import TASK_PREFIX
+
+from relay.core.batches import Encoding
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerUnavailable, Forbidden
 from relay.core.grant_lifecycle import GrantLifecycle, Notice
-from relay.core.grants import Decision, Grant, Verb
+from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.core.recovery import Snapshot
 from relay.core.revocations import Revocations
 from relay.core.updates import Position
+from relay.protocols.base import Subscribe
 from relay.server.session_context import SessionContext
 
 #: Reads in a row during which a task changed hands, after which the client is asked to try again.
@@ -25,6 +30,9 @@ class _Session(Protocol):
     def on_expiry_notice(self, seconds: float) -> None:
         """Notify the client that its grant ends in so many seconds."""
 
+    def on_subscription_expired(self, channel: str) -> None:
+        """End the subscription to a channel whose own grant has ended."""
+
     def on_forbidden(self, channel: str) -> None:
         """End the subscription to a channel that the client may not follow any longer."""
 
@@ -37,7 +45,7 @@ class SessionAccess:
         session: The session.
     """
 
-    __slots__ = ("_context", "_is_scheduled", "_lifecycle", "_owners", "_session")
+    __slots__ = ("_context", "_is_scheduled", "_lifecycle", "_own_grants", "_owners", "_session")
 
     def __init__(self, context: SessionContext, session: _Session) -> None:
         self._context = context
@@ -46,6 +54,8 @@ class SessionAccess:
         self._lifecycle = GrantLifecycle(time() + context.settings.handshake_timeout)
         #: The tasks that are followed by their owner, and that owner; None while it is being read.
         self._owners: dict[str, frozenset[str] | None] = {}
+        #: The grants of single subscriptions.
+        self._own_grants: dict[str, Grant] = {}
 
     @property
     def is_granted(self) -> bool:
@@ -74,16 +84,19 @@ class SessionAccess:
 
     def end(self) -> None:
         """Forget everything, at the end of the session."""
-        self._context.grant_timers.cancel(self)
-        for channel in list(self._owners):
+        for channel in [*self._owners, *self._own_grants]:
             self.forget(channel)
+        self._context.grant_timers.cancel(self)
 
     def release(self) -> None:
         """Let go of the session, which refers to this object."""
         del self._session
 
     def _schedule(self) -> None:
-        due = self._lifecycle.next_check
+        ends = [grant.expires_at for grant in self._own_grants.values() if grant.expires_at is not None]
+        if self._lifecycle.next_check is not None:
+            ends.append(self._lifecycle.next_check)
+        due = min(ends, default=None)
         if due is None:
             if self._is_scheduled:
                 self._is_scheduled = False
@@ -97,6 +110,9 @@ class SessionAccess:
     def check_time(self, now: float) -> None:
         """Notify or close the client, if it is time to. `now` is in seconds of the Unix epoch."""
         result = self._lifecycle.check(now)
+        ended = [channel for channel, grant in self._own_grants.items() if (grant.expires_at or inf) <= now]
+        for channel in ended:
+            self._session.on_subscription_expired(channel)
         self._schedule()
         if isinstance(result, Notice):
             self._session.on_expiry_notice(result.seconds)
@@ -114,8 +130,30 @@ class SessionAccess:
     # Channels.
 
     def decide(self, channel: str, grant: Grant | None = None) -> Decision:
-        """Decide whether the client may follow a channel: by its present grant, or by another one."""
-        return (grant or self.grant).decide(Verb.WATCH, channel, self._owners.get(channel))
+        """Decide whether the client may follow a channel: by its present grant, or by another one, or by the channel's own."""
+        owner = self._owners.get(channel)
+        own = self._own_grants.get(channel)
+        if own is not None and own.decide(Verb.WATCH, channel, owner) is Decision.ALLOWED:
+            return Decision.ALLOWED
+        return (grant or self.grant).decide(Verb.WATCH, channel, owner)
+
+    def permit(self, channel: str, grant: Grant) -> None:
+        """Let the client follow one channel by a grant that counts for this subscription only, until it ends or `forget`."""
+        self._own_grants[channel] = grant
+        self._schedule()
+
+    def encoding_of(self, command: Subscribe) -> Encoding:
+        """Return the encoding for what the client subscribes to: one of its own if it may not see all of that.
+
+        A client with a grant may get another one later, so even one that covers everything is asked each time.
+        """
+        if command.filtered is None or self.grant is EVERYTHING:
+            return command.encoding
+        return command.filtered(self.may_watch)
+
+    def may_watch(self, task_id: str, owner: frozenset[str]) -> bool:
+        """Whether the client may watch a task that these users and groups own, by its present grant."""
+        return self.grant.decide(Verb.WATCH, TASK_PREFIX + task_id, owner) is Decision.ALLOWED
 
     def is_owned(self, channel: str) -> bool:
         """Whether the client follows a channel by its owner."""
@@ -172,6 +210,8 @@ class SessionAccess:
 
     def forget(self, channel: str) -> None:
         """Note that a channel is not followed any longer."""
+        if self._own_grants.pop(channel, None) is not None:
+            self._schedule()
         if channel in self._owners:
             del self._owners[channel]
             self._context.owned_channels.remove(channel, self)

@@ -1,79 +1,52 @@
 """What a client's messages do: its subscriptions and its grant. `relay.server.session` is the connection that they come on."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from time import monotonic
-from typing import Protocol
 
 import trio
 
-from relay.core.batches import Batch, Encoding, Format, Framing, batch_of
+from relay.core.batches import Encoding, Format, batch_of, format_of
 from relay.core.client_budget import ClientBudget
-from relay.core.client_limits import ClientShare
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverified
+from relay.core.families import NO_FAMILIES
 from relay.core.grants import Decision, Grant
-from relay.core.groups import Listener
-from relay.core.recovery import Snapshot
 from relay.core.revocations import Revocations
-from relay.core.subscription import ReadHistory, Refuse, Request, Send
-from relay.core.updates import Position
-from relay.protocols.base import Authenticate, ClientProtocol, Command, End, Refusal, Reply, Subscribe, Unsubscribe
-from relay.protocols.tasks import PLAIN
+from relay.core.subscription import Send
+from relay.protocols.base import (
+    Admit,
+    AskHistory,
+    AskPresence,
+    Authenticate,
+    ClientProtocol,
+    Command,
+    End,
+    Identify,
+    Join,
+    Permit,
+    Publish,
+    Refusal,
+    Reply,
+    Subscribe,
+    SubscribeTogether,
+    Unsubscribe,
+    VerifyToken,
+)
+from relay.server.auth.access import grant_or_refusal
 from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.session_access import SessionAccess
+from relay.server.session_connection import REPLY_ENCODING, Connection
 from relay.server.session_context import SessionContext
-
-#: Encodes what is sent to one client alone and carries no update.
-REPLY_ENCODING = PLAIN
-
-#: Seconds after which a history is read again whose first part was sent.
-_READ_AGAIN = 0.5
+from relay.server.session_presence import SessionPresence
+from relay.server.session_queries import answer_query
+from relay.server.subscription_run import SubscriptionRun, refusal_of, request_of, why_no_room
 
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
 )
-
-
-@cache
-def format_of(encoding: Encoding, framing: Framing) -> Format:
-    """Return the one format of a shared encoding in a framing."""
-    return Format(encoding, framing)
-
-
-def _request(command: Subscribe, format: Format, *, needs_owner: bool = False) -> Request:
-    # A task that only its owner may follow is refused while Redis is away, since nobody can say then who owns it.
-    is_refused_without_redis = command.requires_position or needs_owner
-    return Request(
-        command.channel, format, command.answer, command.since, command.wants_history, is_refused_without_redis
-    )
-
-
-class Connection(Listener, Protocol):
-    """The connection of a client, as its commands see it."""
-
-    @property
-    def framing(self) -> Framing:
-        """How messages are framed."""
-
-    @property
-    def share(self) -> ClientShare:
-        """The client's share of the limits of its address and its subject."""
-
-    @property
-    def is_low(self) -> bool:
-        """The client has read most of what waited for it."""
-
-    def offer(self, batch: Batch, *, paced: bool = False) -> None:
-        """Write a batch, or queue what the socket does not take."""
-
-    def close(self, close: Close) -> None:
-        """End the session this way. Returns at once."""
-
-    async def wait_low(self) -> None:
-        """Wait until `is_low`."""
 
 
 class SessionCommands:
@@ -87,7 +60,17 @@ class SessionCommands:
         budget: What it may ask for.
     """
 
-    __slots__ = ("_access", "_budget", "_connection", "_context", "_entry", "_errors", "_protocol", "_subscriptions")
+    __slots__ = (
+        "_access",
+        "_budget",
+        "_connection",
+        "_context",
+        "_entry",
+        "_errors",
+        "_presence",
+        "_protocol",
+        "_subscriptions",
+    )
 
     def __init__(
         self,
@@ -104,6 +87,7 @@ class SessionCommands:
         self._budget = budget
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
+        self._presence: SessionPresence | None = None  # of a client that is known by an id
         self._errors = 0
 
     # What others do: nothing here waits.
@@ -117,7 +101,7 @@ class SessionCommands:
         Returns:
             What else it begins with; to be executed.
         """
-        if not isinstance(self._entry, Grant):
+        if self._protocol.admits or not isinstance(self._entry, Grant):
             self._access.start()
             return []
         return self._open(early) if self._begin(self._entry) else []
@@ -152,6 +136,8 @@ class SessionCommands:
     def end(self) -> None:
         """Leave all channels, and forget the grant, for good."""
         self._subscriptions.close()
+        if self._presence is not None:
+            self._presence.end()
         self._access.end()
 
     def release(self) -> None:
@@ -171,6 +157,10 @@ class SessionCommands:
         """Notify the client that its grant ends in so many seconds."""
         self._send([self._protocol.expiry_notice(seconds)])
 
+    def on_subscription_expired(self, channel: str) -> None:
+        """End the subscription to a channel whose own grant has ended."""
+        self._end_subscription(channel, "subscription_expired", "the token of this subscription has expired")
+
     def on_forbidden(self, channel: str) -> None:
         """End the subscription to a channel that the client may not follow any longer."""
         self._end_subscription(channel, Forbidden.code, Forbidden.message)
@@ -179,6 +169,8 @@ class SessionCommands:
 
     async def enter(self) -> None:
         """Find out the grant of a client whose credentials have to be checked first, and begin to serve it, or close it."""
+        if self._protocol.admits:
+            return
         entry, self._entry = self._entry, None
         if isinstance(entry, Unauthenticated):
             self._reject(entry)
@@ -186,24 +178,38 @@ class SessionCommands:
             await self.run(await self._find_first_grant(entry))
 
     async def run(self, commands: Iterable[Command]) -> None:
-        """Execute commands in order."""
+        """Execute commands in order, until one ends the session."""
         for command in commands:
+            if self._subscriptions.is_closed:
+                return
             await self._execute(command)
 
     async def _execute(self, command: Command) -> None:
-        if not self._access.is_granted and not isinstance(command, Authenticate | End):
+        if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
             self._reject(_NO_TOKEN)
             return
         match command:
             case Authenticate():
                 await self._authenticate(command)
+            case VerifyToken(token, answer):
+                await self.run(answer(await self._verify(token)))
+            case Admit(grant):
+                await self._admit(grant)
+            case Permit(channel, grant):
+                self._access.permit(channel, grant)
             case Subscribe():
                 await self._subscribe(command)
+            case SubscribeTogether():
+                await self._subscribe_together(command)
             case Unsubscribe(channel, payload):
-                self._subscriptions.end(channel)
-                self._access.forget(channel)
-                self._connection.share.resize(len(self._subscriptions))
+                self._leave(channel)
                 self._send([payload])
+            case Identify(client, user):
+                self._presence = SessionPresence(self._context, self._connection, client, user)
+            case Join() if self._presence is not None and command.channel in self._subscriptions:
+                await self._presence.join(command, self._connection)
+            case AskPresence() | AskHistory() | Publish():
+                self._send(await answer_query(self._context.services, self._access, command))
             case Reply(payload):
                 self._send([payload])
             case Refusal():
@@ -263,6 +269,20 @@ class SessionCommands:
             await self._replace_grant(grant)
             self._send([command.answer(self._access.expires_in)])
 
+    async def _verify(self, token: str | None) -> Grant | Unauthenticated | Unverified:
+        """Return the grant of a token, or that of the request which opened the connection."""
+        result = await grant_or_refusal(self._context.authenticator, self._entry, token)
+        self._entry = None
+        if not isinstance(result, Grant):
+            self._context.statistics.on_invalid_message(result.code)
+        return result
+
+    async def _admit(self, grant: Grant) -> None:
+        if not self._access.is_granted:
+            self._begin(grant)
+        elif self._joins_subject(grant):
+            await self._replace_grant(grant)
+
     async def _replace_grant(self, grant: Grant) -> None:
         access = self._access
         for channel in list(self._subscriptions):
@@ -285,95 +305,82 @@ class SessionCommands:
 
     def _end_subscription(self, channel: str, code: str, message: str) -> None:
         """End a subscription of the client, and say why."""
+        self._leave(channel)
+        self._send([self._protocol.refuse(code, message, channel).payload])
+
+    def _leave(self, channel: str) -> None:
         self._subscriptions.end(channel)
         self._access.forget(channel)
         self._connection.share.resize(len(self._subscriptions))
-        self._send([self._protocol.refuse(code, message, channel).payload])
+        if self._presence is not None:
+            self._presence.leave(channel)
 
     # Subscriptions.
 
     async def _subscribe(self, command: Subscribe) -> None:
+        begun = await self._begin_subscription(command)
+        if begun is not None:
+            await begun.run()
+
+    async def _subscribe_together(self, command: SubscribeTogether) -> None:
+        begun = [await self._begin_subscription(each) for each in command.subscriptions]
+        # What is live is buffered between the two: nothing comes before the answer.
+        answered = [run for run in begun if run is not None and await run.run(until_answered=True)]
+        self._send(command.answer())
+        for run in answered:
+            await run.run()
+
+    async def _begin_subscription(self, command: Subscribe) -> SubscriptionRun | None:
         channel = command.channel
         subscriptions = self._subscriptions
+        if command.grant is not None:
+            self._access.permit(channel, command.grant)
         decision = self._access.decide(channel)
         if decision is Decision.DENIED:
-            self._forbid(channel)
-            return
-        format = self._format(command.encoding)
-        if channel not in subscriptions and (reason := self._why_no_room()) is not None:
-            self._refuse(self._protocol.refuse("too_many_subscriptions", reason, channel))
-            return
+            self._refuse_subscription(command, Forbidden.code, Forbidden.message)
+            return None
+        if command.filtered is not None and not self._context.has_families:
+            self._refuse_subscription(command, "no_children", NO_FAMILIES)
+            return None
+        format = self._format(self._access.encoding_of(command))
+        share = self._connection.share
+        if channel not in subscriptions and (reason := why_no_room(subscriptions, share, self._context.settings)):
+            self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))
+            return None
         if subscriptions.has(channel, format) and not command.requires_position:
             self._send(command.answer(None))  # answered twice, delivered once
-            return
+            return None
         if not command.wants_history:
             self._subscribe_now(command, format)
-            return
+            return None
         needs_owner = decision is Decision.NEEDS_OWNER or self._access.is_owned(channel)
         delay = self._budget.charge_subscribe(monotonic())
         if delay:
             await trio.sleep(delay)
-        await self._run_subscription(
-            _request(command, format, needs_owner=needs_owner),
+        return SubscriptionRun(
+            self._context,
+            self._connection,
+            subscriptions,
+            command,
+            request_of(command, format, needs_owner=needs_owner),
             self._access.read_owned if needs_owner else self._context.load_history,
+            self._refuse_subscription,
         )
 
-    def _why_no_room(self) -> str | None:
-        """Return why the client may have no further subscription; None when it may, which is counted then."""
-        count, limit, share = len(self._subscriptions), self._context.settings.max_subscriptions, self._connection.share
-        if count >= limit:
-            return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
-        share.resize(count)
-        if not share.has_room(count + 1):
-            return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
-        share.resize(count + 1)
-        return None
-
-    async def _run_subscription(
-        self, request: Request, load_history: Callable[[str, Position | None], Awaitable[Snapshot]]
-    ) -> None:
-        """Serve a subscription up to where it follows the channel like all others."""
-        channel = request.channel
-        subscriptions = self._subscriptions
-        subscription = subscriptions.start(request)
-        while subscription is not None:
-            if subscription.has_page and not self._connection.is_low:
-                await self._connection.wait_low()
-            match subscription.next_effect():
-                case ReadHistory(since):
-                    try:
-                        subscription.on_history(await load_history(channel, since))
-                    except Forbidden:
-                        subscription.end()
-                        subscriptions.discard(subscription)
-                        self._forbid(channel)
-                        return
-                    except BrokerError as error:
-                        if subscription.on_unavailable(error.public_message):
-                            await trio.sleep(_READ_AGAIN)
-                case Send(batch, result):
-                    if result is not None:
-                        self._context.statistics.on_recovery(result.recovered)
-                    if batch.count:
-                        self._connection.offer(batch, paced=True)
-                    if subscription.has_page:
-                        await self._context.take_turn()
-                case Refuse(reason):
-                    # Redis is away, which is no mistake of the client's.
-                    subscriptions.discard(subscription)
-                    self._send([self._protocol.refuse("unavailable", reason, channel).payload])
-                case None:
-                    return
-
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:
-        subscription = self._subscriptions.start(_request(command, format))
+        subscription = self._subscriptions.start(request_of(command, format))
         while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
             self._connection.offer(effect.batch, paced=True)
 
-    def _forbid(self, channel: str) -> None:
-        """Refuse a subscription, with the same answer whether there is such a task or not. It is no malformed message."""
-        self._context.statistics.on_invalid_message(Forbidden.code)
-        self._send([self._protocol.refuse(Forbidden.code, Forbidden.message, channel).payload])
+    def _refuse_subscription(self, command: Subscribe, code: str, message: str) -> None:
+        """Refuse a subscription for a reason that is no malformed message.
+
+        A client that may not follow a task gets the same answer whether there is such a task or not.
+        """
+        if code == Forbidden.code:
+            self._context.statistics.on_invalid_message(code)
+        self._access.forget(command.channel)
+        self._send([refusal_of(command, code, message, self._protocol.refuse).payload])
 
     # Answers.
 
@@ -386,7 +393,7 @@ class SessionCommands:
 
     def _send(self, payloads: Iterable[bytes]) -> None:
         format = self._format(REPLY_ENCODING)
-        messages = [format.payload(payload) for payload in payloads]
+        messages = [format.payload(payload) for payload in payloads if payload]
         if messages:
             self._connection.offer(batch_of(messages), paced=True)
 

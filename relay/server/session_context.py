@@ -7,6 +7,7 @@ from typing import Protocol
 import trio
 
 from relay.config import Settings
+from relay.core.client_directory import ClientDirectory
 from relay.core.client_limits import ClientLimits, Limits
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
@@ -16,6 +17,7 @@ from relay.core.send_queue import QueueLimits
 from relay.core.timer_wheel import TimerWheel
 from relay.core.updates import Position
 from relay.server.auth.authenticator import Authenticator
+from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 
@@ -44,6 +46,9 @@ class SessionContext:
         authenticator: Finds out what a client may do.
         owned_channels: The tasks that sessions follow by their owners.
         revocations: The grants that no longer hold.
+        services: What Redis does for sessions besides what they follow.
+        directory: The clients that are known by an id.
+        has_families: Tasks can be followed together with their children: Redis is a single server.
         grant_timers: When the sessions' grants are to be looked at.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
@@ -57,6 +62,9 @@ class SessionContext:
     authenticator: Authenticator
     owned_channels: OwnedChannels
     revocations: Revocations
+    services: ChannelServices
+    has_families: bool = True
+    directory: ClientDirectory = field(default_factory=ClientDirectory)
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 

@@ -17,6 +17,7 @@ from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
 from relay.core.revocations import Revocations
 from relay.core.send_queue import SendQueue
+from relay.protocols.base import Farewell
 from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
 
@@ -50,6 +51,10 @@ class SessionOutput(ABC):
     @abstractmethod
     def close(self, close: Close) -> None:
         """End the session; the first reason wins. Returns at once."""
+
+    @abstractmethod
+    def farewell(self, close: Close) -> Farewell:
+        """Return what the client is told at the end of the session."""
 
     @abstractmethod
     def check_revoked(self, revocations: Revocations) -> None:
@@ -170,7 +175,7 @@ class SessionOutput(ABC):
         deadline = trio.current_time() + self._context.settings.close_timeout
         with trio.CancelScope(shield=True, deadline=deadline):
             try:
-                await self._transport.close(self._queue, self.closing)
+                await self._transport.close(self._queue, self.closing, self.farewell(self.closing))
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it hung up first
             except Exception:  # noqa: BLE001 - as in _send_loop

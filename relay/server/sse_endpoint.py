@@ -1,7 +1,8 @@
 """The endpoint of ``/events``: how an HTTP response becomes a session, on a hijacked socket or over ASGI."""
 
 import socket
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import trio
@@ -12,16 +13,17 @@ from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
+from relay.core.families import family_channel
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.send_queue import SendQueue
-from relay.protocols.base import ClientProtocol
+from relay.protocols.base import ClientProtocol, Farewell
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
-from relay.server.cors import header
+from relay.server.cors import PRIVATE, header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -37,16 +39,19 @@ RETRY_DRAINING = (1000, 10_000)
 #: The same for a client that was refused: the relay is full, draining or starting.
 RETRY_REFUSED = (2000, 10_000)
 
+#: Headers of a response.
+Headers = list[tuple[bytes, bytes]]
+
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
+    PRIVATE[0],
     (b"x-accel-buffering", b"no"),  # nginx must pass events on as they come
 ]
 
 
 def chunk(payload: bytes) -> bytes:
-    """Frame a payload as a chunk of HTTP/1.1 (RFC 9112 section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload)
+    """Frame a payload as a chunk of HTTP/1.1 (RFC 9112 section 7.1). Nothing has no chunk: an empty one would be the last."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
 class _HangUpReader:
@@ -75,7 +80,7 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
         if close.is_slow:
             # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
@@ -110,7 +115,7 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, queue: SendQueue, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
         if close.discards_queue:
@@ -128,6 +133,8 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
         BadMessage: None, an unknown one, or more than the limit.
     """
     channels = [task_channel(task_id) for task_id in query.get("task", [])]
+    if query.get("children", [""])[-1] == "1":
+        channels = [family_channel(channel) for channel in channels]
     if query.get("general", ["0"])[-1] not in ("0", "false", ""):
         channels.append(GENERAL)
     for name in query.get("channel", []):
@@ -141,20 +148,52 @@ def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int
     return list(dict.fromkeys(channels))
 
 
-def _protocol_of(
-    query: dict[str, list[str]], last_event_id: str | None, named: ChannelPatterns, limit: int
-) -> tuple[ClientProtocol, int, list[str]]:
-    """Return the protocol that a query asks for, to how many channels it subscribes, and those that it requires.
+class Stream(NamedTuple):
+    """What a request for an event stream asks for.
+
+    Attributes:
+        subscriptions: To how many channels it subscribes.
+        channels: Those that it requires: it is refused if its client may not follow one of them.
+        protocol: Makes the protocol, and further headers of the response, once the client's grant is known. Raises BrokerError.
+    """
+
+    subscriptions: int
+    channels: Sequence[str]
+    protocol: Callable[[Grant], Awaitable[tuple[ClientProtocol, Headers]]]
+
+
+#: Reads a request: its scope, and most channels. Raises BadMessage.
+ReadStream = Callable[[Any, int], Stream]
+
+
+def events_stream(named: ChannelPatterns, scope: Any, limit: int) -> Stream:
+    """Return what a request for ``/events`` asks for.
+
+    Args:
+        named: The extra channels.
+        scope: The request.
+        limit: Most channels.
 
     Raises:
         BadMessage: As `_channels_of`, or a malformed ``subscribe``.
     """
+    query = parse_qs(scope["query_string"].decode("latin1"))
     if "subscribe" in query:
         task_events = TaskEventsProtocol(named, query["subscribe"][-1])
-        return task_events, task_events.count, []  # a subscription that is refused has an answer of its own
+        return Stream(
+            task_events.count, [], _made(task_events)
+        )  # a subscription that is refused has an answer of its own
     channels = _channels_of(query, named, limit)
-    deltas = query.get("deltas", [""])[-1] == "1"
-    return SseProtocol(channels, last_event_id, deltas=deltas), len(channels), channels
+    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
+    deltas = "1" in (query.get(name, [""])[-1] for name in ("deltas", "children"))
+    return Stream(len(channels), channels, _made(SseProtocol(channels, last_event_id, deltas=deltas)))
+
+
+def _made(protocol: ClientProtocol) -> Callable[[Grant], Awaitable[tuple[ClientProtocol, Headers]]]:
+    async def make(_grant: Grant) -> tuple[ClientProtocol, Headers]:
+        return protocol, []
+
+    return make
 
 
 async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
@@ -176,7 +215,7 @@ async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, byte
     await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
 
 
-async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Grant:
+async def _grant_of(admission: Admission, scope: Any, channels: Sequence[str]) -> Grant:
     """Return the grant of a client that may follow some channels.
 
     Whether it may has to be known before the response begins: an `EventSource` gives up only at another status than 200. So the
@@ -197,7 +236,7 @@ async def _grant_of(admission: Admission, scope: Any, channels: list[str]) -> Gr
 
 
 async def _grant_or_refusal(
-    admission: Admission, scope: Any, send: Send, channels: list[str], cors: list[tuple[bytes, bytes]]
+    admission: Admission, scope: Any, send: Send, channels: Sequence[str], cors: list[tuple[bytes, bytes]]
 ) -> Grant | None:
     """Return the grant of a client that may follow some channels, or answer it and return None."""
     try:
@@ -213,13 +252,15 @@ async def _grant_or_refusal(
     return None
 
 
-async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any, receive: Receive, send: Send) -> None:
+async def accept_stream(admission: Admission, read: ReadStream, scope: Any, receive: Receive, send: Send) -> None:
     """Begin the response, hijack it where that is possible, and serve it as a session."""
     settings = admission.settings
     chain = inspect(send)
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     cors = admission.policy.response_headers(scope["headers"])
+    if settings.needs_grants:
+        cors = [*cors, *PRIVATE[1:]]
     client = admission.proxies.client(scope.get("client"), scope["headers"])
     retry_after = admission.limit_connect(client)
     if retry_after is not None:
@@ -238,27 +279,31 @@ async def accept_stream(admission: Admission, named: ChannelPatterns, scope: Any
         admission.count_rejection(reason)
         await refuse(send, cors)
         return
-    query = parse_qs(scope["query_string"].decode("latin1"))
-    last_event_id = header(scope["headers"], b"last-event-id") or query.get("last_event_id", [None])[-1]
     try:
-        protocol, count, required = _protocol_of(query, last_event_id, named, settings.max_subscriptions)
+        stream = read(scope, settings.max_subscriptions)
     except BadMessage as error:
         await answer(send, 400, {"code": error.code, "message": error.message}, cors)
         return
-    grant = await _grant_or_refusal(admission, scope, send, required, cors)
+    grant = await _grant_or_refusal(admission, scope, send, stream.channels, cors)
     if grant is None:
         return
     retry_after = admission.retry_after_for(grant)
-    if retry_after is None and not admission.has_room(client, grant, count):
+    if retry_after is None and not admission.has_room(client, grant, stream.subscriptions):
         retry_after = RETRY_REFUSED[1] / 1000
     if retry_after is not None:
         admission.count_rejection(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
+    try:
+        protocol, headers = await stream.protocol(grant)
+    except BrokerError:
+        admission.count_rejection(Close.UNVERIFIED.label)
+        await refuse(send, cors)
+        return
     sock = None
     try:
         with trio.fail_after(settings.handshake_timeout):
-            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *cors]})
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *cors, *headers]})
             await send({"type": "http.response.body", "body": retry(*RETRY), "more_body": True})
             # HTTP/1.0 has no chunks: there the end of the connection is the end of the response.
             if settings.hijack_sockets and scope["http_version"] == "1.1":

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 #: What is below a task, as a path ends with it.
-_BELOW_TASK = ("heartbeat", "cancel", "history")
+_BELOW_TASK = ("heartbeat", "cancel", "history", "share", "retry")
 
 #: Where the task's id, and the channel's name, are in the scope; None when it is not valid UTF-8.
 SCOPE_KEY = "relay.task_id"
@@ -30,6 +30,8 @@ class TaskPaths:
         heartbeat_route: Quart's route of a task's heartbeat.
         cancel_route: Quart's route of requests to cancel a task.
         history_route: Quart's route of a task's history.
+        share_route: Quart's route of a task's share links.
+        retry_route: Quart's route of requests to run an ended task again.
         channel_route: Quart's route of an extra channel.
         general_route: Quart's route of general updates.
         batch_route: Quart's route of several updates.
@@ -40,7 +42,7 @@ class TaskPaths:
         self.prefix = f"{api_prefix}/"
         self.list_route = f"{api_prefix}/tasks"
         self.task_route = f"{api_prefix}/task"
-        self.heartbeat_route, self.cancel_route, self.history_route = (
+        self.heartbeat_route, self.cancel_route, self.history_route, self.share_route, self.retry_route = (
             f"{self.task_route}/{name}" for name in _BELOW_TASK
         )
         self.channel_route = f"{api_prefix}/channel"

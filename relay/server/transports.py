@@ -15,6 +15,7 @@ import trio
 from relay.core.batches import Batch, Framing
 from relay.core.closecodes import Close
 from relay.core.send_queue import SendQueue
+from relay.protocols.base import Farewell
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
     Event,
@@ -83,11 +84,16 @@ class Transport(Protocol):
     def heartbeat(self) -> Any | None:
         """Return the chunk that shows the client, and proxies, that the connection lives; None where the server sends one."""
 
-    async def close(self, queue: SendQueue, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         """Do the closing handshake. The caller sets the deadline.
 
         What waits is delivered first, unless the client was too slow for it; then the close code is sent, and the client
         hangs up.
+
+        Args:
+            queue: What waits for the client.
+            close: Why the session ends.
+            farewell: What the client is told about that.
         """
 
     def abort(self) -> None:
@@ -206,13 +212,13 @@ class SocketTransport:
     def heartbeat(self) -> bytes:
         return HEARTBEAT_FRAME
 
-    async def close(self, queue: SendQueue, close: Close) -> None:
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close is Close.ABNORMAL_CLOSURE:
             return
         self._reader.close()  # the client may take its time from here on
         self._events = iter(())
         sock = self._open_socket()
-        self._enqueue_close_frame(queue, close)
+        self._enqueue_close_frame(queue, close, farewell)
         self._write_some(queue)
         await self.drain(queue)
         # The client hangs up when it has read the close frame and sees our end of the stream; bytes that it still
@@ -229,7 +235,7 @@ class SocketTransport:
         trio.lowlevel.notify_closing(sock)
         sock.close()
 
-    def _enqueue_close_frame(self, queue: SendQueue, close: Close) -> None:
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close.discards_queue and queue:
             # The client gets the rest of the frame that it has begun to read, then the reason; nothing else fits.
             chunk: bytes = queue.head().chunk
@@ -238,7 +244,7 @@ class SocketTransport:
             queue.clear()
             queue.push(Batch(rest, 1, len(rest)), 0)
         # A client that closes gets its own code and reason back, as with most servers.
-        last = self._peer_closed if close is Close.NORMAL else close
+        last = self._peer_closed if close is Close.NORMAL else farewell
         frame = close_frame(last.code, last.reason)
         queue.push(Batch(frame, 1, len(frame)), 0)
 

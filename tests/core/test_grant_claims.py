@@ -42,7 +42,7 @@ def test_whatever_is_read_is_a_grant_or_a_clear_error(claim: Any) -> None:
         assert read_scopes(claims_of(Grant(scopes))["relay"]) == scopes
 
 
-@given(st.dictionaries(st.sampled_from(["relay", "sub", "groups", "iat", "exp", "jti"]), JSON))
+@given(st.dictionaries(st.sampled_from(["relay", "sub", "groups", "iat", "exp", "jti", "shared_by"]), JSON))
 def test_claims_are_a_grant_or_an_error(claims: dict[str, Any]) -> None:
     try:
         grant = read_claims(claims)

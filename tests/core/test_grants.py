@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core.channels import task_channel
 from relay.core.extra_channels import channel_of
-from relay.core.grants import EVERYTHING, NOTHING, Decision, Grant, Scope, Verb
+from relay.core.grants import EVERYTHING, NOTHING, Decision, Grant, Scope, SharedBy, Verb
 
 # Short alphabets, so that names meet, and begin with each other.
 NAMES = st.text("ab/:", min_size=1, max_size=4)
@@ -33,6 +33,7 @@ GRANTS = st.builds(
     issued_at=st.none() | st.floats(0, 1e10),
     expires_at=st.none() | st.floats(0, 1e10),
     token_id=st.none() | NAMES,
+    shared_by=st.none() | st.builds(SharedBy, st.none() | NAMES, st.none() | NAMES),
 )
 VERBS = st.sampled_from(Verb)
 

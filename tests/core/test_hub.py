@@ -27,6 +27,9 @@ class CountingEncoding:
     def __init__(self) -> None:
         self.encoded: list[bytes] = []
 
+    def leaves_out(self, update: Update) -> bool:
+        return False
+
     def encode(self, update: Update) -> bytes:
         self.encoded.append(update.data)
         return update.data

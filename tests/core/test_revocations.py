@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.grants import Grant
+from relay.core.grants import Grant, SharedBy
 from relay.core.revocations import Revocation, Revocations
 
 NAMES = st.sampled_from(["a", "b"])
@@ -15,6 +15,7 @@ GRANTS = st.builds(
     subject=st.none() | NAMES,
     token_id=st.none() | NAMES,
     issued_at=st.none() | st.integers(0, 9).map(float),
+    shared_by=st.none() | st.builds(SharedBy, st.none() | NAMES, st.none() | NAMES),
 )
 
 
@@ -23,9 +24,14 @@ def test_what_is_revoked(revocations: list[Revocation], grant: Grant, order: obj
     known = Revocations()
     for revocation in revocations:
         known.add(revocation)
+    shared_by = grant.shared_by or SharedBy(None, None)
     expected = any(
-        (kind == "jti" and grant.token_id == name)
-        or (kind == "sub" and grant.subject == name and (grant.issued_at is None or grant.issued_at <= at))
+        (kind == "jti" and name in (grant.token_id, shared_by.token_id))
+        or (
+            kind == "sub"
+            and name in (grant.subject, shared_by.subject)
+            and (grant.issued_at is None or grant.issued_at <= at)
+        )
         for kind, name, at, _ in revocations
     )
     assert known.covers(grant) == expected

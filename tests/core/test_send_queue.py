@@ -132,6 +132,9 @@ class Plain:
     stateful = False
     whole_values = False
 
+    def leaves_out(self, update: Update) -> bool:
+        return False
+
     def encode(self, update: Update) -> bytes:
         return update.data
 

@@ -32,6 +32,9 @@ class Numbered:
     def __init__(self, *, whole_values: bool = False) -> None:
         self.whole_values = whole_values
 
+    def leaves_out(self, update: Update) -> bool:
+        return False
+
     def encode(self, update: Update) -> bytes:
         return json.dumps(["update", update.channel, update.position, json.loads(update.data)]).encode()
 

@@ -9,6 +9,9 @@ from tests.harness import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+#: Pages that a test follows from the first line to the last. Their blocks make no sense one by one.
+FOLLOWED = {"tutorial.md"}
+
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
@@ -24,8 +27,9 @@ class Snippet:
 
 
 def snippets(language: str) -> list[Snippet]:
-    """All blocks of a language."""
-    return [snippet for page in PAGES for snippet in _blocks(page) if snippet.language == language]
+    """All blocks of a language, without those of pages that are followed as a whole."""
+    pages = (page for page in PAGES if page.name not in FOLLOWED)
+    return [snippet for page in pages for snippet in _blocks(page) if snippet.language == language]
 
 
 def _blocks(page: Path) -> Iterator[Snippet]:

@@ -297,7 +297,8 @@ def references(value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, part in value.items():
             if key in kinds:
-                yield kinds[key], part["name"]
+                if not part.get("optional", False):  # or it is the operator's to make
+                    yield kinds[key], part["name"]
                 assert part.get("key", "REDIS_PASSWORD") in variables("redis-secret.env")
             yield from references(part)
     elif isinstance(value, list):

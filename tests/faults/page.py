@@ -1,8 +1,9 @@
 """What a page in Chromium shows through an outage, compared with what was published.
 
-    python -m tests.faults.page [--cut 30] [--frozen 300]
+    python -m tests.faults.page [--cut 30] [--frozen 300] [--killed 5]
 
-The network is cut, then everything stalls, then the browser freezes the tab; ten updates per second are published all the time.
+The relay is killed, the network is cut, then everything stalls, then the browser freezes the tab; ten updates per second are
+published all the time.
 """
 
 import argparse
@@ -113,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.page", description=__doc__)
     parser.add_argument("--cut", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("--frozen", type=float, default=300.0, metavar="SECONDS")
+    parser.add_argument("--killed", type=float, default=5.0, metavar="SECONDS")
     options = parser.parse_args()
     good = True
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -131,6 +133,7 @@ def main() -> int:
                 page.evaluate(_FOLLOW)
                 last = -1
                 outages: list[tuple[str, Callable[[], None]]] = [
+                    (f"the relay was killed, and away for {options.killed:g} s", partial(_kill, relay, options.killed)),
                     (f"the network was cut for {options.cut:g} s", partial(proxy.cut, options.cut)),
                     (f"nothing went through for {options.cut:g} s", partial(proxy.stall, options.cut)),
                     (f"the tab was frozen for {options.frozen:g} s", partial(_freeze, page, options.frozen)),
@@ -145,6 +148,12 @@ def main() -> int:
                     good &= _check(page, last, what)
                 browser.close()
     return 0 if good else 1
+
+
+def _kill(relay: RelayServer, seconds: float) -> None:
+    relay.kill()
+    time.sleep(seconds)
+    relay.start()
 
 
 def _freeze(page: Page, seconds: float) -> None:

@@ -17,6 +17,7 @@ from relay.core.grants import EVERYTHING, Grant
 from relay.server.api_errors import add_error_handlers
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
+from relay.server.retry_route import add_retry_route
 from relay.server.task_paths import SCOPE_KEY, TaskPaths
 
 PATHS = TaskPaths("/api")
@@ -40,6 +41,7 @@ class World:
         add_error_handlers(self.app, PATHS)
         add_publish_api(self.app, PATHS, Publisher(relay, ChannelPatterns(["news*"]), 1000))
         add_task_actions(self.app, relay, PATHS)
+        add_retry_route(self.app, relay, PATHS)
 
     async def of_request(self, request: object) -> Grant:
         return self.grant
@@ -91,6 +93,7 @@ async def test_only_what_the_grant_covers() -> None:
     assert await client.send("POST", PATHS.general_route, announcement) == (403, "forbidden")
     assert await client.send("DELETE", PATHS.task_route, **{SCOPE_KEY: "other"}) == (403, "forbidden")
     assert await client.send("POST", PATHS.cancel_route, **{SCOPE_KEY: "other"}) == (202, None)
+    assert await client.send("POST", PATHS.retry_route, **{SCOPE_KEY: "other"}) == (403, "forbidden")
     assert [publication.channel for publication in client.published] == ["task:demo", "task:order-7/x", "general"]
     assert client.done == ["cancel other"]
 
@@ -132,7 +135,7 @@ async def test_a_batch_publishes_what_is_allowed() -> None:
     assert [publication.channel for publication in client.published] == ["task:demo", "task:mine"]
 
 
-@pytest.mark.parametrize("route", [PATHS.task_route, PATHS.cancel_route])
+@pytest.mark.parametrize("route", [PATHS.task_route, PATHS.cancel_route, PATHS.retry_route])
 async def test_without_configured_credentials_only_this_machine_writes(route: str) -> None:
     client = World(EVERYTHING)
     body: Any = {"data": {}} if route == PATHS.task_route else None

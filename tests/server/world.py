@@ -7,11 +7,16 @@ from typing import Any
 import msgspec
 import trio
 from prometheus_client import Counter, Gauge
+from relay_wire.publications import ScriptCall
 from trio.testing import wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Message, TextMessage
 from wsproto.events import Event as ClientEvent
 
+from relay.broker.client_publishes import ClientPublishes
+from relay.broker.history_ranges import HistoryRanges
+from relay.broker.presence import Presence
+from relay.broker.script_calls import retention_of
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
@@ -32,6 +37,7 @@ from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.session import Session
 from relay.server.session_context import LoadHistory, SessionContext, client_limits_of, limits_of
+from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
 from relay.server.statistics import Statistics
 from relay.server.transports import SocketTransport
@@ -122,6 +128,19 @@ async def redis_is_away(channel: str, since: Position | None) -> Snapshot:
     raise BrokerUnavailable("there is no Redis in this test")
 
 
+async def run_no_calls(calls: Sequence[ScriptCall]) -> list[Any]:
+    raise BrokerUnavailable("there is no Redis in this test")
+
+
+def services_without_redis(settings: Settings) -> ChannelServices:
+    return ChannelServices(
+        Presence(run_no_calls, sharded=False),
+        HistoryRanges(run_no_calls),
+        ClientPublishes(run_no_calls, retention_of(settings), sharded=False),
+        settings.max_update_bytes,
+    )
+
+
 class World:
     """A hub, its sessions, and their metrics; the test is the flusher."""
 
@@ -156,6 +175,7 @@ class World:
             self.authenticator,
             self.owned_channels,
             self.revocations,
+            services_without_redis(self.settings),
         )
         self.heartbeat = Heartbeat(self.context, self.memory)
         self.peers: list[Peer] = []

@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from relay_jobs.errors import BacklogFull as BacklogFull
     from relay_jobs.errors import TaskExists as TaskExists
     from relay_jobs.errors import TaskFailed as TaskFailed
     from relay_jobs.manager import TaskManager as TaskManager
     from relay_jobs.operations import TaskState as TaskState
     from relay_jobs.worker import Worker as Worker
-
-__version__ = "0.1.0"
 
 #: The module of each name, which is imported when the name is first used: managers need no worker, and workers no manager.
 _LAZY_EXPORTS = {
@@ -31,6 +31,8 @@ __all__ = ["__version__", *_LAZY_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("trio-relay-jobs")
     if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'relay_jobs' has no attribute {name!r}")
     return getattr(import_module(_LAZY_EXPORTS[name]), name)

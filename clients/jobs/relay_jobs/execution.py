@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -13,7 +14,8 @@ from relay_client.errors import DeliveryRefused, NotDelivered, PublisherClosed
 from relay_client.progress.outcome import error_text
 from relay_client.publishing.call import Call
 from relay_wire.channels import MAX_NAME_LENGTH
-from relay_wire.statuses import TERMINAL
+from relay_wire.retries import FIELD, update_key
+from relay_wire.statuses import CANCELLED, FAILED, TERMINAL
 
 from relay_jobs import operations, queue
 from relay_jobs.attempt import Attempt, Outcome, Stop, cancellation, failure
@@ -22,6 +24,9 @@ from relay_jobs.job import BadJob, Job, decoded
 from relay_jobs.queue import Claim, Entry
 
 _log = logging.getLogger("relay_jobs.worker")
+
+#: A task that ends so may be run again.
+_RETRYABLE = frozenset({FAILED, CANCELLED})
 
 #: Seconds before Redis is asked again for what must be done.
 _RETRY_SECONDS = 0.5
@@ -96,6 +101,7 @@ class Executor:
             return  # it was handed over while its handler ended
         attempt.is_over = True
         entry, owner, task = attempt.entry, attempt.owner, attempt.task
+        outcome = _with_retryable(outcome)
         if attempt.stopped is Stop.LOST or not await self.is_ours(attempt):
             attempt.is_settled = True
             return
@@ -104,7 +110,7 @@ class Executor:
         except NotDelivered:
             await self._publish(task.id, outcome, f"end:{owner}")
         except (TypeError, ValueError) as invalid:  # together its fields are too many, or too long
-            outcome = failure(f"its outcome cannot be published: {error_text(invalid)}")
+            outcome = _with_retryable(failure(f"its outcome cannot be published: {error_text(invalid)}"))
             await self._publish(task.id, outcome, f"end:{owner}")
         if task.failure is not None:
             _log.error("task %s: a report was not published: %s", task.id, task.failure)
@@ -132,8 +138,13 @@ class Executor:
         if outcome.retry_in is not None:
             pause = outcome.retry_in
             return bool(await self._retry_until_acked(lambda: [queue.retry(entry, owner, pause)]))
-        await self._retry_until_acked(lambda: [queue.finish(entry, owner)])
+        await self._finish_entry(entry, owner, outcome.status)
         return True
+
+    async def _finish_entry(self, entry: Entry, owner: str, status: str) -> None:
+        """Remove a task that has ended. The job of one that can be run again is kept for as long as its state."""
+        keep = self._publisher.updates.retention.terminal_state_ttl if status in _RETRYABLE else 0
+        await self._retry_until_acked(lambda: [queue.finish(entry, owner, keep_seconds=keep)])
 
     async def _retry_until_acked(self, make: Callable[[], Sequence[Call]]) -> Any:
         """Return the outcome of the last of some calls, however long Redis is away. Raises NotDelivered if it refuses them."""
@@ -171,19 +182,26 @@ class Executor:
         claim, status = claiming.outcome(), status_call.outcome()
         if claim.action == "gone":
             return
-        if status in TERMINAL:
-            await self._retry_until_acked(lambda: [queue.finish(entry, owner)])
+        if status in TERMINAL and not claim.is_again:
+            await self._finish_entry(entry, owner, status)
             return
         try:
             job, handler = self._job(entry, name, claim)
         except BadJob as error:
             await self._end(entry, owner, failure(str(error)), f"poison:{name}:{entry.entry_id}")
             return
+        if claim.is_again:
+            await self._announce_again(entry, job, claim.token, has_ended=status in TERMINAL)
+            # What was requested of the former run does not concern this one.
+            requested_call = operations.requested_call(name)
+            await self.deliver([requested_call])
         if claim.action == "cancelled" or requested_call.outcome():
-            await self._end(entry, owner, cancellation(), operations.cancellation_key(name))
+            await self._end(
+                entry, owner, _with_retryable(cancellation()), operations.cancellation_key(name, claim.token)
+            )
         elif claim.attempt > handler.attempts:
             died = failure(f"given up: {claim.attempt - 1} attempts did not come to an end, because their workers died")
-            await self._end(entry, owner, died, f"end:{owner}")
+            await self._end(entry, owner, _with_retryable(died), f"end:{owner}")
         else:
             await self._attempt(entry, owner, claim.attempt, job, handler, is_announced=status is not None)
 
@@ -199,7 +217,14 @@ class Executor:
         """End a task that is not tried, or not any more."""
         _log.warning("task %s: %s %s", entry.task_id, outcome.status, outcome.reason)
         await self._publish(entry.task_id or "", outcome, key)
-        await self._retry_until_acked(lambda: [queue.finish(entry, owner)])
+        await self._finish_entry(entry, owner, outcome.status if FIELD in outcome.fields else "")
+
+    async def _announce_again(self, entry: Entry, job: Job, token: str, *, has_ended: bool) -> None:
+        """Publish that an ended task has begun again, unless who requested it has."""
+        if has_ended:
+            key = update_key(job.task_id, token)
+            await self._retry_until_acked(lambda: self._publisher.updates.task_update(job.task_id, job.info, key=key))
+        await self._retry_until_acked(lambda: [queue.announced_again(entry, token)])
 
     async def _publish(self, name: str, outcome: Outcome, key: str) -> None:
         update = {"status": outcome.status, **outcome.fields}
@@ -227,3 +252,10 @@ class Executor:
         finally:
             del self.attempts[owner]
             self.reporter.abandon(task)
+
+
+def _with_retryable(outcome: Outcome) -> Outcome:
+    """Return an outcome that tells watchers whether the task may be run again."""
+    if outcome.status not in _RETRYABLE:
+        return outcome
+    return replace(outcome, fields={**outcome.fields, FIELD: True})

@@ -14,6 +14,7 @@ from relay_client.publishing.sender import Sender
 from relay_client.redis_errors import REDIS_FAILURES
 from relay_wire import redis_urls
 from relay_wire.publications import to_text
+from relay_wire.retries import queue_key
 
 from relay_jobs import queue
 from relay_jobs.queue import GROUP, Entry
@@ -110,7 +111,7 @@ class Fetcher:
 
     async def _wait(self, limit: int) -> list[Entry]:
         """Wait for a new entry."""
-        streams: Any = {queue.queue_key(kind): ">" for kind in self._kinds}
+        streams: Any = {queue_key(kind): ">" for kind in self._kinds}
         async with asyncio.timeout(self._deadline):
             answer: Any = await self._client.xreadgroup(
                 GROUP, self._consumer, streams, count=1, block=int(self._heartbeat * 1000)

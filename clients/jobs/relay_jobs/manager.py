@@ -81,6 +81,16 @@ class TaskManager:
         """
         return self._run(operations.cancelled(self.publisher.updates, task_id))
 
+    def retry(self, task_id: str) -> bool:
+        """Run a task again that has failed or was cancelled, with the same parameters. It waits for a worker, as a new one.
+
+        A worker keeps the parameters for as long as Redis keeps the state of an ended task, an hour by default.
+
+        Returns:
+            False if the task has not failed, waits or runs again already, or was not run by a worker.
+        """
+        return self._run(operations.retried(self.publisher.updates, task_id))
+
     def get(self, task_id: str) -> TaskState | None:
         """Return the state of a task; None if there is none: those that have ended are removed after an hour by default."""
         return self._run(operations.fetched(task_id))

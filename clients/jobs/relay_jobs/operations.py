@@ -14,10 +14,10 @@ from relay_client.encoding import decode_fields
 from relay_client.progress.values import utc_now_iso
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates, task_channel
-from relay_wire import cancellation, keys
+from relay_wire import cancellation, keys, retries
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.publications import to_text
-from relay_wire.statuses import CANCELLED, TERMINAL
+from relay_wire.statuses import CANCELLED, FAILED, TERMINAL
 
 from relay_jobs import queue
 from relay_jobs.errors import BacklogFull, TaskExists
@@ -106,20 +106,39 @@ def cancelled(updates: Updates, task_id: str) -> Operation[bool]:
     # The first reaches the next worker that claims it, the second the worker that has it now.
     request, notification = queue.cancel(task_id), _cancel_request(task_id)
     yield [request, notification]
-    where, body = request.outcome()
+    where, body, token = request.outcome()
     if where == "waiting":
         try:
             kind = decoded(task_id, body).kind
         except BadJob:
             return True  # the worker that finds it ends it
         # Published first, then dropped: if we die in between, a worker finds it marked, and does both.
-        published = updates.task_update(task_id, ending(CANCELLED), key=cancellation_key(task_id))
+        published = updates.task_update(task_id, ending(CANCELLED), key=cancellation_key(task_id, token))
         yield published
         published[-1].outcome()
         dropped = queue.drop(task_id, kind)
         yield [dropped]
         dropped.outcome()
     return bool(where != "unknown" or notification.outcome() == cancellation.REQUESTED)
+
+
+def retried(updates: Updates, task_id: str) -> Operation[bool]:
+    """Put a task that has failed or was cancelled back into its queue. False if it has not, or nothing was kept of it."""
+    task_channel(task_id)
+    kind, status, token = queue.kept_kind(task_id), status_call(task_id), uuid4().hex
+    yield [kind, status]
+    if kind.outcome() is None or status.outcome() not in (FAILED, CANCELLED):
+        return False
+    again = queue.run_again(task_id, kind.outcome(), token)
+    yield [again]
+    outcome, info = again.outcome()
+    if outcome != retries.QUEUED:
+        return False
+    # If we die before this, the worker that takes it publishes the same.
+    published = updates.task_update(task_id, info, key=retries.update_key(task_id, token))
+    yield published
+    published[-1].outcome()
+    return True
 
 
 def _cancel_request(task_id: str) -> Call:
@@ -133,9 +152,9 @@ def requested_call(task_id: str) -> Call:
     return Call(f"task:{task_id}", [key], command=("HEXISTS", key, cancellation.FIELD), read=bool)
 
 
-def cancellation_key(task_id: str) -> str:
-    """Return the idempotency key of a waiting task's cancellation: by its canceller, or by a worker that finds it."""
-    return f"cancelled:{task_id}"
+def cancellation_key(task_id: str, token: str) -> str:
+    """Return the idempotency key of a waiting run's cancellation: by its canceller, or by a worker that finds it."""
+    return f"cancelled:{task_id}:{token}"
 
 
 def ending(status: str, **fields: Any) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from relay_client.publishing.call import Call
+from relay_wire import retries
 from relay_wire.publications import to_text
+from relay_wire.retries import PREFIX, kept_key, queue_key, task_key
 from relay_wire.scripts import Script
 
 from relay_jobs import scripts
 
 GROUP = "workers"
-
-_PREFIX = "relay:{jobs}:"
 
 #: A task that is being created is handed to workers after so many milliseconds, even if its creator has died.
 CREATION_MS = 30_000
@@ -33,26 +33,20 @@ class Claim(NamedTuple):
 
     action: ``run`` it; end it as ``cancelled``; nothing, for another worker has it (``gone``); or fail it, for Redis has no job
     (``missing``).
+    token: The unique name of the request that has created this run of the task.
+    is_again: The task had ended before, and its new run was not announced yet.
     """
 
     action: str
     job: bytes
     attempt: int
-
-
-def queue_key(kind: str) -> str:
-    """Return the key of a stream: the tasks that wait for a worker, and those that run."""
-    return f"{_PREFIX}queue:{kind}"
+    token: str
+    is_again: bool
 
 
 def delayed_key(kind: str) -> str:
     """Return the key of a sorted set: the tasks that are not due yet."""
-    return f"{_PREFIX}delayed:{kind}"
-
-
-def task_key(task_id: str) -> str:
-    """Return the key of a hash: what is known of one task."""
-    return f"{_PREFIX}task:{task_id}"
+    return f"{PREFIX}delayed:{kind}"
 
 
 def _call(name: str, keys: Sequence[str], script: Script, *values: Any, read: Any = int) -> Call:
@@ -110,8 +104,9 @@ def claim(entry: Entry, consumer: str, owner: str) -> Call:
     """Begin an attempt; owner: its unique name. The outcome is a `Claim`."""
 
     def read(answer: Any) -> Claim:
-        action, job, attempt = answer
-        return Claim(to_text(action), job.encode() if isinstance(job, str) else job, int(attempt))
+        action, job, attempt, token, is_again = answer
+        body = job.encode() if isinstance(job, str) else job
+        return Claim(to_text(action), body, int(attempt), to_text(token), bool(is_again))
 
     return _call(entry.task_id or "", _held(entry), scripts.CLAIM, GROUP, consumer, entry.entry_id, owner, read=read)
 
@@ -121,9 +116,31 @@ def keep(entry: Entry, consumer: str, owner: str) -> Call:
     return _call(entry.task_id or "", _held(entry), scripts.KEEP, GROUP, consumer, entry.entry_id, owner, read=to_text)
 
 
-def finish(entry: Entry, owner: str = "") -> Call:
-    """Remove a task that has ended from the queue. Outcome: 0 if another attempt has it."""
-    return _call(entry.task_id or "", _held(entry), scripts.FINISH, GROUP, entry.entry_id, owner)
+def finish(entry: Entry, owner: str = "", *, keep_seconds: int = 0) -> Call:
+    """Remove a task that has ended from the queue. Outcome: 0 if another attempt has it.
+
+    keep_seconds: for so long its job is kept, so that it can be run again.
+    """
+    names = [*_held(entry), kept_key(entry.task_id or "")]
+    values = (GROUP, entry.entry_id, owner, keep_seconds, entry.kind)
+    return _call(entry.task_id or "", names, scripts.FINISH, *values)
+
+
+def announced_again(entry: Entry, token: str) -> Call:
+    """Note that a task's new run was announced: if it ends, it has ended."""
+    return _call(entry.task_id or "", [task_key(entry.task_id or "")], scripts.ANNOUNCED, token)
+
+
+def kept_kind(task_id: str) -> Call:
+    """Ask for the kind of a task that can be run again. Outcome: None if nothing was kept of it."""
+    script, names, values = retries.kind_call(task_id)
+    return _call(task_id, names, script, *values, read=lambda answer: None if answer is None else to_text(answer))
+
+
+def run_again(task_id: str, kind: str, token: str) -> Call:
+    """Put an ended task back into its queue. Outcome: as `relay_wire.retries.read_retry`."""
+    script, names, values = retries.retry_call(task_id, kind, token)
+    return _call(task_id, names, script, *values, read=retries.read_retry)
 
 
 def retry(entry: Entry, owner: str, seconds: float) -> Call:
@@ -140,11 +157,11 @@ def release(entry: Entry, consumer: str, owner: str = "") -> Call:
 
 
 def cancel(task_id: str) -> Call:
-    """Request a task's cancellation. Outcome: ``unknown``, ``waiting`` or ``running``, and the job."""
+    """Request a task's cancellation. Outcome: ``unknown``, ``waiting`` or ``running``, the job, and the run's token."""
 
-    def read(answer: Any) -> tuple[str, bytes]:
-        where, job = answer
-        return to_text(where), job.encode() if isinstance(job, str) else job
+    def read(answer: Any) -> tuple[str, bytes, str]:
+        where, job, token = answer
+        return to_text(where), job.encode() if isinstance(job, str) else job, to_text(token)
 
     return _call(task_id, [task_key(task_id)], scripts.CANCEL, read=read)
 
@@ -161,7 +178,7 @@ def forget(kind: str, consumer: str = "") -> Call:
 
 def kind_of(queue: bytes | str) -> str:
     """Return the kind of a queue's key."""
-    return to_text(queue).removeprefix(f"{_PREFIX}queue:")
+    return to_text(queue).removeprefix(f"{PREFIX}queue:")
 
 
 def entries(kind: str, raw: Iterable[Any]) -> list[Entry]:

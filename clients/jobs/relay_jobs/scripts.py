@@ -4,8 +4,10 @@ All keys have one hash tag, so they lie on one node of a cluster:
 
     relay:{jobs}:queue:<kind>     stream of task ids, read by the group `workers`: what waits for a worker, and what runs
     relay:{jobs}:delayed:<kind>   sorted set: task ids by when they are due, in ms: being created, or to be tried again
-    relay:{jobs}:task:<id>        hash: job; token (of its creator); entry (in the stream); attempts; owner (the running
-                                  attempt); cancel (its cancellation was requested)
+    relay:{jobs}:task:<id>        hash: job; token (of this run's creation); entry (in the stream); attempts; owner (the running
+                                  attempt); cancel (its cancellation was requested); again (it has ended before, and its
+                                  new run was not announced yet)
+    relay:{jobs}:kept:<id>        hash: kind, job: of a task that has failed or was cancelled, see `relay_wire.retries`
 
 A task is in exactly one of queue and delayed until it has ended. What needs memory is written first: a script that Redis
 refuses for want of it has then changed nothing.
@@ -77,18 +79,20 @@ return found
 """)
 
 #: KEYS queue, task; ARGV group, consumer, entry, owner. Returns the action: 'gone' (another worker has it), 'missing'
-#: (there is no job), 'cancelled' or 'run'; the job; which attempt this is.
+#: (there is no job), 'cancelled' or 'run'; the job; which attempt this is; the token; 1 if its new
+#: run is to be announced.
 CLAIM = _script("""
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
-if not held or held[2] ~= ARGV[2] then return { 'gone', '', 0 } end
-local job, owner, attempts, cancel = unpack(redis.call('HMGET', KEYS[2], 'job', 'owner', 'attempts', 'cancel'))
-if not job then return { 'missing', '', 0 } end
+if not held or held[2] ~= ARGV[2] then return { 'gone', '', 0, '', 0 } end
+local job, owner, attempts, cancel, token, again =
+  unpack(redis.call('HMGET', KEYS[2], 'job', 'owner', 'attempts', 'cancel', 'token', 'again'))
+if not job then return { 'missing', '', 0, '', 0 } end
 attempts = tonumber(attempts or 0)
 if owner ~= ARGV[4] then
   attempts = attempts + 1
   redis.call('HSET', KEYS[2], 'owner', ARGV[4], 'attempts', attempts, 'entry', ARGV[3])
 end
-return { cancel and 'cancelled' or 'run', job, attempts }
+return { cancel and 'cancelled' or 'run', job, attempts, token or '', again and 1 or 0 }
 """)
 
 #: KEYS queue, task; ARGV group, consumer, entry, owner. Renews the claim.
@@ -102,10 +106,24 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
 return cancel and 'cancelled' or 'kept'
 """)
 
-#: KEYS queue, task; ARGV group, entry, owner ('' any). Removes a task that has ended. Returns 1, or 0 if another has it.
+#: KEYS task; ARGV token. The new run of an ended task was announced.
+ANNOUNCED = _script("""
+if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('HDEL', KEYS[1], 'again') end
+return 1
+""")
+
+#: KEYS queue, task, kept; ARGV group, entry, owner ('' any), seconds for which its job is kept (0 not), kind. Removes a task
+#: that has ended. Returns 1, or 0 if another has it.
 FINISH = _script("""
 local owner = redis.call('HGET', KEYS[2], 'owner')
 if ARGV[3] ~= '' and owner and owner ~= ARGV[3] then return 0 end
+local job = redis.call('HGET', KEYS[2], 'job')
+if job and ARGV[4] ~= '0' then
+  redis.call('HSET', KEYS[3], 'kind', ARGV[5], 'job', job)
+  redis.call('EXPIRE', KEYS[3], ARGV[4])
+elseif job then
+  redis.call('DEL', KEYS[3])
+end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('DEL', KEYS[2])
@@ -139,12 +157,12 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', 86400000, 'J
 return 1
 """)
 
-#: KEYS task. Returns whether it is 'unknown', 'waiting' or 'running'; the job.
+#: KEYS task. Returns whether it is 'unknown', 'waiting' or 'running'; the job; the token.
 CANCEL = _script("""
-local job, owner = unpack(redis.call('HMGET', KEYS[1], 'job', 'owner'))
-if not job then return { 'unknown', '' } end
+local job, owner, token = unpack(redis.call('HMGET', KEYS[1], 'job', 'owner', 'token'))
+if not job then return { 'unknown', '', '' } end
 redis.call('HSET', KEYS[1], 'cancel', 1)
-return { owner and 'running' or 'waiting', job }
+return { owner and 'running' or 'waiting', job, token or '' }
 """)
 
 #: KEYS queue, delayed, task; ARGV group, task id. Removes a task that was cancelled while it waited. Returns 1, or 0 if a

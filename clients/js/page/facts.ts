@@ -44,12 +44,14 @@ export function facts(task: ListedTask, linkTo: (id: string) => HTMLElement): HT
   const { data } = task;
   const begun = timeOf(data["started_at"]) ?? timeOf(data["created_at"]);
   const ended = timeOf(data["completed_at"]);
-  const attempt = text(data["attempt"]);
+  // The first run is nothing to tell of, unless it is known that there may be more.
+  const [attempt, attempts] = [data["attempt"], text(data["attempts"])];
+  const isRepeated = typeof attempt === "number" && (attempt > 1 || attempts !== "");
   const all: readonly (readonly [string, Node | string | null])[] = [
     ["Id", h("code", { dir: "auto" }, task.id)],
     ["Kind", text(data.kind)],
     ["Worker", text(data.worker)],
-    ["Attempt", attempt === "" ? "" : `${attempt}${text(data["attempts"]) === "" ? "" : ` of ${text(data["attempts"])}`}`],
+    ["Attempt", isRepeated ? `${attempt}${attempts === "" ? "" : ` of ${attempts}`}` : ""],
     ["Created", time(data["created_at"])],
     ["Started", time(data["started_at"])],
     ["Ended", time(data["completed_at"])],

@@ -1,13 +1,13 @@
 // The page at `/`: all tasks of a relay, live. It uses what the package gives to everyone.
 
-import { Pace, percentOf, RelayClient, type ListedTask, type TokenSource } from "../src/element/index.js";
+import { Pace, percentOf, RelayClient, type ListedTask } from "../src/element/index.js";
 import { showConnection } from "./connection_view.js";
 import { byId, h, setText } from "./dom.js";
 import { counts, filterNamed, FILTERS, selected } from "./filters.js";
 import { Order } from "./order.js";
 import { makeRow, showRow, type TaskRow } from "./row.js";
 import { TaskPanel } from "./task_panel.js";
-import { storedToken, storeToken, takeToken } from "./token.js";
+import { isShared, storedToken, storeToken, takeToken } from "./token.js";
 import { address, read, type UrlState } from "./url_state.js";
 import { VirtualList } from "./virtual_list.js";
 
@@ -18,10 +18,12 @@ const LIMIT = 10_000;
 const WATCH_MS = 120;
 
 takeToken();
+/** Who came by a share link sees one task, and no list. */
+const isOneTask = isShared();
 const url = new URL("./", location.href);
 url.search = url.hash = "";
 const api = document.querySelector<HTMLMetaElement>('meta[name="relay-api"]')!.content;
-const token: TokenSource | null = storedToken() === null ? null : () => storedToken()!;
+const token = storedToken();
 // Tabs share a connection with those of the same viewer only.
 const relay = new RelayClient(new URL("ws/tasks", url), {
   api,
@@ -43,7 +45,7 @@ let isPointed = false;
 let numbers: readonly number[] = FILTERS.map(() => 0);
 let watching: ReturnType<typeof setTimeout> | undefined;
 
-const panel = new TaskPanel({ relay, url: new URL("ws/tasks", url).href, token, api, list: () => list.state, href: (task) => address({ ...state, task }) });
+const panel = new TaskPanel({ relay, list: () => list.state, href: (task) => address({ ...state, task }) });
 
 const rows = new VirtualList<TaskRow>(
   scroller,
@@ -150,13 +152,16 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target instanceof HTMLInputElement;
-  if (event.key === "Escape" && state.task !== null && !isTyping && !byId<HTMLDialogElement>("confirm-cancel").open) go({ ...state, task: null }, "push");
+  if (isOneTask) return;
+  if (event.key === "Escape" && state.task !== null && !isTyping && document.querySelector("dialog[open]") === null) go({ ...state, task: null }, "push");
   if (event.key === "/" && !isTyping) {
     event.preventDefault();
     byId("search").focus();
   }
 });
 addEventListener("popstate", () => go(read(), "replace"));
+// A link with a token was opened in this tab.
+addEventListener("hashchange", () => takeToken() && location.reload());
 
 const search = byId<HTMLInputElement>("search");
 search.value = state.search;
@@ -180,7 +185,12 @@ byId("sign-in").addEventListener("submit", (event) => {
 });
 
 showConnection(relay, list, byId("connection"), byId("banner"));
+document.body.classList.toggle("is-one-task", isOneTask);
 panel.show(state.task);
-list.subscribe(draw);
+if (isOneTask) {
+  relay.connection.subscribe(({ status }) => (byId("link-ended").hidden = status !== "closed"));
+} else {
+  list.subscribe(draw);
+}
 // Ages and remaining times go on where no update comes.
 setInterval(() => rows.refresh(), 1000);

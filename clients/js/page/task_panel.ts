@@ -1,26 +1,17 @@
 // One task, in full.
 
-import {
-  type ListedTask,
-  RelayClient,
-  type RelayTaskElement,
-  type TaskListState,
-  type TaskState,
-  text,
-  type TokenSource,
-} from "../src/element/index.js";
-import { Cancellation } from "./cancel.js";
+import { type ListedTask, type RelayClient, type RelayTaskElement, type TaskListState, type TaskState, text } from "../src/element/index.js";
 import { byId, cut, h, setText } from "./dom.js";
 import { children, facts, results } from "./facts.js";
+import { followLog } from "./history.js";
 import { Log } from "./log.js";
+import { copy, linkTo } from "./share.js";
+import { CANCEL, RETRY, TaskAction } from "./task_action.js";
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 interface Surroundings {
   readonly relay: RelayClient;
-  readonly url: string;
-  readonly token: TokenSource | null;
-  readonly api: string;
   list(): TaskListState;
   href(task: string | null): string;
 }
@@ -28,7 +19,7 @@ interface Surroundings {
 export class TaskPanel {
   readonly #around: Surroundings;
   readonly #bar = byId<RelayTaskElement>("bar");
-  readonly #cancellation: Cancellation;
+  readonly #actions: readonly TaskAction[];
   #task: string | null = null;
   #log = new Log();
   #stop: () => void = () => {};
@@ -37,7 +28,8 @@ export class TaskPanel {
 
   constructor(around: Surroundings) {
     this.#around = around;
-    this.#cancellation = new Cancellation(around.relay);
+    const say = (words: string): void => setText(byId("outcome"), words);
+    this.#actions = [CANCEL, RETRY].map((kind) => new TaskAction(around.relay, kind, say));
     this.#bar.client = around.relay;
     this.#bar.addEventListener("relay-update", () => this.#drawSoon());
     this.#bar.addEventListener("relay-connection", () => this.#drawSoon());
@@ -51,7 +43,8 @@ export class TaskPanel {
     this.#task = task;
     this.#log = new Log();
     this.#shown = {};
-    this.#cancellation.begin(task);
+    for (const action of this.#actions) action.begin(task);
+    setText(byId("outcome"), "");
     byId("panel").hidden = task === null;
     document.body.classList.toggle("has-task", task !== null);
     setText(byId("copied"), "");
@@ -60,40 +53,13 @@ export class TaskPanel {
       return;
     }
     this.#bar.task = task;
-    this.#stop = this.#followLog(task);
+    this.#stop = followLog(this.#around.relay, task, this.#log, () => this.#drawSoon());
     this.#drawSoon();
   }
 
   /** The list has changed: the task's parent and children are in it. */
   listChanged(): void {
     if (this.#task !== null) this.#drawSoon();
-  }
-
-  /** Follow the task from its first update that is stored, on a connection that begins there. */
-  #followLog(task: string): () => void {
-    const log = this.#log;
-    let client: RelayClient | null = null;
-    let isOver = false;
-    const begin = async (): Promise<void> => {
-      const response = await this.#around.relay.fetch(`tasks/${encodeURIComponent(task)}`, { signal: AbortSignal.timeout(15_000) });
-      const answer = response.ok ? await response.json() : null;
-      if (isOver) return;
-      const { url, token, api } = this.#around;
-      const channel = `task:${task}`;
-      const top: number = answer?.position?.offset ?? 0;
-      const positions = answer === null ? {} : { [channel]: { epoch: answer.position.epoch, offset: 0 } };
-      client = new RelayClient(url, { token, api, positions, shared: false, onError: () => {} });
-      client.task(task).onUpdate((update) => {
-        const isPast = update.position !== null && update.position.offset <= top;
-        log.take(update, isPast ? null : Date.now());
-        this.#drawSoon();
-      });
-    };
-    begin().catch(() => {}); // the bar says that the relay cannot be reached
-    return () => {
-      isOver = true;
-      client?.close();
-    };
   }
 
   #drawSoon(): void {
@@ -113,7 +79,7 @@ export class TaskPanel {
       const known = title ?? text(tasks.find((each) => each.id === other)?.data.title);
       return h("a", { href: this.#around.href(other), "data-task": other, dir: "auto" }, cut(known || other, 120));
     };
-    this.#cancellation.show(state);
+    for (const action of this.#actions) action.show(state);
     setText(byId("panel-title"), cut(text(state.data.title) || id, 120));
     const data = JSON.stringify(state.data);
     this.#section("facts", data + JSON.stringify([task.owner, task.parentId]), () => facts(task, link));
@@ -159,12 +125,13 @@ export class TaskPanel {
   }
 
   async #copy(): Promise<void> {
-    const url = new URL(this.#around.href(this.#task), location.href).href;
-    try {
-      await navigator.clipboard.writeText(url);
-      setText(byId("copied"), "The link was copied.");
-    } catch {
-      setText(byId("copied"), url); // without a secure context there is no clipboard
-    }
+    const task = this.#task!;
+    const said = byId("copied");
+    setText(said, "");
+    const link = linkTo(this.#around.relay, task, this.#around.href(task));
+    const isCopied = copy(link).then(() => true, () => false);
+    const { url, note } = await link;
+    const shown = (await isCopied) ? note : url; // without a secure context there is no clipboard
+    if (this.#task === task) setText(said, shown);
   }
 }

@@ -8,7 +8,7 @@
 
 import { checkedTaskId, EXTRA_PREFIX, GENERAL, TASK_PREFIX } from "./core/channels.js";
 import { RelayError } from "./core/errors.js";
-import type { ConnectionState, Fields, Position, TaskFields, TaskFilter, TaskState } from "./core/types.js";
+import type { ConnectionState, Fields, Position, TaskFields, TaskFilter, TaskState, TokenSource } from "./core/types.js";
 import { type EngineOptions, httpUrl, type Resolved, resolved, type Resume, socketUrl } from "./engine/options.js";
 import { tokenOf } from "./engine/token.js";
 import { Followed, unknownTask } from "./followed.js";
@@ -16,7 +16,9 @@ import { call, Observable, throwLater } from "./observers.js";
 import { followPage } from "./page_lifecycle.js";
 import { canElect, election } from "./sharing/election.js";
 import type { Feed, FeedEvents } from "./sharing/feed.js";
+import { identityOf } from "./sharing/identity.js";
 import { LocalFeed } from "./sharing/local_feed.js";
+import { PendingFeed } from "./sharing/pending_feed.js";
 import { SharedFeed } from "./sharing/shared_feed.js";
 import { canShareWorker, workerLink } from "./sharing/worker_link.js";
 import { ChannelHandle, type Follows, TaskHandle } from "./task.js";
@@ -29,8 +31,9 @@ export interface RelayClientOptions extends EngineOptions, Resume {
   /** The path before `/tasks` of the relay's HTTP API (RELAY_API_PREFIX). Default "/api". */
   api?: string;
   /**
-   * Whether the tabs of an origin share one connection: those whose clients have the same URL and the same name here. Pages with
-   * different users must give different names. Default: true in a page, unless `token` is a text or `WebSocket` is given.
+   * Whether the tabs of an origin share one connection: those whose clients have the same URL and, with a `token` callback, whose
+   * tokens permit the same to the same user. With a name here, those with the same name: then different users must have different
+   * ones. Default: true in a page, unless `token` is a text or `WebSocket` is given.
    */
   shared?: boolean | string;
   /** The address of this package's shared worker, of the page's own origin. Without it the tabs elect one of them. */
@@ -82,6 +85,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     this.#follows = {
       acquire: (name) => this.#acquire(name),
       release: (followed) => this.#release(followed),
+      stored: (name) => states?.[name] ?? {},
       peek: (name) => this.#followed.get(name)?.observable.value ?? this.#idle,
     };
     this.#connection = new Observable<ConnectionState>({
@@ -186,22 +190,50 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     const inPage = globalThis.document !== undefined;
     const { token, WebSocket: _, random: __, ...sent } = engine;
     const isShared = shared ?? (inPage && typeof token !== "string" && engine.WebSocket === undefined);
-    const key = `${this.#url.href}${typeof shared === "string" ? ` ${shared}` : ""}`;
     const own = (): Feed => new LocalFeed(this.#url, this.#options, events);
     if (isShared === false) return own();
     const options = { ...sent, tokenTimeout: this.#options.tokenTimeout };
-    const elected = (): Feed => (canElect() ? new SharedFeed(this.#url, options, token ?? null, election(key), events) : own());
-    if (worker === null || !canShareWorker()) return elected();
-    const byWorker = workerLink(worker, key, () => this.#replaceFeed(elected));
-    return new SharedFeed(this.#url, options, token ?? null, byWorker, events);
+    const sharedWith = (name: string, source: TokenSource | null): Feed => {
+      const key = `${this.#url.href}${name === "" ? "" : ` ${name}`}`;
+      const elected = (): Feed => (canElect() ? new SharedFeed(this.#url, options, source, election(key), events) : own());
+      if (worker === null || !canShareWorker()) return elected();
+      const byWorker = workerLink(worker, key, () => this.#replaceFeed(elected));
+      return new SharedFeed(this.#url, options, source, byWorker, events);
+    };
+    // A name says who shares it. Without one, and with a token, the token says it.
+    if (typeof isShared === "string") return sharedWith(isShared, token ?? null);
+    return typeof token === "function" ? this.#feedByToken(token, sharedWith, own) : sharedWith("", token ?? null);
   }
 
-  /** The shared worker cannot be used: go another way, with all that is followed. */
+  /** A feed that is shared with those only whose tokens permit the same; another one, if the callback returns somebody else's. */
+  #feedByToken(callback: () => string | Promise<string>, sharedWith: (name: string, source: TokenSource) => Feed, own: () => Feed): Feed {
+    const join = (identity: string): void => {
+      // The connection may need a token in hours, or never: one that was kept until then would be old.
+      const source = async (): Promise<string> => {
+        const token = await callback();
+        const next = await identityOf(token);
+        if (next === identity) return token;
+        join(next);
+        throw new Error("the token is another user's");
+      };
+      this.#replaceFeed(() => sharedWith(identity, source));
+    };
+    const begin = async (): Promise<void> => {
+      join(await identityOf(await tokenOf(callback, this.#options.tokenTimeout)));
+    };
+    // Without a token, or a secure context, the page has a connection of its own, which says what is wrong and tries again.
+    begin().catch(() => this.#replaceFeed(own));
+    return new PendingFeed(this.#connection.value);
+  }
+
+  /** Go another way, with all that is followed: the shared worker cannot be used, or the connection is another user's. */
   #replaceFeed(make: () => Feed): void {
     if (this.#isClosed) return;
-    this.#feed.close();
+    const former = this.#feed;
+    former.close();
     this.#feed = make();
     for (const { name, position, state } of this.#followed.values()) this.#feed.follow(name, position, state);
+    if (former instanceof PendingFeed && former.paused !== null) this.#feed.pause(former.paused);
   }
 
   #acquire(name: string): Followed {

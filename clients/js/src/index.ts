@@ -1,5 +1,6 @@
 // The public names of @trio-relay/client.
 
+export { TextChunk } from "./text_stream.js";
 export { RelayClient, type RelayClientOptions } from "./client.js";
 export { RelayError } from "./core/errors.js";
 export type {

@@ -4,6 +4,7 @@ import { taskIdOf } from "./core/channels.js";
 import type { Fields, TaskFields, TaskState, Update } from "./core/types.js";
 import type { Followed } from "./followed.js";
 import { call } from "./observers.js";
+import { type TextChunk, TextStream } from "./text_stream.js";
 import { UpdateIterator } from "./update_iterator.js";
 
 /** What a handle needs of its client. */
@@ -11,6 +12,8 @@ export interface Follows {
   /** The channel, from now on followed until `release` finds nobody. */
   acquire(name: string): Followed;
   release(followed: Followed): void;
+  /** The state with which the client was made. */
+  stored(name: string): Fields;
   /** What is known of a channel that may not be followed. */
   peek(name: string): TaskState<any>;
 }
@@ -89,6 +92,22 @@ export class TaskHandle<F extends object = TaskFields> extends ChannelHandle<F> 
   /** What is known now. The same object until something changes. */
   get state(): TaskState<F> {
     return this.client.peek(this.channel);
+  }
+
+  /**
+   * Iterate over the pieces of a text that grows, until the task has ended.
+   *
+   * The first piece is the text so far. `known` is what of it the page has already, from before it was reloaded: it is not
+   * repeated. By default that is the text in `states`, with which the client was made. If the text does not begin with it,
+   * or is set to another one later, a piece with `isRestart` begins it again.
+   */
+  async *stream(field: string, options: { known?: string } = {}): AsyncGenerator<TextChunk, void> {
+    const { known = this.client.stored(this.channel)[field] } = options;
+    const text = new TextStream(field, typeof known === "string" ? known : "");
+    for await (const update of this) {
+      const chunk = text.take(update);
+      if (chunk !== null) yield chunk;
+    }
   }
 
   /** Call a function with the state, and with each new one. The task is followed meanwhile. Returns a function that ends it. */

@@ -6,5 +6,6 @@ import "./limits.test.js";
 import "./list.test.js";
 import "./subscriptions.test.js";
 import "./task.test.js";
+import "./text.test.js";
 import "./token.test.js";
 import "./view.test.js";

@@ -8,7 +8,7 @@ test("a new follower gets the state and then updates", () => {
   const played = play();
   played.relay.task("t").onUpdate(played.take);
   const socket = opened(played);
-  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null }]);
+  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null, deltas: true }]);
   socket.deliver(subscribed("t", 2, STATE), update("t", 2, { a: 1, b: 2 }), update("t", 3, { b: 3 }), update("t", 3, { b: 3 }));
   assert.deepEqual(
     played.updates.map(({ data, state, isState, taskId, type }) => [data, state, isState, taskId, type]),
@@ -48,7 +48,7 @@ test("it resumes on the next connection, and each update comes once", async () =
   const [, next] = played.sockets;
   next.open();
   next.deliver({ type: "unsubscribed", channel: "general" });
-  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: at(1) });
+  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: at(1), deltas: true });
   next.deliver(subscribed("t", 3, { recovered: true }), update("t", 2, { n: 2 }), update("t", 3, { n: 3 }));
   played.sockets[0].deliver(update("t", 4, { n: "late" })); // of a connection that has ended
   assert.deepEqual(played.updates.map(({ data }) => data.n), [1, 2, 3]);
@@ -72,7 +72,7 @@ test("a channel that cannot be resumed is reset once, and its state starts empty
   const [, next] = played.sockets;
   next.open();
   next.deliver({ type: "unsubscribed", channel: "general" });
-  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: null });
+  assert.deepEqual(next.sent[1], { type: "subscribe", task_id: "t", position: null, deltas: true });
   next.deliver(subscribed("t", 2, STATE), update("t", 2, { a: 1 }));
   assert.deepEqual(played.updates.slice(2).map(({ type, state, isState }) => [type, state, isState]), [["task_update", { a: 1 }, true]]);
   next.deliver(subscribed("t", 0, { recovered: false, position: at(0, "new") }), update("t", 1, { b: 1 }, "new"));
@@ -85,7 +85,7 @@ test("without a state the answer itself gives the position", () => {
   const socket = opened(played);
   socket.deliver(subscribed("t", 4));
   assert.deepEqual(played.relay.positions, { "task:t": at(4) });
-  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null }], "nothing more is needed to know that");
+  assert.deepEqual(socket.sent, [{ type: "subscribe", task_id: "t", position: null, deltas: true }], "nothing more is needed to know that");
 });
 
 test("a state may come merged with newer updates", () => {

@@ -25,7 +25,7 @@ test("a token is shown before anything else, and a new one for each connection",
   socket.end(4401, "token expired");
   await soon();
   const next = authenticated(played, "token 2");
-  assert.deepEqual(next.sent, [{ type: "subscribe", task_id: "t", position: { epoch: "e", offset: 1 } }]);
+  assert.deepEqual(next.sent, [{ type: "subscribe", task_id: "t", position: { epoch: "e", offset: 1 }, deltas: true }]);
   assert.deepEqual(played.errors, []);
 });
 

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from relay_wire.position import Position as Position
 
     from relay_client.cancellation.threads import CancelListener as CancelListener
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from relay_client.publisher import Publisher as Publisher
     from relay_client.reporter import TaskReporter as TaskReporter
     from relay_client.subscriber.threads import subscribe as subscribe
-
-__version__ = "0.1.0"
 
 #: The module of each name. It is imported when the name is first used: most programs need one of them, and not all of redis-py.
 _LAZY_EXPORTS = {
@@ -50,6 +50,8 @@ __all__ = ["__version__", *_LAZY_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("trio-relay-client")
     if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'relay_client' has no attribute {name!r}")
     return getattr(import_module(_LAZY_EXPORTS[name]), name)

@@ -15,6 +15,9 @@ PARENT_FIELD = "parent"
 #: The first word of Redis' error when an update names another parent than the one that its task has.
 PARENT_FIXED = "PARENTFIXED"
 
+#: The same when the publisher may write only to tasks of its own, and the task is of others.
+NOT_OWNER = "NOTOWNER"
+
 
 class CreationOptions(NamedTuple):
     """What a publisher says about a task beside its fields.
@@ -22,10 +25,12 @@ class CreationOptions(NamedTuple):
     Attributes:
         owner: The users and groups that own the task; empty for nobody. None where it is not given: the task keeps its owner.
         parent_id: The id of the task's parent. None where it is not given: the task keeps its parent.
+        writers: Refuse the update if the task exists and is owned by none of these. None: whoever owns it.
     """
 
     owner: frozenset[str] | None = None
     parent_id: str | None = None
+    writers: frozenset[str] | None = None
 
 
 NO_OPTIONS = CreationOptions()
@@ -76,10 +81,14 @@ def _checked(what: str, name: object) -> str:
 
 def wire_args(options: CreationOptions) -> tuple[str, str]:
     """Return owner and parent as the scripts take them. Equal owners give equal text."""
-    owner = (
-        "" if options.owner is None else json.dumps(sorted(options.owner), ensure_ascii=False, separators=(",", ":"))
-    )
+    owner = "" if options.owner is None else _json(options.owner)
+    if options.writers is not None:
+        owner = f"={_json(options.writers)}\n{owner}"
     return owner, options.parent_id or ""
+
+
+def _json(ids: frozenset[str]) -> str:
+    return json.dumps(sorted(ids), ensure_ascii=False, separators=(",", ":"))
 
 
 def owner_of(text: str | bytes | None) -> frozenset[str]:

@@ -7,7 +7,7 @@ Redis channels of its updates share a hash tag. So on a cluster they lie on one 
 from functools import lru_cache
 from zlib import crc32
 
-from relay_wire.channels import TASK_PREFIX
+from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 #: All keys and all Redis channels of Relay begin with this.
 PREFIX = "relay:"
@@ -34,12 +34,31 @@ CANCEL = "relay:cancel"
 REVOCATIONS = "relay:revocations"
 REVOKED = "relay:revoked"
 
+#: On this channel relays receive what the server's API orders for connected clients.
+ORDERS = "relay:orders"
+
+#: Begins the channel on which one relay receives what its clients send over other connections.
+NODE = "relay:node:"
+
+#: The relays that live, a sorted set of their names by their last sign of life; and the channel of questions to all of them.
+NODES = "relay:nodes"
+QUESTIONS = "relay:questions"
+
 #: Begins the key of a ticket's grant.
 TICKET = "relay:ticket:"
 
 
+def answers(question_id: str) -> str:
+    """Return the key of the relays' answers to a question, a hash."""
+    return f"{PREFIX}answers:{question_id}"
+
+
 def pubsub_channel(channel: str) -> str:
     """Return the Redis channel on which a channel's updates are published with their positions."""
+    if channel.startswith(FAMILY_PREFIX):
+        return (
+            f"{PREFIX}{{family}}:{channel}"  # of tasks in all buckets: the scripts' fragment families has the same name
+        )
     return f"{PREFIX}{{{crc32(channel.encode()) % BUCKETS}}}:{channel}"
 
 
@@ -63,6 +82,17 @@ def meta(channel: str) -> str:
 def log(channel: str) -> str:
     """Return the key of a channel's history, a stream."""
     return f"{pubsub_channel(channel)}:log"
+
+
+def event_id(channel: str, digest: str) -> str:
+    """Return the key of the position of an update to which its publisher has given an id, of which this is a digest."""
+    return f"{pubsub_channel(channel)}:event:{digest}"
+
+
+def presence(channel: str) -> tuple[str, str]:
+    """Return the keys of who is in a channel: a sorted set by when each is forgotten, and a hash of what they are."""
+    name = pubsub_channel(channel)
+    return f"{name}:present", f"{name}:members"
 
 
 def state(channel: str) -> str:

@@ -17,6 +17,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.server.auth.authenticator import Authenticator, Entry
+from relay.server.auth.share_links import ShareLinks
 from relay.server.auth.tickets import Tickets
 from relay.server.operator_paths import is_on_admin
 
@@ -75,17 +76,43 @@ async def grant_of(entry: Entry) -> Grant:
     raise Unverified("the credentials could not be checked in time")
 
 
+async def grant_or_refusal(
+    authenticator: Authenticator, entry: Entry, token: str | None
+) -> Grant | Unauthenticated | Unverified:
+    """Return the grant of a token, or without one that of the request; or why there is none.
+
+    Args:
+        authenticator: Verifies tokens.
+        entry: What the request showed.
+        token: A token, which may have Centrifugo's claims.
+    """
+    try:
+        if token is None:
+            return await grant_of(entry)
+        return await authenticator.grant_of_connection_token(token)
+    except (Unauthenticated, Unverified) as error:
+        return error
+
+
 class Access:
     """The grants of requests.
 
     Args:
         authenticator: Reads the credentials of requests.
         tickets: Tickets for clients that cannot show credentials when they connect.
+        share_links: Makes share links; None where there is no key to sign them with, or they are turned off.
     """
 
-    def __init__(self, authenticator: Authenticator, tickets: Tickets) -> None:
+    def __init__(self, authenticator: Authenticator, tickets: Tickets, share_links: ShareLinks | None = None) -> None:
         self._authenticator = authenticator
         self.tickets = tickets
+        self.share_links = share_links
+
+    async def of_token(self, token: str) -> Grant:
+        """Return the grant of a token that is the subject of a request; raises as `Authenticator.grant_of_token`."""
+        with trio.move_on_after(_CHECK_TIMEOUT):
+            return await self._authenticator.grant_of_token(token)
+        raise Unverified("the token could not be checked in time")
 
     async def of_request(self, request: HasScope) -> Grant:
         """Return the grant of the client that sent a request. On the operators' listener it is everything.

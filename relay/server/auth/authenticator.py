@@ -35,6 +35,12 @@ class Authenticator(Protocol):
             Unverified: It cannot be checked now.
         """
 
+    async def grant_of_connection_token(self, token: str) -> Grant:
+        """Return the grant of a token with Centrifugo's claims, of a connection or of a subscription.
+
+        Where it has those, it is a `relay.core.connection_claims.ConnectionGrant`. Raises as `grant_of_token` does.
+        """
+
 
 class OpenAuthenticator:
     """Grants everything to everyone: a relay for which no grants are configured."""
@@ -46,4 +52,7 @@ class OpenAuthenticator:
         return EVERYTHING
 
     async def grant_of_token(self, token: str) -> Grant:  # noqa: ARG002
+        return EVERYTHING
+
+    async def grant_of_connection_token(self, token: str) -> Grant:  # noqa: ARG002
         return EVERYTHING

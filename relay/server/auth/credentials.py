@@ -1,10 +1,11 @@
 """The credentials in a request: a bearer token, a ticket, cookies; and what may not be in it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
+from relay.core.api_keys import PREFIX
 from relay.server.auth.tokens import looks_like_token
-from relay.server.cors import CorsPolicy, Headers, header
+from relay.server.cors import CorsPolicy, Headers
 
 #: The cookie that holds a token. Browsers keep one of this name only if it is Secure, has no Domain, and the path `/`.
 COOKIE = "__Host-relay"
@@ -12,30 +13,36 @@ COOKIE = "__Host-relay"
 #: The parameter that holds a ticket.
 TICKET = "ticket"
 
+_HEADERS = frozenset({b"authorization", b"x-api-key", b"cookie"})
+
 #: Parameters that other servers take a token in. Here one is refused, since URLs end up in logs and histories.
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "id_token", "jwt", "authorization"})
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Credentials:
-    """What a request shows. At most one counts: the bearer token, then the ticket, then the cookies.
+class Credentials(NamedTuple):
+    """What a request shows. At most one counts: the API key, then the bearer token, the ticket, the cookies.
 
     Attributes:
+        api_key: The key of `X-API-Key`, or of `Authorization: Bearer` where that begins like a key.
         bearer: The token of the header `Authorization: Bearer`.
         ticket: The parameter `ticket`.
         cookie: The token in the cookie `__Host-relay`.
         has_cookies: There are cookies, of whatever name.
     """
 
+    api_key: str | None
     bearer: str | None
     ticket: str | None
     cookie: str | None
     has_cookies: bool
 
+    def __repr__(self) -> str:
+        return "<credentials>"  # which must get into no log
+
     @property
     def is_by_cookie(self) -> bool:
         """Only cookies can say who the client is, which a browser sends whichever page asks."""
-        return self.bearer is None and self.ticket is None and self.has_cookies
+        return self.has_cookies and self.api_key is None and self.bearer is None and self.ticket is None
 
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:
@@ -46,15 +53,26 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
 
 
 def read_credentials(headers: Headers, query: bytes) -> Credentials:
-    """Return the credentials of a request."""
-    authorization = header(headers, b"authorization")
-    scheme, _, bearer = (authorization or "").partition(" ")
-    cookies = header(headers, b"cookie")
+    """Return the credentials of a request. Of several equal headers the first one counts."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _HEADERS:
+            found.setdefault(lower, value)
+    key = found.get(b"x-api-key")
+    cookies = found.get(b"cookie")
+    scheme, _, bearer = found.get(b"authorization", b"").decode("latin1").partition(" ")
+    shown = bearer.strip() if scheme.lower() == "bearer" else None
+    if key is not None:
+        api_key: str | None = key.decode("latin1").strip()
+    else:
+        api_key = shown if shown is not None and shown.startswith(PREFIX) else None
     tickets = [value for name, value in _parameters(query) if name == TICKET] if query else []
     return Credentials(
-        bearer.strip() if scheme.lower() == "bearer" else None,
+        api_key,
+        shown,
         tickets[-1] if tickets else None,
-        _token_cookie(cookies) if cookies else None,
+        _token_cookie(cookies.decode("latin1")) if cookies else None,
         cookies is not None,
     )
 

@@ -10,7 +10,6 @@ from relay.core.closecodes import Close
 from relay.core.errors import Unauthenticated
 from relay.core.grants import Grant
 from relay.core.revocations import Revocations
-from relay.server.auth.api_keys import key_of
 from relay.server.auth.authenticator import Entry
 from relay.server.auth.authorize_url import AuthorizeUrl, forwarded
 from relay.server.auth.credentials import Credentials, has_token, may_use_cookies, read_credentials
@@ -18,7 +17,7 @@ from relay.server.auth.jwks import JwksUrl
 from relay.server.auth.revocation_feed import RevocationFeed
 from relay.server.auth.tickets import Tickets
 from relay.server.auth.tokens import TokenVerifier, UnknownKey
-from relay.server.cors import CorsPolicy, Headers
+from relay.server.cors import CorsPolicy, Headers, header
 
 _REVOKED = Unauthenticated("token_revoked", "the token was revoked", Close.REVOKED)
 _UNKNOWN_API_KEY = Unauthenticated("bad_api_key", "there is no such API key", Close.INVALID_TOKEN)
@@ -32,6 +31,7 @@ class Sources:
     Attributes:
         api_keys: The keys of services.
         tokens: Verifies tokens.
+        connection_tokens: Verifies tokens that may have Centrifugo's claims.
         jwks: The URL that has keys for tokens.
         authorize: The URL that is asked about clients.
         tickets: Tickets for one connection.
@@ -40,6 +40,7 @@ class Sources:
 
     api_keys: ApiKeys
     tokens: TokenVerifier | None
+    connection_tokens: TokenVerifier | None
     jwks: JwksUrl | None
     authorize: AuthorizeUrl | None
     tickets: Tickets
@@ -66,8 +67,10 @@ class GrantAuthenticator:
         """See `Authenticator.rejection_reason`."""
         if has_token(query):
             return "token_in_url"
+        if header(headers, b"cookie") is None:
+            return None
         credentials = read_credentials(headers, query)
-        if not credentials.is_by_cookie or key_of(headers) is not None:
+        if not credentials.is_by_cookie:
             return None
         sources = self._sources
         counts = sources.authorize is not None or (sources.tokens is not None and credentials.cookie is not None)
@@ -79,13 +82,13 @@ class GrantAuthenticator:
     def entry(self, headers: Headers, query: bytes) -> Entry:
         """See `Authenticator.entry`."""
         sources = self._sources
-        key = key_of(headers)
-        if key is not None:
-            return sources.api_keys.find(key) or _UNKNOWN_API_KEY
         credentials = read_credentials(headers, query)
+        if credentials.api_key is not None:
+            return sources.api_keys.find(credentials.api_key) or _UNKNOWN_API_KEY
         token = self._token_of(credentials)
         if token is not None:
-            return self._entry_of_token(token)
+            assert sources.tokens is not None
+            return self._entry_of_token(sources.tokens, token)
         if credentials.ticket is not None and credentials.bearer is None:
             return partial(self._redeem, credentials.ticket)
         if sources.authorize is not None and (credentials.bearer is not None or credentials.has_cookies):
@@ -102,13 +105,12 @@ class GrantAuthenticator:
             return None
         return credentials.bearer or (credentials.cookie if credentials.is_by_cookie else None)
 
-    def _entry_of_token(self, token: str) -> Entry:
+    def _entry_of_token(self, verifier: TokenVerifier, token: str) -> Entry:
         """Return the grant of a token, or how it is found out where that takes more than a calculation."""
-        assert self._sources.tokens is not None
         try:
-            grant = self._sources.tokens.verify(token)
+            grant = verifier.verify(token)
         except UnknownKey as error:
-            return error if self._sources.jwks is None else partial(self._verify_with_new_keys, token)
+            return error if self._sources.jwks is None else partial(self._verify_with_new_keys, verifier, token)
         except Unauthenticated as error:
             return error
         if not self._feed.loaded.is_set():
@@ -117,17 +119,24 @@ class GrantAuthenticator:
 
     async def grant_of_token(self, token: str) -> Grant:
         """See `Authenticator.grant_of_token`. An API key is taken for a token too."""
+        return await self._grant_of(self._sources.tokens, token)
+
+    async def grant_of_connection_token(self, token: str) -> Grant:
+        """See `Authenticator.grant_of_connection_token`."""
+        return await self._grant_of(self._sources.connection_tokens, token)
+
+    async def _grant_of(self, verifier: TokenVerifier | None, token: str) -> Grant:
         sources = self._sources
         if token.startswith(PREFIX):
             grant = sources.api_keys.find(token)
             if grant is None:
                 raise _UNKNOWN_API_KEY
             return grant
-        if sources.tokens is None:
+        if verifier is None:
             if sources.authorize is None:
                 raise _NO_TOKENS
             return await self._ask({"authorization": f"Bearer {_header_text(token)}"})
-        entry = self._entry_of_token(token)
+        entry = self._entry_of_token(verifier, token)
         if isinstance(entry, Grant):
             return entry
         if isinstance(entry, Unauthenticated):
@@ -135,11 +144,10 @@ class GrantAuthenticator:
         assert entry is not None
         return await entry()
 
-    async def _verify_with_new_keys(self, token: str) -> Grant:
-        assert self._sources.tokens is not None
+    async def _verify_with_new_keys(self, verifier: TokenVerifier, token: str) -> Grant:
         assert self._sources.jwks is not None
         await self._sources.jwks.refresh()
-        return await self._unless_revoked(self._sources.tokens.verify(token))
+        return await self._unless_revoked(verifier.verify(token))
 
     async def _redeem(self, ticket: str) -> Grant:
         grant = await self._sources.tickets.redeem(ticket)

@@ -8,6 +8,7 @@ from relay.core.errors import ConfigError
 from relay.core.revocations import Revocations
 from relay.server.auth.authenticator import Authenticator, OpenAuthenticator
 from relay.server.auth.revocation_feed import RevocationFeed
+from relay.server.auth.share_links import ShareLinks
 from relay.server.cors import CorsPolicy
 
 
@@ -18,6 +19,10 @@ class GrantServices(Protocol):
     def authenticator(self) -> Authenticator:
         """Reads the credentials of clients."""
 
+    @property
+    def share_links(self) -> ShareLinks | None:
+        """Makes share links, where that is possible."""
+
     async def run(self) -> None:
         """Run the tasks of the authenticator, if it has any, until cancelled."""
 
@@ -26,6 +31,7 @@ class NoGrantServices:
     """The services of a relay that asks for no grants: none."""
 
     authenticator: Authenticator = OpenAuthenticator()
+    share_links: ShareLinks | None = None
 
     async def run(self) -> None:
         """Do nothing."""

@@ -1,12 +1,12 @@
-"""Tokens: a JSON Web Token in, a grant out. PyJWT's algorithms verify the signature; everything else is decided here."""
+"""Tokens: a JSON Web Token in, a grant out. PyJWT and Python's hmac verify the signature; everything else is decided here."""
 
+import hmac
 import re
-from base64 import urlsafe_b64decode
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from binascii import a2b_base64
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b
 from time import time
 from typing import Any
 
@@ -22,12 +22,38 @@ from relay.server.auth.token_keys import TokenKey
 #: Longest token, in characters. Proxies refuse longer headers.
 MAX_TOKEN = 8192
 
+#: Pairs of an algorithm and a key's name in tokens that are remembered.
+_MAX_CHECKS = 256
+
 #: Verified tokens that are remembered, and their characters in all.
 MAX_REMEMBERED = 16_384
 MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
 
-#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice.
+#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice. For
+#: HS256 it asks Python's `hmac`, and so does `_check_of`.
 _ALGORITHMS = get_default_algorithms()
+
+
+#: Returns whether a signature, the second argument, is that of a message.
+_Check = Callable[[bytes, bytes], bool]
+
+
+def _check_of(key: TokenKey, algorithm: str) -> _Check:
+    """Return what checks signatures by one of the algorithms of a key."""
+    if algorithm != "HS256":
+        verify = _ALGORITHMS[algorithm].verify
+        return lambda message, signature: bool(verify(message, key.key, signature))
+    keyed = hmac.new(key.key, digestmod="sha256")  # the key is prepared once, and not for each token
+
+    def check(message: bytes, signature: bytes) -> bool:
+        mac = keyed.copy()
+        mac.update(message)
+        return hmac.compare_digest(mac.digest(), signature)
+
+    return check
+
+
+_json_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 #: Three parts of base64url (RFC 7515 section 7.1).
 _is_token = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
@@ -40,11 +66,23 @@ def _header_of(segment: str) -> dict[str, Any]:
     Raises:
         ValueError: It is no base64url. So does msgspec.DecodeError, if it is no JSON object.
     """
-    return msgspec.json.decode(_decoded(segment), type=dict[str, Any])
+    return _json_object(_decoded(segment))
+
+
+#: From base64url to base64. What only base64 has becomes what neither has.
+_BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")
+
+_PADDING = (b"", b"===", b"==", b"=")
 
 
 def _decoded(segment: str) -> bytes:
-    return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    """Return what a part of a token says.
+
+    Raises:
+        ValueError: It is no base64url.
+    """
+    base64 = segment.encode("ascii").translate(_BASE64)
+    return a2b_base64(base64 + _PADDING[len(base64) % 4], strict_mode=True)
 
 
 def looks_like_token(text: str) -> bool:
@@ -87,22 +125,30 @@ class TokenVerifier:
         keys: Returns the keys that hold now. When they change, `forget` is to be called.
         rules: What tokens must have.
         now: The time, in seconds of the Unix epoch.
+        read: Reads the grant from a token's claims; raises BadGrant.
     """
 
     def __init__(
-        self, keys: Callable[[], Sequence[TokenKey]], rules: TokenRules, now: Callable[[], float] = time
+        self,
+        keys: Callable[[], Sequence[TokenKey]],
+        rules: TokenRules,
+        now: Callable[[], float] = time,
+        read: Callable[[Mapping[str, Any]], Grant] = read_claims,
     ) -> None:
+        self._read_grant = read
         self._keys = keys
         self._rules = rules
         self._now = now
-        self._remembered: OrderedDict[bytes, tuple[Grant, int]] = OrderedDict()
+        self._known_checks: dict[tuple[str, str | None], list[_Check]] = {}
+        self._remembered: dict[bytes, tuple[Grant, int]] = {}
         self._remembered_length = 0
 
     def __len__(self) -> int:
         return len(self._remembered)
 
     def forget(self) -> None:
-        """Forget the tokens that were verified."""
+        """Forget the tokens that were verified, and the keys that were used."""
+        self._known_checks.clear()
         self._remembered.clear()
         self._remembered_length = 0
 
@@ -115,29 +161,27 @@ class TokenVerifier:
         """
         if len(token) > MAX_TOKEN:
             raise _invalid("token_too_long", f"a token has {MAX_TOKEN} characters at most")
-        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
-        known = self._remembered.get(digest)
-        if known is None:
-            grant = self._read(token)
-            self._remember(digest, grant, len(token))
-        else:
-            grant = known[0]
-            self._remembered.move_to_end(digest)
+        digest = blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        known = self._remembered.pop(digest, None)
+        grant = self._read(token) if known is None else known[0]
+        self._remember(digest, grant, len(token), is_new=known is None)
         if grant.expires_at is not None and grant.expires_at <= self._now():
             raise Unauthenticated("token_expired", "the token has expired; get a new one", Close.TOKEN_EXPIRED)
         return grant
 
-    def _remember(self, digest: bytes, grant: Grant, length: int) -> None:
+    def _remember(self, digest: bytes, grant: Grant, length: int, *, is_new: bool) -> None:
+        """Remember a token as the one that was used last."""
         self._remembered[digest] = grant, length
-        self._remembered_length += length
-        while len(self._remembered) > MAX_REMEMBERED or self._remembered_length > MAX_REMEMBERED_LENGTH:
-            _, (_, oldest) = self._remembered.popitem(last=False)
-            self._remembered_length -= oldest
+        if is_new:
+            self._remembered_length += length
+            while len(self._remembered) > MAX_REMEMBERED or self._remembered_length > MAX_REMEMBERED_LENGTH:
+                _, oldest = self._remembered.pop(next(iter(self._remembered)))
+                self._remembered_length -= oldest
 
     def _read(self, token: str) -> Grant:
         claims = self._verified_claims(token)
         try:
-            grant = read_claims(claims)
+            grant = self._read_grant(claims)
             begins = read_seconds(claims, "nbf")
         except BadGrant as error:
             raise _invalid("bad_grant", str(error)) from None
@@ -150,28 +194,35 @@ class TokenVerifier:
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token with a valid signature, the right issuer and audience. Times are not checked."""
-        if _is_token(token) is None:
-            raise _invalid("bad_token", "this is no JSON Web Token")
         signed, _, signature = token.rpartition(".")
         head, _, payload = signed.partition(".")
         try:
             header = _header_of(head)
-            claims = msgspec.json.decode(_decoded(payload), type=dict[str, Any])
+            claims = _json_object(_decoded(payload))
             expected = _decoded(signature)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise _invalid("bad_token", "this is no JSON Web Token") from None
         if "crit" in header:
             raise _invalid("bad_token", "the token needs extensions of JWS that are not supported")
-        candidates = self._candidates(header)
-        verify = _ALGORITHMS[header["alg"]].verify  # it is one of the algorithms of each candidate
-        if not any(verify(signed.encode(), key.key, expected) for key in candidates):
+        checks = self._checks(header.get("alg"), header.get("kid"))
+        message = signed.encode()
+        if not any(check(message, expected) for check in checks):
             raise _invalid("bad_signature", "the token's signature is not valid")
         self._check_parties(claims)
         return claims
 
-    def _candidates(self, header: dict[str, Any]) -> list[TokenKey]:
-        """Return the keys that a token may be signed with: all of its `kid`, or if it has none all of its algorithm."""
-        algorithm, kid = header.get("alg"), header.get("kid")
+    def _checks(self, algorithm: Any, kid: Any) -> list[_Check]:
+        """Return how a signature is checked: with each key of the token's `kid`, or if it has none of its algorithm."""
+        if not isinstance(algorithm, str) or not isinstance(kid, str | None):
+            return [_check_of(key, algorithm) for key in self._candidates(algorithm, kid)]
+        checks = self._known_checks.get((algorithm, kid))
+        if checks is None:
+            checks = [_check_of(key, algorithm) for key in self._candidates(algorithm, kid)]
+            if len(self._known_checks) < _MAX_CHECKS:
+                self._known_checks[algorithm, kid] = checks
+        return checks
+
+    def _candidates(self, algorithm: Any, kid: Any) -> list[TokenKey]:
         keys = self._keys()
         if kid is not None:
             named = [key for key in keys if key.kid == kid]

@@ -33,9 +33,9 @@ def test_what_the_functions_return_is_all_that_is_known() -> None:
         "kind": "app.tasks.send",
         "queue": "mail",
     }
-    assert mapping.options(JOB) == (frozenset({"a", "b"}), "p")
+    assert mapping.options(JOB)[:2] == (frozenset({"a", "b"}), "p")
     assert JobMapping({}).described(JOB) == {"title": "send", "kind": "app.tasks.send", "queue": "mail"}
-    assert JobMapping({}).options(JOB) == (None, "p")
+    assert JobMapping({}).options(JOB)[:2] == (None, "p")
 
 
 def test_a_function_that_raises_is_logged_once_and_nobody_owns_the_task(caplog: pytest.LogCaptureFixture) -> None:

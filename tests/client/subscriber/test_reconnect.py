@@ -6,7 +6,7 @@ import pytest
 from relay_client.backoff import full_jitter
 from relay_client.subscriber import RelayRefused, RelayUnreachable
 from relay_client.subscriber.heartbeat import Health, Heartbeat
-from relay_client.subscriber.reconnect import FINAL_CLOSE_CODES, GOOD_SECONDS, Disconnect, Reconnect
+from relay_client.subscriber.reconnect import FINAL_CLOSE_CODES, GOOD_SECONDS, MAX_RETRY_AFTER, Disconnect, Reconnect
 
 from relay.core.closecodes import Close
 
@@ -35,6 +35,15 @@ def test_only_a_good_connection_resets_the_delay() -> None:
     one = reconnect()
     delays = [one.delay_after(Disconnect("broke", lasted), 0.0) for lasted in (None, 0.0, 1.0, GOOD_SECONDS, None)]
     assert delays == [1.0, 2.0, 4.0, 1.0, 2.0]
+
+
+def test_what_a_server_asks_for_comes_before_the_delay_of_its_own() -> None:
+    one = reconnect()
+    assert one.delay_after(Disconnect("refused", status=429, retry_after=5.0), 0.0) == 5.0 + 1.0
+    assert one.delay_after(Disconnect("refused", status=503, retry_after=1e9), 0.0) == MAX_RETRY_AFTER + 2.0
+    assert reconnect(3.0).delay_after(Disconnect("refused", status=429, retry_after=5.0), 0.0) == 3.0, (
+        "but it gives up then"
+    )
 
 
 def test_only_the_final_codes_of_the_table_keep_a_client_away() -> None:

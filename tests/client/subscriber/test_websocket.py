@@ -135,6 +135,19 @@ def test_closing() -> None:
     assert peer.client.data_to_send() == b""
 
 
+def test_a_server_may_say_when_to_try_again() -> None:
+    for header, seconds in (
+        (b"Retry-After: 7", 7.0),
+        (b"Retry-After: soon", 0.0),
+        (b"X: 1", 0.0),
+        (b"retry-after: 0", 0.0),
+    ):
+        peer = Peer()
+        peer.client.receive_data(b"HTTP/1.1 429 Too Many Requests\r\n" + header + b"\r\nContent-Length: 0\r\n\r\n")
+        assert peer.client.ended is not None
+        assert (peer.client.ended.status, peer.client.ended.retry_after) == (429, seconds)
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [

@@ -37,7 +37,8 @@ class Watcher:
         self.followed: set[str] = set()
 
     def token(self) -> str:
-        return token({"tasks": sorted(self.granted)}, sub=self.subject)
+        scope = {"tasks": sorted(self.granted)}
+        return token(relay={"watch": scope, "list": scope}, sub=self.subject)
 
     def received(self) -> list[Any]:
         """Everything that comes until the relay answers what is asked now."""
@@ -173,6 +174,29 @@ class Grants(RuleBasedStateMachine):
             with urllib.request.urlopen(request, timeout=PATIENCE) as stream:
                 line = next(line for line in stream if line.startswith(b"data: "))
             assert json.loads(line[6:])["data"] == {"n": known}
+
+    @precondition(lambda self: self.watchers)
+    @rule(index=st.integers(0, 3))
+    def list_over_http(self, index: int) -> None:
+        watcher = self.watcher(index)
+        status, page = call(self.relay, "/api/tasks", bearer(watcher.token()))
+        assert (status, page["next"]) == (200, None)
+        shown = {task["task_id"]: task["data"] for task in page["tasks"]}
+        assert shown == {each: {"n": self.latest[each]} for each in watcher.granted & self.latest.keys()}
+
+    @precondition(lambda self: self.watchers)
+    @rule(index=st.integers(0, 3), task=st.sampled_from(TASKS))
+    def share(self, index: int, task: str) -> None:
+        """A link is a watcher of one task, which goes with its maker when that is revoked."""
+        watcher, task_id = self.watcher(index), self.ids[task]
+        status, link = call(self.relay, f"/api/tasks/{task_id}/share", bearer(watcher.token()), "POST")
+        if task_id not in watcher.granted:
+            assert (status, link["code"]) == (403, "forbidden")
+            return
+        for other in self.ids.values():
+            expected = 403 if other != task_id else 200 if task_id in self.latest else 404
+            assert call(self.relay, f"/api/tasks/{other}", bearer(link["token"]))[0] == expected
+        assert call(self.relay, "/api/tasks", bearer(link["token"]))[1]["tasks"] == []
 
 
 def test_no_order_of_events_shows_a_client_what_it_may_not_see(

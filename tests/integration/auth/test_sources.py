@@ -67,9 +67,17 @@ def test_services_revoke_with_a_scope_of_their_own(share_relay: StartRelay) -> N
     relay = share_relay(**SETTINGS)
     may = bearer(token(relay={"revoke": {"all": True}}))
     assert call(relay, "/api/revoke", bearer(token()), "POST", {"sub": "eve"})[0] == 403
-    malformed: list[Any] = [{}, {"sub": 1}, {"sub": "a", "jti": "b"}, {"sub": "a", "seconds": -1}, [], {"sub": ""}]
+    malformed: list[Any] = [{"sub": 1}, {"sub": "a", "seconds": -1}, [], {"sub": ""}, {"jti": "x" * 256}, {"name": "a"}]
     for wrong in malformed:
         assert call(relay, "/api/revoke", may, "POST", wrong)[0] == 400, wrong
+    for many in (
+        {},
+        {"sub": "a", "jti": "b"},
+        {"jti": "a", "token": "b"},
+        {"token": "b", "seconds": 1},
+        {"token": "b"},
+    ):
+        assert call(relay, "/api/revoke", may, "POST", many)[0] == 422, many
     victim = token({"tasks": ["demo"]}, sub="eve")
     assert call(relay, "/api/tasks/demo", bearer(victim)) == CREATED
     assert call(relay, "/api/revoke", may, "POST", {"sub": "eve", "seconds": 60})[0] == 200

@@ -32,7 +32,8 @@ def call(
     """The status and the JSON of an answer."""
     data = None if body is None else json.dumps(body).encode()
     url = f"http://127.0.0.1:{relay.port}{path}"
-    request = urllib.request.Request(url, data, headers or {}, method=method)
+    types = {} if body is None else {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, types | (headers or {}), method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.loads(response.read() or b"null")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers.base import DIRECTORY
 from benchmarks.results import Results
 from tests.integration.benchmarks.runs import assert_complete, benchmarks
+from tests.integration.interop.node_packages import install_node_packages
 
 #: The servers that each scenario runs.
 SERVERS = {
@@ -20,12 +22,14 @@ SERVERS = {
     "tls": {"relay-plain", "relay-tls"},
     "stream": {"relay-deltas", "relay-durable"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
+    "jitter": {"relay", "relay-plain"},
 }
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
     """The result file of each scenario. Two run at a time: much of their time they wait."""
+    install_node_packages(DIRECTORY / "node")  # for Relay's own client, in Node
     tmp_path_factory.getbasetemp()  # which two threads must not make at once
 
     def run(scenario: str) -> Path:

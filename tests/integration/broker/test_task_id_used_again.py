@@ -20,6 +20,7 @@ from relay_wire.publications import Occurrence, PublishResult, Retention, Script
 from relay_wire.statuses import TERMINAL
 
 from relay.broker import script_calls
+from relay.broker.task_list import Task, read_task, state_call
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from tests.conftest import StartRelay
@@ -157,6 +158,8 @@ class Redis:
         state = None if snapshot.state is None else json.loads(snapshot.state.data)
         assert state == self.fields
         assert snapshot.owner == self.owner
+        task = read_task("t", None, self.run(state_call("t")))
+        assert task is None if self.fields is None else isinstance(task, Task) and task.run == self.lives
         assert self.client.hget(keys.meta("task:t"), "parent") == (self.parent and self.parent.encode())
         if self.positions:
             assert snapshot.top == self.positions[-1][0]

@@ -10,9 +10,10 @@ from relay_wire.publications import Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.broker.service import RedisBroker
-from relay.broker.task_list import IndexEntry
+from relay.broker.task_indexes import IndexEntry
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerError
+from relay.core.grants import EVERYTHING, NOTHING, Grant, Scope, Verb
 from relay.core.task_filter import TaskFilter
 from tests.harness import RedisServer
 from tests.integration.broker.test_task_store import opened
@@ -62,6 +63,77 @@ async def test_the_tasks_of_an_owner_are_found_without_a_look_at_all(redis_serve
         assert len(await listed(tasks, owned_by("user:7", "ops"), limit=4)) == 35
         assert await listed(tasks, TaskFilter(frozenset(["failed"]), owners=frozenset(["ops"]))) == ["mine-0"]
         assert await listed(tasks, owned_by("user:9")) == []
+
+
+def listable(groups: tuple[str, ...] = (), **scope: Any) -> TaskFilter:
+    """What a client sees that may list what `scope` says, and is a member of some groups."""
+    return TaskFilter(visible_to=Grant({Verb.LIST: Scope(**scope)}, groups=frozenset(groups)))
+
+
+#: A grant, and which of 3,050 tasks it shows.
+OF_GRANTS = {
+    "owned": (listable(("user:7",), owned=True), {"mine"}),
+    "owned by one of many groups": (
+        listable((*(f"g:{n}" for n in range(63)), "ops"), owned=True),
+        {"mine", "ours"},
+    ),
+    "ids": (listable(tasks=frozenset([*(f"ours-{n}" for n in range(5)), "none"])), {"ours"}),
+    "prefixes": (listable(prefixes=("mine-", "ours-", "no")), {"mine", "ours"}),
+    "all of these": (
+        listable(("ops",), owned=True, prefixes=("mine-1",), tasks=frozenset(["plain-3"])),
+        {"mine", "ours", "p"},
+    ),
+    "ids with a status": (
+        TaskFilter(frozenset(["failed"]), visible_to=listable(prefixes=("mine-",)).visible_to),
+        {"0"},
+    ),
+}
+
+
+async def test_what_a_grant_shows_is_found_without_a_look_at_all(redis_server: RedisServer) -> None:
+    """Few round trips, and Redis commands in proportion to what is shown, and not to what there is."""
+    ids = {
+        "mine": {f"mine-{number}" for number in range(30)},
+        "ours": {f"ours-{number}" for number in range(5)},
+        "p": {"plain-3"},
+        "0": {"mine-0"},
+    }
+    async with opened(redis_server) as (redis, tasks, counting):
+        await run(redis, *[published(each, creation_options(["user:7", "ops"])) for each in ids["mine"]])
+        await run(redis, *[published(each, creation_options(["ops"])) for each in ids["ours"]])
+        await run(redis, published("mine-0", CreationOptions(), b'{"status":"failed"}'))
+        await run(redis, *[published(f"plain-{number}", CreationOptions()) for number in range(15)])
+        await run(redis, *[published(f"other-{number}", creation_options("user:8")) for number in range(3000)])
+        with redis_server.client() as client:
+            for wanted, names in OF_GRANTS.values():
+                expected = set[str]().union(*(ids[name] for name in names))
+                counting.round_trips = 0
+                client.config_resetstat()
+                page = await tasks.page(100, None, wanted)
+                assert {task.task_id for task in page.tasks} == expected
+                assert page.next is None
+                assert counting.round_trips <= 4
+                commands = client.info("commandstats")
+                calls = sum(commands[f"cmdstat_{name}"]["calls"] for name in commands_of(commands))
+                assert calls <= 12 * 36, "of some for each task that the grant covers"
+                assert sorted(await listed(tasks, wanted, limit=2)) == sorted(expected)
+            client.config_resetstat()
+            assert (await tasks.page(100, None, TaskFilter(visible_to=NOTHING))).tasks == []
+            assert not commands_of(client.info("commandstats")), "who may list nothing costs nothing"
+        assert len(await listed(tasks, TaskFilter(visible_to=EVERYTHING), limit=500)) == 3050
+
+
+def commands_of(statistics: dict[str, Any]) -> list[str]:
+    """The commands, among those that Redis has counted, that read a task."""
+    reading = ("hget", "hmget", "hgetall", "hstrlen")
+    return [name for name in reading if f"cmdstat_{name}" in statistics]
+
+
+async def test_more_groups_than_indexes_are_read_for_see_their_tasks(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as (redis, tasks, _):
+        await run(redis, *[published(f"t-{number}", creation_options(f"group:{number}")) for number in range(200)])
+        wanted = listable(tuple(f"group:{number}" for number in range(100)), owned=True)
+        assert sorted(await listed(tasks, wanted)) == sorted(f"t-{number}" for number in range(100))
 
 
 async def test_a_task_is_listed_by_its_present_owner_and_parent(redis_server: RedisServer) -> None:

@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from relay_wire import keys
 
 from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer
+from tests.integration.client.older_redis_py import VERSIONS, environ_with
 from tests.integration.client.reading import log_of, state_of
 
 README = (ROOT / "clients" / "python" / "README.md").read_text()
@@ -17,10 +20,10 @@ JOBS = (ROOT / "clients" / "jobs" / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README + JOBS, re.MULTILINE | re.DOTALL)
 
 
-def run(example: str, directory: Path, redis_server: RedisServer) -> str:
+def run(example: str, directory: Path, redis_server: RedisServer, inherited: Mapping[str, str] = os.environ) -> str:
     script = directory / "example.py"
     script.write_text(example)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+    environ = {name: value for name, value in inherited.items() if not name.startswith(("RELAY_", "REDIS_"))}
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
         env=environ | {"REDIS_URL": redis_server.url},
@@ -51,6 +54,8 @@ def test_every_example_is_run_here() -> None:
         "task-130",
         "task-131",
         "task-132",
+        "task-133",
+        "task-134",
         "ws://",
     )
     assert all(any(name in example for name in named) for example in EXAMPLES)
@@ -64,6 +69,30 @@ def test_reporting(tmp_path: Path, redis_server: RedisServer) -> None:
     assert (asynchronous["status"], asynchronous["done"], asynchronous["line"]) == ("completed", 3, 2)
     announced = [data["task_info"]["task_id"] for _, _, data in log_of(redis_server, "general")]
     assert announced == ["task-123", "task-124"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reporting_with_older_versions_of_redis_py(version: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of('"task-123", title'), tmp_path, redis_server, environ_with(version))
+    run(example_of("task-124"), tmp_path, redis_server, environ_with(version))
+    run(example_of("task-127"), tmp_path, redis_server, environ_with(version))
+    for task_id in ("task-123", "task-124"):
+        assert state_of(redis_server, task_id)["status"] == "completed"
+    assert state_of(redis_server, "task-127")["progress"] == 60
+
+
+def test_a_task_that_is_tried_again_begins_anew(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("task-133"), tmp_path, redis_server)
+    state = state_of(redis_server, "task-133")
+    assert (state["status"], state["attempt"], "error" in state) == ("completed", 2, False)
+    with redis_server.client() as client:
+        assert client.hget(keys.meta("task:task-133"), "run") == b"2"
+
+
+def test_forked_children_report_their_own_tasks(tmp_path: Path, redis_server: RedisServer) -> None:
+    run(example_of("task-134"), tmp_path, redis_server)
+    for task_id in ("task-134", "task-134-0", "task-134-1"):
+        assert state_of(redis_server, task_id)["status"] == "completed"
 
 
 @pytest.mark.parametrize("task_id", ["task-125", "task-126", "task-127"])

@@ -60,7 +60,7 @@ def test_image_has_both_distributions_and_takes_nothing_from_the_checkout(image:
     for file in (ROOT / "relay" / "server" / "static").iterdir():
         assert image.execute(["cat", str(served / file.name)]).stdout == file.read_text()
     copied = {path.name for path in image.path("/opt/build").iterdir()}
-    assert copied == {"pyproject.toml", "README.md", "LICENSE", "relay", "clients"}
+    assert copied == {"pyproject.toml", "VERSION", "README.md", "CHANGELOG.md", "LICENSE", "relay", "clients"}
     assert not list(image.path("/opt/build").rglob("__pycache__"))
 
 

@@ -42,6 +42,8 @@ ENDLESS = {
 #: What a test cannot run, and why.
 ELSEWHERE = {
     r"make test$": "this is it",
+    r"make (packages|test-packages|test-rolling)$": "asks registries, or takes a minute; tests/release has their parts",
+    r"python -m release version\b": "writes to the checkout; tests/release compares the versions",
     r"docker\b|make docker-run-local": "needs a container engine; tests/integration/deployment runs its parts",
     r"kubectl\b": "needs a cluster; tests/deployment checks the manifests",
     r"systemctl\b|journalctl\b": "needs systemd to run; the unit is checked below",
@@ -196,7 +198,7 @@ def test_commands_that_are_run_elsewhere_name_what_there_is() -> None:
             assert any(profile in service.get("profiles", []) for service in compose().values())
         for name in re.findall(r"deployment/(\S+)", command):
             assert resource("Deployment", name)
-        for name in re.findall(r"pip install '?([a-z-]+)", command):
+        for name in re.findall(r"pip install (?:--find-links dist )?'?([a-z-]+)", command):
             assert f'name = "{name}"' in (ROOT / "pyproject.toml").read_text()
         if command.startswith("make "):
             assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -36,3 +36,18 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     for page in site.rglob("*.html"):
         tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
         assert not [tag for tag in tags if re.search(r"(?:src|href)=\"?(?:https?:)?//", tag)], page
+
+
+def test_reference_pages_come_from_the_code(site: Path) -> None:
+    def text(name: str) -> str:
+        return re.sub(r"<[^>]+>", "", (site / "reference" / name).read_text())
+
+    assert "relay serve" in text("commands.html")
+    assert "relay_delivery_latency_seconds" in text("metrics.html")
+    assert "relay_redis_evicted_keys_total" in text("metrics.html")
+    assert "4401" in text("close-codes.html")
+    assert "POST /api/tasks/{task_id}" in text("schemas.html")
+    # Members of a class, of an interface with comments, and a type.
+    for shown in ("onUpdate(listener:", "token?: TokenSource", "type TaskStatus ="):
+        assert shown in text("javascript.html"), shown
+    assert "#read" not in text("javascript.html")

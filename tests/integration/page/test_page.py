@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from relay_client import Publisher
+from relay_wire import retries
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
@@ -242,7 +243,7 @@ def test_cancel_is_confirmed_and_reported_as_it_happened(
 
     def cancel() -> None:
         page.locator("#cancel").click()
-        page.locator("#confirm-yes").click()
+        page.locator("#confirm-cancel [value=yes]").click()
 
     with Publisher(shared_redis.url) as publisher:
         for task in ("t", "u"):
@@ -253,7 +254,7 @@ def test_cancel_is_confirmed_and_reported_as_it_happened(
         for task in ("t", "u"):
             publisher.publish_task_update(task, {"cancellable": True})
         page.locator("#cancel").click()
-        page.locator("#confirm-no").click()
+        page.locator("#confirm-cancel [value=no]").click()
         assert asked == []
         cancel()
         expect(page.locator("#outcome")).to_contain_text("not cancelled: Redis is away")
@@ -269,27 +270,40 @@ def test_cancel_is_confirmed_and_reported_as_it_happened(
     assert asked == ["POST"] * 3
 
 
-def test_a_relay_that_asks_for_a_token(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
+def test_retry_is_confirmed_and_reported_as_it_happened(
+    shared_redis: RedisServer, share_relay: StartRelay, page: Page
+) -> None:
     relay = share_relay()
 
-    def guard(route: Any) -> None:
-        if route.request.headers.get("authorization") == "Bearer good":
-            route.continue_()
-        else:
-            answer = {"code": "unauthenticated", "message": "a token is needed"}
-            route.fulfill(status=401, content_type="application/json", body=json.dumps(answer))
+    def retry() -> None:
+        page.locator("#retry").click()
+        page.locator("#confirm-retry [value=yes]").click()
 
-    page.route("**/api/tasks?*", guard)
-    shared_redis.publish_task("t", status="in_progress", progress=5)
-    page.goto(address(relay))
-    expect(page.locator("#banner")).to_contain_text("a token is needed")
-    page.get_by_label("Token").fill("good")
-    with page.expect_navigation():
-        page.get_by_role("button", name="Continue").click()
-    expect(rows(page)).to_have_count(1)
-    expect(page.locator("#sign-in")).to_be_hidden()
-    page.evaluate("sessionStorage.clear()")
-    page.goto("about:blank")
-    page.goto(address(relay, "/?show=running#token=good"))
-    expect(rows(page)).to_have_count(1)
-    assert page.url == address(relay, "/?show=running")
+    info = {"title": "Import", "status": "pending", "progress": 0}
+    failed = {"title": "Import", "status": "failed", "error": "disk full"}
+    with Publisher(shared_redis.url) as publisher, shared_redis.client() as client:
+        publisher.publish_task_update("t", failed)
+        page.goto(address(relay, "/?task=t"))
+        expect(page.locator("#bar")).to_contain_text("disk full")
+        expect(page.locator("#retry")).to_be_hidden()
+        for attempt in (1, 2):
+            publisher.publish_task_update("t", {"retryable": True, "attempt": attempt})
+        expect(page.locator("#facts")).to_contain_text("Attempt2")
+        page.locator("#retry").click()
+        page.locator("#confirm-retry [value=no]").click()
+        expect(page.locator("#outcome")).to_be_empty()
+        client.hset(retries.kept_key("t"), mapping={"kind": "k", "job": json.dumps({"info": info})})
+        retry()
+        expect(page.locator("#outcome")).to_contain_text("in the queue again")
+        expect(page.locator("#bar")).to_contain_text("waiting")
+        expect(page.locator("#error-section")).to_be_hidden()
+        expect(page.locator("#retry")).to_be_hidden()
+        publisher.publish_task_update("t", {"status": "in_progress"})
+        expect(page.locator("#outcome")).to_have_text("The task runs again.")
+        assert client.xlen(retries.queue_key("k")) == 1
+        # Its worker has said so, and nothing is there any more.
+        publisher.publish_task_update("u", failed | {"retryable": True})
+        page.goto(address(relay, "/?task=u"))
+        retry()
+        expect(page.locator("#outcome")).to_contain_text("does not run again: nobody can")
+        expect(page.locator("#retry")).to_be_hidden()

@@ -1,10 +1,13 @@
 """Task states over HTTP, heartbeats, and stall detection, on real relays."""
 
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
 from typing import Any
+
+import httpx
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, RelayServer, eventually
@@ -185,11 +188,29 @@ def test_another_relay_continues_stall_detection(redis_server: RedisServer, star
     eventually(lambda: call(second, "/api/tasks/t")[1]["data"].get("stalled") is True)
 
 
-def test_api_says_that_redis_is_away(redis_server: RedisServer, start_relay: StartRelay) -> None:
+def test_while_redis_is_away_no_answer_says_where_it_is(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay()
+    api = json.loads(relay.get("/api/openapi.json")[1])
     redis_server.kill()
-    status, body, _ = call(relay, "/api/tasks/t")
-    assert (status, body["code"]) == (503, "unavailable")
+    eventually(lambda: relay.get("/readyz")[0] == 503)
+    answers: dict[str, tuple[int, bytes]] = {"readyz": (503, relay.get("/readyz")[1].encode())}
+    with httpx.Client(base_url=f"http://127.0.0.1:{relay.port}", timeout=20) as client:
+        for path, operations in api["paths"].items():
+            body: dict[str, Any]
+            for method in operations.keys() & {"get", "post", "delete"}:
+                body = (
+                    {"updates": []} if path.endswith("/batch") else {} if "{task_id}/" in path else {"data": {"n": 1}}
+                )
+                answer = client.request(method, re.sub(r"\{\w+\}", "t", path), json=body if method == "post" else None)
+                answers[f"{method} {path}"] = (answer.status_code, answer.content)
+    with relay.client() as watcher:
+        watcher.send({"type": "subscribe", "task_id": "t", "position": None})
+        answers["/ws/tasks"] = (503, json.dumps(watcher.receive()).encode())
+    assert {
+        f"{method} /api/tasks{rest}" for method, rest in (("get", ""), ("get", "/{task_id}"), ("post", "/{task_id}"))
+    } <= {name for name, (status, _) in answers.items() if status == 503}
+    address = re.compile(rf"127\.0\.0\.1|localhost|redis://|\b{redis_server.port}\b".encode())
+    assert {name: body for name, (_, body) in answers.items() if address.search(body)} == {}
 
 
 def test_a_task_whose_id_has_a_slash(shared_redis: RedisServer, share_relay: StartRelay) -> None:

@@ -50,7 +50,7 @@ class _Stopped(Exception):
     """Ended by a signal, or because its time is over."""
 
 
-def _start_relay(directory: Path, environ: dict[str, str], started: Started) -> tuple[str, str]:
+def start_relay(directory: Path, environ: dict[str, str], started: Started) -> tuple[str, str]:
     """Start a relay; return its URL, and the Redis that it uses."""
     port = free_port(int(environ.get("RELAY_PORT") or 8000))
     log = directory / "relay.log"
@@ -109,7 +109,7 @@ def _run(url: str | None, *, seconds: float | None, plain: bool) -> None:
 
         if url is None:
             print("demo: starting a relay ...", file=sys.stderr)
-            url, redis_url = _start_relay(directory, {"RELAY_TASK_STALL_SECONDS": _STALL, **environ}, started)
+            url, redis_url = start_relay(directory, {"RELAY_TASK_STALL_SECONDS": _STALL, **environ}, started)
             if not _is_redis_configured():
                 environ["REDIS_URL"] = redis_url
         redis_url = environment.redis_url(environ)

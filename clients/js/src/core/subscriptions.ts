@@ -4,7 +4,7 @@ import { fullJitter } from "./backoff.js";
 import { channelNamed, EXTRA_PREFIX, GENERAL, requestFields, TASK_PREFIX, taskIdOf, typeOf } from "./channels.js";
 import { ChannelState } from "./channel_state.js";
 import { ProtocolError, RelayError } from "./errors.js";
-import { fold } from "./fold.js";
+import { fold, wholeValues } from "./fold.js";
 import type { Fields, Position, Update } from "./types.js";
 
 /**
@@ -156,7 +156,10 @@ export class Subscriptions {
         const { channel } = request;
         request.since = channel.position;
         channel.phase = "requested";
-        return JSON.stringify({ type: "subscribe", ...requestFields(channel.name), position: channel.position });
+        // What is appended comes as it is appended, unless the state that it belongs to is not known.
+        const hasState = channel.position === null || Object.keys(channel.state).length > 0;
+        const deltas = hasState && channel.name.startsWith(TASK_PREFIX) ? { deltas: true } : {};
+        return JSON.stringify({ type: "subscribe", ...requestFields(channel.name), position: channel.position, ...deltas });
       }
     }
   }
@@ -299,7 +302,14 @@ export class Subscriptions {
       }
       [channel.position, channel.awaited, channel.phase] = [position, null, "live"];
     }
-    if (name.startsWith(TASK_PREFIX)) channel.state = fold(channel.state, data);
+    if (name.startsWith(TASK_PREFIX)) {
+      try {
+        data = wholeValues(channel.state, data);
+      } catch {
+        throw new ProtocolError(`${name} has an update that does not belong to its state`);
+      }
+      channel.state = fold(channel.state, data);
+    }
     this.#deliver(channel, typeOf(name), data, position, isState, since);
     this.#report(channel);
   }

@@ -15,7 +15,7 @@ const GATHER_MS = 10;
 const MAX_URL = 6000;
 
 /** Statuses of HTTP, and the close codes that mean the same. */
-const CLOSE_CODES = new Map([[401, 4401], [403, 4403]]);
+const CLOSE_CODES = new Map([[401, 4401], [403, 4403], [429, 4429]]);
 
 interface Wanted {
   /** What names it in a request. */

@@ -25,7 +25,7 @@ try:
     from procrastinate.tasks import Task
     from procrastinate.worker import Worker
 except ModuleNotFoundError as error:
-    raise missing("Procrastinate 3.0 or newer", "procrastinate") from error
+    raise missing("Procrastinate 3.0.2 or newer", "procrastinate") from error
 
 _Method = Callable[..., Any]
 

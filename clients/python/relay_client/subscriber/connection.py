@@ -50,7 +50,9 @@ async def open_websocket(stream: Stream, websocket: WebSocket) -> Disconnect | N
                 return Disconnect("the connection was closed during the handshake")
             websocket.receive_data(data)
             if websocket.ended is not None:
-                return Disconnect(websocket.ended.why, status=websocket.ended.status)
+                return Disconnect(
+                    websocket.ended.why, status=websocket.ended.status, retry_after=websocket.ended.retry_after
+                )
     except OSError:
         return Disconnect("the connection was closed during the handshake")
     return None

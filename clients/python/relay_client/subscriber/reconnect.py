@@ -15,6 +15,9 @@ FINAL_CLOSE_CODES = frozenset({1002, 1003, 1007, 1008, 1009, 4403})
 #: HTTP answers to the handshake that begin with 4 and yet are temporary. A relay that drains answers 403.
 _TEMPORARY_STATUSES = frozenset({403, 408, 425, 429})
 
+#: Longest time that a server may ask a client to wait, in seconds.
+MAX_RETRY_AFTER = 60.0
+
 #: A connection that lasted this many seconds counts as a good one: the next delay is the shortest again.
 GOOD_SECONDS = 5.0
 
@@ -29,6 +32,7 @@ class Disconnect:
         code: The close code that the other side sent, or 1009 if its message exceeds our limit.
         status: The HTTP status of a rejected handshake.
         certificate_invalid: The other side has no valid certificate for the host.
+        retry_after: Seconds for which the other side asks to wait.
     """
 
     why: str
@@ -36,6 +40,7 @@ class Disconnect:
     code: int | None = None
     status: int | None = None
     certificate_invalid: bool = False
+    retry_after: float = 0.0
 
 
 class Reconnect:
@@ -88,6 +93,8 @@ class Reconnect:
         left = math.inf if math.isinf(self._give_up_after) else self._last_up + self._give_up_after - now
         if left <= 0:
             raise RelayUnreachable(f"no connection for {self._give_up_after:g} s: {disconnect.why}")
-        delay = full_jitter(self._attempt, self._base, self._cap, self._draw)
+        # Behind what the server asks for, which it may ask of many, each has a delay of its own.
+        delay = min(disconnect.retry_after, MAX_RETRY_AFTER)
+        delay += full_jitter(self._attempt, self._base, self._cap, self._draw)
         self._attempt += 1
         return min(delay, left)

@@ -39,11 +39,13 @@ class Closed:
         code: The close code that the other side sent, or `MESSAGE_TOO_BIG` if its message was. None for all other violations:
             what is garbled on the way is no decision of the relay.
         status: The HTTP status of a rejected handshake.
+        retry_after: The seconds of its header Retry-After; 0 without one.
     """
 
     why: str
     code: int | None = None
     status: int | None = None
+    retry_after: float = 0.0
 
 
 class WebSocket:
@@ -133,8 +135,9 @@ class WebSocket:
                 self._pong = event
             case AcceptConnection():
                 self.is_open = True
-            case RejectConnection(status_code=status):
-                self.ended = Closed(f"the handshake was answered with HTTP status {status}", status=status)
+            case RejectConnection(status_code=status, headers=headers):
+                why = f"the handshake was answered with HTTP status {status}"
+                self.ended = Closed(why, status=status, retry_after=_retry_after(headers))
             case CloseConnection(code=code, reason=reason):
                 self._on_close(code, reason or "")
             case BytesMessage():
@@ -172,3 +175,9 @@ class WebSocket:
         if self._connection.state is ConnectionState.OPEN:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
         self.ended = Closed(f"WebSocket protocol error: {what}")
+
+
+def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """Return the seconds of a header Retry-After. One with a date, which Relay never sends, counts as none."""
+    value = next((value for name, value in headers if name.lower() == b"retry-after"), b"")
+    return float(value) if value.isdigit() and len(value) < 10 else 0.0

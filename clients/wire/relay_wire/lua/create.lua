@@ -18,8 +18,8 @@ if refusal and not is_known then
   return redis.error_reply(refusal)
 end
 --@include checks
-if parent_refusal then
-  return redis.error_reply(parent_refusal)
+if options_refusal then
+  return redis.error_reply(options_refusal)
 end
 if written_key then
   call('SET', written_key, epoch .. ' ' .. next_top, 'PX', ARGV[18])
@@ -27,6 +27,7 @@ end
 if is_known then
   call('HSET', meta, 'announced', 1)
   set_options()
+  send_to_families(nil, new_parent or new_owner)
   return { epoch, top, 1, 0, 0 }
 end
 --@include apply

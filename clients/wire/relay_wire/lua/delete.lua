@@ -21,9 +21,11 @@ call('ZCARD', KEYS[6])
 if redis.acl_check_cmd and not redis.acl_check_cmd(ARGV[2], ARGV[1], '') then
   return redis.error_reply('NOPERM no permission to publish to ' .. ARGV[1])
 end
+find_family(ARGV[13])
+find_family(parent)
 call('HSET', meta, 'epoch', ARGV[3], 'top', 0, 'volume', 0)
 call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'renewed', 'active', 'cancel', 'owner', 'parent')
-call('HDEL', meta, 'texts', 'truncated', 'noted')
+call('HDEL', meta, 'texts', 'truncated', 'noted', 'run')
 call('PEXPIRE', meta, ARGV[6])
 call('DEL', log, state, children, rollup, stalled_children, unpack(keys_of(texts)))
 if parent then
@@ -35,6 +37,8 @@ for _, index in ipairs(indexes_of(owner, parent)) do
   redis.pcall('ZREM', index, ARGV[13])
 end
 call(ARGV[2], ARGV[1], epoch .. ' ' .. string.format('%.0f', top + 1) .. ' task_update\n{' .. table.concat(nulls, ',') .. '}')
+owner_of_family = owner and '[]'
+send_to_families('{' .. table.concat(nulls, ',') .. '}')
 if owner then
   call(ARGV[2], ARGV[1], ARGV[3] .. ' 0 owner\n[]')
 end

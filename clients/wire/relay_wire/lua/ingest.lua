@@ -20,8 +20,8 @@ if refusal then
   return redis.error_reply(refusal)
 end
 --@include checks
-if parent_refusal then
-  return redis.error_reply(parent_refusal)
+if options_refusal then
+  return redis.error_reply(options_refusal)
 end
 --@include apply
 call('SET', digest_key, recorded, 'PX', ARGV[18])

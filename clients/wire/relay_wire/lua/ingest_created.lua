@@ -17,13 +17,14 @@ if refusal and not is_known then
   return redis.error_reply(refusal)
 end
 --@include checks
-if parent_refusal then
-  return redis.error_reply(parent_refusal)
+if options_refusal then
+  return redis.error_reply(options_refusal)
 end
 if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)
   set_options()
+  send_to_families(nil, new_parent or new_owner)
   return { epoch, top, 1, before, 0 }
 end
 --@include apply

@@ -37,8 +37,8 @@ if refusal then
   return redis.error_reply(refusal)
 end
 --@include checks
-if parent_refusal then
-  return redis.error_reply(parent_refusal)
+if options_refusal then
+  return redis.error_reply(options_refusal)
 end
 if written_key then
   call('SET', written_key, epoch .. ' ' .. next_top .. (is_truncated and '!' or '') .. fingerprint, 'PX', key_ms)

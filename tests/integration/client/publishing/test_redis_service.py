@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from difflib import ndiff
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from relay_wire import keys
 from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.harness import ROOT, RedisServer, RelayServer, eventually
+from tests.integration.client.older_redis_py import VERSIONS, check_version, environ_with
 from tests.integration.client.publishing.redis_services import listening, run, until
 from tests.integration.client.reading import log_of, state_of
 
@@ -33,9 +35,11 @@ def test_the_services_differ_in_one_import() -> None:
     ]
 
 
-def what_a_frontend_sees(service: str, redis_server: RedisServer, relay: RelayServer) -> list[Any]:
+def what_a_frontend_sees(
+    service: str, redis_server: RedisServer, relay: RelayServer, inherited: Mapping[str, str] = os.environ
+) -> list[Any]:
     """Run the service, ask it for a task, and watch that as frontends always did: no positions, nothing new."""
-    environ = os.environ | {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_server.port)}
+    environ = {**inherited} | {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_server.port)}
     environ.pop("REDIS_URL", None)
     command = [sys.executable, "-m", f"tests.integration.client.publishing.services.{service}"]
     child = start_child(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE)
@@ -56,6 +60,18 @@ def what_a_frontend_sees(service: str, redis_server: RedisServer, relay: RelaySe
         assert child.stderr.read() == b""
         child.stderr.close()
     return frames
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_service_runs_with_older_versions_of_redis_py(
+    version: str, shared_redis: RedisServer, share_relay: StartRelay
+) -> None:
+    check_version(version)
+    frames = what_a_frontend_sees("service_after", shared_redis, share_relay(), environ_with(version))
+    shown: dict[str, Any] = {}
+    for frame in frames:
+        shown |= frame["data"] if frame["type"] == "task_update" else {}
+    assert (shown["status"], shown["progress"]) == ("completed", 100)
 
 
 def test_a_service_with_one_changed_import_shows_an_old_frontend_the_same(

@@ -10,7 +10,7 @@ from relay import logs
 from relay.config import load
 from relay.core import client_budget
 from relay.core.batches import Framing
-from relay.protocols.base import Command, Refusal, Reply
+from relay.protocols.base import Command, ProtocolDefaults, Refusal, Reply
 from relay.protocols.frames import binary_frame, text_frame
 from relay.server.app import RelayApp, create_app
 from relay.server.transports import SocketTransport
@@ -19,7 +19,7 @@ from relay.server.transports import SocketTransport
 _TEXT, _BINARY = b"t", b"b"
 
 
-class EchoProtocol:
+class EchoProtocol(ProtocolDefaults):
     """Sends every message back as the kind that it was."""
 
     def open(self) -> Iterable[Command]:

@@ -21,8 +21,12 @@ if is_new and has_leftovers and last_epoch and last_top and is_task then
 end
 
 if is_new then
+  local run = is_task and tonumber(call('HGET', meta, 'run')) or 1
   call('HSET', meta, 'epoch', epoch, 'top', 0, 'volume', 0)
   if has_leftovers then
+    if is_task then
+      call('HSET', meta, 'run', run + 1)
+    end
     call('HDEL', meta, 'status', 'stalled', 'uncounted', 'announced', 'cancel', 'owner', 'parent', 'texts', 'truncated')
     call('DEL', log, state, unpack(keys_of(last_texts)))
   end
@@ -130,6 +134,7 @@ end
 
 if closing_update then
   call(ARGV[2], ARGV[1], closing_update)
+  send_to_families(string.match(closing_update, '\n(.*)$'), false, last_owner)
 end
 if is_task then
   set_options()
@@ -149,4 +154,12 @@ if is_update then
 end
 if is_revived then
   call(ARGV[2], ARGV[1], epoch .. ' ' .. top .. ' task_update\n{"stalled":false}')
+end
+if #families > 0 then
+  -- A task that is created silently is no news for those who follow it, but for those who follow its parent.
+  local is_news = is_update or (is_new and has_fields)
+  send_to_families(is_news and data, not is_new and (new_parent or new_owner))
+  if is_revived then
+    send_to_families('{"stalled":false}')
+  end
 end

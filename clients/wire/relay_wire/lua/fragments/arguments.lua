@@ -4,7 +4,7 @@
 --                     state_limits), status, stalled, announced (this life was), renewed (when times to live were set),
 --                     active (last activity), cancel (its end was requested, and why), owner (see options), parent (a
 --                     task's id), texts and truncated (see operations),
---                     noted (when it was last noted for its parent)
+--                     noted (when it was last noted for its parent), run (the how-manieth life of this id it is, from 2 on)
 --       2 log         stream: the entry <offset>-0 has time (ms), type, data
 --       3 state       hash: field -> raw JSON text, or a marker, see operations; only tasks have fields
 --       4 generation  string: names the memory of this Redis (a random name, and the number of evicted keys)

@@ -31,6 +31,12 @@ if (parent or new_parent) and (is_update or is_revived or #ARGV >= first_field) 
   end
 end
 
+find_family(ARGV[13])
+find_family(new_parent or parent)
+if is_new and last_parent ~= (new_parent or parent) then
+  find_family(last_parent)
+end
+
 -- The last checks. A publisher that may not publish must not leave an update that nobody was sent.
 if is_active or is_stall_mark then
   call('ZCARD', KEYS[5])

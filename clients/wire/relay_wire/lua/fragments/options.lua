@@ -4,12 +4,35 @@
 -- new life has neither, unless they are given again. Relays receive another owner before the update.
 --
 -- The tasks of an owner, and the children of a parent, have indexes like the bucket's own list of tasks, in the same bucket.
-local new_owner = is_task and ARGV[16] ~= '' and ARGV[16] ~= (owner or '[]') and ARGV[16]
+--
+-- Before the owner may stand "=", a JSON array of ids and a line break: the publisher may write to the task only if it does not
+-- exist, or is owned by one of these. Who asks first whether it may, and then writes, might meet another owner by then.
+local given_owner, writers = ARGV[16], nil
+if string.byte(given_owner) == 61 then
+  writers, given_owner = string.match(given_owner, '^=([^\n]*)\n(.*)$')
+end
+local function is_foreign()
+  local owners = {}
+  for _, id in ipairs(cjson.decode(last_owner or '[]')) do
+    owners[id] = true
+  end
+  for _, id in ipairs(cjson.decode(writers)) do
+    if owners[id] then
+      return false
+    end
+  end
+  return true
+end
+
+local new_owner = is_task and given_owner ~= '' and given_owner ~= (owner or '[]') and given_owner
 local new_parent = is_task and ARGV[17] ~= '' and not parent and ARGV[17]
-local parent_refusal = parent
+local options_refusal = parent
   and ARGV[17] ~= ''
   and ARGV[17] ~= parent
   and 'PARENTFIXED the task has the parent ' .. parent .. '; a task keeps its parent for its whole life'
+if writers and is_task and call('EXISTS', state) == 1 and is_foreign() then
+  options_refusal = 'NOTOWNER the task is owned by others'
+end
 
 -- Most tasks in an index of a bucket: the least recently active are left out.
 local max_listed = 1000
@@ -47,6 +70,11 @@ local function note_child(parent)
     call('PEXPIRE', notes, ARGV[7])
   end
 end
+
+-- The owner that those are sent who follow the task with its children, if it changes.
+local owner_of_family = new_owner or (is_task and is_new and last_owner and '[]')
+
+--@include families
 
 local function set_options()
   if is_new or new_owner then

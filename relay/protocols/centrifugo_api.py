@@ -1,0 +1,201 @@
+"""Centrifugo's server HTTP API: requests of its methods in JSON, and answers. docs/centrifugo-api.md has a verdict table."""
+
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from relay.core.errors import BadMessage, RelayError
+from relay.core.updates import Position, Update
+from relay.core.whole_values import plain_data
+
+#: Most channels of a broadcast, and most commands of a batch.
+MAX_CHANNELS = 1000
+MAX_COMMANDS = 1000
+
+_json = msgspec.json.Encoder().encode
+
+
+class ErrorCode(Enum):
+    """Errors of the API: the code, the message, and the HTTP status for those who want one."""
+
+    INTERNAL = (100, "internal server error", 500)
+    UNKNOWN_CHANNEL = (102, "unknown channel", 404)
+    PERMISSION_DENIED = (103, "permission denied", 403)
+    METHOD_NOT_FOUND = (104, "method not found", 404)
+    BAD_REQUEST = (107, "bad request", 400)
+    NOT_AVAILABLE = (108, "not available", 400)
+    LIMIT_EXCEEDED = (111, "too many requests", 429)
+    UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
+    CONFLICT = (113, "conflict", 409)
+
+
+class ApiError(RelayError):
+    """A command is not carried out.
+
+    Attributes:
+        code: Which error it is.
+        detail: What is wrong, where the error's own message does not say it.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str = "") -> None:
+        super().__init__(detail or code.value[1])
+        self.code = code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as it stands in an answer."""
+        number, name, _ = self.code.value
+        text = str(self)
+        return {"code": number, "message": name if text == name else f"{name}: {text}"}
+
+
+class _Content(msgspec.Struct):
+    """What is published."""
+
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str = ""
+    skip_history: bool = False
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    idempotency_key: str = ""
+    delta: bool = False
+    version: int = 0
+    version_epoch: str = ""
+
+    @property
+    def json(self) -> bytes:
+        """The data, as a JSON object. Raises ApiError."""
+        if self.skip_history or self.tags or self.version:
+            raise ApiError(ErrorCode.NOT_AVAILABLE, "there are no skip_history, tags and version here")
+        raw = bytes(self.data)
+        if self.b64data:
+            try:
+                raw = b64decode(self.b64data, validate=True)
+                msgspec.json.decode(raw)
+                raw.decode()
+            except (ValueError, msgspec.DecodeError, RecursionError):
+                raise ApiError(ErrorCode.BAD_REQUEST, "b64data must be the base64 of JSON") from None
+        raw = raw.strip()
+        if not raw.startswith(b"{"):
+            raise ApiError(ErrorCode.BAD_REQUEST, "data must be a JSON object")
+        return raw
+
+
+class Publish(_Content):
+    """Publish to a channel."""
+
+    channel: str = ""
+
+
+class Broadcast(_Content):
+    """Publish the same to several channels."""
+
+    channels: list[str] = msgspec.field(default_factory=list)
+
+
+class StreamPosition(msgspec.Struct):
+    """A position in a channel."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class History(msgspec.Struct):
+    """Read a channel's history; without a limit only where it stands."""
+
+    channel: str = ""
+    limit: int = 0
+    since: StreamPosition | None = None
+    reverse: bool = False
+
+
+class OfChannel(msgspec.Struct):
+    """A command about one channel: history_remove, presence, presence_stats."""
+
+    channel: str = ""
+
+
+class Channels(msgspec.Struct):
+    """List the channels that somebody follows, on any relay."""
+
+    pattern: str = ""
+
+
+class Nothing(msgspec.Struct):
+    """A command without parameters: info."""
+
+
+class Batch(msgspec.Struct):
+    """Several commands."""
+
+    commands: list[dict[str, msgspec.Raw]]
+    parallel: bool = False
+
+
+Command = Publish | Broadcast | History | OfChannel | Channels | Nothing | Batch
+
+#: The types of the methods' requests.
+METHODS: Mapping[str, type[Command]] = {
+    "publish": Publish,
+    "broadcast": Broadcast,
+    "history": History,
+    "history_remove": OfChannel,
+    "channels": Channels,
+    "info": Nothing,
+    "batch": Batch,
+}
+
+
+def read_command(method: str, body: bytes) -> Command:
+    """Read a request.
+
+    Args:
+        method: Its method.
+        body: Its parameters, as a JSON object.
+
+    Raises:
+        ApiError: There is no such method.
+        BadMessage: The body is malformed.
+    """
+    if method not in METHODS:
+        raise ApiError(ErrorCode.METHOD_NOT_FOUND)
+    try:
+        body.decode()
+        command: Command = msgspec.json.decode(body or b"{}", type=METHODS[method])
+    except UnicodeDecodeError:
+        raise BadMessage("invalid_utf8", "the body is not valid UTF-8") from None
+    except msgspec.ValidationError as error:
+        raise ApiError(ErrorCode.BAD_REQUEST, str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadMessage("not_json", f"the body is not JSON: {error}") from None
+    if len(getattr(command, "channels", ())) > MAX_CHANNELS or len(getattr(command, "commands", ())) > MAX_COMMANDS:
+        raise ApiError(ErrorCode.BAD_REQUEST, f"at most {MAX_CHANNELS} channels or commands at once")
+    return command
+
+
+def position_result(position: Position) -> dict[str, Any]:
+    """Return a position as it stands in a result."""
+    return {"offset": position.offset, "epoch": position.epoch}
+
+
+def publication(update: Update) -> dict[str, Any]:
+    """Return an update as it stands in a history."""
+    assert update.position is not None  # what comes from Redis has one
+    data = plain_data(update) if update.has_operations else update.data
+    return {"data": msgspec.Raw(data), "offset": update.position.offset}
+
+
+def answered(result: Mapping[str, Any] | ApiError) -> bytes:
+    """Return the answer to a command."""
+    return _json({"error": result.body} if isinstance(result, ApiError) else {"result": result})
+
+
+def answered_batch(methods: Sequence[str], results: Sequence[Mapping[str, Any] | ApiError]) -> bytes:
+    """Return the answer to a batch."""
+    replies = [
+        {"error": result.body} if isinstance(result, ApiError) else {method: result}
+        for method, result in zip(methods, results, strict=True)
+    ]
+    return _json({"replies": replies})

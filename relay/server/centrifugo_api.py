@@ -1,0 +1,324 @@
+"""Centrifugo's server HTTP API, below a prefix of its own: services that publish to Centrifugo publish to Relay as they are."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, TASK_UPDATE
+
+from relay.broker.client_publishes import Publication, Published
+from relay.core.channels import ChannelPatterns
+from relay.core.client_channels import ClientChannels, channel_of_name
+from relay.core.errors import BadMessage, BrokerError, BrokerRefused, Forbidden, RelayError, UpdateConflict
+from relay.core.grants import Grant, Verb
+from relay.core.updates import Position, Update
+from relay.protocols.centrifugo_api import (
+    ApiError,
+    Batch,
+    Broadcast,
+    Channels,
+    Command,
+    ErrorCode,
+    History,
+    Nothing,
+    OfChannel,
+    Publish,
+    answered,
+    answered_batch,
+    position_result,
+    publication,
+    read_command,
+)
+from relay.server.api_access import LocalOnly, Target, refusals
+from relay.server.api_answers import answer, json_of
+from relay.server.api_errors import Refused
+from relay.server.api_publish import with_key
+from relay.server.cors import header
+from relay.server.node_reports import CHANNELS, INFO, merged_channels
+from relay.server.running_relay import RelayHandle
+
+#: Most publications of one answer, and bytes of their data, give or take one.
+_MAX_PUBLICATIONS = 10_000
+_MAX_BYTES = 4 * 1024 * 1024
+
+#: Commands of a batch that are carried out at a time, where it says that they may.
+_PARALLEL = 16
+
+Result = Mapping[str, Any]
+
+
+def with_api_key(scope: Any) -> Any:
+    """Return the scope of a request in which ``Authorization: apikey KEY`` stands as ``X-API-Key``."""
+    scheme, _, key = (header(scope["headers"], b"authorization") or "").partition(" ")
+    if scheme.lower() != "apikey":
+        return scope
+    others = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+    return {**scope, "headers": [*others, (b"x-api-key", key.strip().encode("latin1"))]}
+
+
+class CentrifugoApi:
+    """Carries out commands for the client of the present request.
+
+    Args:
+        handle: The relay, once it has started.
+        channels: The channels that Centrifuge clients may name.
+        max_update_bytes: Longest data of a publication.
+    """
+
+    def __init__(self, handle: RelayHandle, channels: ClientChannels, max_update_bytes: int) -> None:
+        self._handle = handle
+        self._names = channels
+        self._max_update_bytes = max_update_bytes
+
+    async def answer(self, method: str, body: bytes) -> bytes | ApiError:
+        """Return the answer to a request, or why there is none.
+
+        Raises:
+            BadMessage: The body is malformed. RelayError: The client's credentials do not hold.
+        """
+        command = read_command(method, body)
+        if not isinstance(command, Batch):
+            result = await self._result(method, command)
+            return result if isinstance(result, ApiError) else answered(result)
+        if any(len(each) != 1 for each in command.commands):
+            return ApiError(ErrorCode.BAD_REQUEST, "each command of a batch is an object with one method")
+        methods = [next(iter(each)) for each in command.commands]
+        results: list[Result | ApiError] = [{}] * len(methods)
+        limiter = trio.CapacityLimiter(_PARALLEL if command.parallel else 1)
+
+        async def run(place: int, method: str, parameters: bytes) -> None:
+            async with limiter:
+                results[place] = await self._result_in_batch(method, parameters)
+
+        if command.parallel:
+            async with trio.open_nursery() as nursery:
+                for place, method in enumerate(methods):
+                    nursery.start_soon(run, place, method, bytes(command.commands[place][method]))
+        else:
+            for place, method in enumerate(methods):
+                await run(place, method, bytes(command.commands[place][method]))
+        return answered_batch(methods, results)
+
+    async def _result_in_batch(self, method: str, parameters: bytes) -> Result | ApiError:
+        try:
+            command = read_command(method, parameters)
+        except ApiError as error:
+            return error
+        except BadMessage as error:
+            return ApiError(ErrorCode.BAD_REQUEST, error.message)
+        if isinstance(command, Batch):
+            return ApiError(ErrorCode.BAD_REQUEST, "a batch has no batch in it")
+        return await self._result(method, command)
+
+    async def _result(self, method: str, command: Command) -> Result | ApiError:
+        try:
+            match command:
+                case Publish():
+                    (result,) = await self._publish(command, [command.channel])
+                    return result
+                case Broadcast():
+                    results = await self._publish(command, command.channels)
+                    return {"responses": [msgspec.Raw(answered(each)) for each in results]}
+                case History():
+                    return await self._history(command)
+                case OfChannel():
+                    return await self._remove_history(command)
+                case Channels():
+                    return await self._channels(command)
+                case Nothing():
+                    return await self._info()
+        except ApiError as error:
+            return error
+        except LocalOnly:
+            raise
+        except (Forbidden, Refused, BrokerError) as error:
+            return _api_error(error)
+        raise AssertionError(method)
+
+    # Channels, and who may.
+
+    def _channel(self, name: str) -> str:
+        """Return the channel that a client names. Raises ApiError."""
+        if not name:
+            raise ApiError(ErrorCode.BAD_REQUEST, "channel is required")
+        if not self._names.is_valid(name):
+            raise ApiError(ErrorCode.BAD_REQUEST, "the channel's name is empty, too long, or not printable")
+        if self._names.find(name) is None:
+            raise ApiError(ErrorCode.UNKNOWN_CHANNEL)
+        return channel_of_name(name)
+
+    async def _require(self, verb: Verb, channel: str) -> None:
+        _, (reason,) = await refusals(self._handle.running, verb, [Target(channel)])
+        if reason is not None:
+            raise reason
+
+    async def _require_all(self, verb: Verb) -> None:
+        """Insist on a verb for everything."""
+        grant, _ = await refusals(self._handle.running, verb, [])
+        if not grant.scope(verb).everything:
+            raise Forbidden
+
+    # The methods.
+
+    async def _publish(self, content: Publish | Broadcast, names: Sequence[str]) -> list[Result | ApiError]:
+        data = content.json
+        if len(data) > self._max_update_bytes:
+            raise ApiError(ErrorCode.BAD_REQUEST, f"data may have {self._max_update_bytes} bytes")
+        if not names:
+            raise ApiError(ErrorCode.BAD_REQUEST, "channels are required")
+        relay = self._handle.running
+        results: list[Result | ApiError] = [{}] * len(names)
+        channels: dict[int, str] = {}
+        for place, name in enumerate(names):
+            try:
+                channels[place] = self._channel(name)
+            except ApiError as error:
+                results[place] = error
+        grant, reasons = await refusals(relay, Verb.PUBLISH, [Target(channel) for channel in channels.values()])
+        accepted: dict[int, Publication] = {}
+        for (place, channel), reason in zip(channels.items(), reasons, strict=True):
+            if reason is None:
+                accepted[place] = _publication(channel, data, grant, content.idempotency_key)
+            else:
+                results[place] = _api_error(reason)
+        outcomes = await relay.publishes.publish(list(accepted.values()))
+        for place, outcome in zip(accepted, outcomes, strict=True):
+            results[place] = (
+                position_result(outcome.position) if isinstance(outcome, Published) else _api_error(outcome)
+            )
+        return results
+
+    async def _history(self, command: History) -> Result:
+        channel = self._channel(command.channel)
+        await self._require(Verb.WATCH, channel)
+        if command.reverse and command.since is not None and command.since.offset == 0:
+            raise ApiError(ErrorCode.INTERNAL, "reverse needs the offset of a publication")
+        history = self._handle.running.history
+        page = await history.read_channel(
+            channel, Position("-", 0)
+        )  # of no epoch: nothing but where the channel stands
+        if page is None:
+            return {"publications": [], "offset": 0, "epoch": ""}
+        top, since = page.top, command.since
+        if since is not None and since.epoch not in ("", top.epoch):
+            raise ApiError(ErrorCode.UNRECOVERABLE_POSITION)
+        limit = _MAX_PUBLICATIONS if command.limit < 0 else min(command.limit, _MAX_PUBLICATIONS)
+        updates: Sequence[Update] = []
+        if limit and command.reverse:
+            end = top.offset if since is None else min(top.offset, since.offset - 1)
+            updates = await self._updates(channel, Position(top.epoch, max(0, end - limit)), top.epoch, end, None)
+            updates = list(reversed(updates))
+        elif limit:
+            start = None if since is None else Position(top.epoch, since.offset)
+            updates = await self._updates(channel, start, top.epoch, top.offset, limit)
+        return {"publications": [publication(update) for update in updates], **position_result(top)}
+
+    async def _updates(
+        self, channel: str, start: Position | None, epoch: str, end: int, limit: int | None
+    ) -> list[Update]:
+        """Return the updates after a position up to an offset, or the oldest that are kept where the first is gone.
+
+        Args:
+            channel: The channel.
+            start: The position; None for the oldest.
+            epoch: The channel's epoch; in another there are none.
+            end: The last offset.
+            limit: Most of them, the first ones. None for as many of the last as one answer may have.
+        """
+        found: deque[Update] = deque(maxlen=_MAX_PUBLICATIONS)
+        size = 0
+        while size < _MAX_BYTES and (limit is None or len(found) < limit):
+            page = await self._handle.running.history.read_channel(channel, start)
+            if page is None or page.top.epoch != epoch:
+                break
+            if page.updates is None:
+                if found or limit is not None:
+                    raise ApiError(ErrorCode.UNRECOVERABLE_POSITION)
+                start = None
+                continue
+            some = [update for update in page.updates if update.position is not None and update.position.offset <= end]
+            found.extend(some if limit is None else some[: limit - len(found)])
+            size += sum(len(update.data) for update in some)
+            if len(some) < len(page.updates) or not some or some[-1].position is None:
+                break
+            start = some[-1].position
+            if start.offset >= min(end, page.top.offset):
+                break
+        return list(found)
+
+    async def _remove_history(self, command: OfChannel) -> Result:
+        channel = self._channel(command.channel)
+        await self._require(Verb.PUBLISH, channel)
+        await self._handle.running.history.remove(channel)
+        return {}
+
+    async def _channels(self, command: Channels) -> Result:
+        await self._require_all(Verb.LIST)
+        answers = await self._handle.running.nodes.ask(CHANNELS)
+        counts = merged_channels(answers.values())
+        if command.pattern:
+            pattern = ChannelPatterns([command.pattern])
+            counts = {name: count for name, count in counts.items() if name in pattern}
+        return {"channels": {name: {"num_clients": count} for name, count in counts.items()}}
+
+    async def _info(self) -> Result:
+        await self._require_all(Verb.LIST)
+        answers = await self._handle.running.nodes.ask(INFO)
+        return {"nodes": [msgspec.Raw(each) for each in answers.values()]}
+
+
+def _publication(channel: str, data: bytes, grant: Grant, key: str) -> Publication:
+    kind = MESSAGE
+    if channel.startswith(TASK_PREFIX):
+        kind = TASK_UPDATE
+    elif channel == GENERAL:
+        kind = GENERAL_UPDATE
+    return with_key(Publication(channel, kind, data), grant, f"centrifugo {key}" if key else None)
+
+
+def _api_error(error: RelayError) -> ApiError:
+    """Return an error of the relay as one of the API."""
+    match error:
+        case Forbidden():
+            return ApiError(ErrorCode.PERMISSION_DENIED)
+        case Refused():
+            return ApiError(ErrorCode.LIMIT_EXCEEDED if error.status == 429 else ErrorCode.BAD_REQUEST, error.message)
+        case BadMessage():
+            return ApiError(ErrorCode.BAD_REQUEST, error.message)
+        case UpdateConflict():
+            return ApiError(ErrorCode.CONFLICT, error.public_message)
+        case BrokerRefused() | BrokerError():
+            return ApiError(ErrorCode.INTERNAL, error.public_message)
+    raise error
+
+
+def add_centrifugo_api(app: QuartTrio, prefix: str, api: CentrifugoApi) -> None:
+    """Add the routes of the API to an app.
+
+    Args:
+        app: The app.
+        prefix: What their paths begin with.
+        api: Carries the commands out.
+    """
+
+    @app.post(f"{prefix}/<method>")
+    async def command(method: str) -> Response:
+        """Carry out a command."""
+        if "api_key" in request.args:
+            raise BadMessage("key_in_url", "a key must not be in a URL, where it ends up in logs: send it as X-API-Key")
+        body: Any = await request.get_data()
+        try:
+            result = await api.answer(method, body)
+        except ApiError as error:
+            result = error
+        if not isinstance(result, ApiError):
+            return answer(200, result)
+        if result.code is ErrorCode.METHOD_NOT_FOUND:
+            return answer(404, json_of(result.body))
+        if request.headers.get("x-centrifugo-error-mode", "").lower() == "transport":
+            return answer(result.code.value[2], json_of(result.body))
+        return answer(200, answered(result))

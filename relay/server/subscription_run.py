@@ -1,0 +1,155 @@
+"""One subscription on its way to the live sequence of its channel: what `relay.core.subscription` decides is done here."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from relay.config import Settings
+from relay.core.batches import Batch, Format
+from relay.core.client_limits import ClientShare
+from relay.core.client_subscriptions import SubscriptionSet
+from relay.core.errors import BrokerError, Forbidden
+from relay.core.recovery import Snapshot
+from relay.core.subscription import ReadHistory, Refuse, Request, Send
+from relay.core.updates import Position
+from relay.protocols.base import Refusal, Subscribe
+from relay.server.session_context import SessionContext
+
+#: Seconds after which a history is read again whose first part was sent.
+_READ_AGAIN = 0.5
+
+#: Reads a channel for one client; see `relay.server.session_context.LoadHistory`. May raise Forbidden.
+LoadFor = Callable[[str, Position | None], Awaitable[Snapshot]]
+
+
+class _Client(Protocol):
+    """The client of a subscription: what a run needs of its session."""
+
+    @property
+    def is_low(self) -> bool:
+        """The client has read most of what waited for it."""
+
+    async def wait_low(self) -> None:
+        """Wait until `is_low`."""
+
+    def offer(self, batch: Batch, *, paced: bool = False) -> None:
+        """Write a batch, or queue what the socket does not take."""
+
+
+class SubscriptionRun:
+    """Serves one subscription at its client's pace.
+
+    Args:
+        context: What all sessions share.
+        client: Whose subscription it is.
+        subscriptions: The client's subscriptions.
+        command: What it asked for.
+        request: The same, for the hub.
+        load_history: Reads the channel.
+        refuse: Sends the client that it cannot be served, with a code and a text.
+    """
+
+    __slots__ = ("_client", "_context", "_load_history", "_refuse", "_subscription", "_subscriptions", "command")
+
+    def __init__(
+        self,
+        context: SessionContext,
+        client: _Client,
+        subscriptions: SubscriptionSet,
+        command: Subscribe,
+        request: Request,
+        load_history: LoadFor,
+        refuse: Callable[[Subscribe, str, str], None],
+    ) -> None:
+        self._context = context
+        self._client = client
+        self._subscriptions = subscriptions
+        self._load_history = load_history
+        self._refuse = refuse
+        self._subscription = subscriptions.start(request)
+        self.command = command
+
+    async def run(self, *, until_answered: bool = False) -> bool:
+        """Serve the subscription up to where it follows the channel like all others, or ends.
+
+        Args:
+            until_answered: Stop earlier, when it has been answered.
+
+        Returns:
+            Whether it is to be run again, since it was only answered.
+        """
+        subscription, client = self._subscription, self._client
+        while subscription is not None:
+            if subscription.has_page and not client.is_low:
+                await client.wait_low()
+            match subscription.next_effect():
+                case ReadHistory(since):
+                    await self._read(since)
+                case Send(batch, result):
+                    if result is not None:
+                        self._context.statistics.on_recovery(result.recovered)
+                    if batch.count:
+                        client.offer(batch, paced=True)
+                    if result is not None and until_answered:
+                        return True
+                    if subscription.has_page:
+                        await self._context.take_turn()
+                case Refuse(reason):
+                    # Redis is away, which is no mistake of the client's.
+                    self._subscriptions.discard(subscription)
+                    self._refuse(self.command, "unavailable", reason)
+                case None:
+                    return False
+        return False
+
+    async def _read(self, since: Position | None) -> None:
+        subscription = self._subscription
+        assert subscription is not None
+        try:
+            subscription.on_history(await self._load_history(self.command.channel, since))
+        except Forbidden:
+            subscription.end()
+            self._subscriptions.discard(subscription)
+            self._refuse(self.command, Forbidden.code, Forbidden.message)
+        except BrokerError as error:
+            if subscription.on_unavailable(error.public_message):
+                await trio.sleep(_READ_AGAIN)
+
+
+def refusal_of(command: Subscribe, code: str, message: str, default: Callable[[str, str, str], Refusal]) -> Refusal:
+    """Return the answer to a subscribe that cannot be carried out: the command's own, or the protocol's."""
+    return default(code, message, command.channel) if command.refuse is None else command.refuse(code, message)
+
+
+def request_of(command: Subscribe, format: Format, *, needs_owner: bool = False) -> Request:
+    """Return a client's request as the hub takes it.
+
+    Args:
+        command: What it asked for.
+        format: How updates are encoded and framed.
+        needs_owner: Only the task's owner may follow it.
+    """
+    # A task that only its owner may follow is refused while Redis is away, since nobody can say then who owns it.
+    is_refused_without_redis = command.requires_position or needs_owner
+    return Request(
+        command.channel,
+        format,
+        command.answer,
+        command.since,
+        command.wants_history,
+        is_refused_without_redis,
+        command.updates_in_answer,
+    )
+
+
+def why_no_room(subscriptions: SubscriptionSet, share: ClientShare, settings: Settings) -> str | None:
+    """Return why a client may have no further subscription; None when it may, which is counted then."""
+    count, limit = len(subscriptions), settings.max_subscriptions
+    if count >= limit:
+        return f"this connection has {limit} subscriptions, the limit; unsubscribe from some"
+    share.resize(count)
+    if not share.has_room(count + 1):
+        return "all connections of this address or user have too many subscriptions together; unsubscribe from some"
+    share.resize(count + 1)
+    return None
