@@ -50,7 +50,7 @@ class HttpGuard:
 
     def _is_private(self, path: str) -> bool:
         """Whether an answer depends on who asks."""
-        return self._needs_grants and path.startswith(self._api) and path not in self._public
+        return self._needs_grants and path.startswith((self._api, MERCURE)) and path not in self._public
 
     def rejection_reason(self, path: str, scope: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""

@@ -20,6 +20,7 @@ ANSWERS = [
     ("POST", "/api/tasks/demo/share", MAY, 201),
     ("POST", "/api/tasks/demo/heartbeat", MAY, 204),
     ("GET", "/api/nothing", MAY, 404),
+    ("POST", "/.well-known/mercure", {"Content-Type": "application/x-www-form-urlencoded"}, 400),
     ("GET", "/events?task=other", MAY, 403),
     ("GET", "/events?task=demo", {}, 401),
 ]
