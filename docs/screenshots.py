@@ -81,7 +81,8 @@ def _until_lively(page: Page) -> None:
 def _open_backup(page: Page) -> None:
     page.locator("#search").fill("nightly")
     page.locator("#rows > .row:not([hidden]) a").first.click()
-    page.locator("#search").fill("")
+    if page.locator("#search").is_visible():  # a phone has no room for it beside a task
+        page.locator("#search").fill("")
     expect(page.locator("#children li")).to_have_count(3)
 
 

@@ -232,6 +232,11 @@ class ProtocolDefaults:
 
     admits = False
 
+    @property
+    def is_binary(self) -> bool:
+        """Payloads are texts."""
+        return False
+
     def heartbeat(self) -> "Command | None":
         """Leave it to the transport."""
         return None
@@ -251,9 +256,13 @@ class ClientProtocol(Protocol):
     Attributes:
         admits: The protocol itself decides from which message on a client is served, by `VerifyToken` and `Admit`; and refuses
             what comes before. For other protocols the session does.
+        is_binary: Its payloads are bytes rather than texts.
     """
 
     admits: bool
+
+    @property
+    def is_binary(self) -> bool: ...
 
     def open(self) -> Iterable[Command]:
         """Return the commands of a connection that has just opened, before any message of the client."""

@@ -50,20 +50,27 @@ class CentrifugeProtocol:
     Args:
         server: What all clients have in common.
         codec: The format of its messages.
+        session: The name by which a client without a WebSocket sends its messages; empty for others.
+        node: The relay that it sends them to.
     """
 
-    __slots__ = ("_awaits_pong", "_client", "_disconnect", "_queries", "_state", "_subscriptions")
+    __slots__ = ("_awaits_pong", "_client", "_disconnect", "_emulated", "_queries", "_state", "_subscriptions")
 
     admits = True
 
-    def __init__(self, server: CentrifugeServer, codec: Codec) -> None:
+    def __init__(self, server: CentrifugeServer, codec: Codec, session: str = "", node: str = "") -> None:
         self._client = CentrifugeClient(server, codec)
         self._subscriptions = CentrifugeSubscriptions(self._client)
         self._queries = CentrifugeQueries(self._client)
         #: How the server's API ended the connection.
         self._disconnect: tuple[int, str] | None = None
+        self._emulated = {"session": session, "node": node} if session else {}
         self._state = State.NEW
         self._awaits_pong = False
+
+    @property
+    def is_binary(self) -> bool:
+        return self._client.codec.is_binary
 
     def open(self) -> Iterable[Command]:
         return ()
@@ -130,6 +137,7 @@ class CentrifugeProtocol:
             "subs": subs,
             "ping": max(1, ceil(client.server.ping_interval)),
             "pong": True,
+            **self._emulated,
         }
         # A client that was given others while it was connected has them in its request only.
         wanted = dict.fromkeys(request.subs, ServerSubscription()) | dict(subscriptions_of(grant))

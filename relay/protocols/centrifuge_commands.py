@@ -142,11 +142,13 @@ class Codec(Protocol):
 
     Attributes:
         ping: A ping, which has no content.
+        is_binary: Its messages are binary.
         encodings: Of clients that get whole values.
         deltas: Of clients that take operations on fields.
     """
 
     ping: bytes
+    is_binary: bool
     encodings: Encodings
     deltas: Encodings
 

@@ -75,6 +75,7 @@ class JsonCodec:
     """Reads and writes JSON."""
 
     ping = b"{}"
+    is_binary = False
     encodings = _encodings(whole_values=True)
     deltas = _encodings(whole_values=False)
 

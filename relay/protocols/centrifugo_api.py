@@ -3,10 +3,18 @@
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from relay.core.client_orders import (
+    AddressedOrder,
+    DisconnectOrder,
+    RefreshOrder,
+    SubscribeOrder,
+    UnsubscribeOrder,
+)
+from relay.core.client_orders import Order as AnyOrder
 from relay.core.errors import BadMessage, RelayError
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
@@ -14,6 +22,9 @@ from relay.core.whole_values import plain_data
 #: Most channels of a broadcast, and most commands of a batch.
 MAX_CHANNELS = 1000
 MAX_COMMANDS = 1000
+
+#: A time, in seconds of the Unix epoch; 0 is never.
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=10**11)]
 
 _json = msgspec.json.Encoder().encode
 
@@ -52,6 +63,23 @@ class ApiError(RelayError):
         return {"code": number, "message": name if text == name else f"{name}: {text}"}
 
 
+def json_of(raw: msgspec.Raw, encoded: str, name: str) -> bytes:
+    """Return a value of a request, given as JSON or as the base64 of JSON; nothing where it is not given.
+
+    Raises:
+        ApiError: It is not the base64 of JSON.
+    """
+    if not encoded:
+        return bytes(raw).strip()
+    try:
+        text = b64decode(encoded, validate=True)
+        msgspec.json.decode(text)
+        text.decode()
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        raise ApiError(ErrorCode.BAD_REQUEST, f"{name} must be the base64 of JSON") from None
+    return text.strip()
+
+
 class _Content(msgspec.Struct):
     """What is published."""
 
@@ -69,15 +97,7 @@ class _Content(msgspec.Struct):
         """The data, as a JSON object. Raises ApiError."""
         if self.skip_history or self.tags or self.version:
             raise ApiError(ErrorCode.NOT_AVAILABLE, "there are no skip_history, tags and version here")
-        raw = bytes(self.data)
-        if self.b64data:
-            try:
-                raw = b64decode(self.b64data, validate=True)
-                msgspec.json.decode(raw)
-                raw.decode()
-            except (ValueError, msgspec.DecodeError, RecursionError):
-                raise ApiError(ErrorCode.BAD_REQUEST, "b64data must be the base64 of JSON") from None
-        raw = raw.strip()
+        raw = json_of(self.data, self.b64data, "b64data")
         if not raw.startswith(b"{"):
             raise ApiError(ErrorCode.BAD_REQUEST, "data must be a JSON object")
         return raw
@@ -98,8 +118,8 @@ class Broadcast(_Content):
 class StreamPosition(msgspec.Struct):
     """A position in a channel."""
 
-    offset: int = 0
-    epoch: str = ""
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    epoch: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class History(msgspec.Struct):
@@ -111,8 +131,20 @@ class History(msgspec.Struct):
     reverse: bool = False
 
 
-class OfChannel(msgspec.Struct):
-    """A command about one channel: history_remove, presence, presence_stats."""
+class HistoryRemove(msgspec.Struct):
+    """Delete a channel's history."""
+
+    channel: str = ""
+
+
+class Presence(msgspec.Struct):
+    """Say who is subscribed to a channel."""
+
+    channel: str = ""
+
+
+class PresenceStats(msgspec.Struct):
+    """Say how many are subscribed to a channel."""
 
     channel: str = ""
 
@@ -123,8 +155,57 @@ class Channels(msgspec.Struct):
     pattern: str = ""
 
 
-class Nothing(msgspec.Struct):
-    """A command without parameters: info."""
+class Info(msgspec.Struct):
+    """Say which relays there are."""
+
+
+class _Addressed(msgspec.Struct):
+    """Whom a command is for: the clients of a user, or one of them."""
+
+    user: str = ""
+    client: str = ""
+    session: str = ""
+
+
+class Subscribe(_Addressed):
+    """Subscribe clients to a channel."""
+
+    channel: str = ""
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str = ""
+    expire_at: _Seconds = 0
+    recover_since: StreamPosition | None = None
+    override: msgspec.Raw = msgspec.Raw()
+
+
+class Unsubscribe(_Addressed):
+    """End a subscription of clients."""
+
+    channel: str = ""
+
+
+class DisconnectCode(msgspec.Struct):
+    """How a connection ends."""
+
+    code: Annotated[int, msgspec.Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, msgspec.Meta(max_length=100)] = "force disconnect"
+
+
+class Disconnect(_Addressed):
+    """End the connections of clients."""
+
+    whitelist: Annotated[list[str], msgspec.Meta(max_length=MAX_CHANNELS)] = msgspec.field(default_factory=list)
+    disconnect: DisconnectCode | None = None
+
+
+class Refresh(_Addressed):
+    """Change when the connections of clients end."""
+
+    expired: bool = False
+    expire_at: _Seconds = 0
+    info: msgspec.Raw = msgspec.Raw()
 
 
 class Batch(msgspec.Struct):
@@ -134,16 +215,25 @@ class Batch(msgspec.Struct):
     parallel: bool = False
 
 
-Command = Publish | Broadcast | History | OfChannel | Channels | Nothing | Batch
+#: Commands for connected clients.
+Order = Subscribe | Unsubscribe | Disconnect | Refresh
+
+Command = Publish | Broadcast | History | HistoryRemove | Presence | PresenceStats | Channels | Info | Order | Batch
 
 #: The types of the methods' requests.
 METHODS: Mapping[str, type[Command]] = {
     "publish": Publish,
     "broadcast": Broadcast,
     "history": History,
-    "history_remove": OfChannel,
+    "history_remove": HistoryRemove,
+    "presence": Presence,
+    "presence_stats": PresenceStats,
+    "subscribe": Subscribe,
+    "unsubscribe": Unsubscribe,
+    "disconnect": Disconnect,
+    "refresh": Refresh,
     "channels": Channels,
-    "info": Nothing,
+    "info": Info,
     "batch": Batch,
 }
 
@@ -173,6 +263,47 @@ def read_command(method: str, body: bytes) -> Command:
     if len(getattr(command, "channels", ())) > MAX_CHANNELS or len(getattr(command, "commands", ())) > MAX_COMMANDS:
         raise ApiError(ErrorCode.BAD_REQUEST, f"at most {MAX_CHANNELS} channels or commands at once")
     return command
+
+
+def addressed(command: Order) -> AddressedOrder:
+    """Return what relays are asked to do for a command.
+
+    Raises:
+        ApiError: It has nobody whom it is for, or wants what there is not.
+    """
+    if command.session:
+        raise ApiError(ErrorCode.NOT_AVAILABLE, "clients have no session here: name them by `client`")
+    if not command.user and not command.client:
+        raise ApiError(ErrorCode.BAD_REQUEST, "user is required")
+    spared: Sequence[str] = ()
+    order: AnyOrder
+    match command:
+        case Subscribe():
+            order = _subscribe_order(command)
+        case Unsubscribe():
+            order = UnsubscribeOrder(command.channel)
+        case Disconnect():
+            how = command.disconnect or DisconnectCode()
+            order, spared = DisconnectOrder(how.code, how.reason), command.whitelist
+        case Refresh():
+            if bytes(command.info):
+                raise ApiError(ErrorCode.NOT_AVAILABLE, "a client's info cannot be changed")
+            order = RefreshOrder(command.expired, command.expire_at or None)
+    return AddressedOrder(order, command.user, command.client, spared)
+
+
+def _subscribe_order(command: Subscribe) -> SubscribeOrder:
+    if bytes(command.override):
+        raise ApiError(ErrorCode.NOT_AVAILABLE, "the options of a channel are those of its namespace")
+    since = command.recover_since
+    return SubscribeOrder(
+        command.channel,
+        json_of(command.info, command.b64info, "b64info").decode(),
+        json_of(command.data, command.b64data, "b64data").decode(),
+        command.expire_at or None,
+        None if since is None else since.offset,
+        "" if since is None else since.epoch,
+    )
 
 
 def position_result(position: Position) -> dict[str, Any]:

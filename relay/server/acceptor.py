@@ -11,7 +11,7 @@ This applies to listeners without TLS in a verified Hypercorn; see `relay.server
 
 import resource
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -26,11 +26,12 @@ from relay.protocols.frames import FrameReader
 from relay.protocols.handshake import MAX_HEAD, Handshake, has_too_many_lines, read_handshake
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
 from relay.server.auth.authenticator import Entry
+from relay.server.endpoints import Endpoint, Opening
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
 from relay.server.session import Session
 from relay.server.socket_options import reset, set_tcp_options
-from relay.server.transports import SocketTransport
+from relay.server.transports import socket_transport
 from relay.server.turnstile import Turnstile
 from relay.server.unserved_connections import UnservedConnections
 
@@ -84,7 +85,7 @@ class Acceptor:
         admission: Decides who may connect.
     """
 
-    def __init__(self, endpoints: Mapping[str, Callable[[], ClientProtocol]], admission: Admission) -> None:
+    def __init__(self, endpoints: Mapping[str, Endpoint], admission: Admission) -> None:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._admission = admission
         self._context = admission.context
@@ -215,7 +216,8 @@ class Acceptor:
                     if (retry_after := self._admission.retry_after_for(entry)) is not None:
                         self._refuse(fresh, retry_after)
                         return None
-                    return self._upgrade(fresh, client, entry, handshake, endpoint())
+                    opening = Opening(handshake.query, handshake.subprotocol)
+                    return self._upgrade(fresh, client, entry, handshake, endpoint(opening))
             if is_too_large:
                 self._admission.count_rejection("too_large")
                 fresh.send(_TOO_LARGE)
@@ -302,7 +304,7 @@ class Acceptor:
         """
         limit = self._settings.max_message_bytes
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
-        transport = SocketTransport(fresh, reader, None)
+        transport = socket_transport(fresh, reader, None, is_binary=protocol.is_binary)
         events = transport.feed(handshake.early)
         session = Session(self._context, transport, protocol, client, entry)
         session.register()  # before the answer: a client that has it misses nothing

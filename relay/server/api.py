@@ -23,7 +23,8 @@ from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 
 #: Tasks on one page: unless asked for, and at most.
-PAGE, MAX_PAGE = 100, 500
+PAGE: int = 100
+MAX_PAGE: int = 500
 
 #: Largest `max_age`, in seconds.
 MAX_AGE = 1e9

@@ -172,9 +172,9 @@ class Publisher:
         """
         relay = self._relay.running
         key = _key_of_request()
-        grant = await require_write(relay, Verb.PUBLISH, [_target(publication), *_announced(publication)])
-        (published,) = await relay.publishes.publish([_for_writer(with_key(publication, grant, key), grant)])
-        outcome = _outcome(published)
+        grant = await require_write(relay, Verb.PUBLISH, targets_of(publication))
+        (published,) = await relay.publishes.publish([for_writer(with_key(publication, grant, key), grant)])
+        outcome = outcome_of(published)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -186,12 +186,7 @@ class Publisher:
         for item in items:
             _object(item.data)  # one that is malformed makes the whole batch so
         prepared = [self._prepared(item) for item in items]
-        wanted = [
-            target
-            for each in prepared
-            if isinstance(each, Publication)
-            for target in (_target(each), *_announced(each))
-        ]
+        wanted = [target for each in prepared if isinstance(each, Publication) for target in targets_of(each)]
         grant, reasons = await refusals(relay, Verb.PUBLISH, wanted)
         refused = {target: reason for target, reason in zip(wanted, reasons, strict=True) if reason is not None}
         outcomes: dict[int, Published | RelayError] = {}
@@ -199,13 +194,13 @@ class Publisher:
         for place, each in enumerate(prepared):
             if isinstance(each, RelayError):
                 outcomes[place] = each
-            elif reason := next((refused[t] for t in (_target(each), *_announced(each)) if t in refused), None):
+            elif reason := next((refused[t] for t in targets_of(each) if t in refused), None):
                 outcomes[place] = reason
             else:
                 keyed = with_key(each, grant, None if key is None else f"{key} {place}")
-                accepted.append((place, _for_writer(keyed, grant)))
+                accepted.append((place, for_writer(keyed, grant)))
         published = await relay.publishes.publish([publication for _, publication in accepted])
-        outcomes |= {place: _outcome(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
+        outcomes |= {place: outcome_of(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
@@ -257,18 +252,19 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
         return answer(207 if has_failed else 200, json_of({"results": results}))
 
 
-def _for_writer(publication: Publication, grant: Grant) -> Publication:
+def for_writer(publication: Publication, grant: Grant) -> Publication:
     """Have Redis check the owner again, at the moment of the write, where the client may write by owning the task.
 
     Two clients may create the same task at once: then it is the one's, and the other is refused.
     """
-    targets = [_target(publication), *_announced(publication)]
+    targets = targets_of(publication)
     if all(grant.decide(Verb.PUBLISH, target.channel) is not Decision.NEEDS_OWNER for target in targets):
         return publication
     return publication._replace(options=publication.options._replace(writers=grant.identities))
 
 
-def _outcome(outcome: Published | RelayError) -> Published | RelayError:
+def outcome_of(outcome: Published | RelayError) -> Published | RelayError:
+    """Return what became of a publication of `for_writer`, with Forbidden where the task is another's."""
     is_foreign = isinstance(outcome, UpdateConflict) and outcome.code == Forbidden.code
     return Forbidden() if is_foreign else outcome
 
@@ -322,6 +318,11 @@ def _options(update: TaskUpdate | GeneralUpdate | BatchItem, task_id: str | None
         return creation_options(update.owner, update.parent_id, task_id=task_id)
     except ValueError as error:
         raise Refused(422, "bad_options", str(error)) from None
+
+
+def targets_of(publication: Publication) -> list[Target]:
+    """Return what a publication writes to: its channel, and the task that it announces."""
+    return [_target(publication), *_announced(publication)]
 
 
 def _target(publication: Publication) -> Target:

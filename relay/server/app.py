@@ -23,10 +23,9 @@ from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
 from relay.profile import open_notice
-from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.mercure_forms import PATH as MERCURE
 from relay.protocols.tasks import TasksProtocol
-from relay.server import hypercorn_compat, mercure, sse_endpoint
+from relay.server import centrifuge_streams, hypercorn_compat, mercure, sse_endpoint
 from relay.server.admin_listener import serving_operators
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api import add_api
@@ -34,7 +33,7 @@ from relay.server.api_docs import add_documents
 from relay.server.api_publish import Publisher, add_publish_api
 from relay.server.api_task_actions import add_task_actions
 from relay.server.bound_addresses import bound_addresses
-from relay.server.centrifuge_setup import JSON, centrifuge_server
+from relay.server.centrifuge_setup import centrifuge_protocol, centrifuge_server
 from relay.server.centrifugo_api import CentrifugoApi, add_centrifugo_api, with_api_key
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, refuse_starting
@@ -99,8 +98,8 @@ class RelayApp(QuartTrio):
         self.named = ChannelPatterns(settings.extra_channels)
         self.centrifuge = centrifuge_server(settings, self.named)
         self.endpoints: dict[str, Endpoint] = {
-            "/ws/tasks": partial(TasksProtocol, self.named),
-            "/connection/websocket": partial(CentrifugeProtocol, self.centrifuge, JSON),
+            "/ws/tasks": lambda _opening: TasksProtocol(self.named),
+            "/connection/websocket": partial(centrifuge_protocol, self.centrifuge),
         }
         #: Paths of event streams, and what reads a request there.
         self._streams: dict[str, Callable[[RunningRelay, Any, int], Stream]] = {
@@ -163,6 +162,11 @@ class RelayApp(QuartTrio):
             pass
         elif path in OPERATORS:
             await super().asgi_app(scope, receive, guard.guarded(scope, path, send))
+        elif path in centrifuge_streams.STREAMS and running is not None:
+            emulation = running.emulation
+            await centrifuge_streams.accept_emulated(
+                running.admission, self.centrifuge, emulation, path, scope, receive, send
+            )
         elif path not in self._streams or scope["method"] != "GET":
             await self._serve_request(path, scope, receive, send)
         elif running is None:
@@ -309,6 +313,7 @@ def create_app(
     app = RelayApp(settings, redis_settings, admin_socket)
     add_routes(app, app.relay, app.metrics, app.operator_paths)
     add_api(app, app.relay, app.task_paths)
+    centrifuge_streams.add_emulation(app, app.relay)
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)
     add_publish_api(app, app.task_paths, publisher)
     centrifugo = CentrifugoApi(app.relay, app.centrifuge.channels, settings.max_update_bytes)

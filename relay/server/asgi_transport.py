@@ -70,9 +70,10 @@ class AsgiTransport:
         self._is_writing = True
         while queue:
             # Counted message by message, so that closing in the middle of a batch does not send the first ones again.
-            for text in queue.head().chunk[queue.written :]:
-                if text:
-                    await self._send({"type": "websocket.send", "text": text})
+            for message in queue.head().chunk[queue.written :]:
+                if message:
+                    kind = "text" if isinstance(message, str) else "bytes"
+                    await self._send({"type": "websocket.send", kind: message})
                 elif self._ping_via is not None:
                     await self._ping_via()
                 queue.written += 1
@@ -119,3 +120,11 @@ class AsgiTransport:
         abort_via, self._abort_via = self._abort_via, None
         if abort_via is not None:
             abort_via()
+
+
+class BinaryAsgiTransport(AsgiTransport):
+    """The same, for a protocol whose payloads are bytes."""
+
+    __slots__ = ()
+
+    framing = Framing(bytes, tuple)

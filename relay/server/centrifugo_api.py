@@ -1,32 +1,44 @@
 """Centrifugo's server HTTP API, below a prefix of its own: services that publish to Centrifugo publish to Relay as they are."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
+from relay_wire import keys
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, TASK_UPDATE
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core.channels import ChannelPatterns
 from relay.core.client_channels import ClientChannels, channel_of_name
+from relay.core.client_orders import order_message
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, Forbidden, RelayError, UpdateConflict
-from relay.core.grants import Grant, Verb
-from relay.core.updates import Position, Update
+from relay.core.grants import Verb
+from relay.core.history_range import HistoryRange
+from relay.core.membership import Present
+from relay.core.updates import Update
 from relay.protocols.centrifugo_api import (
     ApiError,
     Batch,
     Broadcast,
     Channels,
     Command,
+    Disconnect,
     ErrorCode,
     History,
-    Nothing,
-    OfChannel,
+    HistoryRemove,
+    Info,
+    Order,
+    Presence,
+    PresenceStats,
     Publish,
+    Refresh,
+    Subscribe,
+    Unsubscribe,
+    addressed,
     answered,
     answered_batch,
     position_result,
@@ -36,7 +48,7 @@ from relay.protocols.centrifugo_api import (
 from relay.server.api_access import LocalOnly, Target, refusals
 from relay.server.api_answers import answer, json_of
 from relay.server.api_errors import Refused
-from relay.server.api_publish import with_key
+from relay.server.api_publish import for_writer, outcome_of, targets_of, with_key
 from relay.server.cors import header
 from relay.server.node_reports import CHANNELS, INFO, merged_channels
 from relay.server.running_relay import RelayHandle
@@ -125,11 +137,19 @@ class CentrifugoApi:
                     return {"responses": [msgspec.Raw(answered(each)) for each in results]}
                 case History():
                     return await self._history(command)
-                case OfChannel():
+                case HistoryRemove():
                     return await self._remove_history(command)
+                case Presence():
+                    present = await self._present(command.channel)
+                    return {"presence": {client: msgspec.Raw(info) for client, info in present.clients.items()}}
+                case PresenceStats():
+                    present = await self._present(command.channel)
+                    return {"num_clients": len(present.clients), "num_users": present.user_count}
+                case Subscribe() | Unsubscribe() | Disconnect() | Refresh():
+                    return await self._give_order(command)
                 case Channels():
                     return await self._channels(command)
-                case Nothing():
+                case Info():
                     return await self._info()
         except ApiError as error:
             return error
@@ -172,21 +192,25 @@ class CentrifugoApi:
             raise ApiError(ErrorCode.BAD_REQUEST, "channels are required")
         relay = self._handle.running
         results: list[Result | ApiError] = [{}] * len(names)
-        channels: dict[int, str] = {}
+        publications: dict[int, Publication] = {}
         for place, name in enumerate(names):
             try:
-                channels[place] = self._channel(name)
+                publications[place] = _publication(self._channel(name), data)
             except ApiError as error:
                 results[place] = error
-        grant, reasons = await refusals(relay, Verb.PUBLISH, [Target(channel) for channel in channels.values()])
+        targets = {place: targets_of(each) for place, each in publications.items()}
+        grant, reasons = await refusals(relay, Verb.PUBLISH, [target for each in targets.values() for target in each])
+        left = iter(reasons)
         accepted: dict[int, Publication] = {}
-        for (place, channel), reason in zip(channels.items(), reasons, strict=True):
-            if reason is None:
-                accepted[place] = _publication(channel, data, grant, content.idempotency_key)
+        for place, each in publications.items():
+            refused = [reason for reason in islice(left, len(targets[place])) if reason is not None]
+            if refused:
+                results[place] = _api_error(refused[0])
             else:
-                results[place] = _api_error(reason)
+                key = f"centrifugo {content.idempotency_key}" if content.idempotency_key else None
+                accepted[place] = for_writer(with_key(each, grant, key), grant)
         outcomes = await relay.publishes.publish(list(accepted.values()))
-        for place, outcome in zip(accepted, outcomes, strict=True):
+        for place, outcome in zip(accepted, map(outcome_of, outcomes), strict=True):
             results[place] = (
                 position_result(outcome.position) if isinstance(outcome, Published) else _api_error(outcome)
             )
@@ -197,60 +221,48 @@ class CentrifugoApi:
         await self._require(Verb.WATCH, channel)
         if command.reverse and command.since is not None and command.since.offset == 0:
             raise ApiError(ErrorCode.INTERNAL, "reverse needs the offset of a publication")
-        history = self._handle.running.history
-        page = await history.read_channel(
-            channel, Position("-", 0)
-        )  # of no epoch: nothing but where the channel stands
-        if page is None:
-            return {"publications": [], "offset": 0, "epoch": ""}
-        top, since = page.top, command.since
-        if since is not None and since.epoch not in ("", top.epoch):
-            raise ApiError(ErrorCode.UNRECOVERABLE_POSITION)
         limit = _MAX_PUBLICATIONS if command.limit < 0 else min(command.limit, _MAX_PUBLICATIONS)
-        updates: Sequence[Update] = []
-        if limit and command.reverse:
-            end = top.offset if since is None else min(top.offset, since.offset - 1)
-            updates = await self._updates(channel, Position(top.epoch, max(0, end - limit)), top.epoch, end, None)
-            updates = list(reversed(updates))
-        elif limit:
-            start = None if since is None else Position(top.epoch, since.offset)
-            updates = await self._updates(channel, start, top.epoch, top.offset, limit)
-        return {"publications": [publication(update) for update in updates], **position_result(top)}
-
-    async def _updates(
-        self, channel: str, start: Position | None, epoch: str, end: int, limit: int | None
-    ) -> list[Update]:
-        """Return the updates after a position up to an offset, or the oldest that are kept where the first is gone.
-
-        Args:
-            channel: The channel.
-            start: The position; None for the oldest.
-            epoch: The channel's epoch; in another there are none.
-            end: The last offset.
-            limit: Most of them, the first ones. None for as many of the last as one answer may have.
-        """
-        found: deque[Update] = deque(maxlen=_MAX_PUBLICATIONS)
+        wanted = HistoryRange(0, None if command.since is None else command.since.offset, command.reverse)
+        history = self._handle.running.admission.context.services.history
+        updates: list[Update] = []
         size = 0
-        while size < _MAX_BYTES and (limit is None or len(found) < limit):
-            page = await self._handle.running.history.read_channel(channel, start)
-            if page is None or page.top.epoch != epoch:
-                break
-            if page.updates is None:
-                if found or limit is not None:
-                    raise ApiError(ErrorCode.UNRECOVERABLE_POSITION)
-                start = None
-                continue
-            some = [update for update in page.updates if update.position is not None and update.position.offset <= end]
-            found.extend(some if limit is None else some[: limit - len(found)])
-            size += sum(len(update.data) for update in some)
-            if len(some) < len(page.updates) or not some or some[-1].position is None:
-                break
-            start = some[-1].position
-            if start.offset >= min(end, page.top.offset):
-                break
-        return list(found)
+        while True:
+            part = await history.read(channel, wanted._replace(limit=limit - len(updates)))
+            if part.top is None:
+                return {"publications": [], "offset": 0, "epoch": ""}
+            if command.since is not None and command.since.epoch not in ("", part.top.epoch):
+                raise ApiError(ErrorCode.UNRECOVERABLE_POSITION)
+            updates += part.updates
+            size += sum(len(update.data) for update in part.updates)
+            last = part.updates[-1].position if part.updates else None
+            if last is None or len(updates) >= limit or size >= _MAX_BYTES:
+                return {"publications": [publication(update) for update in updates], **position_result(part.top)}
+            wanted = wanted._replace(since=last.offset)
 
-    async def _remove_history(self, command: OfChannel) -> Result:
+    async def _present(self, name: str) -> Present:
+        channel = self._channel(name)
+        await self._require(Verb.WATCH, channel)
+        namespace = self._names.find(name)
+        if namespace is None or not namespace.presence:
+            raise ApiError(ErrorCode.NOT_AVAILABLE, "presence is not kept in this channel's namespace")
+        return await self._handle.running.admission.context.services.presence.read(channel)
+
+    async def _give_order(self, command: Order) -> Result:
+        """Have all relays do something with a user's clients: whether there are any is not known here."""
+        order = addressed(command)
+        if isinstance(command, Subscribe | Unsubscribe):
+            channel = self._channel(command.channel)
+            if isinstance(command, Subscribe):
+                await self._require(Verb.WATCH, channel)
+        await self._require_all(Verb.REVOKE)
+        try:
+            message = order_message(order)
+        except ValueError as error:
+            raise ApiError(ErrorCode.BAD_REQUEST, str(error)) from None
+        await self._handle.running.redis.publish(keys.ORDERS, message)
+        return {}
+
+    async def _remove_history(self, command: HistoryRemove) -> Result:
         channel = self._channel(command.channel)
         await self._require(Verb.PUBLISH, channel)
         await self._handle.running.history.remove(channel)
@@ -271,13 +283,10 @@ class CentrifugoApi:
         return {"nodes": [msgspec.Raw(each) for each in answers.values()]}
 
 
-def _publication(channel: str, data: bytes, grant: Grant, key: str) -> Publication:
-    kind = MESSAGE
+def _publication(channel: str, data: bytes) -> Publication:
     if channel.startswith(TASK_PREFIX):
-        kind = TASK_UPDATE
-    elif channel == GENERAL:
-        kind = GENERAL_UPDATE
-    return with_key(Publication(channel, kind, data), grant, f"centrifugo {key}" if key else None)
+        return Publication(channel, TASK_UPDATE, data)
+    return Publication(channel, GENERAL_UPDATE if channel == GENERAL else MESSAGE, data)
 
 
 def _api_error(error: RelayError) -> ApiError:

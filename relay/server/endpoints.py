@@ -4,7 +4,7 @@ They are served before Quart's routing, which would be the dearest part of a han
 """
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import structlog
 import trio
@@ -21,28 +21,43 @@ from relay.server.session import Session, early_updates
 _log = structlog.get_logger("relay.endpoints")
 
 
+class Opening(NamedTuple):
+    """What a client says about its protocol before the first message.
+
+    Attributes:
+        query: The query of its request.
+        subprotocol: The WebSocket subprotocol that is agreed on, or None.
+    """
+
+    query: bytes
+    subprotocol: str | None
+
+
 #: A protocol behind a path: makes one client's instance.
-Endpoint = Callable[[], ClientProtocol]
+Endpoint = Callable[[Opening], ClientProtocol]
 
 
 class _Limits(TypedDict):
     max_message: int
     dead_peer_timeout: float
+    is_binary: bool
 
 
 async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
     """Accept a client: handshake, hijack, session. Returns when the server's part in the connection is over."""
     settings = admission.settings
     client = admission.proxies.client(scope.get("client"), scope["headers"])
-    limits: _Limits = {
-        "max_message": settings.max_message_bytes,
-        "dead_peer_timeout": settings.dead_peer_timeout,
-    }
     chain = inspect(send)
     if chain.terminated is not None:
         admission.drain_when(chain.terminated)
     chain.report_violations()  # also those in what the client sends right behind its handshake
-    protocol = endpoint()
+    agreed = agreed_subprotocol(scope.get("subprotocols", ()))
+    protocol = endpoint(Opening(scope["query_string"], agreed))
+    limits: _Limits = {
+        "max_message": settings.max_message_bytes,
+        "dead_peer_timeout": settings.dead_peer_timeout,
+        "is_binary": protocol.is_binary,
+    }
     try:
         with trio.fail_after(settings.handshake_timeout):
             await receive()  # websocket.connect
@@ -71,7 +86,6 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 return
             with early_updates(admission.context.hub, protocol) as early:
                 hijack = prepare(send) if settings.hijack_sockets and not admission.is_full else None
-                agreed = agreed_subprotocol(scope.get("subprotocols", ()))
                 await send({"type": "websocket.accept", "subprotocol": agreed})
                 full = Close.FULL if admission.is_full else None
                 if full is None and admission.has_too_many(client):  # others of its address came meanwhile

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from relay.protocols.frames import FrameReader
-from relay.server.asgi_transport import AsgiTransport
+from relay.server.asgi_transport import AsgiTransport, BinaryAsgiTransport
 from relay.server.hypercorn_compat.chain import HypercornChain, Receive, Send, inspect
 from relay.server.hypercorn_compat.hijacking import (
     dup_socket,
@@ -23,7 +23,7 @@ from relay.server.hypercorn_compat.hijacking import (
     wake_h11_reader,
 )
 from relay.server.socket_options import reset, tune
-from relay.server.transports import SocketTransport
+from relay.server.transports import SocketTransport, socket_transport
 
 
 class Hijack:
@@ -33,7 +33,7 @@ class Hijack:
         self._chain = chain
 
     async def complete(
-        self, receive: Receive, *, max_message: int, dead_peer_timeout: float
+        self, receive: Receive, *, max_message: int, dead_peer_timeout: float, is_binary: bool
     ) -> tuple[SocketTransport, bytes]:
         """Take the accepted connection. When cancelled, the connection is reset.
 
@@ -41,6 +41,7 @@ class Hijack:
             receive: The connection's ASGI ``receive``.
             max_message: Longest message of the client, in bytes.
             dead_peer_timeout: Seconds after which a peer that acknowledges nothing is gone.
+            is_binary: Payloads are bytes.
 
         Returns:
             The transport, and what the client has sent already.
@@ -52,7 +53,8 @@ class Hijack:
             while (await receive())["type"] != "websocket.disconnect":
                 pass
             recorder = handshake_recorder(self._chain)
-            transport = SocketTransport(ours, FrameReader(max_message, recorder.connection), dead_peer_timeout)
+            reader = FrameReader(max_message, recorder.connection)
+            transport = socket_transport(ours, reader, dead_peer_timeout, is_binary=is_binary)
         except BaseException:
             reset(ours)
             raise
@@ -100,7 +102,9 @@ def abort_hook(chain: HypercornChain, send: Send, dead_peer_timeout: float) -> C
     return partial(reset, chain.socket)
 
 
-def asgi_transport(receive: Receive, send: Send, *, max_message: int, dead_peer_timeout: float) -> AsgiTransport:
+def asgi_transport(
+    receive: Receive, send: Send, *, max_message: int, dead_peer_timeout: float, is_binary: bool
+) -> AsgiTransport:
     """Return the transport of a WebSocket connection that is not hijacked.
 
     Args:
@@ -108,8 +112,10 @@ def asgi_transport(receive: Receive, send: Send, *, max_message: int, dead_peer_
         send: The connection's ASGI ``send``.
         max_message: Longest message of the client, in bytes.
         dead_peer_timeout: Seconds after which a peer that acknowledges nothing is gone.
+        is_binary: Payloads are bytes.
     """
     chain = inspect(send)
     ping_via = chain.send_ping if chain.is_websocket else None
     violation = chain.report_violations()
-    return AsgiTransport(receive, send, max_message, ping_via, abort_hook(chain, send, dead_peer_timeout), violation)
+    transport = BinaryAsgiTransport if is_binary else AsgiTransport
+    return transport(receive, send, max_message, ping_via, abort_hook(chain, send, dead_peer_timeout), violation)

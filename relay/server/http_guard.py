@@ -14,6 +14,9 @@ from relay.server.operator_paths import OPERATORS, is_on_admin
 from relay.server.request_bodies import BodyRefused
 from relay.server.static_files import SCRIPTS
 
+#: Paths of event streams, and of what their clients send.
+_STREAMS = frozenset({"/events", MERCURE, "/connection/sse", "/connection/http_stream", "/emulation"})
+
 #: Seconds that the last part of an answer may take once the app is done with it.
 _SEND_TIMEOUT = 10.0
 
@@ -46,7 +49,7 @@ class HttpGuard:
 
     def _is_for_pages(self, path: str) -> bool:
         """Whether pages of other origins may use a path."""
-        return path.startswith(self._api) or path in ("/events", MERCURE) or path in SCRIPTS
+        return path.startswith(self._api) or path in _STREAMS or path in SCRIPTS
 
     def _is_private(self, path: str) -> bool:
         """Whether an answer depends on who asks."""

@@ -43,6 +43,7 @@ from relay.server.auth.tickets import Tickets
 from relay.server.child_roll_ups import roll_up_children
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
+from relay.server.emulation import Emulation
 from relay.server.endpoints import Endpoint
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
@@ -146,15 +147,17 @@ async def run_relay(
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
-        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry).answer)
+        directory = ClientDirectory()
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry, directory).answer)
         redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         presence = redis.presence()
         publishes = redis.client_publishes()
         channel_services = ChannelServices(presence, redis.history_ranges(), publishes, settings.max_update_bytes)
-        directory = ClientDirectory()
         redis.subscribe_raw(keys.ORDERS, partial(_on_order, directory))
+        emulation = Emulation(redis.publish, settings.max_message_bytes)
+        redis.subscribe_raw(emulation.redis_channel, emulation.on_message)
         context = SessionContext(
             settings,
             limits_of(settings),
@@ -202,6 +205,7 @@ async def run_relay(
             redis.event_positions(),
             publishes,
             nodes,
+            emulation,
             ingester,
             heartbeat,
         )

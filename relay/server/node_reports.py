@@ -9,6 +9,7 @@ from time import monotonic
 
 import msgspec
 
+from relay.core.client_directory import ClientDirectory
 from relay.core.extra_channels import name_of
 from relay.core.hub import Hub
 from relay.core.topics import TOPICS
@@ -28,9 +29,11 @@ class NodeReports:
     Args:
         hub: Where its clients subscribe.
         registry: Its clients.
+        directory: Those of them that have an id, and their users.
     """
 
-    def __init__(self, hub: Hub, registry: SessionRegistry) -> None:
+    def __init__(self, hub: Hub, registry: SessionRegistry, directory: ClientDirectory) -> None:
+        self._directory = directory
         self._hub = hub
         self._registry = registry
         self._started = monotonic()
@@ -54,6 +57,7 @@ class NodeReports:
             "name": f"{gethostname()}_{getpid()}",
             "version": version("trio-relay"),
             "num_clients": len(self._registry),
+            "num_users": self._directory.user_count,
             "num_channels": len(self._hub.channels),
             "num_subs": self._hub.subscriptions,
             "uptime": int(monotonic() - self._started),

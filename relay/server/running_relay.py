@@ -12,6 +12,7 @@ from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerUnavailable
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
+from relay.server.emulation import Emulation
 from relay.server.heartbeat import Heartbeat
 
 
@@ -29,6 +30,7 @@ class RunningRelay:
         event_positions: The positions of updates that have an id of their publisher's.
         publishes: Publishes for clients.
         nodes: This relay among all on the same Redis.
+        emulation: Clients whose messages come as requests.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
     """
@@ -42,6 +44,7 @@ class RunningRelay:
     event_positions: EventPositions
     publishes: ClientPublishes
     nodes: Nodes
+    emulation: Emulation
     ingester: PublishIngester
     heartbeat: Heartbeat
 

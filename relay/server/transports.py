@@ -21,6 +21,7 @@ from relay.protocols.frames import (
     Event,
     PeerClosed,
     Received,
+    binary_frame,
     close_frame,
     end_of_frame,
     text_frame,
@@ -253,6 +254,21 @@ class SocketTransport:
         if sock is not None:
             trio.lowlevel.notify_closing(sock)
             reset(sock)
+
+
+class BinarySocketTransport(SocketTransport):
+    """The same, for a protocol whose payloads are bytes."""
+
+    __slots__ = ()
+
+    framing = Framing(binary_frame, b"".join)
+
+
+def socket_transport(
+    sock: socket.socket, reader: Reader, dead_peer_timeout: float | None, *, is_binary: bool
+) -> SocketTransport:
+    """Return the transport of a WebSocket on a socket of our own."""
+    return (BinarySocketTransport if is_binary else SocketTransport)(sock, reader, dead_peer_timeout)
 
 
 class _NoTimeout:

@@ -11,12 +11,13 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from relay.core.channels import ChannelPatterns
+from relay.core.client_orders import order_message, read_order
 from relay.core.errors import BadMessage
 from relay.core.grants import NOTHING
 from relay.core.topics import TOPICS, matches
 from relay.core.updates import Position, Update
 from relay.protocols.base import Subscribe
-from relay.protocols.centrifugo_api import METHODS, ApiError, read_command
+from relay.protocols.centrifugo_api import METHODS, ApiError, Order, addressed, read_command
 from relay.protocols.event_ids import positions_of
 from relay.protocols.mercure import MercureProtocol, read_selectors
 from relay.protocols.mercure_forms import TOPIC_UPDATE, position_of, read_form, read_stored, stored_form
@@ -79,6 +80,10 @@ def _selector(data: bytes) -> None:
 def _command(data: bytes) -> None:
     method, _, body = data.decode("latin1").partition("\n")
     command = read_command(method if method in METHODS else "publish", body.encode("latin1"))
+    if isinstance(command, Order):
+        order = read_order(order_message(addressed(command)))
+        assert order is not None
+        assert order.order == addressed(command).order
     if hasattr(command, "json"):
         assert command.json.startswith(b"{")
 
@@ -99,6 +104,9 @@ PARSERS: dict[str, Parser] = {
             b'publish\n{"channel":"news","data":{"a":[1]},"idempotency_key":"k"}',
             b'broadcast\n{"channels":["a","b"],"b64data":"e30="}',
             b'history\n{"channel":"a","limit":-1,"since":{"offset":1,"epoch":"e"},"reverse":true}',
+            b'subscribe\n{"user":"u","channel":"a","data":{},"b64info":"e30=","expire_at":1,"recover_since":{"offset":1}}',
+            b'disconnect\n{"user":"u","whitelist":["c"],"disconnect":{"code":4000,"reason":"r"}}',
+            b'refresh\n{"user":"u","client":"c","expired":true,"expire_at":9}',
             b'batch\n{"commands":[{"info":{}},{"publish":{"channel":"a","data":{}}}],"parallel":true}',
         ),
     ),

@@ -537,7 +537,7 @@ _METHODS = ["connect", "subscribe", "unsubscribe", "publish", "presence", "histo
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["id", *_METHODS]), _VALUES, max_size=2), max_size=4), st.binary())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_whatever_comes_is_answered_or_ends_the_connection(commands: list[dict[str, Any]], noise: bytes) -> None:
     client = connected()
     client.say(*commands)

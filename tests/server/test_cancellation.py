@@ -19,16 +19,21 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
+from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
 from relay.server.admission import Admission
 from relay.server.cors import CorsPolicy
-from relay.server.endpoints import accept_client
+from relay.server.endpoints import Opening, accept_client
 from relay.server.session import Session
 from tests.harness import masked_frame, masked_text
 from tests.server.world import MakeWorld, Peer, World, settled, small_pair, value
 
 SUBSCRIBE = masked_text(b'{"type":"subscribe","task_id":"a"}')
+
+
+def protocol_of(_opening: Opening) -> ClientProtocol:
+    return TasksProtocol(ChannelPatterns())
 
 
 class CancelAt(trio.abc.Instrument):
@@ -319,7 +324,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
             ) -> None:
                 with scope:
                     instrument.root = trio.lowlevel.current_task()
-                    await accept_client(admission, lambda: TasksProtocol(ChannelPatterns()), asgi_scope, receive, send)
+                    await accept_client(admission, protocol_of, asgi_scope, receive, send)
                 instrument.root = None
 
             ours, theirs = socket.socketpair()

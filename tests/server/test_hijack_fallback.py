@@ -117,11 +117,11 @@ async def test_in_an_unverified_hypercorn_nothing_is_looked_for(stream: Any, mon
 
 
 async def test_on_asgi_the_grip_on_the_socket_is_as_good_as_it_can_be(stream: Any) -> None:
-    transport = asgi_transport(nothing, nothing, max_message=10, dead_peer_timeout=1.0)
+    transport = asgi_transport(nothing, nothing, max_message=10, dead_peer_timeout=1.0, is_binary=False)
     assert isinstance(transport, AsgiTransport)
     assert transport.heartbeat() is None
     transport.abort()  # nothing to abort with
-    transport = asgi_transport(nothing, chain(stream), max_message=10, dead_peer_timeout=1.0)
+    transport = asgi_transport(nothing, chain(stream), max_message=10, dead_peer_timeout=1.0, is_binary=False)
     assert transport.heartbeat() is not None
     transport.abort()
     transport.abort()

@@ -52,6 +52,7 @@ export function facts(task: ListedTask, linkTo: (id: string) => HTMLElement): HT
     ["Kind", text(data.kind)],
     ["Worker", text(data.worker)],
     ["Attempt", isRepeated ? `${attempt}${attempts === "" ? "" : ` of ${attempts}`}` : ""],
+    ["Run", task.run !== undefined && task.run > 1 ? String(task.run) : ""],
     ["Created", time(data["created_at"])],
     ["Started", time(data["started_at"])],
     ["Ended", time(data["completed_at"])],

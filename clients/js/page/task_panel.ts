@@ -74,7 +74,8 @@ export class TaskPanel {
   #draw(id: string, state: TaskState): void {
     const { tasks } = this.#around.list();
     const listed = tasks.find((task) => task.id === id);
-    const task: ListedTask = { id, data: state.data, active: 0, owner: listed?.owner ?? [], parentId: listed?.parentId ?? null };
+    const run = listed?.run === undefined ? {} : { run: listed.run };
+    const task: ListedTask = { id, data: state.data, active: 0, owner: listed?.owner ?? [], parentId: listed?.parentId ?? null, ...run };
     const link = (other: string, title?: string): HTMLElement => {
       const known = title ?? text(tasks.find((each) => each.id === other)?.data.title);
       return h("a", { href: this.#around.href(other), "data-task": other, dir: "auto" }, cut(known || other, 120));
@@ -82,7 +83,7 @@ export class TaskPanel {
     for (const action of this.#actions) action.show(state);
     setText(byId("panel-title"), cut(text(state.data.title) || id, 120));
     const data = JSON.stringify(state.data);
-    this.#section("facts", data + JSON.stringify([task.owner, task.parentId]), () => facts(task, link));
+    this.#section("facts", data + JSON.stringify([task.owner, task.parentId, task.run]), () => facts(task, link));
     this.#section("results", data, () => results(state.data));
     const family = children(id, tasks, link);
     this.#section("children", family.map((node) => node.textContent).join("\n"), () => family);

@@ -36,7 +36,7 @@ export interface ListSource<F extends object> {
 }
 
 interface Answer {
-  readonly tasks: { task_id: string; active?: number; data: Fields; owner?: string[] | string; parent_id?: string }[];
+  readonly tasks: { task_id: string; active?: number; data: Fields; owner?: string[] | string; parent_id?: string; run?: number }[];
   readonly next: string | null;
 }
 
@@ -200,7 +200,7 @@ export class TaskList<F extends object = TaskFields> {
     return query;
   }
 
-  #take({ task_id: id, active = 0, data, owner, parent_id: parentId }: Answer["tasks"][number]): void {
+  #take({ task_id: id, active = 0, data, owner, parent_id: parentId, run }: Answer["tasks"][number]): void {
     const known = this.#entries.get(id)?.task;
     // What is followed is newer than any list.
     const isNewer = known !== undefined && this.#followed.has(id) && Object.keys(known.data).length > 0;
@@ -210,6 +210,7 @@ export class TaskList<F extends object = TaskFields> {
       active: Math.max(active * 1000, known?.active ?? 0),
       owner: owner === undefined ? [] : [owner].flat(),
       parentId: parentId ?? null,
+      ...(run === undefined ? {} : { run }),
     };
     this.#entries.set(id, { task, reading: this.#reading });
   }

@@ -31,13 +31,14 @@ const until = async (check) => {
 };
 
 test("a list is read page by page, and ordered by activity", async () => {
-  const asked = serveList([item("a", 3), item("b", 2), item("c", 1)], 2);
+  const asked = serveList([{ ...item("a", 3), run: 2 }, item("b", 2), item("c", 1)], 2);
   const { relay } = play();
   const list = relay.tasks({ limit: 10 });
   assert.deepEqual([list.state.isLoading, list.state.tasks], [true, []]);
   const stop = list.subscribe(() => {});
   await until(() => list.state.tasks.length === 3);
   assert.deepEqual(list.state.tasks.map(({ id, active }) => [id, active]), [["a", 3000], ["b", 2000], ["c", 1000]]);
+  assert.deepEqual(list.state.tasks.map(({ run }) => run), [2, undefined, undefined]);
   assert.deepEqual([list.state.isLoading, list.state.isTruncated], [false, false]);
   assert.deepEqual(asked.map(({ after }) => after), [undefined, "2"]);
   stop();

@@ -8,9 +8,10 @@ import urllib.request
 from typing import Any
 
 import httpx
+from websockets.sync.client import connect
 
 from tests.conftest import StartRelay
-from tests.harness import RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
 
 UPGRADE = {
     "Connection": "Upgrade",
@@ -203,11 +204,29 @@ def test_while_redis_is_away_no_answer_says_where_it_is(redis_server: RedisServe
                 )
                 answer = client.request(method, re.sub(r"\{\w+\}", "t", path), json=body if method == "post" else None)
                 answers[f"{method} {path}"] = (answer.status_code, answer.content)
+        for name, body in (("publish", {"channel": "task:t", "data": {"n": 1}}), ("history", {"channel": "task:t"})):
+            answer = client.post(f"/centrifugo/api/{name}", json=body)
+            answers[f"centrifugo {name}"] = (503 if "error" in answer.json() else answer.status_code, answer.content)
+        answer = client.post("/.well-known/mercure", data={"topic": "https://example.com/t", "data": "1"})
+        answers["mercure publish"] = (answer.status_code, answer.content)
+        with client.stream("GET", "/events", params={"task": "t"}) as stream:
+            first = next(stream.iter_raw())
+            answers["/events"] = (stream.status_code, first + repr(stream.headers.multi_items()).encode())
     with relay.client() as watcher:
         watcher.send({"type": "subscribe", "task_id": "t", "position": None})
         answers["/ws/tasks"] = (503, json.dumps(watcher.receive()).encode())
+    with connect(f"ws://127.0.0.1:{relay.port}/connection/websocket", open_timeout=PATIENCE) as centrifuge:
+        for command in ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "task:t", "recoverable": True}}):
+            centrifuge.send(json.dumps(command))
+            text = centrifuge.recv(PATIENCE)
+        assert '"error"' in str(text)
+        answers["/connection/websocket"] = (503, str(text).encode())
     assert {
-        f"{method} /api/tasks{rest}" for method, rest in (("get", ""), ("get", "/{task_id}"), ("post", "/{task_id}"))
+        *("readyz", "centrifugo publish", "centrifugo history", "mercure publish"),
+        *(
+            f"{method} /api/tasks{rest}"
+            for method, rest in (("get", ""), ("get", "/{task_id}"), ("post", "/{task_id}"))
+        ),
     } <= {name for name, (status, _) in answers.items() if status == 503}
     address = re.compile(rf"127\.0\.0\.1|localhost|redis://|\b{redis_server.port}\b".encode())
     assert {name: body for name, (_, body) in answers.items() if address.search(body)} == {}

@@ -104,6 +104,8 @@ export interface ListedTask<F extends object = TaskFields> {
   readonly active: number;
   readonly owner: readonly string[];
   readonly parentId: string | null;
+  /** The how-manieth run of its id it is, from 1; undefined until the relay has listed it. */
+  readonly run?: number;
 }
 
 /** Which tasks a list has. */

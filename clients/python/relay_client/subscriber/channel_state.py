@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
 
-from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
+from relay_wire.channels import FAMILY_PREFIX, GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 from relay_wire.position import Position
 
 #: Longest epoch and largest offset that a relay accepts.
@@ -59,8 +59,15 @@ class ChannelState:
         """Whether the relay has confirmed the subscription on this connection."""
         return self.phase in (Phase.AWAITING_STATE, Phase.LIVE)
 
-    def request_fields(self) -> dict[str, str]:
+    @property
+    def is_family(self) -> bool:
+        """Whether it is a task together with its children; `fields` then has the state of each task by its id."""
+        return self.name.startswith(FAMILY_PREFIX)
+
+    def request_fields(self) -> dict[str, str | bool]:
         """Return how a request names the channel."""
+        if self.is_family:
+            return {"task_id": self.name[len(FAMILY_PREFIX) :], "children": True}
         if self.name.startswith(TASK_PREFIX):
             return {"task_id": self.name[len(TASK_PREFIX) :]}
         return {"channel": self.name}
@@ -92,6 +99,8 @@ def task_channel(task_id: str) -> str:
 
 def checked_name(name: str) -> str:
     """Return a channel's name. Raises ValueError if it is not one."""
+    if name.startswith(FAMILY_PREFIX) and 1 <= len(name) - len(FAMILY_PREFIX) <= MAX_NAME_LENGTH:
+        return name
     if name == GENERAL or (name.startswith(TASK_PREFIX) and 1 <= len(name) - len(TASK_PREFIX) <= MAX_NAME_LENGTH):
         return name
     raise ValueError(f"the keys of positions and states are channels, 'general' or 'task:ID', not {name[:80]!r}")
@@ -113,6 +122,10 @@ def checked_position(name: str, position: tuple[str, int]) -> Position:
 
 def name_in(message: Mapping[str, Any]) -> str:
     """Return the channel of a relay's message. Raises KeyError if it names none."""
+    if "family" in message:
+        return FAMILY_PREFIX + str(message["family"])
+    if "task_id" in message and message.get("children") is True:
+        return FAMILY_PREFIX + str(message["task_id"])
     if "task_id" in message:
         return TASK_PREFIX + str(message["task_id"])
     return str(message["channel"])

@@ -22,6 +22,8 @@ class SubscribeOptions(TypedDict, total=False):
     """The options of `subscribe`, the same for every event loop.
 
     Attributes:
+        families: Ids of tasks to follow together with their children, each with one position. Their channels are
+            ``family:<id>``; `Update.member` says which task an update is of.
         general: Follow the general updates too. False by default.
         positions: By channel (``general``, ``task:<id>``), where to resume, as `Updates.positions` returned it. A task without
             one begins with its state, general updates without one with the next.
@@ -35,6 +37,7 @@ class SubscribeOptions(TypedDict, total=False):
         on_connection: Called when the connection is opened or lost. By default it is logged.
     """
 
+    families: Iterable[str]
     general: bool
     positions: Mapping[str, tuple[str, int]] | None
     states: Mapping[str, Mapping[str, Any]] | None
@@ -50,6 +53,7 @@ def new_subscription(
     url: str | None,
     tasks: Iterable[str],
     *,
+    families: Iterable[str] = (),
     general: bool = False,
     positions: Mapping[str, tuple[str, int]] | None = None,
     states: Mapping[str, Mapping[str, Any]] | None = None,
@@ -64,6 +68,7 @@ def new_subscription(
     endpoint = Endpoint.parse(url, headers, ssl_context)
     subscriptions = Subscriptions(
         tasks,
+        families=families,
         general=general,
         positions=positions,
         states=states,

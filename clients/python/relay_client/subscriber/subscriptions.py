@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from relay_wire.channels import GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
+from relay_wire.channels import FAMILY_PREFIX, GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 from relay_wire.position import Position
 
 from relay_client.backoff import full_jitter
@@ -35,6 +35,9 @@ WINDOW = 64
 #: Bounds in seconds of the first and of the longest delay between two attempts while Redis is unavailable.
 UNAVAILABLE_DELAYS = (0.5, 10.0)
 
+
+#: The type of the message with the states of a task and its children.
+TASK_STATES = "task_states"
 
 #: By the type of an answer, that of its request.
 _ANSWERS = {"unsubscribed": "unsubscribe", "pong": "ping", "authenticated": "authenticate"}
@@ -65,6 +68,7 @@ class Subscriptions:
 
     Args:
         tasks: Ids of the tasks to follow from the start.
+        families: Ids of the tasks to follow together with their children.
         general: Follow the general updates too.
         positions: By channel, where to resume: ``{"task:t": (epoch, offset), "general": ...}``.
         states: By channel, the folded states at these positions.
@@ -80,6 +84,7 @@ class Subscriptions:
         self,
         tasks: Iterable[str] = (),
         *,
+        families: Iterable[str] = (),
         general: bool = False,
         positions: Mapping[str, tuple[str, int]] | None = None,
         states: Mapping[str, Mapping[str, Any]] | None = None,
@@ -114,6 +119,8 @@ class Subscriptions:
             self._add(GENERAL)
         for task_id in tasks:
             self.add(task_id)
+        for task_id in families:
+            self._add(FAMILY_PREFIX + task_channel(task_id)[len(TASK_PREFIX) :])
 
     # The consumer's side.
 
@@ -256,7 +263,7 @@ class Subscriptions:
             if not isinstance(message, dict):
                 raise TypeError
             kind = message["type"]
-            if kind in (TASK_UPDATE, GENERAL_UPDATE):
+            if kind in (TASK_UPDATE, GENERAL_UPDATE, TASK_STATES):
                 self._on_update(kind, message, str(text))
             elif kind == "subscribed":
                 self._on_subscribed(message, str(text))
@@ -337,9 +344,9 @@ class Subscriptions:
 
     def _on_update(self, kind: UpdateType, message: dict[str, Any], text: str) -> None:
         name = GENERAL if kind == GENERAL_UPDATE else name_in(message)
-        data = message["data"]
+        data = message["tasks"] if kind == TASK_STATES else message["data"]
         position = position_in(message)
-        if name != GENERAL and not isinstance(data, dict):
+        if name != GENERAL and not isinstance(data, list if kind == TASK_STATES else dict):
             raise TypeError
         channel = self._channels.get(name)
         if channel is None or not channel.is_confirmed:
@@ -354,6 +361,22 @@ class Subscriptions:
                 if position.offset < reached.offset or (position.offset == reached.offset and not is_state):
                     return  # received before
             channel.position, channel.awaited, channel.phase = position, None, Phase.LIVE
+        if channel.is_family:
+            self._on_family(channel, kind, message, data, text, is_state=is_state)
+            return
         state: Mapping[str, Any] = {} if name == GENERAL else apply_update({} if is_state else channel.fields, data)
         channel.fields = state
         self._updates.put(channel, Update(name, kind, data, state, position, text, is_state))
+
+    def _on_family(
+        self, channel: ChannelState, kind: UpdateType, message: dict[str, Any], data: Any, text: str, *, is_state: bool
+    ) -> None:
+        """Take an update of a task or of one of its children, or the states of all of them."""
+        if kind == TASK_STATES:
+            member, state = None, {str(task["task_id"]): apply_update({}, task["data"]) for task in data}
+            channel.fields = state
+        else:
+            member = str(message["task_id"])
+            state = apply_update(channel.fields.get(member, {}), data)
+            channel.fields = {**channel.fields, member: state}
+        self._updates.put(channel, Update(channel.name, kind, data, state, channel.position, text, is_state, member))

@@ -8,7 +8,7 @@ from relay_wire.position import Position
 from relay_wire.statuses import TERMINAL
 
 #: The relay's message types, and one of our own that says that updates may be missing.
-UpdateType = Literal["task_update", "general_update", "reset"]
+UpdateType = Literal["task_update", "general_update", "task_states", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Update:
             ``reset``, the relay's current position.
         text: The relay's message, as received.
         is_state: `data` is the folded state, which a new subscriber of a task gets first.
+        member: In a subscription to a task with its children (``family:<id>``), the id of the task that the update is of. None
+            for ``task_states``: `state` then has the states of all of them by their ids.
     """
 
     channel: str
@@ -36,10 +38,13 @@ class Update:
     position: Position | None
     text: str
     is_state: bool = False
+    member: str | None = None
 
     @property
     def task_id(self) -> str | None:
-        """The id of the task, None for general updates."""
+        """The id of the task, None for general updates and for the states of several tasks."""
+        if self.member is not None:
+            return self.member
         kind, _, task_id = self.channel.partition(":")
         return task_id if kind == "task" else None
 

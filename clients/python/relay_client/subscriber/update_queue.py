@@ -51,7 +51,8 @@ class UpdateQueue:
         """Add an update, with which its channel reaches the update's position."""
         position = None if update.is_reset else update.position
         with self._lock:
-            self._entries.append(_Entry(channel, update, position, update.state))
+            state = channel.fields if channel.is_family else update.state
+            self._entries.append(_Entry(channel, update, position, state))
             self._size += len(update.text)
 
     def put_position(self, channel: ChannelState) -> None:

@@ -52,7 +52,7 @@ def create_echo_app() -> RelayApp:
     client_budget.BURST = client_budget.RATE = 1e12  # Autobahn sends as fast as it can
     SocketTransport.framing = Framing(_frame, b"".join)
     app = create_app(settings, redis_settings)
-    app.endpoints = {"/": EchoProtocol}
+    app.endpoints = {"/": lambda _opening: EchoProtocol()}
     return app
 
 

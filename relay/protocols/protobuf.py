@@ -1,0 +1,167 @@
+"""The wire format of Protocol Buffers, as far as the Centrifuge protocol uses it: varints and length-delimited fields.
+
+Messages are described by tables, and are dictionaries here. What a table does not have is skipped. Every length is checked
+against the bytes that are there, so nothing is read or reserved beyond a message.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from relay.core.errors import BadMessage
+
+#: Kinds of fields with a scalar.
+UINT, INT, BOOL, TEXT, BYTES = "uint", "int", "bool", "text", "bytes"
+
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+#: Longest varint, in bytes.
+_MAX_VARINT = 10
+
+#: Messages within messages at most.
+_MAX_DEPTH = 16
+
+
+class Field(NamedTuple):
+    """One field of a message.
+
+    Attributes:
+        name: Its name.
+        kind: The kind of a scalar, or the table of a message.
+        form: "one", "list", or "map" from texts to messages.
+    """
+
+    name: str
+    kind: "str | Table"
+    form: str = "one"
+
+
+#: The fields of a message by their numbers.
+Table = Mapping[int, Field]
+
+
+def varint(number: int) -> bytes:
+    """Return a number as a varint; one below zero is that of 64 bits."""
+    number &= 0xFFFF_FFFF_FFFF_FFFF
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def delimited(data: bytes) -> bytes:
+    """Return bytes behind their length."""
+    return varint(len(data)) + data
+
+
+def _malformed(reason: str) -> BadMessage:
+    return BadMessage("bad_protobuf", f"not a message of this protocol: {reason}")
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    for position in range(at, min(len(data), at + _MAX_VARINT)):
+        byte = data[position]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & 0xFFFF_FFFF_FFFF_FFFF, position + 1
+        shift += 7
+    raise _malformed("a number has no end")
+
+
+def read_delimited(data: bytes, at: int) -> tuple[bytes, int]:
+    """Return the bytes whose length stands at a place, and where they end.
+
+    Raises:
+        BadMessage: There are fewer.
+    """
+    length, at = _read_varint(data, at)
+    if length > len(data) - at:
+        raise _malformed("it is cut off")
+    return data[at : at + length], at + length
+
+
+def decode(table: Table, data: bytes, depth: int = 0) -> dict[str, Any]:
+    """Return a message. Bytes are `msgspec.Raw`, and fields that are not there are left out.
+
+    Raises:
+        BadMessage: It is malformed.
+    """
+    if depth > _MAX_DEPTH:
+        raise _malformed("it is nested too deeply")
+    message: dict[str, Any] = {}
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        wire, field = key & 7, table.get(key >> 3)
+        value: int | bytes
+        if wire == _VARINT:
+            value, at = _read_varint(data, at)
+        elif wire == _DELIMITED:
+            value, at = read_delimited(data, at)
+        elif wire in (_FIXED64, _FIXED32) and len(data) - at >= (size := 8 if wire == _FIXED64 else 4):
+            at += size
+            continue
+        else:
+            raise _malformed("a field has an unknown form")
+        if field is None:
+            continue
+        if (wire == _VARINT) != (field.kind in (UINT, INT, BOOL)):
+            raise _malformed(f"`{field.name}` has another type")
+        _store(message, field, value, depth)
+    return message
+
+
+def _store(message: dict[str, Any], field: Field, value: int | bytes, depth: int) -> None:
+    if field.form == "map":
+        assert isinstance(field.kind, Mapping)
+        entry = decode({1: Field("key", TEXT), 2: Field("value", field.kind)}, bytes(value), depth + 1)
+        message.setdefault(field.name, {})[entry.get("key", "")] = entry.get("value", {})
+    else:
+        message[field.name] = _value(field.kind, value, depth)
+
+
+def _value(kind: str | Table, value: int | bytes, depth: int) -> Any:
+    if isinstance(value, int):
+        if kind == BOOL:
+            return value != 0
+        return value - (1 << 64) if kind == INT and value >= 1 << 63 else value
+    if isinstance(kind, Mapping):
+        return decode(kind, value, depth + 1)
+    if kind == BYTES:
+        return msgspec.Raw(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise _malformed("a text is not UTF-8") from None
+
+
+def encode(table: Table, message: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a message. Scalars that are zero or empty are left out, as the format has it."""
+    out = bytearray()
+    for number, field in table.items():
+        if field.name not in message:
+            continue
+        value = message[field.name]
+        if field.form == "map":
+            entry = {1: Field("key", TEXT), 2: Field("value", field.kind)}
+            for key, item in value.items():
+                out += varint(number << 3 | _DELIMITED) + delimited(encode(entry, {"key": key, "value": item}))
+        else:
+            for item in value if field.form == "list" else (value,):
+                out += _encoded(number, field.kind, item)
+    return bytes(out)
+
+
+def _encoded(number: int, kind: str | Table, value: Any) -> bytes:
+    if isinstance(kind, Mapping):
+        return varint(number << 3 | _DELIMITED) + delimited(encode(kind, value))
+    if not isinstance(value, msgspec.Raw) and not value:
+        return b""
+    if kind in (UINT, INT, BOOL):
+        return varint(number << 3 | _VARINT) + varint(int(value))
+    data = value.encode() if isinstance(value, str) else bytes(value)
+    return varint(number << 3 | _DELIMITED) + delimited(data)
