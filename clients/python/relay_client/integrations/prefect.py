@@ -77,10 +77,7 @@ class _States:
         job = _job(engine)
         job = replace(job, attempt=self._failed.get(job.id, 0) + 1)
         if state.is_running():
-            if self._jobs.is_running(job.id) or not self._jobs.mapping.is_selected(job):
-                return
-            self._outer[job.id] = current_task()
-            self._jobs.started(job)
+            self._begin(job, is_retry=state.name == "Retrying")
             return
         if not self._jobs.is_running(job.id):
             return
@@ -102,6 +99,17 @@ class _States:
         outer = self._outer.pop(job.id, None)
         if outer is not None:
             set_current(outer)
+
+    def _begin(self, job: Job, *, is_retry: bool) -> None:
+        if not self._jobs.mapping.is_selected(job):
+            return
+        if not self._jobs.is_running(job.id):
+            self._outer[job.id] = current_task()
+            self._jobs.started(job)
+        elif is_retry:  # at once: this run does not wait between
+            self._jobs.retrying(job, "tried again at once")
+            self._failed[job.id] = job.attempt
+            self._jobs.started(replace(job, attempt=job.attempt + 1))
 
 
 def _reason(message: str) -> str:

@@ -76,7 +76,7 @@ def rabbitmq(directory: Path) -> Iterator[str]:
         )
     try:
         eventually(lambda: _accepts(port))
-        yield f"amqp://guest:guest@127.0.0.1:{port}//"
+        yield f"amqp://guest:guest@127.0.0.1:{port}/%2F"
     finally:
         server.terminate()
         server.wait(60)

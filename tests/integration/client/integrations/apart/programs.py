@@ -12,8 +12,10 @@ from tests.integration.client.integrations.queues import PYTHON
 from tests.integration.client.reading import log_of, state_of
 
 
-def run(program: str, redis: RedisServer, directory: Path, command: list[str] | None = None, **environ: str) -> str:
-    """Run a program to its end, or a command; returns its output."""
+def run(
+    program: str, redis: RedisServer, directory: Path, command: list[str] | None = None, code: int = 0, **environ: str
+) -> str:
+    """Run a program to its end, or a command, which ends with a code; returns its output."""
     ended = subprocess.run(
         [PYTHON, *(command or ["-c", program])],
         env={
@@ -29,7 +31,7 @@ def run(program: str, redis: RedisServer, directory: Path, command: list[str] | 
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-6000:]
+    assert ended.returncode == code, ended.stdout[-6000:] + ended.stderr[-6000:]
     return ended.stdout
 
 

@@ -7,6 +7,12 @@ from tests.integration.client.integrations.story import Story
 class TestPrefect(Story):
     queue = Queue("prefect_app", None, row="Prefect")
 
+
+class TestParts:
+    """Another process: the story ends with the end of its own."""
+
+    queue = TestPrefect.queue
+
     def test_a_tasks_run_is_a_part_of_its_flows(self, running: Running) -> None:
         flow, part = running.enqueue_several("parts")
         part.waits_for(status="completed", attempt=2)
