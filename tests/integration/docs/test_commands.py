@@ -45,6 +45,7 @@ ELSEWHERE = {
     r"make (packages|test-packages|test-rolling)$": "asks registries, or takes a minute; tests/release has their parts",
     r"python -m release version\b": "writes to the checkout; tests/release compares the versions",
     r"docker\b|make docker-run-local": "needs a container engine; tests/integration/deployment runs its parts",
+    r"helm\b": "needs a cluster; tests/deployment checks what the chart renders",
     r"kubectl\b": "needs a cluster; tests/deployment checks the manifests",
     r"systemctl\b|journalctl\b": "needs systemd to run; the unit is checked below",
     r"pip install\b|/opt/relay/bin/pip\b": "needs the internet",
@@ -282,6 +283,10 @@ def test_systemd_unit(snippet: Snippet, desk: Desk, tmp_path: Path) -> None:
     verified.write_text(snippet.text.replace("/opt/relay/bin/hypercorn", "/bin/true"))
     run = subprocess.run(["systemd-analyze", "verify", verified], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr.strip()) == (0, "")
+    # 0 is a service that can do nothing, 10 one that can do everything; here a tenth counts as 1.
+    confined = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15", str(verified)]
+    run = subprocess.run(confined, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
     assert float(service["TimeoutStopSec"]) > 20 + 2
     assert service["KillMode"] == "mixed"
     name, _, directory = service["Environment"].partition("=")

@@ -120,7 +120,8 @@ class BackgroundReporter:
     @property
     def waiting(self) -> int:
         """Tasks that run here, or whose updates wait for Redis."""
-        return len(self._schedule) + len(self._handed_over)
+        # In this order: a task that the sender's thread moves from the one to the other may be counted twice, but never not.
+        return len(self._handed_over) + len(self._schedule)
 
     def begin(
         self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | Callable[[], Opening] | None = None
@@ -261,7 +262,8 @@ class BackgroundReporter:
         schedule = self._schedule
         self._is_accepting = False  # before the look: what is handed over from now on is accepted once more
         while self._handed_over:
-            self._handed_over.popleft()()
+            self._handed_over[0]()
+            self._handed_over.popleft()  # only now: until it is in the schedule, it waits here
         if schedule.is_empty:
             self.publisher.sender.remove_source(schedule)
         else:
