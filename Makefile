@@ -5,11 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-<<<<<<< HEAD
-.PHONY: help run demo packages test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
-=======
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
->>>>>>> main
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
 	bench-page browser-files page-pictures format docs clean test-compat-units fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
