@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
 	bench-page browser-files page-pictures format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
@@ -72,6 +72,10 @@ COMPAT := $(COMPAT_CORE) $(addprefix tests/, server client) \
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
+
+test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
+	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
 
 test-compat-core: $(VENV)/.installed-compat
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)
