@@ -80,6 +80,13 @@ EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
 #: Clients of Mercure, whose topics are names of tasks without the prefix: they have no channel of their own.
 MERCURE = Endpoint("/.well-known/mercure?topic={task}", ((None, "retry:"),), kind="sse")
 
+#: Clients of the Centrifuge protocol, as its SDKs speak it.
+CENTRIFUGE = Endpoint(
+    "/connection/websocket",
+    (('{"id":1,"connect":{}}', '"client"'), ('{"id":2,"subscribe":{"channel":"task:{task}"}}', '"subscribe"')),
+    pongs={"{}": "{}"},
+)
+
 RELAY = Peer(
     "relay", "Relay", "$python -m hypercorn -k trio -b 127.0.0.1:$port --backlog 4096 relay.asgi:app",
     environ={"REDIS_URL": "$redis_url"}, ready_path="/readyz", everyone=GENERAL, publishing=PLAIN,
@@ -103,6 +110,7 @@ ENDPOINT_VARIANTS = (
     replace(RELAY, name="relay-positions", title="Relay, /ws/tasks with positions", endpoint=POSITIONS),
     replace(RELAY, name="relay-events", title="Relay, /events", endpoint=EVENTS),
     replace(RELAY_DURABLE, name="relay-events-durable", title="Relay, /events, durable publish", endpoint=EVENTS),
+    replace(RELAY, name="relay-centrifuge", title="Relay, Centrifuge in JSON", endpoint=CENTRIFUGE),
     replace(RELAY, name="relay-mercure", title="Relay, Mercure", endpoint=MERCURE, publishing=TOPICS),
 )
 

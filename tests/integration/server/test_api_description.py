@@ -13,7 +13,7 @@ import httpx
 import jsonschema
 import pytest
 
-from relay.protocols import tasks
+from relay.protocols import families, tasks
 from relay.server.api_operations import OPERATIONS
 from relay.server.asyncapi import CLIENT_MESSAGES, RELAY_MESSAGES, schema_of
 from tests.conftest import StartRelay
@@ -97,7 +97,7 @@ def test_the_examples_of_messages_are_of_their_kind() -> None:
 
 
 def test_every_message_and_field_is_described() -> None:
-    source = Path(tasks.__file__).read_text()
+    source = "".join(Path(str(module.__file__)).read_text() for module in (tasks, families))
     sent = set(re.findall(r'"type": ?"(\w+)"', source))
     described = {message.type for message in RELAY_MESSAGES.values()}
     assert described <= sent <= described | {message.type for message in CLIENT_MESSAGES.values()}

@@ -73,8 +73,8 @@ class Schedule:
 
     def release(self, task: Task, until: float) -> None:
         """Send what a task still has, but no heartbeats, and remove it when that has arrived; at the latest at a time."""
+        self._leaving[task] = until  # before it is no longer one that runs: other threads count both
         self._tasks.discard(task)
-        self._leaving[task] = until
         task.not_before = min(task.not_before, self._next_round)
         self._waiting[task] = None
 
