@@ -139,6 +139,15 @@ def doctor(
     timeout: Annotated[
         float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="How long to wait for each answer.")
     ] = 3.0,
+    hold: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=3600,
+            metavar="SECONDS",
+            help="Keep an event stream open so long: does a proxy cut it? Most do at 60 s.",
+        ),
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
 ) -> None:
     """Follow the way of an update, and say what is wrong on it and what to do.
@@ -154,7 +163,7 @@ def doctor(
     """
     from relay.commands import doctor as command
 
-    raise typer.Exit(command.run(url, origin, token, redis_url, timeout, as_json=as_json))
+    raise typer.Exit(command.run(url, origin, token, redis_url, timeout, hold, as_json=as_json))
 
 
 @app.command()

@@ -30,7 +30,16 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == run("version").stdout == f"{relay.__version__}\n"
-    for command in ([], ["serve"], ["tail"], ["publish"], ["publish", "task"], ["token"], ["key", "create"]):
+    for command in (
+        [],
+        ["serve"],
+        ["tail"],
+        ["doctor"],
+        ["publish"],
+        ["publish", "task"],
+        ["token"],
+        ["key", "create"],
+    ):
         assert run(*command, "-h").stdout == run(*command, "--help").stdout != ""
 
 

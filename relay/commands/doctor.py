@@ -24,18 +24,31 @@ _STYLES = {Severity.ERROR: ("FAILED ", "bold red"), Severity.WARNING: ("WARNING"
 
 
 def _stages(
-    url: str | None, origin: str | None, token: str | None, redis_url: str | None, timeout: float
+    client: Client | None, token: str | None, redis_url: str | None, timeout: float, hold: float
 ) -> list[list[Check]]:
     settings, redis_settings = load(redis_url=redis_url)
     stages = [local_stage(settings, redis_settings, token, timeout)]
     chosen = redis_settings.configured_url() or f"redis://127.0.0.1:{DEFAULT_PORT}/0"
     stages.append(redis_stage(chosen, settings, redis_settings, timeout))
-    if url is not None:
-        try:
-            stages.append(relay_stage(Client(base_url(url), origin, token, timeout)))
-        except ValueError as error:
-            raise typer.BadParameter(f"--url {error}") from None
+    if client is not None:
+        stages.append(relay_stage(client, hold))
     return stages
+
+
+def _header(option: str, value: str | None) -> str | None:
+    """Return a value that a header can have."""
+    if value is not None and not (value.isascii() and value.isprintable()):
+        raise typer.BadParameter(f"{option}: it has characters that no header can have")
+    return value
+
+
+def _client(url: str | None, origin: str | None, token: str | None, timeout: float) -> Client | None:
+    if url is None:
+        return None
+    try:
+        return Client(base_url(url), _header("--origin", origin), token, timeout)
+    except ValueError as error:
+        raise typer.BadParameter(f"--url {error}") from None
 
 
 def _show(result: Result, console: Console) -> None:
@@ -53,7 +66,14 @@ def _show(result: Result, console: Console) -> None:
 
 
 def run(
-    url: str | None, origin: str | None, token: str | None, redis_url: str | None, timeout: float, *, as_json: bool
+    url: str | None,
+    origin: str | None,
+    token: str | None,
+    redis_url: str | None,
+    timeout: float,
+    hold: float,
+    *,
+    as_json: bool,
 ) -> ExitStatus:
     """Make the checks, and show what they found.
 
@@ -63,6 +83,7 @@ def run(
         token: The token of a client; "-" reads it from stdin.
         redis_url: Redis, in place of the environment's.
         timeout: Seconds to wait for each answer.
+        hold: Seconds for which an event stream is kept open; 0 leaves that out.
         as_json: Print JSON.
 
     Returns:
@@ -71,8 +92,9 @@ def run(
     logs.configure("CRITICAL")
     if token == "-":
         token = sys.stdin.readline().strip()
+    client = _client(url, origin, _header("--token", token), timeout)
     try:
-        stages = _stages(url, origin, token, redis_url, timeout)
+        stages = _stages(client, token, redis_url, timeout, hold)
     except ConfigError as error:
         lines = str(error).splitlines()
         report = Report([Result("settings are valid", [found("setting-invalid", line) for line in lines])])

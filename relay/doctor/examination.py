@@ -12,6 +12,9 @@ from relay.config import RedisSettings, Settings
 from relay.doctor import local_checks, redis_checks, relay_checks
 from relay.doctor.problems import Finding, NotCheckedError, Severity, found
 
+#: What these are about cannot be checked further: they end their stage.
+_UNREACHABLE = frozenset({"redis-unreachable", "relay-unreachable"})
+
 
 class Check(NamedTuple):
     """One check.
@@ -21,12 +24,14 @@ class Check(NamedTuple):
         run: Returns what it found; runs in a thread. Raises NotCheckedError if it cannot be made.
         on_timeout: The problem that it is if there is no answer in time.
         ends_way: Whether the rest of its stage is left out when it finds an error, or cannot be made.
+        seconds: How long it takes beyond the time that it waits for answers.
     """
 
     title: str
     run: Callable[[], Sequence[Finding]]
     on_timeout: str
     ends_way: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +121,29 @@ def redis_stage(url: str, settings: Settings, redis_settings: RedisSettings, tim
     ]
 
 
-def relay_stage(client: relay_checks.Client) -> list[Check]:
-    """Return the checks of what a client meets."""
+def relay_stage(client: relay_checks.Client, hold: float = 0.0) -> list[Check]:
+    """Return the checks of what a client meets; with ``hold``, a stream is kept open for so many seconds."""
     late = "relay-unreachable"
-    return [
+    checks = [
         Check("the relay is ready", partial(relay_checks.check_ready, client), late),
         Check("a WebSocket opens", partial(relay_checks.check_websocket, client), late),
         Check("events arrive at once, and resume", partial(relay_checks.check_events, client), "proxy-buffers"),
     ]
+    if hold:
+        holds = partial(relay_checks.check_hold, client, hold)
+        checks.append(Check(f"an event stream lasts {hold:g} s", holds, "proxy-buffers", seconds=hold))
+    return checks
 
 
 async def _run(check: Check, deadline: float) -> Result:
+    deadline += check.seconds
     with trio.move_on_after(deadline):
         try:
             # Its sockets have time-outs: a thread that is left behind ends soon.
             return Result(check.title, await trio.to_thread.run_sync(check.run, abandon_on_cancel=True))
         except NotCheckedError as error:
             return Result(check.title, not_checked=str(error))
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, UnicodeError) as error:
             return Result(check.title, [found(check.on_timeout, str(error))])
     return Result(check.title, [found(check.on_timeout, f"no answer within {deadline:g} s")])
 
@@ -153,9 +163,11 @@ async def examine(stages: Sequence[Sequence[Check]], deadline: float) -> Report:
         is_over = False
         for check in stage:
             if is_over:
-                report.results.append(Result(check.title, not_checked="it needs an earlier check"))
+                report.results.append(Result(check.title, not_checked="an earlier check did not pass"))
                 continue
             result = await _run(check, deadline)
             report.results.append(result)
-            is_over = check.ends_way and (result.severity is Severity.ERROR or result.not_checked is not None)
+            is_unreachable = any(finding.problem.id in _UNREACHABLE for finding in result.findings)
+            is_failed = result.severity is Severity.ERROR or result.not_checked is not None
+            is_over = is_unreachable or (check.ends_way and is_failed)
     return report

@@ -216,6 +216,12 @@ _ALL = (
         "Let the proxy pass on all headers of the request.",
     ),
     Problem(
+        "proxy-cuts",
+        _ERROR,
+        "A proxy ends connections after a time of silence, or after a fixed time.",
+        "Raise its time-outs (`proxy_read_timeout` in nginx), or set `RELAY_HEARTBEAT_INTERVAL` below them.",
+    ),
+    Problem(
         "token-malformed",
         _ERROR,
         "The token cannot be read.",

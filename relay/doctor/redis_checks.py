@@ -120,6 +120,8 @@ def _connection_findings(url: str, settings: RedisSettings, timeout: float) -> l
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "certificate is not valid" in str(error):
             return [found("redis-certificate", str(error))]
+        if isinstance(error, redis.BusyLoadingError) or "max number of clients" in str(error):
+            return [found("redis-answer", str(error))]
         other = _other_transport(parse(url), timeout)
         return [found("redis-unreachable", str(error)) if other is None else found("redis-tls", other)]
     except redis.RedisError as error:

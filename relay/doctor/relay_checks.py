@@ -1,10 +1,11 @@
 """What a client would meet at a URL: the relay itself, or the proxy before it. Everything here runs in a thread."""
 
 import json
+import socket
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
@@ -73,13 +74,12 @@ def base_url(url: str) -> str:
     return f"{schemes[parts.scheme]}://{parts.netloc}{parts.path.removesuffix('/ws/tasks').rstrip('/')}"
 
 
-def _get(
-    client: Client, path: str, headers: dict[str, str], is_enough: Callable[[bytes], bool] | None = None
-) -> Answer:
-    """Return the answer to a GET, read until it ends or is enough.
+@contextmanager
+def _opened(client: Client, path: str, headers: dict[str, str]) -> Iterator[tuple[HTTPResponse, socket.socket]]:
+    """The answer to a GET, of which the body is yet to be read, and its socket.
 
     Raises:
-        OSError: There is none in time. A TimeoutError has the bytes that came before.
+        OSError: There is none in time.
         HTTPException: It is malformed.
     """
     parts = urlsplit(client.url)
@@ -90,23 +90,37 @@ def _get(
         headers = headers | {"Authorization": f"Bearer {client.token}"}
     try:
         connection.request("GET", parts.path + path, headers=headers)
-        response = connection.getresponse()
-        date = response.getheader("date", "")
-        return Answer(response.status, date, b"" if response.status == 101 else _read(response, client, is_enough))
+        sock = connection.sock
+        with connection.getresponse() as response:
+            yield response, sock
     finally:
         connection.close()
 
 
-def _read(response: HTTPResponse, client: Client, is_enough: Callable[[bytes], bool] | None) -> bytes:
-    body = b""
-    deadline = time.monotonic() + client.timeout
+def _parts(response: HTTPResponse, sock: socket.socket, seconds: float) -> Iterator[bytes]:
+    """Yield what arrives of a body, until it ends or the time is over."""
+    deadline = time.monotonic() + seconds
     with suppress(TimeoutError):
-        while len(body) < _MAX_ANSWER and time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
             part = response.read1(4096)
-            body += part
-            if not part or (is_enough is not None and is_enough(body)):
-                break
-    return body
+            if not part:
+                return
+            yield part
+
+
+def _get(
+    client: Client, path: str, headers: dict[str, str], is_enough: Callable[[bytes], bool] | None = None
+) -> Answer:
+    """Return the answer to a GET, read until it ends or is enough. Raises as `_opened`."""
+    with _opened(client, path, headers) as (response, sock):
+        body = b""
+        if response.status != 101:
+            for part in _parts(response, sock, client.timeout):
+                body += part
+                if len(body) > _MAX_ANSWER or (is_enough is not None and is_enough(body)):
+                    break
+        return Answer(response.status, response.getheader("date", ""), body)
 
 
 def _unreachable(error: Exception) -> list[Finding]:
@@ -212,8 +226,28 @@ def check_events(client: Client) -> list[Finding]:
     return [found("proxy-buffers", f"no event arrived within {client.timeout:g} s")]
 
 
+def check_hold(client: Client, seconds: float) -> list[Finding]:
+    """Keep an event stream open for some seconds: the relay's heartbeats keep it alive, so only a proxy may end it."""
+    begun = time.monotonic()
+    try:
+        with _opened(client, "/events?general=1", {"Accept": "text/event-stream"}) as (response, sock):
+            if response.status != 200:
+                raise NotCheckedError(f"no event stream begins: {response.status}")
+            for _ in _parts(response, sock, seconds):
+                pass
+    except TimeoutError:
+        raise NotCheckedError("no event stream begins") from None
+    except (OSError, HTTPException) as error:
+        if isinstance(error, ConnectionRefusedError):
+            return _unreachable(error)
+    lasted = time.monotonic() - begun
+    return [] if lasted >= seconds else [found("proxy-cuts", f"an event stream ended after {lasted:.0f} s")]
+
+
 def check_port(settings: Settings, timeout: float) -> list[Finding]:
     """Look at who listens where this machine's relay would, if anybody does."""
+    if settings.port == 0:
+        return []
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     place = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
     try:

@@ -131,6 +131,12 @@ def test_full(server: RedisServer) -> None:
         assert list(found(examined(url_of(server)))) == ["redis-full"]
 
 
+def test_too_many_clients(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--maxclients", "1") as server, server.client() as admin:
+        admin.ping()
+        assert found(examined(server.url)) == {"redis-answer": "max number of clients reached"}
+
+
 def test_evicting(server: RedisServer) -> None:
     with configured(server, maxmemory="1gb", **{"maxmemory-policy": "allkeys-lru"}):
         assert found(examined(url_of(server))) == {"redis-evicts": "maxmemory-policy is allkeys-lru"}

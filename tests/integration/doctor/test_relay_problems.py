@@ -15,7 +15,7 @@ import trio
 from relay.config import Settings, load
 from relay.doctor.examination import Report, examine, relay_stage
 from relay.doctor.local_checks import check_files, check_settings, check_token
-from relay.doctor.relay_checks import Client, base_url, check_port
+from relay.doctor.relay_checks import Client, base_url, check_hold, check_port
 from relay.processes import MAX_FILES, start_child
 from tests.harness import RedisServer, RelayServer, Server, eventually
 from tests.ports import free_port
@@ -32,6 +32,7 @@ LOCATIONS = {
     "right": RIGHT,
     "plain": RIGHT.replace("Upgrade $http_upgrade", 'Upgrade ""'),
     "buffers": "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; proxy_set_header Host $http_host;",
+    "cuts": RIGHT + "proxy_read_timeout 1s;",
     "forgets": RIGHT + 'proxy_set_header Last-Event-ID "";',
 }
 
@@ -121,6 +122,11 @@ def test_healthy_ones_have_no_problem(relay: RelayServer, tmp_path: Path) -> Non
             "proxy-upgrade",
         }
 
+        client = Client(f"http://127.0.0.1:{nginx.port}/right", None, token(), 5.0)
+        assert check_hold(client, 1.5) == []
+        (finding,) = check_hold(client._replace(url=f"http://127.0.0.1:{nginx.port}/cuts"), 10)
+        assert finding.problem.id == "proxy-cuts"
+
 
 def test_origin_and_host(relay: RelayServer) -> None:
     assert found(examined(relay.url, origin="https://evil.example.com")) == {"origin-refused"}
@@ -164,6 +170,8 @@ def test_the_clock(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_relay_and_a_relay_without_redis(tmp_path: Path) -> None:
     port = free_port()
     assert found(examined(f"http://127.0.0.1:{port}")) == {"relay-unreachable"}
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # it accepts, and never answers
+        assert found(examined(f"http://127.0.0.1:{frozen.getsockname()[1]}", timeout=0.5)) == {"relay-unreachable"}
     with RelayServer(tmp_path, f"redis://127.0.0.1:{port}/0", "serve", wait=False) as relay:
         eventually(lambda: relay.get("/healthz")[0] == 200)
         report = examined(relay.url, timeout=2.0)
