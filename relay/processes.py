@@ -58,13 +58,13 @@ def die_with_parent() -> None:
 
 
 #: A process of ours has no use for more files: each client is one, and `RELAY_MAX_CLIENTS` limits them.
-_MAX_FILES = 65_536
+MAX_FILES = 65_536
 
 
 def raise_file_limit() -> None:
     """Raise the limit of open files as far as allowed: each client is one, and container runtimes start with 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

@@ -81,7 +81,8 @@ def mercure_stream(relay: RunningRelay, named: ChannelPatterns, scope: Any, limi
         raise BadMessage("bad_query", "the query must be percent-encoded UTF-8, with 1000 parameters at most") from None
     selectors = read_selectors(query, named, limit)
     parameters = dict(query)
-    given = header(scope["headers"], b"last-event-id")
+    in_header = header(scope["headers"], b"last-event-id")
+    given = None if in_header is None else in_header.encode("latin1").decode("utf-8", "replace")
     for name in _LAST_EVENT_ID:
         given = given or parameters.get(name)
 
@@ -118,8 +119,9 @@ async def _position_of(relay: RunningRelay, event_id: str) -> Position | None:
 
 async def _preceding(relay: RunningRelay, event_id: str, since: Position | None) -> bytes:
     """Return the id of the update before the first that is sent: the client's own if it can resume."""
-    text = event_id if since is not None else id_of(await _top(relay))
-    return text.encode("utf-8")
+    # A header has no control characters and no blanks at its ends; an id with such is none that a publisher may give.
+    is_sent_back = since is not None and event_id.isprintable() and event_id == event_id.strip()
+    return (event_id if is_sent_back else id_of(await _top(relay))).encode()
 
 
 # Publishing.

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 
 from relay.config import RedisSettings, Settings
 from relay.core.closecodes import Close
+from relay.doctor.problems import PROBLEMS
 from tests.deployment.pages import PAGES
 from tests.harness import ROOT
 
@@ -22,6 +23,17 @@ def test_close_codes_are_those_of_the_registry() -> None:
     assert [(int(code), reason, back == "yes") for code, reason, back in rows] == [
         (close.code, close.reason, close.reconnect) for close in Close
     ]
+
+
+def test_problems_of_the_doctor_are_in_the_troubleshooting_page() -> None:
+    section = (
+        (DOCS / "troubleshoot.md")
+        .read_text()
+        .partition("## Problems that relay doctor finds\n")[2]
+        .partition("\n## ")[0]
+    )
+    entries = re.findall(r"^### (.+)\n\n(.+)\n", section, re.MULTILINE)
+    assert entries == [(each.id, f"{each.title} {each.remedy}") for each in PROBLEMS.values()]
 
 
 def shown(default: object) -> str:

@@ -245,7 +245,7 @@ class TaskReporter:
 
     def _note(self, task: Task) -> None:
         self._schedule.note(task)
-        self.publisher.sender.wake()
+        self.publisher.sender.wake_soon()
 
     def close(self) -> None:
         """Close the publisher, where it is the reporter's own. Tasks that have not ended cannot be reported on any more."""

@@ -1,6 +1,5 @@
-"""Tokens: a JSON Web Token in, a grant out. PyJWT and Python's hmac verify the signature; everything else is decided here."""
+"""Tokens: a JSON Web Token in, a grant out. PyJWT verifies the signature; everything else is decided here."""
 
-import hmac
 import re
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +28,8 @@ _MAX_CHECKS = 256
 MAX_REMEMBERED = 16_384
 MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
 
-#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice. For
-#: HS256 it asks Python's `hmac`, and so does `_check_of`.
+#: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice.
 _ALGORITHMS = get_default_algorithms()
-
 
 #: Returns whether a signature, the second argument, is that of a message.
 _Check = Callable[[bytes, bytes], bool]
@@ -40,17 +37,8 @@ _Check = Callable[[bytes, bytes], bool]
 
 def _check_of(key: TokenKey, algorithm: str) -> _Check:
     """Return what checks signatures by one of the algorithms of a key."""
-    if algorithm != "HS256":
-        verify = _ALGORITHMS[algorithm].verify
-        return lambda message, signature: bool(verify(message, key.key, signature))
-    keyed = hmac.new(key.key, digestmod="sha256")  # the key is prepared once, and not for each token
-
-    def check(message: bytes, signature: bytes) -> bool:
-        mac = keyed.copy()
-        mac.update(message)
-        return hmac.compare_digest(mac.digest(), signature)
-
-    return check
+    verify = _ALGORITHMS[algorithm].verify
+    return lambda message, signature: bool(verify(message, key.key, signature))
 
 
 _json_object = msgspec.json.Decoder(dict[str, Any]).decode

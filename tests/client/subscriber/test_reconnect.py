@@ -12,7 +12,8 @@ from relay.core.closecodes import Close
 
 
 def test_final_codes_are_those_of_the_registry() -> None:
-    assert {close.code for close in Close if not close.reconnect} == FINAL_CLOSE_CODES
+    """Those of the Centrifuge protocol, from 3000 to 3999, reach its clients only."""
+    assert {close.code for close in Close if not (close.reconnect or 3000 <= close.code < 4000)} == FINAL_CLOSE_CODES
 
 
 def test_delays_are_uniform_up_to_a_bound_that_doubles() -> None:

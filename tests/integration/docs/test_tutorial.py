@@ -1,6 +1,6 @@
 """The tutorial, followed to the letter: its files are written, its commands run in three terminals, and its button clicked.
 
-What is not done is the installation; `make test-packages` has that. Ports are others, so that tests can run side by side.
+What is not done is the installation, which asks a package index. Ports are others, so that tests can run side by side.
 """
 
 import os

@@ -6,6 +6,7 @@ outside of any task              a task of its own, completed when the bar is cl
 """
 
 import logging
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -89,6 +90,11 @@ class Bar:
         self._done = done
         self._total = total or self._total
         self._report(message)
+
+    def report(self, fields: Mapping[str, Any]) -> None:
+        """Report further fields of the task; raises as `set`."""
+        if self._task is not None and self._is_open:
+            self._task.update(**fields)
 
     def _report(self, message: str | None) -> None:
         if self._task is not None and self._is_open:

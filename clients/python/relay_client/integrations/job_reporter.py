@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import lru_cache, wraps
+from time import time
 from typing import Any, ParamSpec
 from weakref import WeakSet
 
@@ -26,7 +27,7 @@ from relay_client.progress.background import BackgroundReporter
 from relay_client.progress.background_task import BackgroundTask, Opening
 from relay_client.progress.current import clear_current, set_current
 from relay_client.progress.outcome import error_text, terminal_fields
-from relay_client.progress.values import utc_now_iso
+from relay_client.progress.values import utc_iso, utc_now_iso
 
 _log = logging.getLogger("relay_client")
 
@@ -95,8 +96,10 @@ class JobReporter:
         try:
             if not self.mapping.is_selected(job):
                 return False
-            opening = Opening(step(job.attempt), self._announcement(job), options=self.mapping.options(job))
-            return self.reporter.report(job.id, opening=opening)
+            described, options, now = self.mapping.described(job), self.mapping.options(job), time()
+            return self.reporter.report(
+                job.id, opening=lambda: Opening(step(job.attempt), _announcement(described, now), options=options)
+            )
         except Exception:  # noqa: BLE001 - reporting must not keep a job from being enqueued
             _log.exception("job %s is not reported to the relay", job.id)
             return False
@@ -112,14 +115,19 @@ class JobReporter:
         """
         if not job.is_announced and not self.mapping.is_selected(job):
             return
-        announcement = None if job.is_announced or job.attempt > 1 else self._announcement(job)
-        fields = {**self.mapping.described(job), "status": IN_PROGRESS, "started_at": utc_now_iso()}
+        described, options, now = self.mapping.described(job), self.mapping.options(job), time()
+        fields = {**described, "status": IN_PROGRESS, "started_at": utc_iso(now)}
         fields["worker"] = job.worker or default_worker()
         if self._is_cancellable:
             fields["cancellable"] = True
         if job.attempt > 1:
             fields |= {"attempt": job.attempt, "progress": 0, "message": None}
-        opening = Opening(step(job.attempt), announcement, {"attempt": job.attempt}, self.mapping.options(job))
+        is_new = not job.is_announced and job.attempt == 1
+
+        def opening() -> Opening:
+            announcement = _announcement(described, now) if is_new else None
+            return Opening(step(job.attempt), announcement, {"attempt": job.attempt}, options)
+
         # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
         if self.is_running(job.id):
             self.handed_on(job.id)
@@ -157,9 +165,6 @@ class JobReporter:
         watch = self._watches.pop(job_id, None)
         if watch is not None:
             watch.close()
-
-    def _announcement(self, job: Job) -> dict[str, Any]:
-        return {**self.mapping.described(job), "status": PENDING, "created_at": utc_now_iso()}
 
     @never_raises
     def progress(self, job_id: str, progress: float | None = None, message: str | None = None, **fields: Any) -> None:
@@ -259,9 +264,18 @@ class JobReporter:
         self.reporter.flush()
 
 
+def _announcement(described: Mapping[str, Any], now: float) -> dict[str, Any]:
+    return {**described, "status": PENDING, "created_at": utc_iso(now)}
+
+
 def default_worker() -> str:
     """Return a name for this process as the one that works on a job."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return _worker_name(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _worker_name(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}"
 
 
 _job_reporters: "WeakSet[JobReporter]" = WeakSet()

@@ -25,6 +25,7 @@ from relay_client.progress.task import Task
 from relay_client.publisher import Publisher
 from relay_client.publishing.exit_hook import ExitHook
 from relay_client.publishing.thread_runtime import ThreadSignal
+from relay_client.updates import task_channel
 
 _log = logging.getLogger("relay_client")
 
@@ -123,19 +124,19 @@ class BackgroundReporter:
         return len(self._handed_over) + len(self._schedule)
 
     def begin(
-        self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | None = None
+        self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | Callable[[], Opening] | None = None
     ) -> BackgroundTask | None:
         """Begin a task that runs in this process from now on.
 
         Args:
             task_id: Its id.
             fields: Its first fields.
-            opening: What is published before them.
+            opening: What is published before them, or a function that makes it, in the sender's thread.
 
         Returns:
             The task; None if it cannot be reported, which is logged.
         """
-        task = self._task(task_id, opening, self._max_tasks)
+        task = self._task(task_id, opening)
         if task is not None:
             task.start_with(fields)
             self._hand_over(lambda: self._schedule.add(task))
@@ -159,7 +160,7 @@ class BackgroundReporter:
         self,
         task_id: str | int,
         fields: Mapping[str, Any] | None = None,
-        opening: Opening | None = None,
+        opening: Opening | Callable[[], Opening] | None = None,
         *,
         key: str | None = None,
         is_final: bool = False,
@@ -169,19 +170,29 @@ class BackgroundReporter:
         Args:
             task_id: Its id.
             fields: The fields to publish, if any.
-            opening: What is published before them.
+            opening: As for `begin`.
             key: As for `release`.
             is_final: As for `release`.
 
         Returns:
             Whether it was taken.
         """
-        task = self._task(task_id, opening, self._max_tasks * (_RESERVE if is_final else 1))
-        if task is None:
+        if not self._has_room(self._max_tasks * (_RESERVE if is_final else 1)):
             return False
-        if fields:
-            task.close(fields, key=key, is_final=is_final)
-        self._leave(task)
+        try:
+            task_channel(task_id)
+        except (TypeError, ValueError) as error:
+            self._drop(str(error))
+            return False
+        schedule, until = self._schedule, self._until(is_final=is_final)
+
+        def make() -> None:
+            task = BackgroundTask(task_id, self._note, opening)
+            if fields:
+                task.close(fields, key=key, is_final=is_final)
+            schedule.release(task, until)
+
+        self._hand_over(make)
         return True
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -210,9 +221,14 @@ class BackgroundReporter:
         self.publisher.sender.add_source(schedule)
         schedule.flush(done.set)
 
-    def _task(self, task_id: str | int, opening: Opening | None, limit: float) -> BackgroundTask | None:
-        if self.waiting >= limit:
-            self._drop(f"{self.waiting} tasks run here or wait for Redis already")
+    def _has_room(self, limit: float) -> bool:
+        if self.waiting < limit:
+            return True
+        self._drop(f"{self.waiting} tasks run here or wait for Redis already")
+        return False
+
+    def _task(self, task_id: str | int, opening: Opening | Callable[[], Opening] | None) -> BackgroundTask | None:
+        if not self._has_room(self._max_tasks):
             return None
         try:
             return BackgroundTask(task_id, self._note, opening)
@@ -226,8 +242,12 @@ class BackgroundReporter:
         self.dropped += 1
 
     def _leave(self, task: BackgroundTask) -> None:
-        until = monotonic() + (self._end_timeout if task.is_final else _REPORT_TIMEOUT)
-        self._hand_over(lambda: self._schedule.release(task, until))
+        schedule, until = self._schedule, self._until(is_final=task.is_final)
+        self._hand_over(lambda: schedule.release(task, until))
+
+    def _until(self, *, is_final: bool) -> float:
+        """Until when the last update of a task is tried."""
+        return monotonic() + (self._end_timeout if is_final else _REPORT_TIMEOUT)
 
     def _hand_over(self, change: Callable[[], None]) -> None:
         """Have the schedule changed in the sender's thread."""
@@ -251,7 +271,7 @@ class BackgroundReporter:
 
     def _note(self, task: Task) -> None:
         self._schedule.note(task)
-        self.publisher.sender.wake()
+        self.publisher.sender.wake_soon()
 
 
 _reporters: "WeakSet[BackgroundReporter]" = WeakSet()

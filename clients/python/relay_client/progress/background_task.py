@@ -42,20 +42,20 @@ class Opening:
 class BackgroundTask(Task):
     """A task of a `relay_client.progress.background.BackgroundReporter`."""
 
-    def __init__(self, task_id: str | int, note: Callable[[Task], None], opening: Opening | None = None) -> None:
+    def __init__(
+        self, task_id: str | int, note: Callable[[Task], None], opening: "Opening | Callable[[], Opening] | None" = None
+    ) -> None:
         """Make a task.
 
         Args:
             task_id: Its id.
             note: Called when there is something to send; from any thread.
-            opening: What is published of it first.
+            opening: What is published of it first; or a function that makes it, which the sender's thread calls.
 
         Raises:
             ValueError, TypeError: The id cannot be one.
         """
-        options = NO_OPTIONS if opening is None else opening.options
-        super().__init__(task_id, {}, note, on_error="log", options=options)
-        self._options_are_due = options is not NO_OPTIONS
+        super().__init__(task_id, {}, note, on_error="log", options=NO_OPTIONS)
         self._opening = opening
         self._is_opened = opening is None
         self._closing: tuple[str, dict[str, Any]] | None = None
@@ -100,11 +100,17 @@ class BackgroundTask(Task):
     def _opening_calls(self, updates: Updates) -> list[Call]:
         calls: list[Call] = []
         opening = self._opening
-        if opening is not None and opening.announcement is not None:
+        if callable(opening):
+            opening = self._opening = opening()
+        if opening is None:
+            return calls
+        if opening.options is not NO_OPTIONS and self._options is not opening.options:
+            self._options, self._options_are_due = opening.options, True
+        if opening.announcement is not None:
             calls += updates.created(
                 self.id, self._publishable(opening.announcement), key=self._key(opening.key), options=opening.options
             )
-        if opening is not None and opening.claim is not None:
+        if opening.claim is not None:
             calls += updates.task_update(self.id, opening.claim, key=self._key(opening.key), options=opening.options)
         return calls
 

@@ -51,7 +51,7 @@ class SentTask:
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
-        self._announcement_key = f"announced:{os.urandom(16).hex()}"
+        self._announcement_key = ""  # made when it is needed: random bytes take a while
         #: Why nothing can be reported any more.
         self._stopped: Exception | None = None
         self._has_ended = False
@@ -88,6 +88,7 @@ class SentTask:
     def _announced(self, updates: Updates) -> list[Call]:
         if self._announcement is None:
             return []
+        self._announcement_key = self._announcement_key or f"announced:{os.urandom(16).hex()}"
         return updates.created(self.id, self._announcement, key=self._announcement_key, options=self._options)
 
     def has_pending(self) -> bool:

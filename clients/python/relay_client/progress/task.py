@@ -21,7 +21,7 @@ from relay_client.encoding import plain_copy
 from relay_client.progress.outcome import TaskCancelled, error_text
 from relay_client.progress.sent_task import SentTask
 from relay_client.progress.tracking import ItemCounter, checked_range
-from relay_client.progress.values import percentage, plain_fields
+from relay_client.progress.values import is_plain, percentage, plain_fields
 from relay_client.updates import task_channel
 
 _log = logging.getLogger("relay_client")
@@ -144,8 +144,10 @@ class Task(SentTask):
 
     def _publishable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of some fields that can be published, as far as there is room."""
-        found: dict[str, Any] = {}
         room = MAX_FIELDS - 16 - len(self._changes.fields)
+        if len(fields) <= room and is_plain(fields):
+            return dict(fields)
+        found: dict[str, Any] = {}
         for name, value in fields.items():
             try:
                 if room <= 0:

@@ -13,9 +13,19 @@ _TOLERANCE = 1e-3
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 
+def utc_iso(seconds: float) -> str:
+    """Return a time as tasks have it: ISO 8601, in UTC; of seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def utc_now_iso() -> str:
-    """Return the time as tasks have it: ISO 8601, in UTC."""
+    """Return the time as tasks have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def is_plain(fields: Mapping[str, Any]) -> bool:
+    """Return whether fields can be published just as they are."""
+    return all(type(value) in _PLAIN and type(name) is str for name, value in fields.items())
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

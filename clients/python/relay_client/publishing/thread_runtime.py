@@ -4,8 +4,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+
+#: A thread that waits looks by itself this often, in seconds, for the first part of its wait: see `ThreadSignal.set_soon`.
+_LOOK_SECONDS = 0.01
+_LOOKING_SECONDS = 0.25
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -27,15 +32,45 @@ class ThreadSignal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._is_noted = False
+        self._is_looking = False
 
     def set(self) -> None:
         """See `relay_client.publishing.runtime.Signal`."""
         with suppress(RuntimeError):  # it is set already
             self._lock.release()
 
+    def set_soon(self) -> None:
+        """Set it, at the latest in a hundredth of a second.
+
+        Waking a thread costs more than most reports do. One that began to wait just now looks by itself, so it is not woken.
+        """
+        self._is_noted = True  # before the look at the flag, which the waiting thread resets before it looks at this
+        if not self._is_looking:
+            self.set()
+
     async def wait(self, timeout: float | None) -> bool:
         """See `relay_client.publishing.runtime.Signal`. Blocks the thread."""
-        return self.wait_blocking(timeout)
+        now = monotonic()
+        end = None if timeout is None else now + timeout
+        looks_until = now + _LOOKING_SECONDS
+        self._is_looking = True
+        try:
+            while not self._is_noted and now < looks_until and (end is None or now < end):
+                if self.wait_blocking(_LOOK_SECONDS if end is None else min(_LOOK_SECONDS, end - now)):
+                    self._is_noted = False
+                    return True
+                now = monotonic()
+        finally:
+            self._is_looking = False
+        if self._is_noted:
+            self._is_noted = False
+            self.wait_blocking(0.0)  # it may be set as well
+            return True
+        is_set = self.wait_blocking(None if end is None else end - now)
+        if is_set:
+            self._is_noted = False
+        return is_set
 
     def wait_blocking(self, timeout: float | None) -> bool:
         """Block until it is set, at most `timeout` seconds; return whether it was."""
@@ -58,7 +93,14 @@ class _NoLimit:
 
 
 class ThreadRuntime:
-    """See `relay_client.publishing.runtime.Runtime`. For the one thread that is the sender."""
+    """See `relay_client.publishing.runtime.Runtime`. For the one thread that is the sender.
+
+    Attributes:
+        work: The one signal that the thread waits for.
+    """
+
+    def __init__(self) -> None:
+        self.work = ThreadSignal()
 
     def check_owner(self) -> None:
         """See `Runtime.check_owner`."""
@@ -69,7 +111,7 @@ class ThreadRuntime:
 
     def signal(self) -> ThreadSignal:
         """See `Runtime.signal`."""
-        return ThreadSignal()
+        return self.work
 
     def move_on_after(self, seconds: float) -> _NoLimit:  # noqa: ARG002
         """See `Runtime.move_on_after`."""

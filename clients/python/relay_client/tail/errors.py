@@ -14,6 +14,8 @@ class ExitStatus(IntEnum):
     TASK_CANCELLED = 4
     UNREACHABLE = 5
     REFUSED = 6
+    WARNINGS_FOUND = 7
+    ERRORS_FOUND = 8
 
 
 class TailError(RelayClientError):

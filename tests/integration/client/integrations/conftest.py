@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import RedisServer
-from tests.integration.client.integrations.queues import Running
+from tests.integration.client.integrations.queues import Queue, Running
 
 
 @pytest.fixture(scope="class")
@@ -14,11 +14,9 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory = tmp_path_factory.mktemp("queue")
     for name in ("redis", "broker"):
         (directory / name).mkdir()
-    with (
-        RedisServer(directory / "redis", "--save", "") as redis,
-        RedisServer(directory / "broker", "--save", "") as broker,
-    ):
-        running = Running(request.cls.queue, directory, redis, broker)
+    queue: Queue = request.cls.queue
+    with RedisServer(directory / "redis", "--save", "") as redis, queue.broker(directory / "broker") as broker_url:
+        running = Running(queue, directory, redis, broker_url)
         try:
             yield running
         finally:

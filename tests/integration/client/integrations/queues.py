@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SECRET = "s3cret"
 
 APPS = "tests.integration.client.integrations.apps"
 
+#: The Python of the queue's processes: that of a virtual environment that has the library, where it is not in the tests' own.
+PYTHON = os.environ.get("STORY_PYTHON") or sys.executable
 
 #: The steps of the story, as the columns of the table in docs/integrations.md.
 STEPS = ("waits", "retry", "killed process", "stopped", "stopped while it waits", "a watcher's cancel")
@@ -42,6 +45,13 @@ def _table() -> dict[str, frozenset[str]]:
 TABLE = _table()
 
 
+@contextmanager
+def redis_broker(directory: Path) -> Iterator[str]:
+    """Run a Redis; yields its URL."""
+    with RedisServer(directory, "--save", "") as redis:
+        yield redis.url
+
+
 @dataclass(frozen=True)
 class Queue:
     """A queue with its real worker.
@@ -53,6 +63,7 @@ class Queue:
         row: Its name in the table of docs/integrations.md.
         retries_at_once: The next attempt may begin before the one before it is over, and then nobody sees that it waited.
         end: The signal after which the worker ends when its tasks have.
+        broker: Runs its broker in a directory, and gives its URL.
     """
 
     module: str
@@ -60,6 +71,7 @@ class Queue:
     row: str
     end: signal.Signals = signal.SIGTERM
     retries_at_once: bool = False
+    broker: Callable[[Path], AbstractContextManager[str]] = redis_broker
 
     @property
     def can(self) -> frozenset[str]:
@@ -70,11 +82,10 @@ class Queue:
 class Running:
     """The processes of one queue."""
 
-    def __init__(self, queue: Queue, directory: Path, relay_redis: RedisServer, broker: RedisServer) -> None:
+    def __init__(self, queue: Queue, directory: Path, relay_redis: RedisServer, broker_url: str) -> None:
         self.queue = queue
         self.directory = directory
         self.redis = relay_redis
-        self.broker = broker
         self.log = directory / "worker.log"
         self._count = 0
         self._is_ready = False
@@ -83,7 +94,7 @@ class Running:
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         self.environ |= {
             "REDIS_URL": relay_redis.url,
-            "BROKER_URL": broker.url,
+            "BROKER_URL": broker_url,
             "BROKER_PORT": str(free_port()),
             "BROKER_FILE": str(directory / "broker.db"),
             "STORY_DIRECTORY": str(directory),
@@ -92,7 +103,7 @@ class Running:
         }
         with self.log.open("ab") as log:
             self._producer = subprocess.Popen(
-                [sys.executable, "-m", f"{APPS}.produce", queue.module],
+                [PYTHON, "-m", f"{APPS}.produce", queue.module],
                 env=self.environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -109,7 +120,7 @@ class Running:
         self._wait_for_producer()
         with self.log.open("ab") as log:
             arguments = self.queue.worker(f"{APPS}.{self.queue.module}")
-            command = [sys.executable, "-m", *(self.environ.get(each, each) for each in arguments)]
+            command = [PYTHON, "-m", *(self.environ.get(each, each) for each in arguments)]
             self._worker = start_child(command, env=self.environ, stdout=log, stderr=log, cwd=self.directory)
         if "BROKER_PORT" in arguments:
             eventually(self._accepts)

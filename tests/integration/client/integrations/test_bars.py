@@ -1,7 +1,6 @@
 """Progress bars of programs that know nothing of tasks, and of such that do."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from relay_wire import keys
 
 from tests.harness import RedisServer
+from tests.integration.client.integrations.queues import PYTHON
 from tests.integration.client.reading import log_of, state_of
 
 TQDM = "from relay_client.integrations.tqdm import tqdm\n"
@@ -36,7 +36,7 @@ LOOPS = {
 def run(program: str, redis: RedisServer, directory: Path) -> subprocess.CompletedProcess[str]:
     environ = {"REDIS_URL": redis.url, "PATH": "/usr/bin:/bin", "HOME": str(directory)}
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [PYTHON, "-c", program],
         env=environ,
         cwd=directory,
         timeout=60,

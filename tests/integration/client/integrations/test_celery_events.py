@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from relay.processes import start_child
 from tests.harness import eventually
@@ -33,7 +34,7 @@ class TestCeleryEvents:
             assert command.wait(60) == 130
 
     def test_the_life_of_tasks(self, running: Running) -> None:
-        with running.broker.client() as broker:
+        with redis.Redis.from_url(running.environ["BROKER_URL"]) as broker:
             eventually(broker.pubsub_numpat)  # the command listens
         job = running.enqueue("work")
         job.waits_for(status="pending")

@@ -8,6 +8,7 @@ from tests.integration.client.integrations.story import Story
 
 
 def test_every_row_of_the_table_is_tested() -> None:
-    for path in Path(__file__).parent.glob("test_*.py"):
-        import_module(f"{__package__}.{path.stem}")
+    directory = Path(__file__).parent
+    for path in directory.rglob("test_*.py"):
+        import_module(".".join((__package__, *path.relative_to(directory).with_suffix("").parts)))
     assert {story.queue.row for story in Story.__subclasses__()} == set(TABLE)

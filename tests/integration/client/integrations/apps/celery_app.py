@@ -8,7 +8,8 @@ from relay_client.integrations.celery import install
 
 from tests.integration.client.integrations.apps import work
 
-app = Celery("story", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
+broker = os.environ["BROKER_URL"]
+app = Celery("story", broker=broker, backend=broker if broker.startswith("redis") else os.environ["REDIS_URL"])
 app.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
 
 install(

@@ -3,12 +3,19 @@
 import os
 
 import dramatiq
-from dramatiq.brokers.redis import RedisBroker
 from relay_client.integrations.dramatiq import install
 
 from tests.integration.client.integrations.apps import options, work
 
-broker = RedisBroker(url=os.environ["BROKER_URL"])
+broker: dramatiq.Broker
+if os.environ["BROKER_URL"].startswith("amqp"):
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    broker = RabbitmqBroker(url=os.environ["BROKER_URL"])
+else:
+    from dramatiq.brokers.redis import RedisBroker
+
+    broker = RedisBroker(url=os.environ["BROKER_URL"])
 dramatiq.set_broker(broker)
 install(broker, title=options.title, owner=options.owner)
 

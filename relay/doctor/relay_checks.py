@@ -1,0 +1,226 @@
+"""What a client would meet at a URL: the relay itself, or the proxy before it. Everything here runs in a thread."""
+
+import json
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from relay.config import Settings
+from relay.doctor.problems import Finding, NotCheckedError, found
+
+#: Most bytes of an answer that are read.
+_MAX_ANSWER = 64 * 1024
+
+#: Seconds by which the clocks may differ: the Date header has whole seconds, and the answer took its time.
+_MAX_SKEW = 5.0
+
+#: Which problem it is when the relay refuses a token with this code.
+_TOKEN_CODES = {
+    "bad_token": "token-malformed",
+    "token_expired": "token-expired",
+    "token_not_yet_valid": "token-not-yet-valid",
+    "wrong_audience": "token-audience",
+    "wrong_issuer": "token-issuer",
+}
+
+
+class Client(NamedTuple):
+    """The client that the checks play.
+
+    Attributes:
+        url: Where the relay is: http or https, a host, and a path if a proxy has the relay below one.
+        origin: The origin of the page; None for none.
+        token: The token that it shows; None for none.
+        timeout: Seconds to wait for each answer.
+    """
+
+    url: str
+    origin: str | None
+    token: str | None
+    timeout: float
+
+
+class Answer(NamedTuple):
+    """The beginning of a response.
+
+    Attributes:
+        status: Its status.
+        date: Its Date header, or "".
+        body: What was read of it.
+    """
+
+    status: int
+    date: str
+    body: bytes
+
+
+def base_url(url: str) -> str:
+    """Return the URL of a relay without the path of its WebSocket.
+
+    Raises:
+        ValueError: It is no URL of a relay.
+    """
+    parts = urlsplit(url)
+    schemes = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be a URL such as https://relay.example.com, without user, query or fragment")
+    _ = parts.port  # raises ValueError for one that is none
+    return f"{schemes[parts.scheme]}://{parts.netloc}{parts.path.removesuffix('/ws/tasks').rstrip('/')}"
+
+
+def _get(
+    client: Client, path: str, headers: dict[str, str], is_enough: Callable[[bytes], bool] | None = None
+) -> Answer:
+    """Return the answer to a GET, read until it ends or is enough.
+
+    Raises:
+        OSError: There is none in time. A TimeoutError has the bytes that came before.
+        HTTPException: It is malformed.
+    """
+    parts = urlsplit(client.url)
+    assert parts.hostname is not None
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=client.timeout)
+    if client.token is not None:
+        headers = headers | {"Authorization": f"Bearer {client.token}"}
+    try:
+        connection.request("GET", parts.path + path, headers=headers)
+        response = connection.getresponse()
+        date = response.getheader("date", "")
+        return Answer(response.status, date, b"" if response.status == 101 else _read(response, client, is_enough))
+    finally:
+        connection.close()
+
+
+def _read(response: HTTPResponse, client: Client, is_enough: Callable[[bytes], bool] | None) -> bytes:
+    body = b""
+    deadline = time.monotonic() + client.timeout
+    with suppress(TimeoutError):
+        while len(body) < _MAX_ANSWER and time.monotonic() < deadline:
+            part = response.read1(4096)
+            body += part
+            if not part or (is_enough is not None and is_enough(body)):
+                break
+    return body
+
+
+def _unreachable(error: Exception) -> list[Finding]:
+    reason = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+    return [found("relay-unreachable", reason or type(error).__name__)]
+
+
+def _code_of(body: bytes) -> tuple[str, str]:
+    """Return the code and the message of a refusal."""
+    with suppress(ValueError, AttributeError):
+        answer = json.loads(body)
+        return str(answer.get("code", answer.get("status", ""))), str(answer.get("message", ""))
+    return body.decode(errors="replace").strip()[:64], ""
+
+
+def _refusal(answer: Answer, client: Client) -> list[Finding]:
+    """Return why a client is refused."""
+    code, message = _code_of(answer.body)
+    if code in ("origin", "cookie_origin"):
+        return [found("origin-refused", f"the origin {client.origin}")]
+    if code == "host":
+        return [found("host-refused", f"the name {urlsplit(client.url).hostname}")]
+    if answer.status in (502, 504):
+        return [found("relay-unreachable", f"a proxy answers {answer.status}")]
+    if code in _TOKEN_CODES:
+        return [found(_TOKEN_CODES[code], message)]
+    if answer.status == 401 and client.token is None:
+        raise NotCheckedError("clients need a token here: give one with --token")
+    if answer.status == 401:
+        return [found("token-refused", message or code)]
+    if answer.status == 403 and client.token is not None and code == "forbidden":
+        raise NotCheckedError("the token does not let its client follow general updates: give one with --watch general")
+    return [found("relay-refuses", f"{answer.status} {message or code}".strip())]
+
+
+def check_ready(client: Client) -> list[Finding]:
+    """Ask the relay whether it is ready, and compare the clocks."""
+    try:
+        answer = _get(client, "/readyz", {})
+    except (OSError, HTTPException) as error:
+        return _unreachable(error)
+    findings = _skew(answer.date)
+    if answer.status == 200:
+        return findings
+    if answer.status == 503 and _code_of(answer.body)[0]:
+        return [*findings, found("relay-not-ready", _code_of(answer.body)[0])]
+    if answer.status in (502, 504):
+        return _refusal(answer, client)
+    if findings:
+        return findings
+    raise NotCheckedError(f"/readyz answers {answer.status}: a proxy may hide it")
+
+
+def _skew(date: str) -> list[Finding]:
+    try:
+        skew = time.time() - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return []
+    # Whole seconds are rounded down: the mean error is half a second.
+    return [found("clock-skew", f"they differ by {abs(skew):.0f} s")] if abs(skew - 0.5) > _MAX_SKEW else []
+
+
+def check_websocket(client: Client) -> list[Finding]:
+    """Open a WebSocket as a page of the origin would, and hang up."""
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "cmVsYXktZG9jdG9yLWtleQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    if client.origin is not None:
+        headers["Origin"] = client.origin
+    try:
+        answer = _get(client, "/ws/tasks", headers)
+    except (OSError, HTTPException) as error:
+        return _unreachable(error)
+    if answer.status == 101:
+        return []
+    if answer.status in (200, 400, 404, 426):
+        return [found("proxy-upgrade", f"the handshake was answered with {answer.status}, not 101")]
+    return _refusal(answer, client)
+
+
+def check_events(client: Client) -> list[Finding]:
+    """Open an event stream that resumes from an id that is none: the relay says at once that this cannot be."""
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "relay-doctor"}
+    if client.origin is not None:
+        headers["Origin"] = client.origin
+    try:
+        answer = _get(client, "/events?general=1", headers, lambda body: b"event: reset" in body or b"id: " in body)
+    except TimeoutError:
+        return [found("proxy-buffers", f"nothing of an event stream arrived within {client.timeout:g} s")]
+    except (OSError, HTTPException) as error:
+        return _unreachable(error)
+    if answer.status != 200:
+        return _refusal(answer, client)
+    if b"event: reset" in answer.body:
+        return []
+    if b"id: " in answer.body:
+        return [found("proxy-last-event-id", "the relay took the stream for a new one")]
+    if b"retry: " in answer.body:
+        raise NotCheckedError("the relay sent no event: it is not ready, or full")
+    return [found("proxy-buffers", f"no event arrived within {client.timeout:g} s")]
+
+
+def check_port(settings: Settings, timeout: float) -> list[Finding]:
+    """Look at who listens where this machine's relay would, if anybody does."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    place = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    try:
+        answer = _get(Client(f"http://{place}", None, None, timeout), "/healthz", {})
+    except (ConnectionRefusedError, ConnectionAbortedError):
+        return []
+    except (OSError, HTTPException) as error:
+        return [found("port-taken", f"what listens on {place} is no relay: {error or type(error).__name__}")]
+    is_relay = _code_of(answer.body)[0] == "ok" or answer.status == 403
+    return [] if is_relay else [found("port-taken", f"what listens on {place} is no relay: it answers {answer.status}")]

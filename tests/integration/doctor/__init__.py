@@ -1,0 +1,1 @@
+"""`relay doctor` against real set-ups, most of them broken."""
