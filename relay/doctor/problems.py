@@ -207,7 +207,7 @@ _ALL = (
         "proxy-buffers",
         _ERROR,
         "A proxy holds back events on `/events`.",
-        "Turn its buffering off: `proxy_buffering off` in nginx. Let it not compress `text/event-stream`.",
+        "Turn its buffering off and speak HTTP/1.1 to the relay: `proxy_buffering off; proxy_http_version 1.1;` in nginx.",
     ),
     Problem(
         "proxy-last-event-id",
