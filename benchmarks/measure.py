@@ -128,10 +128,22 @@ class Testbed:
                 self.server.signal(signal.SIGCONT)
         return self._collect(published, cpu, redis_cpu)
 
-    def paced(self, updates: Sequence[Update], count: int, rate: float, *, sample: int = 1, quiet: float = 2.0) -> Run:
-        """Publish `count` in all, `rate` a second, and wait for the last one at the last client."""
-        started = self._begin(updates, count // len(updates), sample)
-        return self._collect(self.publisher.paced(count, rate), *started, quiet)
+    def paced(
+        self,
+        updates: Sequence[Update],
+        count: int,
+        rate: float,
+        *,
+        sample: int = 1,
+        quiet: float = 2.0,
+        one_sequence: bool = False,
+    ) -> Run:
+        """Publish `count` in all, `rate` a second, and wait for the last one at the last client.
+
+        Each client expects one kind of update; with ``one_sequence``, all of them, numbered together.
+        """
+        started = self._begin(updates, count if one_sequence else count // len(updates), sample)
+        return self._collect(self.publisher.paced(count, rate, one_sequence=one_sequence), *started, quiet)
 
     def _begin(self, updates: Sequence[Update], expected: int, sample: int) -> tuple[Cpu, float]:
         self.publisher.use(updates)

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 from relay_wire import channels, keys, publications, scripts
 from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
+from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from benchmarks.peers.base import Peer
 from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.wire import Update, resp
 from relay.core import topics
 from relay.protocols.mercure_forms import TOPIC_UPDATE, TopicUpdate, stored_form
+
+#: The task whose children are published.
+PARENT = "parent"
 
 
 def _channel(update: Update) -> tuple[str, str]:
@@ -24,13 +28,20 @@ def publish_plainly(update: Update) -> bytes:
     return resp("PUBLISH", GENERAL_UPDATES if update.task is None else TASK_UPDATES, update.payload)
 
 
-def publish_durably(update: Update) -> bytes:
+def publish_durably(update: Update, options: CreationOptions = NO_OPTIONS) -> bytes:
     """Run Relay's own script, as its clients do: Redis numbers the update and keeps it before it is published."""
     channel, kind = _channel(update)
     pairs = (pair.partition(b":") for pair in update.data[1:-1].split(b","))  # all strings, without quotes and commas
     fields = {} if update.task is None else {name.strip(b'"').decode(): value for name, _, value in pairs}
-    call = publications.publish_call(channel, kind, update.data, publications.Retention(), fields=fields)
+    call = publications.publish_call(
+        channel, kind, update.data, publications.Retention(), fields=fields, options=options
+    )
     return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)
+
+
+def publish_child(update: Update) -> bytes:
+    """Publish an update that makes its task a child of `PARENT`."""
+    return publish_durably(update, creation_options(parent_id=PARENT))
 
 
 def publish_delta(update: Update) -> bytes:
@@ -62,6 +73,7 @@ def publish_topic(update: Update) -> bytes:
 
 PLAIN = Publishing(publish_plainly)
 DURABLE = Publishing(publish_durably, ack=b"*5\r\n", script=scripts.load("publish").source)
+CHILD = replace(DURABLE, command=publish_child)
 DELTA = replace(DURABLE, command=publish_delta)
 TOPICS = replace(DURABLE, command=publish_topic)
 UNPERSISTED = Publishing(publish_unpersisted)
@@ -74,6 +86,12 @@ POSITIONS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","pos
 
 #: Clients that take what is appended to a text, not the whole of it.
 DELTAS = Endpoint("/ws/tasks", (('{"type":"subscribe","task_id":"{task}","deltas":true}', '"subscribed"'),))
+
+#: Clients that follow a task together with its children.
+FAMILY = Endpoint(
+    "/ws/tasks",
+    (('{"type":"subscribe","task_id":"{task}","children":true,"position":null}', '"subscribed"'),),
+)
 
 EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
 

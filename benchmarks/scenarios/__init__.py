@@ -2,6 +2,7 @@
 
 from benchmarks.peers import networked, relay
 from benchmarks.scenarios.base import Scenario, Sizes, Target, one_by_one
+from benchmarks.scenarios.children import children
 from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, broadcast, idle, storm
 from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
 from benchmarks.scenarios.network import avalanche, deploy, jitter
@@ -116,6 +117,13 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "seconds": Sizes(4.0, 2.0, 0.5)},
         ("update_rate", "rate", "p50", "p99", "cpu_per_update", "server", "load_core"), one_by_one(stream),
         (relay.RELAY_DELTAS, relay.RELAY_DURABLE), has_peers=False,
+    ),
+    Scenario(
+        "children", "A child of a parent with many", "What does a child's update cost, beside one of a task without a parent?",
+        {"children": Sizes(10_000, 1_000, 20), "updated children": Sizes(1_000, 500, 10), "updates of each": 4,
+         "bytes": 160, "updates/s": Sizes(1_000, 1_000, 100), "rounds": Sizes(7, 3, 1)},
+        ("redis_per_update", "cpu_per_update", "p50", "p99", "server", "load_core"), children, (relay.RELAY_DURABLE,),
+        has_peers=False,
     ),
     Scenario(
         "relays", "Two relays behind one Redis", "What do two relays with half of the clients each cost, on one core?",

@@ -5,11 +5,12 @@ async with TaskManager() as manager:
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from relay_client.aio.publisher import Publisher
+from relay_wire.creation import creation_options
 
 from relay_jobs import operations
 from relay_jobs.operations import Operation, T, TaskState
@@ -37,11 +38,14 @@ class TaskManager:
         title: str | None = None,
         task_id: str | None = None,
         fields: Mapping[str, Any] | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> str:
         """Create a task and hand it to the workers; see `relay_jobs.TaskManager.create`."""
         updates = self.publisher.updates
+        options = creation_options(owner, parent_id, task_id=task_id)
         return await self._run(
-            operations.created(updates, self._max_backlog, kind, params or {}, title, task_id, fields or {})
+            operations.created(updates, self._max_backlog, kind, params or {}, title, task_id, fields or {}, options)
         )
 
     async def cancel(self, task_id: str) -> bool:

@@ -235,7 +235,7 @@ class Executor:
     ) -> None:
         if not is_announced:  # its creator died before it did
             key = operations.announcement_key(job.task_id, str(job.info.get("created_at")))
-            await self.deliver(self._publisher.updates.created(job.task_id, job.info, key=key))
+            await self.deliver(self._publisher.updates.created(job.task_id, job.info, key, job.options))
         message = f"Attempt {number} of {handler.attempts}" if number > 1 else "Started"
         info = {"progress": 0, "message": message, "worker": self._worker_name, "attempt": number}
         task = await self.reporter.begin(job.task_id, info, announce=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from relay_client.encoding import encode
 from relay_client.progress.values import utc_now_iso
+from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 from relay_wire.statuses import PENDING
 
 _KIND = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -31,21 +32,35 @@ class Job:
     Attributes:
         params: For the handler only.
         info: For everybody: the fields of its announcement, which become its first state.
+        options: Who owns the task, and its parent. Kept, so that a worker can announce the task if its creator dies.
     """
 
     task_id: str
     kind: str
     params: Mapping[str, Any] = field(repr=False)
     info: Mapping[str, Any]
+    options: CreationOptions = NO_OPTIONS
 
     def encoded(self) -> bytes:
         """Return it as JSON. Raises TypeError or ValueError for parameters that JSON has no form for."""
         if not isinstance(self.params, Mapping):
             raise TypeError(f"params is a mapping, not {type(self.params).__name__}")
-        return encode({"kind": self.kind, "params": dict(self.params), "info": dict(self.info)})
+        job: dict[str, Any] = {"kind": self.kind, "params": dict(self.params), "info": dict(self.info)}
+        if self.options.owner is not None:
+            job["owner"] = sorted(self.options.owner)
+        if self.options.parent_id is not None:
+            job["parent_id"] = self.options.parent_id
+        return encode(job)
 
 
-def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | None, fields: Mapping[str, Any]) -> Job:
+def new_job(
+    task_id: str,
+    kind: str,
+    params: Mapping[str, Any],
+    title: str | None,
+    fields: Mapping[str, Any],
+    options: CreationOptions = NO_OPTIONS,
+) -> Job:
     """Return a job that is created now. Raises ValueError for a kind that cannot be one."""
     titled = {} if title is None else {"title": title}
     info = {
@@ -57,7 +72,7 @@ def new_job(task_id: str, kind: str, params: Mapping[str, Any], title: str | Non
         "progress": 0,
         "created_at": utc_now_iso(),
     }
-    return Job(task_id, kind, params, info)
+    return Job(task_id, kind, params, info, options)
 
 
 def _refuse(constant: str) -> None:
@@ -72,5 +87,9 @@ def decoded(task_id: str, text: bytes | str) -> Job:
         raise BadJob(f"the task's job is no JSON: {error}") from None
     match job:
         case {"kind": str(kind), "params": dict(params), "info": dict(info)}:
-            return Job(task_id, kind, params, info)
+            try:
+                options = creation_options(job.get("owner"), job.get("parent_id"), task_id=task_id)
+            except (TypeError, ValueError) as error:
+                raise BadJob(f"the task's job has no valid owner or parent: {error}") from None
+            return Job(task_id, kind, params, info, options)
     raise BadJob("the task's job lacks its kind, params or info")

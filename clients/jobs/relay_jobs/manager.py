@@ -5,11 +5,12 @@ task_id = manager.create("commission", {"subreddit": "golf"}, title="A commissio
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from relay_client.publisher import Publisher
+from relay_wire.creation import creation_options
 
 from relay_jobs import operations
 from relay_jobs.operations import Operation, T, TaskState
@@ -45,6 +46,8 @@ class TaskManager:
         title: str | None = None,
         task_id: str | None = None,
         fields: Mapping[str, Any] | None = None,
+        owner: str | Iterable[str] | None = None,
+        parent_id: str | int | None = None,
     ) -> str:
         """Create a task, announce it as ``task_created``, and hand it to a worker of its kind. It waits until there is one.
 
@@ -54,6 +57,8 @@ class TaskManager:
             title: A title for watchers.
             task_id: Its id; by default a new one.
             fields: What watchers see from the beginning, beside kind, title, status and created_at.
+            owner: The ids of the users and groups that own the task, 16 at most, or one of them; without it nobody does.
+            parent_id: The id of the task that this one is a part of. A task keeps its parent for its whole life.
 
         Returns:
             The task's id.
@@ -66,8 +71,9 @@ class TaskManager:
             ValueError, TypeError: It cannot be a task.
         """
         updates = self.publisher.updates
+        options = creation_options(owner, parent_id, task_id=task_id)
         return self._run(
-            operations.created(updates, self._max_backlog, kind, params or {}, title, task_id, fields or {})
+            operations.created(updates, self._max_backlog, kind, params or {}, title, task_id, fields or {}, options)
         )
 
     def cancel(self, task_id: str) -> bool:

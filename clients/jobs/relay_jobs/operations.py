@@ -16,6 +16,7 @@ from relay_client.publishing.call import Call
 from relay_client.updates import Updates, task_channel
 from relay_wire import cancellation, keys, retries
 from relay_wire.channels import TASK_PREFIX
+from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import to_text
 from relay_wire.statuses import CANCELLED, FAILED, TERMINAL
 
@@ -72,6 +73,7 @@ def created(
     title: str | None,
     task_id: str | None,
     fields: Mapping[str, Any],
+    options: CreationOptions = NO_OPTIONS,
 ) -> Operation[str]:
     """Create a task: take it in, announce it, and only then show it to workers.
 
@@ -82,11 +84,11 @@ def created(
         if (yield from fetched(task_id)) is not None:
             raise TaskExists(f"there is a task {task_id!r} already: choose another id, or leave it out")
     name = task_id or uuid4().hex
-    job = new_job(name, checked_kind(kind), params, title, fields)
+    job = new_job(name, checked_kind(kind), params, title, fields, options)
     body = job.encoded()
     if len(body) > updates.max_bytes:
         raise ValueError(f"a task has {updates.max_bytes} bytes at most (RELAY_MAX_UPDATE_BYTES), not {len(body)}")
-    announcement = updates.created(name, job.info, key=announcement_key(name, job.info["created_at"]))
+    announcement = updates.created(name, job.info, announcement_key(name, job.info["created_at"]), options)
     taken = queue.reserve(name, kind, body, uuid4().hex, max_backlog)
     yield [taken]
     if taken.outcome() < 0:

@@ -21,6 +21,7 @@ SERVERS = {
     "relays": {"relay-x1", "relay-x2", "relay-durable-x1", "relay-durable-x2"},
     "tls": {"relay-plain", "relay-tls"},
     "stream": {"relay-deltas", "relay-durable"},
+    "children": {"relay-durable"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
     "jitter": {"relay", "relay-plain"},
 }

@@ -1,8 +1,9 @@
 """Sentinel and Cluster, of real servers: what is acknowledged arrives through fail-overs, planned and not."""
 
+import http.client
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -193,6 +194,26 @@ def test_a_cluster_takes_plain_publishes(cluster: ClusterSetup, tmp_path: Path) 
                 cluster.nodes[number].publish_task(task, a=number)
                 assert client.receive() == {"type": "task_update", "task_id": task, "data": {"a": number}}
         assert '"a":1' in relay.get("/api/tasks/plain-2")[1]
+
+
+def test_a_cluster_refuses_subscriptions_with_children(cluster: ClusterSetup, tmp_path: Path) -> None:
+    """With an error that says so, and without an effect on other subscriptions."""
+    with relay_on(cluster.url, tmp_path / "relay") as relay:
+        with relay.client() as client:
+            client.send({"type": "subscribe", "task_id": "plain-1", "children": True, "position": None})
+            refused = client.receive()
+            assert (refused["type"], refused["code"], refused["task_id"]) == ("error", "no_children", "plain-1")
+            assert "cluster" in refused["message"]
+            client.subscribe("plain-1")
+            cluster.nodes[0].publish_task("plain-1", b=1)
+            while client.receive()["data"] != {"b": 1}:
+                pass  # its state, where a former test has left one
+        with closing(http.client.HTTPConnection("127.0.0.1", relay.port, timeout=PATIENCE)) as connection:
+            connection.request("GET", "/events?task=plain-1&children=1")
+            answer = connection.getresponse()
+            lines = [answer.readline() for _ in range(4)]
+            assert lines[2] == b"event: error\n"
+            assert b'"code":"no_children"' in lines[3]
 
 
 def test_a_slot_that_moves_takes_its_feed_with_it(cluster: ClusterSetup, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from relay_client.updates import task_channel
 from relay_jobs.manager import TaskManager
 from relay_jobs.operations import TaskState
+from relay_wire import keys
+from relay_wire.creation import PARENT_FIELD, owner_of
 
 from relay.processes import start_child
 from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server, eventually
@@ -59,6 +62,13 @@ def state_when(manager: TaskManager, task_id: str, check: Callable[[TaskState], 
     state = eventually(look)
     assert state is not None
     return state
+
+
+def owner_and_parent(redis_server: RedisServer, task_id: str) -> tuple[list[str] | None, str | None]:
+    """Who owns a task, and which task it is a part of, as Redis has it."""
+    with redis_server.client() as client:
+        owner, parent = client.hmget(keys.meta(task_channel(task_id)), ["owner", PARENT_FIELD])
+    return owner and sorted(owner_of(owner)), parent and parent.decode()
 
 
 def has_begun(state: TaskState) -> bool:

@@ -10,11 +10,13 @@ from relay_client.errors import DeliveryTimedOut
 from relay_client.publisher import Publisher
 from relay_jobs import aio, operations
 from relay_jobs.errors import BacklogFull, TaskExists
+from relay_jobs.job import BadJob, decoded, new_job
 from relay_jobs.manager import TaskManager
+from relay_wire.creation import NO_OPTIONS, creation_options
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
-from tests.integration.jobs.rig import left_in_redis
+from tests.integration.jobs.rig import left_in_redis, owner_and_parent
 from tests.ports import free_port
 
 
@@ -96,6 +98,31 @@ def test_cancelled_while_it_waits(redis_server: RedisServer, manager: TaskManage
     assert not manager.cancel("nobody")
 
 
+def test_who_owns_a_task_and_its_parent(redis_server: RedisServer, manager: TaskManager) -> None:
+    """From its creation on. Clients see neither among its fields."""
+    parent = manager.create("pipeline", owner="user:7")
+    child = manager.create("commission", owner={"user:7", "ops"}, parent_id=parent)
+    plain = manager.create("commission")
+    assert owner_and_parent(redis_server, parent) == (["user:7"], None)
+    assert owner_and_parent(redis_server, child) == (["ops", "user:7"], parent)
+    assert owner_and_parent(redis_server, plain) == (None, None)
+    state = manager.get(child)
+    assert state is not None
+    assert not {"owner", "parent_id"} & set(state.fields)
+
+
+def test_a_job_keeps_its_owner_and_parent() -> None:
+    for options in (NO_OPTIONS, creation_options([]), creation_options(["b", "a"], 7)):
+        job = new_job("one", "commission", {"a": 1}, "A title", {}, options)
+        assert decoded("one", job.encoded()) == job
+
+
+@pytest.mark.parametrize("wrong", ['"owner":7', '"owner":[""]', '"parent_id":{}', '"parent_id":"one"'])
+def test_a_job_with_a_wrong_owner_or_parent(wrong: str) -> None:
+    with pytest.raises(BadJob, match="owner or parent"):
+        decoded("one", '{"kind":"k","params":{},"info":{},' + wrong + "}")
+
+
 def test_the_backlog_is_bounded(redis_server: RedisServer) -> None:
     """A refused task leaves no trace; other kinds are not concerned."""
     with TaskManager(redis_server.url, max_backlog=2) as small:
@@ -127,6 +154,8 @@ def test_an_id_is_used_once(manager: TaskManager) -> None:
         ({"kind": "k", "params": {"x": "y" * 300_000}}, "bytes"),
         ({"kind": "k", "task_id": ""}, "characters"),
         ({"kind": "k", "fields": {"x": float("nan")}}, "JSON"),
+        ({"kind": "k", "owner": ""}, "owner"),
+        ({"kind": "k", "task_id": "a", "parent_id": "a"}, "its own parent"),
     ],
 )
 def test_what_cannot_be_a_task(
@@ -165,7 +194,8 @@ def test_without_redis(tmp_path: Path) -> None:
 def test_from_asyncio(redis_server: RedisServer) -> None:
     async def run() -> None:
         async with aio.TaskManager(redis_server.url, max_backlog=2) as manager:
-            task_id = await manager.create("commission", {"a": 1}, title="one")
+            task_id = await manager.create("commission", {"a": 1}, title="one", owner="user:7", parent_id="whole")
+            assert owner_and_parent(redis_server, task_id) == (["user:7"], "whole")
             state = await manager.get(task_id)
             assert state is not None
             assert state.status == "pending"

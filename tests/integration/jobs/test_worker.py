@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from relay_jobs import command, operations
 from relay_jobs.manager import TaskManager
+from relay_wire.creation import creation_options
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
@@ -15,6 +16,7 @@ from tests.integration.jobs.rig import (
     WorkerProcess,
     has_begun,
     left_in_redis,
+    owner_and_parent,
     state_when,
     updates_until,
 )
@@ -206,7 +208,8 @@ def test_one_that_has_ended_is_not_run_again(
 def test_one_whose_creator_died_is_announced_and_run(
     redis_server: RedisServer, manager: TaskManager, start_worker: StartWorker, start_relay: StartRelay
 ) -> None:
-    plan = operations.created(manager.publisher.updates, 10, "slow", {"seconds": 0.1}, "Half", None, {})
+    options = creation_options(["user:7", "ops"], "whole")
+    plan = operations.created(manager.publisher.updates, 10, "slow", {"seconds": 0.1}, "Half", None, {}, options)
     taken = next(plan)
     assert isinstance(taken, list)
     manager.publisher.sender.deliver(taken)
@@ -217,6 +220,7 @@ def test_one_whose_creator_died_is_announced_and_run(
         start_worker()
         info = watcher.receive()["data"]["task_info"]
         assert (info["task_id"], info["title"]) == (member.decode(), "Half")
+        assert owner_and_parent(redis_server, member.decode()) == (["ops", "user:7"], "whole")
     state = manager.wait(member.decode(), 5)
     assert (state.status, state.fields["title"]) == ("completed", "Half")
 
