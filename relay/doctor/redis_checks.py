@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
+import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
@@ -44,6 +45,14 @@ _COMMANDS = (
 )
 
 
+def _node_that_listens(target: RedisTarget, timeout: float) -> tuple[str, int]:
+    """Return the first of a cluster's nodes that listens, or the last one."""
+    for node in target.nodes[:-1]:
+        with suppress(OSError), socket.create_connection(node, timeout):
+            return node
+    return target.nodes[-1]
+
+
 @contextmanager
 def _connected(url: str, timeout: float, settings: RedisSettings) -> Iterator[Any]:
     """A connection to the server, to the primary that Sentinels name, or to a node of the cluster."""
@@ -53,7 +62,7 @@ def _connected(url: str, timeout: float, settings: RedisSettings) -> Iterator[An
     if settings.ssl_ca_certs is not None and url.startswith("rediss"):
         options["ssl_ca_certs"] = str(settings.ssl_ca_certs)
     if target.kind == "cluster":
-        host, port = target.nodes[0]
+        host, port = _node_that_listens(target, timeout)
         client: Any = redis.Redis(host=host, port=port, **(target.options | options))
     else:
         client = sync_client(target, **options)
@@ -117,6 +126,10 @@ def _connection_findings(url: str, settings: RedisSettings, timeout: float) -> l
             answer = _ask(connection, "PING")
     except redis.AuthenticationError as error:
         return [found("redis-password", str(error))]
+    except redis.sentinel.MasterNotFoundError:  # its text shows the insides of redis-py
+        target = parse(url)
+        places = ", ".join(f"{host}:{port}" for host, port in target.nodes)
+        return [found("redis-unreachable", f"no Sentinel at {places} names a primary of {target.name!r}")]
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "certificate is not valid" in str(error):
             return [found("redis-certificate", str(error))]

@@ -256,5 +256,5 @@ def check_port(settings: Settings, timeout: float) -> list[Finding]:
         return []
     except (OSError, HTTPException) as error:
         return [found("port-taken", f"what listens on {place} is no relay: {error or type(error).__name__}")]
-    is_relay = _code_of(answer.body)[0] == "ok" or answer.status == 403
+    is_relay = _code_of(answer.body)[0] == "ok"
     return [] if is_relay else [found("port-taken", f"what listens on {place} is no relay: it answers {answer.status}")]

@@ -86,6 +86,14 @@ def test_unreachable(server: RedisServer) -> None:
     assert [result.not_checked is not None for result in report.results] == [False, True, True, True]
 
 
+def test_sentinels_and_nodes_that_are_away(server: RedisServer) -> None:
+    port = free_port()
+    details = found(examined(f"redis+sentinel://127.0.0.1:{port}/primary/0"))
+    assert details == {"redis-unreachable": f"no Sentinel at 127.0.0.1:{port} names a primary of 'primary'"}
+    # One node is away. The other answers, and its commands are checked; that it is no cluster is not seen here.
+    assert found(examined(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{server.port}")) == {}
+
+
 @pytest.mark.parametrize("login", ["relay:wrong@", "nobody:secret@"])
 def test_wrong_password(server: RedisServer, login: str) -> None:
     user(server)
