@@ -120,6 +120,12 @@ _ALL = (
         "Upgrade it: Redis 6.2 or later, a cluster 7.0 or later, or any Valkey.",
     ),
     Problem(
+        "redis-kind",
+        _ERROR,
+        "The URL names a cluster and this Redis is none, or the reverse.",
+        "Use `redis+cluster://` for a cluster, and `redis://` for a single server.",
+    ),
+    Problem(
         "redis-replica",
         _ERROR,
         "This Redis is a replica, which takes no writes.",

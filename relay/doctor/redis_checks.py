@@ -146,15 +146,19 @@ def _connection_findings(url: str, settings: RedisSettings, timeout: float) -> l
     return [found("redis-answer", str(answer))]
 
 
-def info_findings(info: str) -> list[Finding]:
-    """Return what is wrong according to the text of INFO."""
+def info_findings(info: str, *, is_sharded: bool) -> list[Finding]:
+    """Return what is wrong according to the text of INFO, of a server that the URL calls a node of a cluster or not."""
     named = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     findings = []
     try:
         ServerInfo.parse(info).require_supported()
     except BrokerRefused as error:
         findings.append(found("redis-old", str(error)))
-    if named.get("role") == "slave":
+    if is_sharded != (named.get("cluster_enabled") == "1"):
+        findings.append(
+            found("redis-kind", "the URL names a cluster" if is_sharded else "the URL names a single server")
+        )
+    if named.get("role") == "slave" and not is_sharded:
         primary = f"{named.get('master_host')}:{named.get('master_port')}"
         findings.append(found("redis-replica", f"its primary is {primary}"))
     policy = named.get("maxmemory_policy", "noeviction")
@@ -169,7 +173,8 @@ def check_server(url: str, settings: RedisSettings, timeout: float) -> list[Find
         answer = _ask(connection, "INFO")
     if isinstance(answer, redis.RedisError):
         raise NotCheckedError(f"the Redis user may not run INFO: {answer}")
-    return info_findings(answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer))
+    text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
+    return info_findings(text, is_sharded=parse(url).is_sharded)
 
 
 def _limits_of_pubsub(answer: Any) -> tuple[int, int]:

@@ -90,8 +90,9 @@ def test_sentinels_and_nodes_that_are_away(server: RedisServer) -> None:
     port = free_port()
     details = found(examined(f"redis+sentinel://127.0.0.1:{port}/primary/0"))
     assert details == {"redis-unreachable": f"no Sentinel at 127.0.0.1:{port} names a primary of 'primary'"}
-    # One node is away. The other answers, and its commands are checked; that it is no cluster is not seen here.
-    assert found(examined(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{server.port}")) == {}
+    # One node is away. The other answers, and is none.
+    details = found(examined(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{server.port}"))
+    assert details == {"redis-kind": "the URL names a cluster"}
 
 
 @pytest.mark.parametrize("login", ["relay:wrong@", "nobody:secret@"])
@@ -181,7 +182,9 @@ def test_tls(server: RedisServer, tmp_path: Path, certificate: tuple[Path, Path]
 
 def test_old_version() -> None:
     """No Redis as old can be had: this is what its INFO says."""
-    (finding,) = info_findings("# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\nrole:master\r\n")
+    (finding,) = info_findings(
+        "# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\nrole:master\r\n", is_sharded=False
+    )
     assert (finding.problem.id, "5.0.14" in finding.detail) == ("redis-old", True)
 
 
