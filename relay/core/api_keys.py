@@ -58,7 +58,7 @@ class ApiKeys:
 
         How long it takes depends neither on which key it is nor on how much of a key is right.
         """
-        text = key.encode("utf-8", "surrogateescape")
+        text = key.encode("utf-8", "surrogatepass")
         digest = sha256(text[:_MAX_LENGTH]).digest() if len(text) <= _MAX_LENGTH else b""
         found = None
         for known in self._keys:
