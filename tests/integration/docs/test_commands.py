@@ -35,6 +35,7 @@ ENDLESS = {
     r"(\w+=\S+ )*relay serve\b": "Relay .* is up",
     r"(REDIS_URL=\S+ )?hypercorn\b": "redis subscription up",
     r"relay tail\b": '"type":"task_update","task_id":"(demo|task-123)"',
+    r"curl -N '[^']*/mercure\?": r"(?m)^(:|id:|data:)",
     r"curl -N\b": r"event: task_update\n.*\ndata: \{.*demo",
     r"timeout 3 redis-cli SUBSCRIBE\b": "general_updates",
 }
@@ -50,6 +51,7 @@ ELSEWHERE = {
     r"systemctl\b|journalctl\b": "needs systemd to run; the unit is checked below",
     r"pip install\b|/opt/relay/bin/pip\b": "needs the internet",
     r"python3 -m venv /opt/relay|\(umask 077; echo .*>/etc/relay.env\)": "writes to the machine",
+    r"curl .*https://relay\.example": "needs a relay with grants; tests/integration/auth has the same requests",
     r"relay celery-events\b": "needs a Celery app; tests/integration/client/integrations has one",
     r"make bench\b|python -m benchmarks\b": "takes minutes; its arguments are checked below",
 }
@@ -57,10 +59,11 @@ ELSEWHERE = {
 #: The secret of tokens on the pages.
 SECRET = "0123456789abcdef0123456789abcdef"
 
-#: What shows a part of an application on the pages: tests/integration/docs/test_grants_page.py and
-#: tests/integration/client/integrations run them with the rest of it.
+#: What shows a part of an application on the pages: tests/integration/docs/test_grants_page.py,
+#: tests/integration/server/test_centrifugo_api.py and tests/integration/client/integrations run them with the rest of it.
 OF_AN_APPLICATION = (
-    r"import current_user_id|urlpatterns|^install\((app|broker|queue|huey|scheduler)\b|^install\($|Depends\(relay_tasks"
+    r"^client = Client\(|import current_user_id|urlpatterns|^install\((app|broker|queue|huey|scheduler)\b|^install\($"
+    r"|Depends\(relay_tasks|relay_client\.integrations\.(procrastinate|prefect|dask|airflow|transformers)\b"
 )
 PARTS = [snippet for snippet in snippets("python") if re.search(OF_AN_APPLICATION, snippet.text, re.MULTILINE)]
 
