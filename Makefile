@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
-	bench-page browser-files page-pictures format docs clean test-compat-core fuzz \
+	bench-page outages-page browser-files page-pictures format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -77,7 +77,7 @@ test-integrations: $(VENV)/.installed-test  ## Test the integrations with librar
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
 	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
 
-test-compat-core: $(VENV)/.installed-compat
+test-compat-core: $(VENV)/.installed-compat  ## Run the tests of what decides and translates on another Python
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)
 
 test-proxies: $(VENV)/.installed-test  ## Run nginx, HAProxy, Caddy, Traefik and Envoy before relays (the last three from PyPI)

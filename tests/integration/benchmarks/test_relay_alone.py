@@ -17,14 +17,16 @@ SERVERS = {
     "slow": {"relay"},
     "large": {"relay", "relay-durable"},
     "tasks": {"relay", "relay-durable"},
-    "endpoints": {"relay-tasks", "relay-positions", "relay-events"},
+    "endpoints": {
+        "relay-tasks", "relay-positions", "relay-events", "relay-events-durable", "relay-centrifuge", "relay-mercure",
+    },
     "relays": {"relay-x1", "relay-x2", "relay-durable-x1", "relay-durable-x2"},
     "tls": {"relay-plain", "relay-tls"},
     "stream": {"relay-deltas", "relay-durable"},
     "children": {"relay-durable"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
     "jitter": {"relay", "relay-plain"},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +147,9 @@ def test_the_api_is_public_and_metrics_are_not(site: Site) -> None:
 def test_the_address_of_the_client_counts_and_not_what_it_says(site: Site) -> None:
     """Each relay has a limit for an address. A client at another one is let in, and a forged header does not help."""
     with ExitStack() as stack:
-        for _ in range(MOST * 2):
-            try:
+        for _ in range(MOST * 4):  # until both relays have as many as they take, wherever the proxy leads each
+            with suppress(InvalidStatus):
                 stack.enter_context(site.websocket("127.0.0.7"))
-            except InvalidStatus:
-                break
         forged = {"X-Forwarded-For": "203.0.113.7", "Forwarded": "for=203.0.113.7"}
         with pytest.raises((InvalidStatus, ConnectionClosed)):  # noqa: PT012 - refused at once, or right after
             for _ in range(2):  # one for each relay

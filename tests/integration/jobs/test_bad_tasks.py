@@ -68,7 +68,7 @@ def test_a_task_that_redis_has_lost_does_not_seem_to_wait(
 
 
 def test_a_thousand_at_once_keep_their_claims(manager: TaskManager, start_worker: StartWorker) -> None:
-    start_worker(concurrency=1100, lease=1)
+    start_worker(concurrency=1100, lease=2)
     tasks = [manager.create("asleep", {"seconds": 4}) for _ in range(1100)]
     for task_id in tasks:
         state = manager.wait(task_id, 30)

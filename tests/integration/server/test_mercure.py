@@ -16,7 +16,7 @@ PATH = "/.well-known/mercure"
 
 
 def token(**mercure: list[str]) -> str:
-    return jwt.encode({"mercure": mercure, "exp": time.time() + 600}, SECRET, "HS256")
+    return jwt.encode({"mercure": mercure, "exp": time.time() + 7200}, SECRET, "HS256")
 
 
 PUBLISHER = {"authorization": f"Bearer {token(publish=['*'])}"}
