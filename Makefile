@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-fast test-compat test-integrations test-outages faults abuse bench \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
 	bench-page outages-page browser-files page-pictures format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
@@ -57,8 +57,14 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
-	$(PYTEST) -n $$((2 * $$(nproc))); tests=$$?; \
+	$(PYTEST) -n $$((2 * $$(nproc))) $(addprefix --ignore=, $(SLOW)); tests=$$?; \
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
+
+# These take minutes of CPU, and what they test changes seldom.
+SLOW := tests/integration/benchmarks $(addprefix tests/integration/, docs/test_tutorial.py deployment/test_proxies.py)
+
+test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: benchmarks in their tiny form, the tutorial, proxies
+	$(PYTEST) -n auto $(SLOW)
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
 	$(PYTEST) -n auto --ignore tests/integration
@@ -67,8 +73,7 @@ test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core,
 # client/subscriber/test_subscribe.py is left out: the garbage collector of CPython 3.12.1 crashes in it.
 COMPAT_CORE := $(addprefix tests/, core protocols wire test_config.py test_logs.py)
 COMPAT := $(COMPAT_CORE) $(addprefix tests/, server client) \
-	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py \
-	broker/test_redis.py client/publishing/test_publisher.py client/subscriber/test_subscribe_relays.py jobs/test_worker.py tail)
+	$(addprefix tests/integration/, server/test_serving.py server/test_handshake.py server/test_sse.py server/test_shutdown.py)
 
 test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Python: PYTHON=python3.13 VENV=.venv-3.13
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT)
