@@ -52,7 +52,7 @@ demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and 
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed-test  ## Run the linters, the type checks and all tests
+test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
