@@ -142,6 +142,6 @@ class Nodes:
         try:
             (result,) = await self._run_calls(calls)
         except BrokerUnavailable:
-            return  # the next announcement says it; who asks does not wait for ever
+            return  # the next announcement says it; a request does not wait indefinitely
         if isinstance(result, BrokerError):
             _log.error("the relays cannot be told", error=str(result))

@@ -66,7 +66,7 @@ class CentrifugeClient:
         return with_grace(self.server.channels.widened(grant), grant)
 
     def lifetime(self, grant: Grant) -> dict[str, Any]:
-        """Return what the client is told of the end of a grant."""
+        """Return what to send to the client before its grant ends."""
         ends = end_of(grant)
         return {} if ends is None else {"expires": True, "ttl": max(1, ceil(ends - self.server.now()))}
 

@@ -31,7 +31,7 @@ _MAX_TOKEN = 8192
 _MAX_SECONDS = 1e10
 
 _NO_LINKS_NEEDED = (
-    "this relay asks nobody for credentials: the address of the task is enough for whoever reaches the relay"
+    "this relay asks nobody for credentials: the address of the task is enough for anyone who reaches the relay"
 )
 _NO_LINKS = (
     "this relay makes no share links: its operator sets RELAY_SHARE_KEY or RELAY_JWT_SECRET, and RELAY_SHARE_TTL"

@@ -121,7 +121,7 @@ class Session(SessionOutput):
             self._nursery.start_soon(self._run_order, order)
 
     def farewell(self, close: Close) -> Farewell:
-        """Return what the client is told at the end of the session."""
+        """Return what is sent to the client at the end of the session."""
         return self._protocol.farewell(close)
 
     def check_revoked(self, revocations: Revocations) -> None:

@@ -61,16 +61,8 @@ class SessionCommands:
     """
 
     __slots__ = (
-        "_access",
-        "_budget",
-        "_connection",
-        "_context",
-        "_entry",
-        "_errors",
-        "_presence",
-        "_protocol",
-        "_subscriptions",
-    )
+        "_access", "_budget", "_connection", "_context", "_entry", "_errors", "_presence", "_protocol", "_subscriptions",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -264,10 +256,9 @@ class SessionCommands:
         except Unverified as error:  # it has the former grant as long as that lasts
             self._send([self._protocol.reject(error.code, error.message).payload])
         else:
-            if not self._joins_subject(grant):
-                return
-            await self._replace_grant(grant)
-            self._send([command.answer(self._access.expires_in)])
+            if self._joins_subject(grant):
+                await self._replace_grant(grant)
+                self._send([command.answer(self._access.expires_in)])
 
     async def _verify(self, token: str | None) -> Grant | Unauthenticated | Unverified:
         """Return the grant of a token, or that of the request which opened the connection."""

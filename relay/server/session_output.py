@@ -54,7 +54,7 @@ class SessionOutput(ABC):
 
     @abstractmethod
     def farewell(self, close: Close) -> Farewell:
-        """Return what the client is told at the end of the session."""
+        """Return what is sent to the client at the end of the session."""
 
     @abstractmethod
     def check_revoked(self, revocations: Revocations) -> None:

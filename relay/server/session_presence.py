@@ -1,4 +1,4 @@
-"""A client that is known by an id: it can be addressed, and it is present in channels, where it is told who comes and goes."""
+"""A client that has an id: it can be addressed, it is present in channels, and it is notified who joins and leaves."""
 
 from collections.abc import Iterable
 
@@ -39,7 +39,7 @@ class SessionPresence:
         context.directory.add(connection, client, user)
 
     async def join(self, command: Join, connection: Connection) -> None:
-        """Be present in a channel. The client is told of itself too, so it listens first."""
+        """Be present in a channel. The client is notified of itself too, so it listens first."""
         if command.encoding is not None:
             follow = Subscribe(members_channel(command.channel), command.encoding, _no_answer)
             request = request_of(follow, format_of(command.encoding, connection.framing))

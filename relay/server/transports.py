@@ -94,7 +94,7 @@ class Transport(Protocol):
         Args:
             queue: What waits for the client.
             close: Why the session ends.
-            farewell: What the client is told about that.
+            farewell: What to send to the client about that.
         """
 
     def abort(self) -> None:

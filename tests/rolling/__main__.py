@@ -60,7 +60,7 @@ def build_this(directory: Path) -> Path:
 
 
 def check_import(packages: Path) -> None:
-    """Raises AssertionError if a relay that is told to use these packages would use others."""
+    """Raises AssertionError if a relay that is to use these packages would use others."""
     program = (
         "import relay, relay_wire, relay_client; print(relay.__file__, relay_wire.__file__, relay_client.__file__)"
     )

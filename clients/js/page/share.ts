@@ -30,7 +30,7 @@ export async function linkTo(relay: RelayClient, task: string, address: string):
     const answer = await response.json();
     if (response.ok) {
       const until = typeof answer.expires_at === "number" ? ` until ${clock.format(answer.expires_at * 1000)}` : "";
-      return { url: url + answer.fragment, note: `The link was copied. Whoever has it can watch this task${until}, and nothing else.` };
+      return { url: url + answer.fragment, note: `The link was copied. Anyone who has it can watch this task${until}, and nothing else.` };
     }
     if (answer.code === "sharing_unneeded") isOpen = true;
     else if (answer.code === "sharing_off") return { url, note: "The link was copied. Who opens it needs a token, as this relay makes no share links." };

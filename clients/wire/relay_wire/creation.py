@@ -25,7 +25,7 @@ class CreationOptions(NamedTuple):
     Attributes:
         owner: The users and groups that own the task; empty for nobody. None where it is not given: the task keeps its owner.
         parent_id: The id of the task's parent. None where it is not given: the task keeps its parent.
-        writers: Refuse the update if the task exists and is owned by none of these. None: whoever owns it.
+        writers: Refuse the update if the task exists and is owned by none of these. None: any owner will do.
     """
 
     owner: frozenset[str] | None = None

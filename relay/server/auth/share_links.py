@@ -1,4 +1,4 @@
-"""Share links: a grant by which whoever has the link may watch one task, and nothing else."""
+"""Share links: a grant that lets anyone who has the link watch one task, and nothing else."""
 
 import secrets
 from collections.abc import Callable, Mapping

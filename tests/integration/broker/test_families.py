@@ -1,4 +1,4 @@
-"""Families on a real Valkey: whoever follows one, from wherever, has in the end what its tasks have."""
+"""Families on a real Valkey: a follower has in the end what the tasks have, wherever it began."""
 
 import json
 from typing import Any

@@ -187,7 +187,7 @@ STEP = st.tuples(
         CreationOptions,
         st.sampled_from([None, None, frozenset[str](), frozenset(["user:7"]), frozenset(["user:7", 'group:"ä"'])]),
         st.sampled_from([None, None, "p", "q"]),
-        st.none(),  # whoever owns the task
+        st.none(),  # any owner will do
     ),
 )
 

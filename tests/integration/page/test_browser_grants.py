@@ -37,7 +37,7 @@ TRY = """async (url) => {
     socket: await socket,
     events: await events,
     api: await request("/api/tasks/secret", {}),
-    blind: await request("/api/tasks/secret", { mode: "no-cors" }),
+    noCors: await request("/api/tasks/secret", { mode: "no-cors" }),
     ticket: await request("/api/ticket", { method: "POST" }),
     share: await request("/api/tasks/secret/share", { method: "POST" }),
   };

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,8 @@ def _postgresql(name: str) -> str:
 def postgresql(directory: Path) -> Iterator[str]:
     """Run PostgreSQL; it refuses to be root. Yields its URL."""
     user = "nobody" if getpass.getuser() == "root" else None
-    home = Path("/tmp") if user else directory
-    data, port = (
-        Path(subprocess.check_output(["mktemp", "-d", str(home / "story-XXXXXX")], text=True).strip()),
-        free_port(),
-    )
+    home = None if user else directory  # nobody may not look into the directories of tests
+    data, port = Path(tempfile.mkdtemp(prefix="story-", dir=home)), free_port()
     if user:
         shutil.chown(data, user)
     make = [_postgresql("initdb"), "--auth=trust", "--username=story", "--no-sync", "-D", str(data)]

@@ -4,7 +4,7 @@
 -- A family has numbers only while somebody follows it, or did a short time ago: read_family makes them. Without them nothing is
 -- written, so a child that nobody follows by its parent costs one more look. The keys lie outside of the buckets, so there are
 -- no families on a cluster. What is wrong with a family never holds up the update of a task: a family that cannot be written
--- to loses its numbers, and its relays are told by that.
+-- to loses its numbers, and its relays see that.
 --
 -- An update of a family is a list: the task's id, its owner, and the data as it was published.
 local families = {}
