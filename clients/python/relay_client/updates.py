@@ -263,8 +263,12 @@ def _status(update: Mapping[str, Any]) -> str | None:
 
 
 def _task_call(channel: str, call: ScriptCall) -> Call:
-    """Something about a task that is no update. Redis may have no memory for it: then so be it."""
-    return Call(channel, call.keys, call.script, call.values, fallback=("EXISTS", call.keys[0]), read=_was_taken)
+    """Something about a task that is no update. Redis may have no memory for it, or it may come too late: then so be it.
+
+    To create a task once more after it has ended is to begin another one.
+    """
+    nothing = ("EXISTS", call.keys[0])
+    return Call(channel, call.keys, call.script, call.values, fallback=nothing, is_void_late=True, read=_was_taken)
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:

@@ -5,9 +5,12 @@ import threading
 import pytest
 from relay_client import Publisher
 from relay_client.progress.background import BackgroundReporter
-from relay_client.progress.background_task import BackgroundTask
+from relay_client.progress.background_task import BackgroundTask, Opening
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
+from relay_client.publishing.call import Call
+from relay_client.updates import Updates
+from relay_wire.publications import Retention
 
 from tests.ports import free_port
 
@@ -48,3 +51,12 @@ def test_what_is_handed_over_waits_at_every_moment(monkeypatch: pytest.MonkeyPat
         reporter.give_up()
     assert len(waiting) == 4
     assert all(waiting)
+
+
+def test_an_announcement_that_is_too_long_is_left_out_alone() -> None:
+    opening = Opening("attempt:1", {"status": "pending", "order": "x" * 1000})
+    task = BackgroundTask("t", lambda task: None, opening)
+    task.start_with({"status": "in_progress"})
+    sent: list[Call] = []
+    assert task.take(Updates(Retention(), sharded=False, max_bytes=500), sent.extend) == sent
+    assert [call.channel for call in sent] == ["task:t"]

@@ -121,6 +121,29 @@ def test_an_unknown_script_is_spelled_out_once() -> None:
     assert [words[0] for words in queue.commands(batch)] == ["EVALSHA", "EVALSHA"]
 
 
+def test_of_several_scripts_those_are_spelled_out_that_this_connection_has_not_run() -> None:
+    """Else a call whose script the server knows would overtake another one whose script it does not."""
+    other = Script("return 2", "other")
+    batch = [call("1"), Call("2", ["key"], other), call("3"), Call("4", ["key"], other)]
+    queue = queue_with(*batch)
+    kinds = [words[:2] for words in queue.commands(batch)]
+    assert kinds == [("EVAL", "return 1"), ("EVAL", "return 2"), ("EVALSHA", "digest"), ("EVALSHA", "other")]
+    assert [words[0] for words in queue.commands(batch, {"digest"})] == ["EVALSHA", "EVAL", "EVALSHA", "EVALSHA"]
+    assert {words[0] for words in queue.commands(batch, {"digest", "other"})} == {"EVALSHA"}
+
+
+def test_what_must_not_come_late_does_not() -> None:
+    """The server has forgotten one of two scripts, under a connection that has run both."""
+    creation = Call("t", ["key"], Script("return 2", "other"), fallback=("EXISTS", "key"), is_void_late=True)
+    update = call("t")
+    queue = queue_with(creation, update)
+    queue.answered(queue.take(0.0), [errors.NoScriptError(), 1], 0.0)
+    batch = queue.take(0.0)
+    assert queue.commands(batch) == [("EXISTS", "key")]
+    queue.answered(batch, [1], 0.0)
+    assert (creation.outcome(), update.outcome()) == (None, 1)
+
+
 def test_without_memory_the_fallback_goes_in_its_place() -> None:
     one = call(fallback=("PUBLISH", "feed", b"live"))
     queue = queue_with(one)

@@ -122,11 +122,12 @@ class JobMapping:
 
     def options(self, job: Job) -> CreationOptions:
         """Return the task's owner and its parent. A task whose owner cannot be told belongs to nobody."""
+        parent_id = None if job.parent_id == job.id else job.parent_id
         if self._owner is None:
-            return creation_options(None, job.parent_id)
+            return creation_options(None, parent_id)
         owner = self._call(self._owner, job)
         owners = [] if owner is None else [owner] if isinstance(owner, str | int) else owner
-        return creation_options([str(each) for each in owners], job.parent_id)
+        return creation_options([str(each) for each in owners], parent_id)
 
     def described(self, job: Job) -> dict[str, Any]:
         """Return the fields that describe the task."""

@@ -262,7 +262,10 @@ class BackgroundReporter:
         schedule = self._schedule
         self._is_accepting = False  # before the look: what is handed over from now on is accepted once more
         while self._handed_over:
-            self._handed_over[0]()
+            try:
+                self._handed_over[0]()
+            except Exception as error:  # noqa: BLE001 - what comes behind it must not wait for ever
+                self._drop(repr(error))
             self._handed_over.popleft()  # only now: until it is in the schedule, it waits here
         if schedule.is_empty:
             self.publisher.sender.remove_source(schedule)

@@ -90,7 +90,13 @@ class BackgroundTask(Task):
         return not self._has_ended and (self._changes.is_noted or not self._is_opened)
 
     def _take(self, updates: Updates) -> list[Call]:
-        calls = [] if self._is_opened else self._opening_calls(updates)
+        calls: list[Call] = []
+        if not self._is_opened:
+            try:
+                calls = self._opening_calls(updates)
+            except Exception as error:  # noqa: BLE001 - the application's fields and options: too long together, for one
+                self.log_dropped("its announcement", error)
+                self._is_opened = True
         calls += super()._take(updates)
         if self._closing is not None:
             key, fields = self._closing

@@ -22,6 +22,7 @@ class Call:
         is_abandoned: Its caller waits no longer; it is not sent, unless it is being sent just now.
         is_in_flight: It is part of the exchange with Redis that goes on now.
         maybe_sent: It was sent before, and may have been executed.
+        is_void_late: It must not be executed after a call that came behind it; its fallback is sent instead.
         is_posted: Nobody waits for it; a loss is logged, and raised by the next flush.
         on_settled: Called once it is settled, in the thread of the sender. It must neither block nor raise.
     """
@@ -36,6 +37,7 @@ class Call:
         "is_in_flight",
         "is_posted",
         "is_settled",
+        "is_void_late",
         "keys",
         "maybe_sent",
         "needs_replicas",
@@ -60,6 +62,7 @@ class Call:
         repeatable: bool = True,
         fallback: Command | None = None,
         needs_replicas: bool = False,
+        is_void_late: bool = False,
         read: Callable[[Any], Any] = lambda answer: answer,
     ) -> None:
         """Make a call.
@@ -73,6 +76,7 @@ class Call:
             repeatable: It may be sent again after a lost answer: the script recognises it, or it has no further effect.
             fallback: The plain command to send instead when Redis has no memory for it.
             needs_replicas: Where replicas are waited for, they must have it too.
+            is_void_late: It has a fallback, which is sent instead when a call that came behind it was executed before.
             read: Makes the outcome of Redis' answer.
         """
         self.channel = channel
@@ -83,6 +87,7 @@ class Call:
         self.repeatable = repeatable
         self.fallback = fallback
         self.needs_replicas = needs_replicas
+        self.is_void_late = is_void_late
         self.read = read
         self.size = 256 + sum(len(value) for value in (*values, *command) if isinstance(value, bytes | str))
         self.timeout = self.deadline = 0.0
@@ -99,7 +104,7 @@ class Call:
         return (name, body, len(self.keys), *self.keys, *self.values)
 
     def use_fallback(self) -> None:
-        """Become the plain command, whose outcome is None: Redis has no memory for the script."""
+        """Become the plain command, whose outcome is None: Redis has no memory for the script, or it comes too late."""
         assert self.fallback is not None
         self.script, self.command, self.fallback = None, self.fallback, None
         self.needs_replicas = False

@@ -6,6 +6,7 @@ what is sent and read; `AsyncioConnection` and `BlockingConnection` bring a clie
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import isawaitable
@@ -15,7 +16,7 @@ import redis
 from redis.asyncio import RedisCluster as AsyncRedisCluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
@@ -62,6 +63,9 @@ class Connection(ABC):
         self._client: Any = None
         #: Of the last exchange: some of its calls may have been executed.
         self.was_sent = False
+        self._used: Any = None
+        #: Digests of the scripts that the server has run since the connection in use was opened.
+        self._known_scripts: set[str] = set()
 
     @abstractmethod
     async def exchange(self, exchange: Exchange) -> list[Any]:
@@ -85,22 +89,45 @@ class Connection(ABC):
     async def _send_to_server(self, pool: Any, exchange: Exchange) -> list[Any]:
         connection = await _result_of(pool.get_connection())
         try:
-            commands = exchange.commands()
+            self._note_use(connection)
+            commands = exchange.commands(self._known_scripts)
             self.was_sent = True
             await _result_of(connection.send_packed_command(connection.pack_commands(commands), check_health=False))
-            return exchange.answers([await _answer(connection) for _ in commands])
+            answers = exchange.answers([await _answer(connection) for _ in commands])
         except BaseException:
             await self._drop(connection)
             raise
         finally:
             await _result_of(pool.release(connection))
+        self._note_scripts(exchange, answers)
+        return answers
+
+    def _note_use(self, connection: Any) -> None:
+        """Note which connection is used.
+
+        redis-py opens one that was lost again without a word, and the server may have been restarted meanwhile.
+        """
+        if connection is not self._used:
+            self._used = connection
+            self._known_scripts.clear()
+            connection.register_connect_callback(self._forget_scripts)
+
+    def _forget_scripts(self, _connection: Any) -> None:
+        self._known_scripts.clear()
+
+    def _note_scripts(self, exchange: Exchange, answers: Sequence[Any]) -> None:
+        for call, answer in zip(exchange.batch, answers, strict=True):
+            if call.script is not None and isinstance(answer, NoScriptError):
+                self._known_scripts.discard(call.script.sha)
+            elif call.script is not None and not isinstance(answer, Exception):
+                self._known_scripts.add(call.script.sha)
 
     @abstractmethod
     async def _drop(self, connection: Any) -> None:
         """Close a connection whose answers nobody reads, without waiting."""
 
     async def _send_to_cluster(self, cluster: Any, exchange: Exchange) -> list[Any]:
-        (call,), (command,) = exchange.batch, exchange.own_commands
+        (call,), (command,) = exchange.batch, exchange.own_commands()
         self.was_sent = True
         try:
             answer = await _result_of(cluster.execute_command(*command))

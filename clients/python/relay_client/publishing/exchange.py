@@ -4,7 +4,7 @@ Several calls are one transaction, so that a server which changes its role betwe
 to be one) takes all or none: a call that is tried again never comes after one that was queued behind it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -26,8 +26,7 @@ class Exchange:
             meta_ms: How long Redis keeps the numbers of a channel, in milliseconds.
         """
         self.batch = batch
-        #: The calls' own commands.
-        self.own_commands: Sequence[Command] = queue.commands(batch)
+        self._queue = queue
         self._meta_ms = meta_ms
         self._replicas = queue.limits.wait_replicas if any(call.needs_replicas for call in batch) else 0
         self._wait_ms = max(1, int(queue.limits.timeout * 500))
@@ -43,19 +42,27 @@ class Exchange:
         ]
         return [*writes[-1:], ("WAIT", self._replicas, self._wait_ms)]
 
-    def commands(self) -> list[Command]:
-        """Return all commands, for one server.
+    def own_commands(self, known_scripts: Collection[str] = ()) -> list[Command]:
+        """Return the calls' own commands.
+
+        Args:
+            known_scripts: Digests of the scripts that the server has run over this connection.
+        """
+        return self._queue.commands(self.batch, known_scripts)
+
+    def commands(self, known_scripts: Collection[str] = ()) -> list[Command]:
+        """Return all commands, for one server; known_scripts: as for `own_commands`.
 
         All arguments are bytes: hiredis formats other types by calling back into Python, where an exception of a signal handler
         crashes it.
         """
-        own = self.own_commands
+        own = self.own_commands(known_scripts)
         calls = own if len(own) == 1 else [("MULTI",), *own, ("EXEC",)]
         return [tuple(map(_as_bytes, command)) for command in (*calls, *self.replica_commands())]
 
     def answers(self, raw: Sequence[Any]) -> list[Any]:
         """Return one answer for each call, a value or an error, from those that Redis gave to `commands`."""
-        count = len(self.own_commands)
+        count = len(self.batch)
         answers = [raw[0]] if count == 1 else self._of_transaction(raw[1 : count + 1], raw[count + 1])
         return self.acknowledged(answers, raw[-1]) if self._replicas else answers
 

@@ -10,7 +10,7 @@ acknowledged or refused it, at its deadline, or when its caller is cancelled.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,9 +168,20 @@ class DeliveryQueue:
                 batch.append(call)
         return batch
 
-    def commands(self, batch: Sequence[Call]) -> list[Command]:
-        """Return what to send for them; a script that the server did not know is sent with its source, once."""
+    def commands(self, batch: Sequence[Call], known_scripts: Collection[str] = ()) -> list[Command]:
+        """Return what to send for them.
+
+        A script that the server did not know is sent with its source, once. Where calls of several kinds go together that is
+        done with every script that it may not know: else those whose script it knows would overtake the others.
+
+        Args:
+            batch: The calls.
+            known_scripts: Digests of the scripts that the server has run over this connection.
+        """
         unknown, self._unknown_scripts = self._unknown_scripts, set()
+        scripts = {call.script for call in batch}
+        if len(scripts) > 1:
+            unknown |= {script.sha for script in scripts if script is not None and script.sha not in known_scripts}
         commands = []
         for call in batch:
             with_source = call.script is not None and call.script.sha in unknown
@@ -183,13 +194,16 @@ class DeliveryQueue:
         """Note Redis' answer to each call: a value, or an error."""
         trouble: Exception | None = None
         progress = False
-        for call, answer in zip(batch, answers, strict=True):
+        executed = max((place for place, answer in enumerate(answers) if not isinstance(answer, Exception)), default=-1)
+        for place, (call, answer) in enumerate(zip(batch, answers, strict=True)):
             call.is_in_flight = False
             if call.is_settled:  # abandoned meanwhile
                 progress = True
             elif isinstance(answer, NoScriptError) and call.script is not None:
                 self._unknown_scripts.add(call.script.sha)
                 progress = True
+                if place < executed and call.is_void_late:
+                    call.use_fallback()
             elif isinstance(answer, OutOfMemoryError) and call.fallback is not None:
                 # Those behind it in this batch may have found memory again, and come before it: it is late, not lost.
                 call.use_fallback()

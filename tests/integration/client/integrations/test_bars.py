@@ -53,8 +53,6 @@ def only_task(redis: RedisServer) -> dict[str, Any]:
     return state_of(redis, announced["task_info"]["task_id"])
 
 
-# Once in a whole run on a busy machine, the process ended before the end of its bar was sent; the cause is not known.
-@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_bar_outside_of_any_task_is_a_task(loop: str, shared_redis: RedisServer, tmp_path: Path) -> None:
     ended = run(PATIENT + LOOPS[loop], shared_redis, tmp_path)

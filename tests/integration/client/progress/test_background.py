@@ -14,6 +14,7 @@ from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
+from relay_wire import scripts
 from relay_wire.publications import Retention
 
 from tests.harness import RedisServer
@@ -158,3 +159,17 @@ def test_no_thread_imports_anything_while_a_process_may_fork(redis_server: Redis
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == "[]\n"
     assert state_of(redis_server, "t")["status"] == "completed"
+
+
+def test_a_script_that_redis_has_forgotten_does_not_undo_the_end(redis_server: RedisServer) -> None:
+    """Redis was restarted, and others have published since: it knows the script of updates, and not the one that creates."""
+    reporter = BackgroundReporter(redis_server.url)
+    for number in range(2):
+        with redis_server.client() as client:
+            client.script_flush()
+            client.script_load(scripts.load("publish").source)
+            client.client_kill_filter(_type="normal", skipme=True)  # redis-py connects again, without a word
+        opening = Opening("attempt:1", {"status": "pending", "title": "Quick"})
+        reporter.report(f"t{number}", {"status": "completed", "progress": 100}, opening, is_final=True)
+        assert reporter.flush(60)
+        assert state_of(redis_server, f"t{number}") == {"status": "completed", "title": "Quick", "progress": 100}
