@@ -69,6 +69,7 @@ METRICS: dict[str, Metric] = {
     "p99_without": Metric("p99 without them", "seconds", "lower"),
     "p99_ratio": Metric("p99 with/without", "ratio", "lower"),
     "target": Metric("target/s", "count"),
+    "reporting": Metric("share of a core at 1,000/s", "share", "lower"),
     "round_trip": Metric("round trip", "seconds", "lower"),
     "redis_per_update": Metric("Redis CPU/update", "seconds", "lower"),
     "server": Metric("server CPU", "share"),

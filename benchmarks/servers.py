@@ -88,7 +88,7 @@ def _running(process: Process) -> Iterator[Process]:
 
 
 @contextmanager
-def _valkey(directory: Path) -> Iterator[tuple[int, int]]:
+def valkey(directory: Path) -> Iterator[tuple[int, int]]:
     """Run a real Valkey without persistence on the load's core; its port and pid."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -179,7 +179,7 @@ def started(peer: Peer, directory: Path) -> Iterator[Server]:
     """Run a server, and the Redis that feeds it, as long as the block lasts. Raises ServerFailed."""
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        redis_port, redis_pid = stack.enter_context(_valkey(directory / "valkey")) if peer.redis else (0, None)
+        redis_port, redis_pid = stack.enter_context(valkey(directory / "valkey")) if peer.redis else (0, None)
         key, chain = directory / "key.pem", directory / "chain.pem"
         if peer.endpoint.tls:
             _write_certificate(key, chain)

@@ -6,6 +6,7 @@ from benchmarks.scenarios.children import children
 from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, broadcast, idle, storm
 from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
 from benchmarks.scenarios.network import avalanche, deploy, jitter
+from benchmarks.scenarios.reports import CLIENT, OFTEN, reports
 from benchmarks.scenarios.slow import MAX_RATIO, slow
 from benchmarks.scenarios.tasks import few_watchers, reconnect, ways_to_publish
 
@@ -149,6 +150,18 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "updates of each": Sizes(100, 40, 5), "rounds": Sizes(5, 3, 1)},
         ("round_trip", "p99", "redis_per_update", "update_rate", "cpu_per_update", "per_core", "server", "load_core"),
         ways_to_publish, relay.PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
+    ),
+    Scenario(
+        "reports", "Reports on jobs", "What does a report cost the code that reports, as an integration does?",
+        {"jobs": Sizes(1_000, 300, 20), "reports/s": 1_000, "seconds": Sizes(10.0, 4.0, 0.2), "rounds": Sizes(5, 3, 1)},
+        ("p50", "p99", "reporting"), reports, (relay.RELAY_DURABLE,), has_peers=False,
+        complete="kinds of reports that all arrived",
+        targets=(
+            *(Target(f"p50 of a report: {case}", "p50", 20e-6, at_least=False, server=CLIENT, case=case)
+              for case in ("waits", "begins", OFTEN, "ends")),
+            Target("share of a core of a worker that reports 1,000 times a second", "reporting", 0.01, at_least=False,
+                   server=CLIENT, case=OFTEN),
+        ),
     ),
     Scenario(
         "jitter", "Networks that fail", "What reaches each server's own client whose network fails for two seconds at a time?",

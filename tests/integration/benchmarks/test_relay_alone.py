@@ -24,6 +24,7 @@ SERVERS = {
     "tls": {"relay-plain", "relay-tls"},
     "stream": {"relay-deltas", "relay-durable"},
     "children": {"relay-durable"},
+    "reports": {"relay-client"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
     "jitter": {"relay", "relay-plain"},
 }  # fmt: skip

@@ -8,7 +8,6 @@ Merging only writes the last values, and takes no lock: any thread, signal handl
 the sender: its thread, or its event loop.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ class FieldChanges:
         self.fields: dict[str, Any] = {}
         self.is_noted = False
         self._stage: str | None = None
-        self._ended_stages: deque[dict[str, Any]] = deque(maxlen=_MAX_STAGES)  # the fields when each of them ended
+        self._ended_stages: list[dict[str, Any]] = []  # the fields when each of them ended
         # The sender's alone:
         self._taken: dict[str, Any] = {}  # what was taken of the fields
         self.unacknowledged: set[str] = set()
@@ -46,6 +45,7 @@ class FieldChanges:
         if stage is not None and stage != self._stage:
             if self._stage is not None:
                 self._ended_stages.append(self.fields.copy())  # before anything of the next one is written
+                del self._ended_stages[:-_MAX_STAGES]
             self.fields["stage"] = self._stage = stage
         # Each of these is atomic, and is before the look at `is_noted`, which the sender resets before it looks at these.
         if progress is not None:
@@ -71,7 +71,7 @@ class FieldChanges:
         fields = self.fields
         for _ in range(_MAX_LOOKS):
             while self._ended_stages:
-                parts.append(self._difference(self._ended_stages.popleft()))
+                parts.append(self._difference(self._ended_stages.pop(0)))
             fields = self.fields.copy()
             if not self._ended_stages:
                 break  # else a stage has ended meanwhile, and comes before these

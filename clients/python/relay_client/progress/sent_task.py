@@ -47,7 +47,6 @@ class SentTask:
         self._options = options
         self._options_are_due = False  # Redis may not have them
         self._changes = FieldChanges()
-        self._appends = Appends()
         #: What announces it to every client, where that may not have arrived; and its idempotency key.
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
@@ -60,6 +59,12 @@ class SentTask:
         self.epoch: str | None = None
         self.last_sent = 0.0
         self.not_before = 0.0
+
+    @property
+    def _appends(self) -> Appends:
+        """What is appended: made when it is first needed, which it is for few tasks, in one step for whichever thread asks."""
+        made: Appends | None = vars(self).get("_made_appends")
+        return vars(self).setdefault("_made_appends", Appends()) if made is None else made
 
     @property
     def failure(self) -> Exception | None:

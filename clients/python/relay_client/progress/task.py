@@ -68,8 +68,9 @@ class Task(SentTask):
         #: What cannot be reported is raised, not logged.
         self.raises = on_error == "raise"
         self._has_logged = False
-        given = {name: value for name, value in info.items() if value is not None}
-        self._info = plain_fields(given) if self.raises else self._publishable(given)
+        if info:
+            given = {name: value for name, value in info.items() if value is not None}
+            self._info = plain_fields(given) if self.raises else self._publishable(given)
         self._note = note
 
     def progress(

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
+from time import time
 from typing import Any
 
 from relay_client.encoding import plain_copy
@@ -15,17 +17,28 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 def utc_iso(seconds: float) -> str:
     """Return a time as tasks have it: ISO 8601, in UTC; of seconds since 1970."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    second, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_whole_second(second)}.{milliseconds:03d}+00:00"
+
+
+@lru_cache(maxsize=16)
+def _whole_second(second: int) -> str:
+    """Jobs begin and end many times in a second."""
+    return datetime.fromtimestamp(second, UTC).isoformat()[:-6]
 
 
 def utc_now_iso() -> str:
     """Return the time as tasks have it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return utc_iso(time())
 
 
 def is_plain(fields: Mapping[str, Any]) -> bool:
     """Return whether fields can be published just as they are."""
-    return all(type(value) in _PLAIN and type(name) is str for name, value in fields.items())
+    # A loop, which takes half of the time of a generator: a job waits for it when it begins.
+    for name, value in fields.items():  # noqa: SIM110
+        if type(value) not in _PLAIN or type(name) is not str:
+            return False
+    return True
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
