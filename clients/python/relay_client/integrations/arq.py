@@ -9,13 +9,13 @@ Call it in the module of the worker's settings, and where jobs are enqueued.
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Unpack
+from typing import Any
 
-from relay_client.integrations.job import Job, JobOptions, named
+from relay_client.integrations.job import Job, named, was_enqueued_long_ago
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
+from relay_client.integrations.whole_process import installed_once
 
 try:
     import arq.connections
@@ -25,31 +25,16 @@ except ModuleNotFoundError as error:
 
 _Method = Callable[..., Any]
 
-#: A job has no place for a note that it was announced. Within so many seconds Redis recognises a second announcement.
-_RECOGNISED_SECONDS = 240.0
 
-#: What reports on the jobs of this process; a list of one, once installed.
-_installed: list[JobReporter] = []
-
-
-def install(**options: Unpack[JobOptions]) -> JobReporter:
-    """Have the jobs that this process enqueues or runs reported. Called again, it returns what reports on them already.
-
-    Args:
-        options: See `relay_client.integrations.job.JobOptions`.
-
-    Raises:
-        ValueError: An option, or the environment, cannot be right.
-    """
-    if not _installed:
-        _installed.append(JobReporter(options))
-        outcomes = _Outcomes(_installed[0])
-        wrap_method(arq.connections.ArqRedis, "enqueue_job", outcomes.enqueuing)
-        wrap_method(arq.worker.Worker, "main", outcomes.beginning_work)
-        wrap_method(arq.worker.Worker, "finish_job", outcomes.finishing)
-        wrap_method(arq.worker.Worker, "finish_failed_job", outcomes.finishing_unrun)
-        wrap_method(arq.worker.Worker, "close", outcomes.closing)
-    return _installed[0]
+@installed_once
+def install(jobs: JobReporter) -> None:
+    """Have the jobs that this process enqueues or runs reported; see `relay_client.integrations.whole_process.Install`."""
+    outcomes = _Outcomes(jobs)
+    wrap_method(arq.connections.ArqRedis, "enqueue_job", outcomes.enqueuing)
+    wrap_method(arq.worker.Worker, "main", outcomes.beginning_work)
+    wrap_method(arq.worker.Worker, "finish_job", outcomes.finishing)
+    wrap_method(arq.worker.Worker, "finish_failed_job", outcomes.finishing_unrun)
+    wrap_method(arq.worker.Worker, "close", outcomes.closing)
 
 
 class _Outcomes:
@@ -81,7 +66,7 @@ class _Outcomes:
 
     def _reporting(self, worker: arq.worker.Worker, name: str, coroutine: _Method) -> _Method:
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
-            job_id, age = ctx["job_id"], datetime.now(UTC) - ctx["enqueue_time"]
+            job_id = ctx["job_id"]
             described = Job(
                 job_id,
                 name,
@@ -89,7 +74,7 @@ class _Outcomes:
                 queue=worker.queue_name,
                 attempt=ctx["job_try"],
                 max_attempts=worker.max_tries,
-                is_announced=age.total_seconds() > _RECOGNISED_SECONDS,
+                is_announced=was_enqueued_long_ago(ctx["enqueue_time"]),
             )
             if self._jobs.mapping.is_selected(described):
                 self._jobs.started(described, lambda _: self._abort(worker, job_id))

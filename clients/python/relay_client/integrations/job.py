@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from relay_wire.creation import CreationOptions, creation_options
@@ -11,6 +12,9 @@ from relay_wire.creation import CreationOptions, creation_options
 from relay_client.publisher import Publisher
 
 _log = logging.getLogger("relay_client")
+
+#: Seconds within which Redis recognises a second announcement, less some for clocks that differ.
+_RECOGNISED_SECONDS = 240.0
 
 
 class Arguments(Mapping[str | int, Any]):
@@ -78,6 +82,18 @@ class Job:
     worker: str = ""
     parent_id: str | None = None
     is_announced: bool = False
+
+
+def was_enqueued_long_ago(when: datetime | None) -> bool:
+    """Return whether a job counts as announced because it has waited for so long.
+
+    Where a job has no place for a note that it was announced, the worker announces it again. Redis recognises that for a while
+    only, and afterwards the announcement that is certain to be there is not repeated.
+
+    Args:
+        when: When it was enqueued, with a time zone; None: that is not known.
+    """
+    return when is not None and (datetime.now(UTC) - when).total_seconds() > _RECOGNISED_SECONDS
 
 
 class JobOptions(TypedDict, total=False):

@@ -9,12 +9,13 @@ Call it in the module that defines the flows. A task's run has its flow's run as
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any
 
-from relay_client.integrations.job import Job, JobOptions
+from relay_client.integrations.job import Job
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
+from relay_client.integrations.whole_process import installed_once
 from relay_client.progress.current import current_task, set_current
 from relay_client.progress.task import Task
 
@@ -25,27 +26,16 @@ except ModuleNotFoundError as error:
 
 _Method = Callable[..., Any]
 
-#: What reports on the runs of this process; a list of one, once installed.
-_installed: list[JobReporter] = []
 
-
-def install(**options: Unpack[JobOptions]) -> JobReporter:
-    """Have the runs of this process reported. Called again, it returns what reports on them already.
-
-    Args:
-        options: See `relay_client.integrations.job.JobOptions`.
-
-    Raises:
-        ValueError: An option, or the environment, cannot be right.
-    """
-    if not _installed:
-        _installed.append(JobReporter(options))
-        states = _States(_installed[0])
-        wrap_method(flow_engine.FlowRunEngine, "set_state", states.setting)
+@installed_once
+def install(jobs: JobReporter) -> None:
+    """Have the runs of this process reported; see `relay_client.integrations.whole_process.Install`."""
+    states = _States(jobs)
+    wrap_method(flow_engine.FlowRunEngine, "set_state", states.setting)
+    if hasattr(flow_engine, "AsyncFlowRunEngine"):  # older ones have one engine for both kinds of flows
         wrap_method(flow_engine.AsyncFlowRunEngine, "set_state", states.setting_async)
-        wrap_method(task_engine.SyncTaskRunEngine, "set_state", states.setting)
-        wrap_method(task_engine.AsyncTaskRunEngine, "set_state", states.setting_async)
-    return _installed[0]
+    wrap_method(task_engine.SyncTaskRunEngine, "set_state", states.setting)
+    wrap_method(task_engine.AsyncTaskRunEngine, "set_state", states.setting_async)
 
 
 class _States:

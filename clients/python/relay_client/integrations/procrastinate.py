@@ -11,12 +11,13 @@ Call it in the module of the application, which workers and the processes that d
 import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Unpack
+from typing import Any
 
-from relay_client.integrations.job import Job, JobOptions
+from relay_client.integrations.job import Job
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
+from relay_client.integrations.whole_process import installed_once
 from relay_client.progress.outcome import TaskCancelled
 
 try:
@@ -29,38 +30,21 @@ except ModuleNotFoundError as error:
 
 _Method = Callable[..., Any]
 
-#: A job has no place for a note that it was announced. Within so many seconds Redis recognises a second announcement.
-_RECOGNISED_SECONDS = 240.0
 
-#: What reports on the jobs of this process; a list of one, once installed.
-_installed: list[JobReporter] = []
-
-
-def install(**options: Unpack[JobOptions]) -> JobReporter:
-    """Have the jobs that this process defers or runs reported. Called again, it returns what reports on them already.
-
-    Args:
-        options: See `relay_client.integrations.job.JobOptions`.
-
-    Raises:
-        ValueError: An option, or the environment, cannot be right.
-    """
-    if not _installed:
-        _installed.append(JobReporter(options))
-        hooks = _Hooks(_installed[0])
-        several = hasattr(JobManager, "batch_defer_jobs")  # newer ones defer one job as a batch
-        defer, defer_async = (
-            ("batch_defer_jobs", "batch_defer_jobs_async") if several else ("defer_job", "defer_job_async")
-        )
-        wrap_method(JobManager, defer, hooks.deferring)
-        wrap_method(JobManager, defer_async, hooks.deferring_async)
-        wrap_method(JobManager, "cancel_job_by_id", hooks.cancelling)
-        wrap_method(JobManager, "cancel_job_by_id_async", hooks.cancelling_async)
-        wrap_method(Task, "get_retry_exception", hooks.deciding)
-        wrap_method(Worker, "_process_job", hooks.processing)
-        wrap_method(Worker, "_log_job_outcome", hooks.ending)
-        wrap_method(Worker, "run", hooks.running)
-    return _installed[0]
+@installed_once
+def install(jobs: JobReporter) -> None:
+    """Have the jobs that this process defers or runs reported; see `relay_client.integrations.whole_process.Install`."""
+    hooks = _Hooks(jobs)
+    several = hasattr(JobManager, "batch_defer_jobs")  # newer ones defer one job as a batch
+    defer, defer_async = ("batch_defer_jobs", "batch_defer_jobs_async") if several else ("defer_job", "defer_job_async")
+    wrap_method(JobManager, defer, hooks.deferring)
+    wrap_method(JobManager, defer_async, hooks.deferring_async)
+    wrap_method(JobManager, "cancel_job_by_id", hooks.cancelling)
+    wrap_method(JobManager, "cancel_job_by_id_async", hooks.cancelling_async)
+    wrap_method(Task, "get_retry_exception", hooks.deciding)
+    wrap_method(Worker, "_process_job", hooks.processing)
+    wrap_method(Worker, "_log_job_outcome", hooks.ending)
+    wrap_method(Worker, "run", hooks.running)
 
 
 def _task_id(job_id: int | None) -> str:

@@ -9,13 +9,14 @@ no options can be told on its command line instead: ``rq worker -w relay_client.
 """
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
-from relay_client.integrations.job import Job, JobOptions, named
+from relay_client.integrations.job import Job, named
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 from relay_client.integrations.patching import wrap_method
 from relay_client.integrations.progress_fields import progress_fields
+from relay_client.integrations.whole_process import installed_once
 
 try:
     import rq.job
@@ -29,32 +30,19 @@ _Method = Callable[..., Any]
 #: Key in a job's ``meta``: whether it was announced, and which attempt comes next.
 _META = "relay"
 
-#: What reports on the jobs of this process; a list of one, once installed.
-_installed: list[JobReporter] = []
 
-
-def install(**options: Unpack[JobOptions]) -> JobReporter:
-    """Have the jobs that this process enqueues or runs reported. Called again, it returns what reports on them already.
-
-    Args:
-        options: See `relay_client.integrations.job.JobOptions`.
-
-    Raises:
-        ValueError: An option, or the environment, cannot be right.
-    """
-    if not _installed:
-        _installed.append(JobReporter(options))
-        jobs = _installed[0]
-        for name in ("enqueue_job", "schedule_job"):
-            wrap_method(rq.Queue, name, _enqueuing(jobs))
-        wrap_method(rq.Queue, "enqueue_many", _enqueuing_many(jobs))
-        wrap_method(rq.job.Job, "save_meta", _saving_meta(jobs))
-        wrap_method(rq.job.Job, "cancel", _cancelling(jobs))
-        wrap_method(rq.worker.BaseWorker, "handle_exception", _noting_the_error)
-        wrap_method(rq.worker.BaseWorker, "handle_job_failure", _failing(jobs))
-        wrap_method(_definer(rq.worker.Worker, "perform_job"), "perform_job", _performing(jobs))
-        wrap_method(_definer(rq.worker.Worker, "monitor_work_horse"), "monitor_work_horse", _monitoring(jobs))
-    return _installed[0]
+@installed_once
+def install(jobs: JobReporter) -> None:
+    """Have the jobs that this process enqueues or runs reported; see `relay_client.integrations.whole_process.Install`."""
+    for name in ("enqueue_job", "schedule_job"):
+        wrap_method(rq.Queue, name, _enqueuing(jobs))
+    wrap_method(rq.Queue, "enqueue_many", _enqueuing_many(jobs))
+    wrap_method(rq.job.Job, "save_meta", _saving_meta(jobs))
+    wrap_method(rq.job.Job, "cancel", _cancelling(jobs))
+    wrap_method(rq.worker.BaseWorker, "handle_exception", _noting_the_error)
+    wrap_method(rq.worker.BaseWorker, "handle_job_failure", _failing(jobs))
+    wrap_method(_definer(rq.worker.Worker, "perform_job"), "perform_job", _performing(jobs))
+    wrap_method(_definer(rq.worker.Worker, "monitor_work_horse"), "monitor_work_horse", _monitoring(jobs))
 
 
 def _definer(worker: type, method: str) -> type:

@@ -1,19 +1,15 @@
 """Signals of Django's tasks as reports."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
-from relay_client.integrations.job import Job, named
+from relay_client.integrations.job import Job, named, was_enqueued_long_ago
 from relay_client.integrations.job_reporter import JobReporter, never_raises
 from relay_client.integrations.missing import missing
 
 #: Django 6.0's own, and the package for older versions of Django.
 _MODULES = ("django.tasks.signals", "django_tasks.signals")
-
-#: A task has no place for a note that it was announced. Within so many seconds Redis recognises a second announcement.
-_RECOGNISED_SECONDS = 240.0
 
 
 def connect(jobs: JobReporter) -> None:
@@ -53,11 +49,10 @@ class _Receivers:
 
     @never_raises
     def on_started(self, task_result: Any, **_: Any) -> None:
-        job, enqueued_at = self._job(task_result), task_result.enqueued_at
+        job = self._job(task_result)
         if not self._jobs.mapping.is_selected(job):
             return
-        age = 0.0 if enqueued_at is None else (datetime.now(UTC) - enqueued_at).total_seconds()
-        self._jobs.started(replace(job, is_announced=age > _RECOGNISED_SECONDS))
+        self._jobs.started(replace(job, is_announced=was_enqueued_long_ago(task_result.enqueued_at)))
 
     @never_raises
     def on_finished(self, task_result: Any, **_: Any) -> None:
