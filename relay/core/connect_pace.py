@@ -1,4 +1,4 @@
-"""The pace at which clients connect: a limit for each second, and a time to come back for those whom it keeps out.
+"""The pace at which clients connect: a limit for each second, and a time to return for those whom it keeps out.
 
 Many clients that lose their relay at once come back at once. A handshake, a token and a history for each of them cost the next
 relay more than serving them does, so it takes them in one after the other, and says to the rest when to come.
@@ -51,7 +51,7 @@ class ConnectPace:
 
 
 class ReturnSchedule:
-    """Gives clients that must go, or cannot come in, a time to come back: each a place of its own, and a little at random.
+    """Gives clients that must go, or cannot come in, a time to return: each a place of its own, and a little at random.
 
     Args:
         rate: Clients that may come back each second; 0 if that is not limited.

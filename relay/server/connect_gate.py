@@ -15,7 +15,7 @@ CONNECT_RATE = "connect_rate"
 class ConnectGate:
     """Lets clients through in the order in which they come.
 
-    A client for which there are too many before it is refused at once, with a time to come back, rather than held until it
+    A client for which there are too many before it is refused at once, with a time to return, rather than held until it
     gives up: its turn would be lost then.
 
     Args:
