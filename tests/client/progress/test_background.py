@@ -1,16 +1,23 @@
 """Reporting that never waits, without a Redis."""
 
 import threading
+from time import monotonic
+from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from relay_client import Publisher
+from relay_client.progress import background
 from relay_client.progress.background import BackgroundReporter
 from relay_client.progress.background_task import BackgroundTask, Opening
 from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
+from relay_client.publishing.connection import Connection
+from relay_client.publishing.exchange import Exchange
 from relay_client.updates import Updates
 from relay_wire.publications import Retention
+from relay_wire.redis_urls import RedisTarget
 
 from tests.ports import free_port
 
@@ -60,3 +67,46 @@ def test_an_announcement_that_is_too_long_is_left_out_alone() -> None:
     sent: list[Call] = []
     assert task.take(Updates(Retention(), sharded=False, max_bytes=500), sent.extend) == sent
     assert [call.channel for call in sent] == ["task:t"]
+
+
+class Slow(Connection):
+    """A Redis that has not answered yet, until it fails."""
+
+    def __init__(self, target: RedisTarget, timeout: float) -> None:
+        super().__init__(target, timeout)
+        self.fails = threading.Event()
+
+    async def exchange(self, exchange: Exchange) -> list[Any]:
+        assert self.fails.wait(30)
+        raise RedisConnectionError("refused")
+
+    async def close(self) -> None:
+        pass
+
+    async def _drop(self, connection: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_of_a_process_waits_longer_while_no_try_has_failed(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    made: list[Slow] = []
+
+    def connect(*args: Any) -> Slow:
+        made.append(Slow(*args[:2]))
+        return made[-1]
+
+    monkeypatch.setattr(background, "_BUSY_SECONDS", 60.0 if fails else 0.3)
+    publisher = Publisher("redis://127.0.0.1:1", timeout=0.1)
+    publisher.sender._connect = connect
+    publisher.sender.reset()
+    reporter = BackgroundReporter(publisher, exit_timeout=0.01, end_timeout=0.01)
+    reporter.report("t", {"status": "completed"}, is_final=True)
+    if fails:
+        made[0].fails.set()
+    began = monotonic()
+    assert not reporter.flush()
+    assert (monotonic() - began < 30) if fails else (monotonic() - began >= 0.3)
+    made[0].fails.set()
+    reporter.give_up()

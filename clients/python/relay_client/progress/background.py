@@ -35,6 +35,12 @@ _REPORT_TIMEOUT = 60.0
 #: Updates that may wait in the publisher: those of one round of the schedule, and some more.
 _MAX_WAITING = 5000
 
+#: A process that ends waits for so many seconds while no try fails: then its machine is busy, and Redis is not away.
+_BUSY_SECONDS = 30.0
+
+#: It looks so often whether a try has failed.
+_LOOK_SECONDS = 0.1
+
 #: The end of a task may still wait when this many times the limit of all else does.
 _RESERVE = 1.25
 
@@ -199,7 +205,8 @@ class BackgroundReporter:
         """Wait until all that was handed over has arrived.
 
         Args:
-            timeout: Seconds to wait at most; by default ``exit_timeout``.
+            timeout: Seconds to wait at most; by default ``exit_timeout``, and up to half a minute while no try has failed: on a
+                busy machine, a process that has just begun may not be connected before.
 
         Returns:
             Whether it has.
@@ -209,7 +216,13 @@ class BackgroundReporter:
             return True
         schedule = self._schedule
         sender.run_soon(lambda: self._flush(schedule, done))
-        return done.wait_blocking(self.exit_timeout if timeout is None else timeout)
+        if timeout is not None:
+            return done.wait_blocking(timeout)
+        busy_until = monotonic() + _BUSY_SECONDS
+        has_arrived = done.wait_blocking(self.exit_timeout)
+        while not (has_arrived or sender.is_failing or schedule.is_failing) and monotonic() < busy_until:
+            has_arrived = done.wait_blocking(_LOOK_SECONDS)
+        return has_arrived
 
     def give_up(self) -> None:
         """Have what is on its way not be tried again: the process ends."""

@@ -62,7 +62,8 @@ class Schedule:
         #: Tasks that were left before their last updates had arrived.
         self.lost = 0
         self._next_round = self._next_look = 0.0
-        self._is_failing = False
+        #: What was sent last was not delivered.
+        self.is_failing = False
         self._in_flight: list[Sending] = []
 
     def add(self, task: Task) -> None:
@@ -186,7 +187,7 @@ class Schedule:
                 task.requeue_all()
                 task.last_sent = now
             else:
-                self._is_failing = False
+                self.is_failing = False
                 if is_heartbeat:
                     task.last_sent = now
                 else:
@@ -202,7 +203,7 @@ class Schedule:
 
     def _drop_expired(self, now: float) -> None:
         """Give up the last updates of tasks whose time is over."""
-        if not self._is_failing or now < self._next_look:
+        if not self.is_failing or now < self._next_look:
             return
         self._next_look = now + _PAUSE
         for task in [task for task, until in self._leaving.items() if now >= until]:
@@ -222,6 +223,6 @@ class Schedule:
         task.epoch = epoch
 
     def _note_failure(self, error: NotDelivered) -> None:
-        if not self._is_failing:
+        if not self.is_failing:
             _log.warning("progress of tasks is not delivered, and tried again: %s", error)
-        self._is_failing = True
+        self.is_failing = True

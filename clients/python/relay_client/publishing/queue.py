@@ -274,6 +274,11 @@ class DeliveryQueue:
         """Posted calls were lost that `take_lost` has not returned."""
         return bool(self._lost_count)
 
+    @property
+    def is_failing(self) -> bool:
+        """The last exchange with Redis has failed."""
+        return bool(self._failures_in_a_row)
+
     def fail_all(self, error: Exception) -> None:
         """Give up all that waits, because the sender itself has failed."""
         for call in self.unsettled():

@@ -85,6 +85,11 @@ class ThreadSender:
         """Number of calls that wait."""
         return self._queue.waiting + self._inbox.load()[0]
 
+    @property
+    def is_failing(self) -> bool:
+        """The last try has failed. While the first one goes on, none has."""
+        return self._queue.is_failing
+
     def deliver(self, calls: Sequence[Call], timeout: float | None = None) -> None:
         """Have calls sent, and wait until they are settled: at the latest at their deadline, plus what is left of one try.
 
