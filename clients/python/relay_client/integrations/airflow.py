@@ -15,7 +15,7 @@ try:
     from airflow.listeners import hookimpl
     from airflow.plugins_manager import AirflowPlugin
 except ModuleNotFoundError as error:
-    raise missing("Airflow 2.10 or newer", "airflow") from error
+    raise missing("Airflow 3.0 or newer", "airflow") from error
 
 
 class RelayListener:

@@ -22,7 +22,7 @@ from relay_client.progress.task import Task
 try:
     from prefect import flow_engine, task_engine
 except ModuleNotFoundError as error:
-    raise missing("Prefect 3.0 or newer", "prefect") from error
+    raise missing("Prefect 3.2 or newer", "prefect") from error
 
 _Method = Callable[..., Any]
 
