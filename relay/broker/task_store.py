@@ -153,12 +153,25 @@ class TaskStore:
 
     async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
         """Return who owns each of some tasks, in one round trip; None for those that do not exist."""
+        return {
+            task_id: owner if exists else None for task_id, (exists, owner) in (await self._owners(task_ids)).items()
+        }
+
+    async def last_owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return who may read each of some tasks by owning it, in one round trip; empty for those that never existed.
+
+        The history of a task outlives its state, and belongs to its last owner.
+        """
+        return {task_id: owner for task_id, (_, owner) in (await self._owners(task_ids)).items()}
+
+    async def _owners(self, task_ids: Sequence[str]) -> dict[str, tuple[bool, frozenset[str]]]:
+        """Return whether each task exists, and its last owner."""
         channels = [TASK_PREFIX + task_id for task_id in task_ids]
         calls = [ScriptCall(_OWNER, [keys.meta(channel), keys.state(channel)], []) for channel in channels]
         answers = await run_all(self._run_client_calls, calls)
         try:
             return {
-                task_id: owner_of(owner) if exists else None
+                task_id: (bool(exists), owner_of(owner))
                 for task_id, (exists, owner) in zip(task_ids, answers, strict=True)
             }
         except (ValueError, TypeError) as error:
