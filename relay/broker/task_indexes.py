@@ -26,6 +26,9 @@ MAX_IDENTITIES = 64
 _LOOK_AT = 2048
 _STEP = 256
 
+#: Beginnings that are looked up one by one. For more of them a look at the ids costs less.
+_MAX_RANGES = 32
+
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
 _OLDEST = "local oldest = ARGV[2] == '' and '(-inf' or now - ARGV[2] "
@@ -40,12 +43,12 @@ _BEGINNING = Script.of(
     + f"""
 local found, looked, limit, look_at = {{}}, 0, tonumber(ARGV[3]), tonumber(ARGV[4])
 local function range(text) return KEYS[2], '[' .. text, '(' .. text .. '\\255' end
-local count, is_countable = 0, true
-for i = 5, #ARGV do
+local count, is_short = 0, #ARGV <= 4 + {_MAX_RANGES}
+for i = 5, is_short and #ARGV or 0 do
   local some = redis.pcall('ZLEXCOUNT', range(ARGV[i]))
-  if type(some) == 'number' then count = count + some else is_countable = false end
+  if type(some) == 'number' then count = count + some else is_short = false end
 end
-if is_countable and count * count <= limit * redis.call('ZCARD', KEYS[1]) then
+if is_short and count * count <= limit * redis.call('ZCARD', KEYS[1]) then
   local newest = ARGV[1] == '(+inf' and math.huge or tonumber(ARGV[1])
   local earliest, tasks, is_known = ARGV[2] == '' and -math.huge or oldest, {{}}, {{}}
   for i = 5, #ARGV do
