@@ -146,7 +146,7 @@ def _info(json: bytes) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
         texts = {name: msgspec.json.decode(fields.pop(name, b'""'), type=str) for name in ("user", "client")}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
     return {**fields, **texts}
 

@@ -316,6 +316,6 @@ def _wants_deltas(data: msgspec.Raw) -> bool:
     """Whether a client says, in the data of its subscribe, that it takes operations on fields."""
     try:
         value = msgspec.json.decode(data, type=dict[str, Any]) if bytes(data) else {}
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return value.get("deltas") is True
