@@ -86,7 +86,7 @@ class EmulationRequest(msgspec.Struct):
     data: str
 
 
-def read_request(body: bytes) -> EmulationRequest:
+def read_request(body: bytes | str) -> EmulationRequest:
     """Return the request in a body.
 
     Raises:

@@ -8,6 +8,7 @@ from centrifuge.protocol import client_pb2
 
 from relay.core.client_channels import Namespace, name_of_channel
 from relay.core.client_orders import UnsubscribeOrder
+from relay.core.closecodes import Close
 from relay.protocols.base import Reply
 from relay.protocols.centrifuge_commands import Codec
 from relay.protocols.centrifuge_json import JsonCodec
@@ -119,7 +120,7 @@ def command_parser(data: bytes) -> None:
 def request_parser(data: bytes) -> None:
     """Read a request of a client without a WebSocket, as its own relay and as another one does."""
     request = read_request(data)
-    inbox, closed = Inbox(), []
+    inbox, closed = Inbox(), list[Close]()
     emulation = Emulation(_nobody, 65_536)
     emulation.add(request.session, inbox, closed.append)
     emulation.deliver(request.session, request.data)
