@@ -49,6 +49,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.latency_samples import PublishLatency, measure_event_loop
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
@@ -121,9 +122,12 @@ async def run_relay(
             on_owner=owned_channels.on_owner,
             keys_of={TOPICS: topics_of},
         )
-        flusher = Flusher(hub, metrics)
+        publish_latency = PublishLatency(redis.publication_times(), metrics)
+        flusher = Flusher(hub, metrics, publish_latency)
         channels = redis.follow(hub, flusher.on_flushed)
-        ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
+        ingester = redis.publish_ingester(
+            hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
+        )
         receiver = PlainPublishReceiver(
             named, settings.max_update_bytes, settings.strict_publishes, metrics, ingester.on_message
         )
@@ -133,6 +137,7 @@ async def run_relay(
             redis.subscribe_raw(pattern, partial(receiver.on_pattern, pattern))
         tasks = redis.tasks(settings.max_tasks)
         statistics = Statistics(metrics, hub)
+        metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
@@ -189,6 +194,8 @@ async def run_relay(
         services.start_soon(roll_up_children, redis.child_roll_ups())
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
+        services.start_soon(publish_latency.run)
+        services.start_soon(measure_event_loop, metrics)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )
