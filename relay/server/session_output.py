@@ -110,6 +110,10 @@ class SessionOutput(ABC):
             self.offer(Batch(chunk, 0, len(chunk)))
         return False
 
+    def check_pong(self, asked_by: float) -> bool:  # noqa: ARG002 - transports look after their own heartbeats
+        """Do nothing: the client need not answer."""
+        return False
+
     def check_age(self, now: float) -> None:
         """Close the session if its client has not made progress for too long. `now` is the monotonic time in seconds."""
         expired = self._queue.expired(now)
