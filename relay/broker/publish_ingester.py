@@ -6,7 +6,7 @@ perform it: one persists the queue, the other carries on the agreement with the 
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -14,11 +14,12 @@ import structlog
 import trio
 from relay_wire import keys
 from relay_wire.channels import TASK_PREFIX
-from relay_wire.publications import Occurrence, Retention, ScriptCall
+from relay_wire.publications import Occurrence, Retention
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
+from relay.broker.ingest_calls import IngestCalls
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
@@ -188,45 +189,32 @@ class PublishIngester:
 
     async def _outcomes(self, effect: Persist) -> list[tuple[Pending, Outcome]]:
         """Persist a batch in one round trip."""
+        answers: Sequence[Any] = []
         away = await self._read_clock()
-        calls: list[ScriptCall] = []
-        places: list[int | None] = []  # which call says what became of each update
+        batch = IngestCalls(self._retention, int(DEDUP_TTL * 1000), sharded=self._sharded)
         for pending in effect.batch:
-            try:
-                occurrence = self._occurrence(pending)
-                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
-                created = script_calls.ingest_created_call(
-                    pending.update, occurrence, self._retention, sharded=self._sharded
-                )
-            except BadMessage as error:
-                self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
-                places.append(None)
-                continue
-            places.append(len(calls))
-            calls.append(call)
-            if created is not None:
-                calls.append(created)
-        answers: list[Any] = [away] * len(calls)
+            batch.add(pending.update, self._occurrence(pending))
+        calls = batch.calls()
         if away is None and calls:
             try:
                 answers = await self._run_calls(calls)
             except BrokerError as error:
-                answers = [error] * len(calls)
+                away = error
+        results = batch.results(answers if away is None else [away] * len(calls))
         return [
-            (pending, Outcome.REFUSED if place is None else self._outcome(pending, answers[place]))
-            for pending, place in zip(effect.batch, places, strict=True)
+            (pending, self._outcome(pending, result)) for pending, result in zip(effect.batch, results, strict=True)
         ]
 
-    def _outcome(self, pending: Pending, answer: Any) -> Outcome:
-        result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
+    def _outcome(self, pending: Pending, result: int | BrokerError | BadMessage) -> Outcome:
+        if isinstance(result, int):
+            self._occurrences.on_persisted(pending.counted, result)
+            return Outcome.PERSISTED
         if isinstance(result, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        if isinstance(result, BrokerError):
-            concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
-            self._log_unpersisted(None if concerns_all else pending.update, str(result))
-            return Outcome.REFUSED
-        self._occurrences.on_persisted(pending.counted, result.previous)
-        return Outcome.PERSISTED
+        concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
+        reason = f"{result.code}: {result.message}" if isinstance(result, BadMessage) else str(result)
+        self._log_unpersisted(None if concerns_all else pending.update, reason)
+        return Outcome.REFUSED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:
         """Log why an update is delivered live only: once a minute for each channel, and for what concerns all."""

@@ -73,7 +73,7 @@ def publish_call(
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    kind, fields, status = _typed_fields(channel, kind, data)
+    kind, fields, status = typed_fields(channel, kind, data)
     return publications.publish_call(
         channel,
         kind,
@@ -100,7 +100,7 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    kind, fields, status = _typed_fields(update.channel, update.type, update.data)
+    kind, fields, status = typed_fields(update.channel, update.type, update.data)
     return publications.ingest_call(
         update.channel,
         kind,
@@ -215,8 +215,12 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     return task_id, task
 
 
-def _typed_fields(channel: str, kind: str, data: bytes) -> tuple[str, dict[str, bytes] | None, str | None]:
-    """Return an update's type, its fields and its status as the scripts take them."""
+def typed_fields(channel: str, kind: str, data: bytes) -> tuple[str, dict[str, bytes] | None, str | None]:
+    """Return an update's type, its fields and its status as the scripts take them.
+
+    Raises:
+        BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
+    """
     if not channel.startswith(TASK_PREFIX):
         return kind, None, None
     fields = fields_of(data)
