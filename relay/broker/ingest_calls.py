@@ -39,7 +39,9 @@ class IngestCalls:
         place = self._count
         self._count += 1
         try:
-            created = script_calls.ingest_created_call(update, occurrence, self._retention, sharded=self._sharded)
+            created: ScriptCall | None = None
+            if script_calls.may_announce(update.data):
+                created = script_calls.ingest_created_call(update, occurrence, self._retention, sharded=self._sharded)
             if self._sharded:
                 self._append(script_calls.ingest_call(update, occurrence, self._retention, sharded=True), 1)
             else:

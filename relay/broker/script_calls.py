@@ -190,13 +190,18 @@ def create_call(
     )
 
 
+def may_announce(data: bytes) -> bool:
+    """Return False only if the data of a general update announces no task."""
+    return b'"task_created"' in data
+
+
 def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     """Return the id and the fields of the task that a general update announces; None if it announces none.
 
     Raises:
         BadMessage: The announced task has too many fields.
     """
-    if b'"task_created"' not in data:
+    if not may_announce(data):
         return None
     try:
         announcement = _decode_created(data)
