@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay_wire.ingestion import IngestCall
-from relay_wire.publications import Occurrence, Retention, ScriptCall
+from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.core.errors import BadMessage, BrokerError
@@ -40,7 +40,7 @@ class IngestCalls:
         self._count += 1
         try:
             created: ScriptCall | None = None
-            if script_calls.may_announce(update.data):
+            if script_calls.CREATED_MARK in update.data:
                 created = script_calls.ingest_created_call(update, occurrence, self._retention, sharded=self._sharded)
             if self._sharded:
                 self._append(script_calls.ingest_call(update, occurrence, self._retention, sharded=True), 1)
@@ -73,7 +73,10 @@ class IngestCalls:
         return self._calls
 
     def results(self, answers: Sequence[Any]) -> list[int | BrokerError | BadMessage]:
-        """Return for each update how often it had been recorded before this relay began to count, or why it was not recorded.
+        """Return what became of each update.
+
+        A number is how often it had been recorded before this relay began to count, or -1 less that number if this occurrence
+        of it had been recorded, by whomever. An error is the reason for which it was not recorded.
 
         Args:
             answers: What the calls returned, with a BrokerError in place of a failed call's.
@@ -85,7 +88,10 @@ class IngestCalls:
             elif self._sharded:
                 if count:
                     result = script_calls.read_result(answer)
-                    results.append(result if isinstance(result, BrokerError) else result.previous)
+                    if isinstance(result, PublishResult):
+                        results.append(-1 - result.previous if result.is_duplicate else result.previous)
+                    else:
+                        results.append(result)
             elif count:
                 results += self._read_many(answer, count)
         for place in sorted(self._errors):

@@ -53,6 +53,7 @@ class PublishIngester:
         count: Callable[[str], Awaitable[int]],
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
+        on_stored: Callable[[int], None],
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -64,6 +65,7 @@ class PublishIngester:
             count: Counts the subscribers of a channel; may raise BrokerError.
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
+            on_stored: Called with how many messages this process has stored, and no other before it.
         """
         self._run_calls = run_calls
         self._retention = retention
@@ -72,6 +74,7 @@ class PublishIngester:
         self._count = count
         self._deliver = deliver
         self._on_unpersisted = on_unpersisted
+        self._on_stored = on_stored
         self._order = PlainOrder(_new_request(), _new_request)
         self._occurrences = OccurrenceCounter(monotonic())
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
@@ -201,19 +204,26 @@ class PublishIngester:
             except BrokerError as error:
                 away = error
         results = batch.results(answers if away is None else [away] * len(calls))
-        return [
-            (pending, self._outcome(pending, result)) for pending, result in zip(effect.batch, results, strict=True)
-        ]
+        stored = 0
+        outcomes: list[tuple[Pending, Outcome]] = []
+        for pending, result in zip(effect.batch, results, strict=True):
+            if isinstance(result, int):
+                is_duplicate = result < 0
+                stored += not is_duplicate
+                self._occurrences.on_persisted(pending.counted, -1 - result if is_duplicate else result)
+                outcomes.append((pending, Outcome.PERSISTED))
+            else:
+                outcomes.append((pending, self._failure(pending, result)))
+        if stored:
+            self._on_stored(stored)
+        return outcomes
 
-    def _outcome(self, pending: Pending, result: int | BrokerError | BadMessage) -> Outcome:
-        if isinstance(result, int):
-            self._occurrences.on_persisted(pending.counted, result)
-            return Outcome.PERSISTED
-        if isinstance(result, BrokerUnavailable):
+    def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
+        if isinstance(reason, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
-        reason = f"{result.code}: {result.message}" if isinstance(result, BadMessage) else str(result)
-        self._log_unpersisted(None if concerns_all else pending.update, reason)
+        concerns_all = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
+        text = f"{reason.code}: {reason.message}" if isinstance(reason, BadMessage) else str(reason)
+        self._log_unpersisted(None if concerns_all else pending.update, text)
         return Outcome.REFUSED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:

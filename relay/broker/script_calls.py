@@ -31,6 +31,9 @@ _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.f
 #: The error of an update that appends more than the state of its task has room for.
 TRUNCATED = "what is appended does not fit into RELAY_MAX_STATE_BYTES; the update's other fields were stored"
 
+#: In the data of every update that announces a task.
+CREATED_MARK = b'"task_created"'
+
 #: What answers of an unexpected form raise when they are read.
 MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
 
@@ -190,25 +193,20 @@ def create_call(
     )
 
 
-def may_announce(data: bytes) -> bool:
-    """Return False only if the data of a general update announces no task."""
-    return b'"task_created"' in data
-
-
 def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     """Return the id and the fields of the task that a general update announces; None if it announces none.
 
     Raises:
         BadMessage: The announced task has too many fields.
     """
-    if not may_announce(data):
+    if CREATED_MARK not in data:
         return None
     try:
         announcement = _decode_created(data)
     except (msgspec.DecodeError, RecursionError):
         return None
     info = announcement.get("task_info")
-    if bytes(announcement.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
+    if bytes(announcement.get("type", b"")) != CREATED_MARK or info is None or not bytes(info).startswith(b"{"):
         return None
     task = fields_of(bytes(info))
     try:

@@ -14,7 +14,8 @@ _NO_OPTIONS = wire_args(NO_OPTIONS)
 class IngestCall:
     """One call that records several plain messages, in order, each as `publications.ingest_call` does. Not for a cluster.
 
-    Its answer has for each message how often it had been recorded before the caller began to count, or an error.
+    Its answer has for each message how often it had been recorded before the caller began to count, or -1 less that number if
+    this occurrence of it had been recorded, or an error.
     """
 
     __slots__ = ("_keys", "_values", "count", "size")

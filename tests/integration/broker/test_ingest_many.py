@@ -61,7 +61,10 @@ async def record(redis: RedisBroker, updates: list[tuple[Update, Occurrence]], *
             outcomes.append(str(error))
             continue
         result = answer if isinstance(answer, Exception) else script_calls.read_result(answer)
-        outcomes.append(str(result if isinstance(result, Exception) else result.previous).partition(" script: ")[0])
+        if isinstance(result, Exception):
+            outcomes.append(str(result).partition(" script: ")[0])
+        else:
+            outcomes.append(str(-1 - result.previous if result.is_duplicate else result.previous))
     return outcomes
 
 

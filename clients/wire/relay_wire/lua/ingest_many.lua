@@ -7,8 +7,8 @@
 --       10 ms for which digests are remembered
 --       11... for each message: type, data, class of the status, owner, parent, digest, occurrence, since when the caller counts,
 --       how many values follow, and field, value, ...; see arguments and ingest
--- Returns for each message how often it had been recorded before the caller began to count, or an error. An error of one message
--- does not keep the others from being recorded.
+-- Returns for each message how often it had been recorded before the caller began to count, or -1 less that number if this
+-- occurrence of it had been recorded, or an error. An error of one message does not keep the others from being recorded.
 local metas, values = KEYS, ARGV
 
 -- The names hide those of the script: the fragments take their arguments from here.
@@ -39,6 +39,6 @@ for number, meta in ipairs(metas) do
     -- Redis before version 7 gives the text alone.
     answer = { err = string.gsub(tostring(answer), '^@[^:]*: ?%d+: %-?', '') }
   end
-  answers[number] = answer.err and { err = answer.err } or answer[4]
+  answers[number] = answer.err and { err = answer.err } or answer[3] == 0 and answer[4] or -1 - answer[4]
 end
 return answers
