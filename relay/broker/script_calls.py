@@ -307,11 +307,7 @@ def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
 
 
 def read_result(answer: Any) -> PublishResult | BrokerRefused:
-    """Return what a script says that it did, or a refusal if its answer cannot be read.
-
-    Args:
-        answer: What the publish, ingest, create, heartbeat or mark_stalled script returned.
-    """
+    """Return what the publish, ingest, create, heartbeat or mark_stalled script says, or a refusal if that cannot be read."""
     try:
         return publications.publish_result(answer)
     except MALFORMED as error:
