@@ -7,11 +7,14 @@ where their keys lie on several nodes, each has its own.
 from collections.abc import Sequence
 from typing import Any
 
+from relay_wire.channels import TASK_PREFIX
 from relay_wire.ingestion import IngestCall
 from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
 
 from relay.broker import script_calls
 from relay.core.errors import BadMessage, BrokerError
+from relay.core.field_operations import may_have_operations
+from relay.core.task_state import raw_fields_of, status_of
 from relay.core.updates import Update
 
 
@@ -49,8 +52,7 @@ class IngestCalls:
                 if call is None or call.is_full:
                     self._close()
                     call = self._open = IngestCall(self._retention, self._remember_ms)
-                kind, fields, status = script_calls.typed_fields(update.channel, update.type, update.data)
-                call.add(update.channel, kind, update.data, occurrence, fields, status, update.options)
+                _add(call, update, occurrence)
         except BadMessage as error:
             self._errors[place] = error
             return
@@ -104,6 +106,20 @@ class IngestCalls:
             error = script_calls.unreadable("a script", TypeError(f"{answer!r:.200}"))
             return [error] * count
         return [each if type(each) is int or isinstance(each, BrokerError) else _unreadable(each) for each in answer]
+
+
+def _add(call: IngestCall, update: Update, occurrence: Occurrence) -> None:
+    channel, data = update.channel, update.data
+    if not channel.startswith(TASK_PREFIX):
+        call.add(channel, update.type, data, occurrence, None, None, update.options)
+    elif may_have_operations(data):
+        kind, fields, status = script_calls.typed_fields(channel, update.type, data)
+        call.add(channel, kind, data, occurrence, fields, status, update.options)
+    else:  # nearly all of them
+        raw = raw_fields_of(data)
+        value = raw.get("status")
+        state = None if value is None else status_of({"status": bytes(value)})
+        call.add(channel, update.type, data, occurrence, raw, state, update.options)
 
 
 def _unreadable(answer: Any) -> BrokerError:

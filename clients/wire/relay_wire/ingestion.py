@@ -1,7 +1,7 @@
 """Many plain messages in one call of a script: what each of them costs is what counts here."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsBytes
 
 from relay_wire import keys, scripts
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
@@ -47,7 +47,7 @@ class IngestCall:
         kind: str,
         data: bytes,
         occurrence: Occurrence,
-        fields: Mapping[str, bytes] | None = None,
+        fields: Mapping[str, SupportsBytes] | None = None,
         status: str | None = None,
         options: CreationOptions = NO_OPTIONS,
     ) -> None:
@@ -71,8 +71,9 @@ class IngestCall:
         values = self._values
         if fields:
             values += (kind, data, state_class, owner, parent, digest, number, since_ms, 2 * len(fields))
-            for item in fields.items():
-                values += item
+            for name, value in fields.items():
+                values.append(name)
+                values.append(bytes(value))
         else:
             values += (kind, data, state_class, owner, parent, digest, number, since_ms, 0)
 
