@@ -13,6 +13,7 @@ from relay_client.errors import RelayClientError
 from relay_client.tail.errors import ExitStatus, TailError
 
 from relay import __version__
+from relay.commands.errors import CommandError
 from relay.core.errors import BrokerRefused, BrokerUnavailable, ConfigError, RelayError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -167,6 +168,40 @@ def doctor(
 
 
 @app.command()
+def status(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A relay, https://host, or its WebSocket; default: RELAY_URL, RELAY_ADMIN_BIND, RELAY_HOST, ..."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Show this token; - reads it from stdin, so that no list of processes has it."),
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(min=1, max=3600, metavar="SECONDS", help="How long to wait between two looks.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show it once on a terminal, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, once, for machines.")] = False,
+) -> None:
+    """Show what all relays on one Redis do now, live as `top` does; in a pipe, once.
+
+    Relays, connections by way in and transport, rates, lag, Redis' memory, the slowest clients, and who publishes what is
+    malformed. Any relay knows of all. Ends with Ctrl-C; with status 5 if the relay cannot be reached, and 6 if it refuses.
+
+    \b
+    Examples:
+      relay status
+      relay status --url https://relay.example.com --once
+      relay token --watch all --list all | relay status --token - --json
+    """
+    from relay.commands import status as command
+
+    raise typer.Exit(command.run(url, token, interval, once=once, as_json=as_json))
+
+
+@app.command()
 def token(
     watch: Scopes = None,
     list_scopes: ListScopes = None,
@@ -241,6 +276,8 @@ def version() -> None:
 def _exit_status(error: BaseException) -> ExitStatus:
     match error:
         case TailError():
+            return error.status
+        case CommandError():
             return error.status
         case BrokerUnavailable():
             return ExitStatus.UNREACHABLE

@@ -60,20 +60,6 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def base_url(url: str) -> str:
-    """Return the URL of a relay without the path of its WebSocket.
-
-    Raises:
-        ValueError: It is no URL of a relay.
-    """
-    parts = urlsplit(url)
-    schemes = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
-    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("must be a URL such as https://relay.example.com, without user, query or fragment")
-    _ = parts.port  # raises ValueError for one that is none
-    return f"{schemes[parts.scheme]}://{parts.netloc}{parts.path.removesuffix('/ws/tasks').rstrip('/')}"
-
-
 @contextmanager
 def _opened(client: Client, path: str, headers: dict[str, str]) -> Iterator[tuple[HTTPResponse, socket.socket]]:
     """The answer to a GET, of which the body is yet to be read, and its socket.

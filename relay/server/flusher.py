@@ -14,6 +14,9 @@ class Flusher:
     Args:
         hub: Calls `on_pending` when something is to be flushed.
         metrics: Where the latency is observed.
+
+    Attributes:
+        worst: The longest seconds that an update was pending since the caller last set it to zero.
     """
 
     def __init__(self, hub: Hub, metrics: Metrics) -> None:
@@ -21,6 +24,7 @@ class Flusher:
         self._metrics = metrics
         self._pending = trio.Event()
         self._oldest_received = 0.0
+        self.worst = 0.0
 
     def on_pending(self) -> None:
         """Note that the hub has something to flush; in a turn of the subscription it is flushed at the turn's end."""
@@ -35,7 +39,9 @@ class Flusher:
 
     def on_flushed(self) -> None:
         """Observe how long the oldest update was pending that was flushed just now."""
-        self._metrics.latency.observe(monotonic() - self._oldest_received)
+        seconds = monotonic() - self._oldest_received
+        self._metrics.latency.observe(seconds)
+        self.worst = max(self.worst, seconds)
 
     async def run(self) -> None:
         """Flush what becomes pending outside of a turn, until cancelled."""

@@ -66,7 +66,11 @@ def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterat
     with log.open("wb") as output:
         child = start_child(command, env=environ, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        yield log
+        try:
+            yield log
+        except AssertionError as error:
+            error.add_note(f"{command[0]} printed:\n{log.read_text(errors='replace')}")
+            raise
         assert child.poll() is None, log.read_text()
     finally:
         child.terminate()

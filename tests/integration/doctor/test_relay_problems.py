@@ -12,10 +12,11 @@ import jwt
 import pytest
 import trio
 
+from relay.commands.relay_urls import base_url
 from relay.config import Settings, load
 from relay.doctor.examination import Report, examine, relay_stage
 from relay.doctor.local_checks import check_files, check_settings, check_token
-from relay.doctor.relay_checks import Client, base_url, check_hold, check_port
+from relay.doctor.relay_checks import Client, check_hold, check_port
 from relay.processes import MAX_FILES, start_child
 from tests.harness import RedisServer, RelayServer, Server, eventually
 from tests.ports import free_port
