@@ -103,7 +103,7 @@ class Settings(GrantSettings):
     )
     admin_bind: str | None = Field(
         None,
-        description="HOST:PORT for operators: `/metrics`, `/api/status` and the list of all tasks, which then answer nowhere else",
+        description="HOST:PORT for operators: `/metrics`, `/api/status`, the list of all tasks, which then answer nowhere else",
     )
     workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     worker_timeout: FiniteFloat = Field(
