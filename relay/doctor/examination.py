@@ -102,6 +102,7 @@ def local_stage(settings: Settings, redis_settings: RedisSettings, token: str | 
         ),
         Check("enough files may be open", partial(local_checks.check_files, settings), "file-limit"),
         Check("the port is free, or a relay's", partial(relay_checks.check_port, settings, timeout), "port-taken"),
+        Check("many connections may wait", partial(relay_checks.check_backlog, settings, timeout), "port-taken"),
     ]
     if token is not None:
         checks.append(Check("the token holds", partial(local_checks.check_token, token, settings), "token-malformed"))

@@ -84,6 +84,12 @@ _ALL = (
         "Stop that program, or set `RELAY_PORT`. `ss -ltnp` shows which program it is.",
     ),
     Problem(
+        "backlog",
+        _WARNING,
+        "Few connections may wait to be accepted: when many clients reconnect at once, some of them fail.",
+        "Start Hypercorn with `--backlog 4096`, and raise `net.core.somaxconn` to as much with sysctl.",
+    ),
+    Problem(
         "redis-unreachable",
         _ERROR,
         "Redis cannot be reached.",

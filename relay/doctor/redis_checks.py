@@ -38,11 +38,17 @@ _COMMANDS = (
     "XADD KEY * a b",
     "XDEL KEY 1-1",
     "XRANGE KEY - +",
+    "XREVRANGE KEY + -",
     "EVALSHA 0000000000000000000000000000000000000000 0",
     "SCRIPT LOAD return",
     "PUBSUB NUMSUB",
     "TIME",
+    "UNSUBSCRIBE CHANNEL",
 )
+
+#: Those that it runs on a cluster besides, and with RELAY_WAIT_REPLICAS.
+_CLUSTER_COMMANDS = ("CLUSTER SLOTS", "SPUBLISH CHANNEL x", "SSUBSCRIBE CHANNEL", "SUNSUBSCRIBE CHANNEL")
+_REPLICA_COMMANDS = ("WAIT 0 0",)
 
 
 def _node_that_listens(target: RedisTarget, timeout: float) -> tuple[str, int]:
@@ -204,7 +210,7 @@ def check_buffers(url: str, settings: RedisSettings, most: int, timeout: float) 
 
 def _queue(connection: Any, command: str) -> redis.RedisError | None:
     """Queue a command in a transaction. Redis checks there already whether it may run."""
-    words = [_KEY if word == "KEY" else word for word in command.split(" ")]
+    words = [{"KEY": _KEY, "CHANNEL": _CHANNEL}.get(word, word) for word in command.split(" ")]
     answer = _ask(connection, *words)
     return answer if isinstance(answer, redis.RedisError) else None
 
@@ -225,6 +231,15 @@ def _kind_of(error: redis.RedisError) -> str | None:
     return "redis-answer" if text.startswith("MISCONF") or "unable to persist" in text else None
 
 
+def commands_of(settings: Settings, *, is_sharded: bool) -> list[str]:
+    """Return the commands that Relay needs with these settings, with arguments; KEY and CHANNEL are for names of Relay's."""
+    return [
+        *_COMMANDS,
+        *(_CLUSTER_COMMANDS if is_sharded else ()),
+        *(_REPLICA_COMMANDS if settings.wait_replicas else ()),
+    ]
+
+
 def check_permissions(url: str, redis_settings: RedisSettings, settings: Settings, timeout: float) -> list[Finding]:
     """Queue every command that Relay needs in a transaction, which is then discarded: none is carried out."""
     channels = (_CHANNEL, TASK_UPDATES, GENERAL_UPDATES)
@@ -235,7 +250,7 @@ def check_permissions(url: str, redis_settings: RedisSettings, settings: Setting
         if isinstance(begun, redis.RedisError):
             raise NotCheckedError(f"this check needs MULTI: {begun}")
         asked = [
-            *((command, command.split(" KEY")[0]) for command in _COMMANDS),
+            *((command, _CHANNEL) for command in commands_of(settings, is_sharded=parse(url).is_sharded)),
             *((f"PUBLISH {channel} x", channel) for channel in channels),
             *((f"SUBSCRIBE {channel}", channel) for channel in channels),
             *((f"{verb} {name}", name) for verb, name in subscribed),

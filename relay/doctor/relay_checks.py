@@ -12,7 +12,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from relay.config import Settings
+from relay.doctor.listeners import listeners, longest_backlog, overflows
 from relay.doctor.problems import Finding, NotCheckedError, found
+from relay.server.socket_options import BACKLOG
 
 #: Most bytes of an answer that are read.
 _MAX_ANSWER = 64 * 1024
@@ -244,3 +246,29 @@ def check_port(settings: Settings, timeout: float) -> list[Finding]:
         return [found("port-taken", f"what listens on {place} is no relay: {error or type(error).__name__}")]
     is_relay = _code_of(answer.body)[0] == "ok"
     return [] if is_relay else [found("port-taken", f"what listens on {place} is no relay: it answers {answer.status}")]
+
+
+def check_backlog(settings: Settings, timeout: float) -> list[Finding]:
+    """Compare how many connections may wait here with what a relay asks for, and with what one that runs has got."""
+    try:
+        granted = longest_backlog()
+    except (OSError, ValueError):
+        raise NotCheckedError("this system does not say how long a backlog may be") from None
+    details = []
+    if granted < BACKLOG:
+        details.append(f"a relay asks for {BACKLOG}, and net.core.somaxconn grants {granted}")
+    shortest = _shortest_backlog(settings, timeout)
+    if shortest is not None and shortest < min(BACKLOG, granted):
+        details.append(f"what listens on port {settings.port} has a backlog of {shortest}")
+    if details and (count := overflows()):
+        details.append(f"{count} connections of all programs here have met a full one since the machine started")
+    return [found("backlog", "; ".join(details))] if details else []
+
+
+def _shortest_backlog(settings: Settings, timeout: float) -> int | None:
+    """Return the shortest backlog of the relay that listens here; None if none does, or that is not known."""
+    if check_port(settings, timeout):
+        return None  # it is no relay
+    with suppress(OSError):
+        return min((each.backlog for each in listeners() if each.port == settings.port), default=None)
+    return None

@@ -5,6 +5,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from relay.commands.relay_urls import base_url
 from relay.config import Settings, load
 from relay.doctor.examination import Report, examine, relay_stage
 from relay.doctor.local_checks import check_files, check_settings, check_token
-from relay.doctor.relay_checks import Client, check_hold, check_port
+from relay.doctor.relay_checks import Client, check_backlog, check_hold, check_port
 from relay.processes import MAX_FILES, start_child
 from tests.harness import RedisServer, RelayServer, Server, eventually
 from tests.ports import free_port
@@ -180,6 +182,32 @@ def test_no_relay_and_a_relay_without_redis(tmp_path: Path) -> None:
     assert (finding.problem.id, finding.detail) == ("relay-not-ready", "redis is not reachable")
 
 
+@contextmanager
+def small_relay() -> Iterator[int]:
+    """What answers as a relay with a backlog of 7 would; its port."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status":"ok"}')
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        request_queue_size = 7
+
+    with Server(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_this_machine(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_port(settings_of(port=relay.port), 5) == check_port(settings_of(port=free_port()), 5) == []
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -188,6 +216,13 @@ def test_this_machine(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> No
         (finding,) = check_port(settings_of(port=other.getsockname()[1]), 5)
         answers.join()
     assert finding.problem.id == "port-taken"
+    assert check_backlog(settings_of(port=relay.port), 5) == []
+    with small_relay() as port:
+        (finding,) = check_backlog(settings_of(port=port), 5)
+    assert (finding.problem.id, f"port {port} has a backlog of 7" in finding.detail) == ("backlog", True)
+    monkeypatch.setattr("relay.doctor.relay_checks.longest_backlog", lambda: 128)
+    (finding,) = check_backlog(settings_of(port=free_port()), 5)
+    assert "net.core.somaxconn grants 128" in finding.detail
     assert [each.problem.id for each in check_files(settings_of(max_clients=MAX_FILES))] == ["file-limit"]
     monkeypatch.setenv("RELAY_QEUE_BYTES", "1")
     problems = [each.problem.id for each in check_settings(*load(profile="production"))]
