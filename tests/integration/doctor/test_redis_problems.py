@@ -14,10 +14,10 @@ import trio
 from relay.config import load
 from relay.doctor.examination import Report, examine, redis_stage
 from relay.doctor.redis_checks import commands_of, info_findings
+from tests.commands import run
 from tests.harness import ROOT, RedisServer
 from tests.integration.broker.test_redis_tls import PASSWORD, TlsRedis
 from tests.ports import free_port
-from tests.test_cli import run
 
 #: The user of docs/deploy.md.
 DOCUMENTED = [
