@@ -11,16 +11,15 @@ from relay.server.flusher import Flusher
 #: Seconds that rates and lags are of.
 WINDOW = 10
 
-#: Seconds between two looks at how late the event loop is; and looks for each sample of the counts.
-_TICK = 0.25
-_TICKS_IN_SAMPLE = 4
+#: Seconds between two samples.
+_SAMPLE_SECONDS = 1.0
 
 #: Returns the counts: see `Activity`.
 ReadCounts = Callable[[], tuple[int, int, int, int]]
 
 
 class Activity:
-    """Samples counts once a second, and the lag of the event loop four times.
+    """Samples counts and lags once a second.
 
     Args:
         read_counts: Returns counts that only grow: updates received, plain publishes among them, messages written to clients,
@@ -32,9 +31,14 @@ class Activity:
         self._read_counts = read_counts
         self._flusher = flusher
         self._window = RateWindow(WINDOW + 1)
+        self._loop_lag = 0.0
         #: The worst of each second: of the event loop, and of deliveries.
         self._loop_lags: deque[float] = deque(maxlen=WINDOW)
         self._delivery_lags: deque[float] = deque(maxlen=WINDOW)
+
+    def on_lag(self, seconds: float) -> None:
+        """Note by how much the event loop was late."""
+        self._loop_lag = max(self._loop_lag, seconds)
 
     @property
     def rates(self) -> list[float]:
@@ -55,11 +59,7 @@ class Activity:
         """Sample until cancelled."""
         while True:
             self._window.add(trio.current_time(), self._read_counts())
-            worst = 0.0
-            for _ in range(_TICKS_IN_SAMPLE):
-                due = trio.current_time() + _TICK
-                await trio.sleep_until(due)
-                worst = max(worst, trio.current_time() - due)
-            self._loop_lags.append(worst)
+            await trio.sleep(_SAMPLE_SECONDS)
+            self._loop_lags.append(self._loop_lag)
             self._delivery_lags.append(self._flusher.worst)
-            self._flusher.worst = 0.0
+            self._loop_lag = self._flusher.worst = 0.0

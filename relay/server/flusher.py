@@ -6,6 +6,7 @@ import trio
 
 from relay.core.hub import Hub
 from relay.metrics import Metrics
+from relay.server.latency_samples import PublishLatency
 
 
 class Flusher:
@@ -14,14 +15,16 @@ class Flusher:
     Args:
         hub: Calls `on_pending` when something is to be flushed.
         metrics: Where the latency is observed.
+        publish_latency: Samples of what was flushed are measured there.
 
     Attributes:
         worst: The longest seconds that an update was pending since the caller last set it to zero.
     """
 
-    def __init__(self, hub: Hub, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, metrics: Metrics, publish_latency: PublishLatency) -> None:
         self._hub = hub
         self._metrics = metrics
+        self._publish_latency = publish_latency
         self._pending = trio.Event()
         self._oldest_received = 0.0
         self.worst = 0.0
@@ -39,9 +42,11 @@ class Flusher:
 
     def on_flushed(self) -> None:
         """Observe how long the oldest update was pending that was flushed just now."""
-        seconds = monotonic() - self._oldest_received
+        now = monotonic()
+        seconds = now - self._oldest_received
         self._metrics.latency.observe(seconds)
         self.worst = max(self.worst, seconds)
+        self._publish_latency.on_written(self._hub.oldest_flushed, now)
 
     async def run(self) -> None:
         """Flush what becomes pending outside of a turn, until cancelled."""

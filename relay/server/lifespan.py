@@ -52,6 +52,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.latency_samples import PublishLatency, measure_event_loop
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
@@ -126,9 +127,12 @@ async def run_relay(
             on_owner=owned_channels.on_owner,
             keys_of={TOPICS: topics_of},
         )
-        flusher = Flusher(hub, metrics)
+        publish_latency = PublishLatency(redis.publication_times(), metrics)
+        flusher = Flusher(hub, metrics, publish_latency)
         channels = redis.follow(hub, flusher.on_flushed)
-        ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
+        ingester = redis.publish_ingester(
+            hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
+        )
         malformed = MalformedPublishes()
         receiver = PlainPublishReceiver(
             named, settings.max_update_bytes, settings.strict_publishes, metrics, malformed, ingester.on_message
@@ -139,6 +143,7 @@ async def run_relay(
             redis.subscribe_raw(pattern, partial(receiver.on_pattern, pattern))
         tasks = redis.tasks(settings.max_tasks)
         statistics = Statistics(metrics, hub)
+        metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
@@ -218,6 +223,8 @@ async def run_relay(
         services.start_soon(roll_up_children, redis.child_roll_ups())
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
+        services.start_soon(publish_latency.run)
+        services.start_soon(measure_event_loop, metrics, activity.on_lag)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import structlog
 import trio
-from prometheus_client.multiprocess import mark_process_dead
 
 from relay.broker.backoff import backoff
 from relay.broker.embedded import embedded_redis
 from relay.config import RedisSettings, Settings
 from relay.processes import Child, reap_orphans, start_child, stop_child, temporary_directory, wait_for_exit
 from relay.server.shutdown import Shutdown
+from relay.worker_metrics import forget_worker
 
 _log = structlog.get_logger("relay.workers")
 
@@ -148,7 +148,7 @@ class _Workers:
             finally:
                 await self._stop(worker)
                 # What it had connected, and whether it had Redis, is so no longer.
-                mark_process_dead(number, str(self._directory))  # type: ignore[no-untyped-call]
+                forget_worker(number, self._directory)
             attempt = 0 if trio.current_time() - started > _STABLE_SECONDS else attempt + 1
             delay = backoff(attempt)
             _log.error("worker ended, starting it again", worker=number, status=status, retry_in=round(delay, 3))
