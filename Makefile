@@ -138,6 +138,7 @@ format: $(VENV)/.installed-test  ## Format the code
 
 docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
 	@$(BIN)/python docs/architecture_tables.py
+	@$(BIN)/python docs/troubleshoot_tables.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 

@@ -127,6 +127,7 @@ def relay_stage(client: relay_checks.Client, hold: float = 0.0) -> list[Check]:
     late = "relay-unreachable"
     checks = [
         Check("the relay is ready", partial(relay_checks.check_ready, client), late),
+        Check("all relays answer, and publishes can be read", partial(relay_checks.check_relays, client), late),
         Check("a WebSocket opens", partial(relay_checks.check_websocket, client), late),
         Check("events arrive at once, and resume", partial(relay_checks.check_events, client), "proxy-buffers"),
     ]

@@ -20,6 +20,7 @@ from relay.broker.server_info import ServerInfo
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerRefused
 from relay.doctor.problems import Finding, NotCheckedError, found
+from relay.doctor.redis_errors import explained
 
 _KEY = "relay:{doctor}:check"
 _CHANNEL = "relay:doctor"
@@ -140,16 +141,16 @@ def _connection_findings(url: str, settings: RedisSettings, timeout: float) -> l
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "certificate is not valid" in str(error):
             return [found("redis-certificate", str(error))]
         if isinstance(error, redis.BusyLoadingError) or "max number of clients" in str(error):
-            return [found("redis-answer", str(error))]
+            return [found("redis-answer", explained(str(error)))]
         other = _other_transport(parse(url), timeout)
         return [found("redis-unreachable", str(error)) if other is None else found("redis-tls", other)]
     except redis.RedisError as error:
-        return [found("redis-answer", str(error))]
+        return [found("redis-answer", explained(str(error)))]
     if not isinstance(answer, redis.RedisError) or isinstance(answer, redis.exceptions.NoPermissionError):
         return []
     if isinstance(answer, redis.AuthenticationError) or str(answer).startswith("Authentication required"):
         return [found("redis-password", str(answer))]
-    return [found("redis-answer", str(answer))]
+    return [found("redis-answer", explained(str(answer)))]
 
 
 def info_findings(info: str, *, is_sharded: bool) -> list[Finding]:
@@ -261,7 +262,7 @@ def check_permissions(url: str, redis_settings: RedisSettings, settings: Setting
             if kind is not None:
                 named = command.split(" ")[0] if kind.startswith("redis-command") else subject
                 if kind in ("redis-full", "redis-replica", "redis-answer", "redis-key-denied"):
-                    named = str(error)
+                    named = explained(str(error)) if kind == "redis-answer" else str(error)
                 refused.setdefault(kind, []).append(named)
         _ask(connection, "DISCARD")
     return [found(kind, ", ".join(dict.fromkeys(names))) for kind, names in refused.items()]

@@ -11,16 +11,26 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from relay.config import Settings
+from relay.core.status import Status
 from relay.doctor.listeners import listeners, longest_backlog, overflows
 from relay.doctor.problems import Finding, NotCheckedError, found
+from relay.server.operator_paths import STATUS
 from relay.server.socket_options import BACKLOG
 
 #: Most bytes of an answer that are read.
-_MAX_ANSWER = 64 * 1024
+_MAX_ANSWER = 16 * 1024 * 1024
 
 #: Seconds by which the clocks may differ: the Date header has whole seconds, and the answer took its time.
 _MAX_SKEW = 5.0
+
+#: Seconds for which a malformed publish counts as one that goes on.
+_RECENT = 600.0
+
+#: Seconds after which relays that did not answer are asked again. A relay asks them at most once a second.
+_PAUSE = 1.1
 
 #: Which problem it is when the relay refuses a token with this code.
 _TOKEN_CODES = {
@@ -212,6 +222,41 @@ def check_events(client: Client) -> list[Finding]:
     if b"retry: " in answer.body:
         raise NotCheckedError("the relay sent no event: it is not ready, or full")
     return [found("proxy-buffers", f"no event arrived within {client.timeout:g} s")]
+
+
+def _status(client: Client) -> Status:
+    """Return the status of all relays. Raises NotCheckedError, and as `_opened`."""
+    answer = _get(client, STATUS, {})
+    try:
+        return msgspec.json.decode(answer.body, type=Status)
+    except msgspec.DecodeError:
+        raise NotCheckedError(
+            f"{STATUS} answers {answer.status}: ask on the relay's machine, at RELAY_ADMIN_BIND, or with a token that watches "
+            "and lists everything"
+        ) from None
+
+
+def check_relays(client: Client) -> list[Finding]:
+    """Ask for the status of all relays: who does not answer, who takes no clients, and who publishes what is malformed."""
+    try:
+        status = _status(client)
+        if status.silent:  # a busy one may have needed longer
+            time.sleep(_PAUSE)
+            status = _status(client)
+    except (OSError, HTTPException) as error:
+        return _unreachable(error)
+    findings = []
+    if status.silent:
+        findings.append(found("relay-silent", ", ".join(status.silent)))
+    for relay in status.relays:
+        if relay.status != "ready" and relay.id != status.answered_by:
+            findings.append(found("relay-not-ready", f"{relay.name}: {relay.status}"))
+    for each in status.malformed:
+        if each.seconds_ago <= _RECENT:
+            who = each.source if each.client is None else f"{each.source}, {each.client}"
+            detail = f"{who}: {each.error}; {each.count} so far, the last one {each.seconds_ago:.0f} s ago"
+            findings.append(found("publishes-malformed", detail))
+    return findings
 
 
 def check_hold(client: Client, seconds: float) -> list[Finding]:
