@@ -74,7 +74,9 @@ class Relay(msgspec.Struct, frozen=True):
         float, Meta(description="Worst seconds by which a task of its event loop ran late, of the last ten.")
     ]
     waiting_clients: Annotated[int, Meta(description="Clients for which messages wait.")]
-    waiting_messages: int
+    waiting_messages: Annotated[
+        int, Meta(description="What waits for the 1,024 of them that have been behind the longest.")
+    ]
     dropped: Annotated[dict[str, int], Meta(description="Clients dropped since its start, by reason.")]
     stalls: Annotated[int, Meta(description="Tasks that it has marked as stalled since its start.")]
     redis_connected: bool
@@ -159,16 +161,10 @@ def totals_of(relays: Sequence[Relay]) -> Totals:
     )
 
 
-def nearest_to_drop(clients: Iterable[SlowClient]) -> list[SlowClient]:
-    """Return the clients that are nearest to being dropped, the nearest first."""
-    return nlargest(MAX_SLOWEST, clients, key=lambda each: (each.limit_used, each.age))
-
-
 def slowest_of(relays: Iterable[Relay]) -> list[SlowClient]:
-    """Return the slowest clients of several relays, each with its relay."""
-    return nearest_to_drop(
-        msgspec.structs.replace(client, relay=relay.name) for relay in relays for client in relay.slowest
-    )
+    """Return the clients of several relays that are nearest to being dropped, each with its relay."""
+    clients = (msgspec.structs.replace(client, relay=relay.name) for relay in relays for client in relay.slowest)
+    return nlargest(MAX_SLOWEST, clients, key=lambda each: (each.limit_used, each.age))
 
 
 def malformed_of(relays: Iterable[Relay]) -> list[Malformed]:

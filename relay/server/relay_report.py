@@ -2,23 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from heapq import nlargest
 from itertools import islice
 from os import getpid
 from socket import gethostname
 from time import monotonic
 
+from relay import __version__
 from relay.core.client_directory import ClientDirectory
 from relay.core.hub import Hub
 from relay.core.malformed_publishes import MalformedPublishes
-from relay.core.status import Connections, Relay, SlowClient, nearest_to_drop
+from relay.core.send_queue import QueueReport
+from relay.core.status import MAX_SLOWEST, Connections, Relay, SlowClient
 from relay.server.activity import Activity
 from relay.server.session_registry import RegisteredSession, SessionRegistry
 from relay.server.stall_detection import StallCount
 from relay.server.statistics import Statistics
 
 #: Clients that are looked at for the slowest ones: those that have been behind the longest.
-_LOOK_AT = 4096
+_LOOK_AT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ class RelayReports:
         now = monotonic()
         updates, plain, deliveries, coalesced = self.activity.rates
         is_connected, reconnects = self.read_redis()
-        backlogged = self.registry.backlogged
+        backlogged = [(session.report(now), session) for session in islice(self.registry.backlogged, _LOOK_AT)]
+        slowest = nlargest(MAX_SLOWEST, backlogged, key=lambda each: (each[0].limit_used, each[0].age))
         return Relay(
             id=uid,
             name=self.name,
-            version=version("trio-relay"),
+            version=__version__,
             status=self.unready_reason() or "ready",
             uptime=now - self.started,
             clients=len(self.registry),
@@ -85,19 +88,18 @@ class RelayReports:
             coalesced_per_second=coalesced,
             delivery_lag=self.activity.delivery_lag,
             event_loop_lag=self.activity.event_loop_lag,
-            waiting_clients=len(backlogged),
-            waiting_messages=sum(session.waiting for session in islice(backlogged, _LOOK_AT)),
+            waiting_clients=len(self.registry.backlogged),
+            waiting_messages=sum(waiting.messages for waiting, _ in backlogged),
             dropped=dict(self.statistics.dropped),
             stalls=self.stalls.marked,
             redis_connected=is_connected,
             redis_reconnects=reconnects,
-            slowest=nearest_to_drop(_slow_client(session, now) for session in islice(backlogged, _LOOK_AT)),
+            slowest=[_slow_client(waiting, session) for waiting, session in slowest],
             malformed=self.malformed.report(now),
         )
 
 
-def _slow_client(session: RegisteredSession, now: float) -> SlowClient:
-    waiting = session.report(now)
+def _slow_client(waiting: QueueReport, session: RegisteredSession) -> SlowClient:
     return SlowClient(
         client=str(session.client),
         way=session.way,

@@ -17,7 +17,6 @@ from relay.core.status import (
     Relay,
     SlowClient,
     malformed_of,
-    nearest_to_drop,
     slowest_of,
     totals_of,
 )
@@ -104,14 +103,16 @@ def test_a_queue_says_how_near_its_client_is_to_being_dropped() -> None:
 
 
 def test_the_slowest_are_those_nearest_to_being_dropped() -> None:
-    clients = [slow(str(number), number / 100) for number in range(100)]
-    assert nearest_to_drop(clients) == clients[: -MAX_SLOWEST - 1 : -1]
-    assert nearest_to_drop([slow("young", age=1.0), slow("old", age=9.0)])[0].client == "old"
-    found = slowest_of([relay(name="a", slowest=clients[90:]), relay(name="b", slowest=[slow("b", 0.955)])])
-    assert [(each.client, each.relay) for each in found[:6]] == [
-        *((str(n), "a") for n in range(99, 95, -1)),
+    clients = [slow(str(number), number / 100) for number in range(90, 100)]
+    found = slowest_of(
+        [relay(name="a", slowest=clients), relay(name="b", slowest=[slow("b", 0.955), slow("c", 0.96, 2.0)])]
+    )
+    assert [(each.client, each.relay) for each in found] == [
+        *((str(number), "a") for number in (99, 98, 97)),
+        ("c", "b"),  # it has been behind for longer than
+        ("96", "a"),
         ("b", "b"),
-        ("95", "a"),
+        *((str(number), "a") for number in (95, 94, 93, 92)),
     ]
     assert len(found) == MAX_SLOWEST
 
