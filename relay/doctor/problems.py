@@ -224,9 +224,11 @@ _ALL = (
         "relay-refuses",
         _ERROR,
         "The relay or a proxy refuses clients.",
-        "The line has the answer. If it is 503 or 1013, the relay is full or shuts down: see `RELAY_MAX_CLIENTS`.",
+        "The line has the answer. If it is 503 or 1013, the relay is full (`RELAY_MAX_CLIENTS`), shuts down, or more clients "
+        "connect than `RELAY_CONNECT_RATE` allows: clients return by themselves; if it goes on, add relays or raise the limit.",
         symptoms=(
             '503 (403 under servers that cannot send 503), and `relay_connections_refused_total{reason="draining"}` grows',
+            '503, and `relay_connections_refused_total{reason="connect_rate"}` grows',
             'close code 1013, and `relay_connections_refused_total{reason="too_many_clients"}` grows',
         ),
     ),
