@@ -127,7 +127,6 @@ _DECLARATION = (
     r"(/\*\*(?:(?!\*/).)*\*/\n)?export (?:abstract )?"
     r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z))"
 )
-_FUNCTION = r"(/\*\*(?:(?!\*/).)*\*/\n)?export (?:async )?function {name}(\(.*?) \{{\n"
 _MEMBER = re.compile(
     r"(?:^  /\*\*((?:(?!\*/).)*)\*/\n)?"
     r"^  (?!readonly #|async #|[#*/}]|private|constructor|static|protected)(\w[^\n]*?)(?: \{)?;?$",
@@ -141,12 +140,7 @@ def _comment(text: str | None) -> str:
 
 
 def _described(name: str, source: str) -> Iterator[str]:
-    """Yield what the page says about a class, an interface, a type or a function. Raises ValueError if the source lacks it."""
-    function = re.search(_FUNCTION.format(name=name), source, re.MULTILINE | re.DOTALL)
-    if function is not None:
-        yield f"{_cell(_comment(function[1]))}\n"
-        yield f"```ts\nfunction {name}{function[2]}\n```\n"
-        return
+    """Yield what the page says about a class, an interface or a type. Raises ValueError if the source lacks it."""
     found = re.search(_DECLARATION.format(name=name), source, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"the sources have no {name} in a form that this page understands")
