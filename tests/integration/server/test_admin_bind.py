@@ -39,16 +39,15 @@ def test_what_is_for_operators_answers_on_their_listener_alone(
     assert ask(relay.port, "/api/tasks/t").status_code == 200  # who knows its id
     assert [task["task_id"] for task in ask(admin, "/api/tasks").json()["tasks"]] == ["t"]
     assert "relay_subscriptions" in ask(admin, "/metrics").text
-    status = ask(admin, "/api/status").json()
-    assert (status["status"], status["needs_grants"]) == ("ready", False), status
+    assert ask(admin, "/api/status").json()["needs_grants"] is False
     number = 2 if "2" in arguments else 1
 
-    def relays() -> int:  # whichever process answers, and however busy the other one is
+    def ready() -> int:  # one of several workers may still be starting, or be too busy to answer
         shown = commands.run("status", "--json", RELAY_ADMIN_BIND=f"127.0.0.1:{admin}")
         assert (shown.returncode, shown.stderr) == (0, "")
-        return len(json.loads(shown.stdout)["relays"])
+        return sum(each["status"] == "ready" for each in json.loads(shown.stdout)["relays"])
 
-    eventually(lambda: relays() == number)
+    eventually(lambda: ready() == number)
     moved = commands.run("status", "--url", f"http://127.0.0.1:{relay.port}")
     assert (moved.returncode, "RELAY_ADMIN_BIND" in moved.stderr) == (6, True)
     for port in (relay.port, admin):
