@@ -53,5 +53,5 @@ def add_retry_route(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> Non
 def _decoded(value: bytes | None) -> object:
     try:
         return None if value is None else msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None  # another program wrote it

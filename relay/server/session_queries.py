@@ -82,8 +82,9 @@ async def _publish(services: ChannelServices, grant: Grant, query: Publish) -> N
 
 def _publication(query: Publish, max_bytes: int) -> Publication:
     try:
+        query.data.decode()  # of which a client that speaks Protocol Buffers has sent bytes
         msgspec.json.decode(query.data, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadMessage("wrong_type", "what is published must be a JSON object") from None
     if len(query.data) > max_bytes:
         raise BadMessage("update_too_large", f"an update has {max_bytes} bytes at most")
