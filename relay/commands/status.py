@@ -89,7 +89,7 @@ def _refusal(status: int, body: bytes, source: Source) -> CommandError:
     """Return the error of an answer that is no status."""
     place = source.url + source.path
     code = said = ""
-    with suppress(msgspec.DecodeError, AttributeError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         answer = msgspec.json.decode(body)
         code, said = str(answer.get("code", "")), str(answer.get("message", ""))
     match status:
@@ -133,7 +133,7 @@ def fetch(source: Source) -> tuple[Status, bytes]:
         raise _refusal(code, body, source)
     try:
         return _decode(body), body
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise CommandError(
             f"what answers at {place} is no status of a relay of this version", ExitStatus.REFUSED
         ) from None

@@ -229,7 +229,7 @@ def _status(client: Client) -> Status:
     answer = _get(client, STATUS, {})
     try:
         return msgspec.json.decode(answer.body, type=Status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise NotCheckedError(
             f"{STATUS} answers {answer.status}: ask on the relay's machine, at RELAY_ADMIN_BIND, or with a token that watches "
             "and lists everything"

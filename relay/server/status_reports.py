@@ -111,6 +111,6 @@ def _read(answers: Iterable[tuple[str, bytes]]) -> tuple[list[Relay], list[str]]
     for name, answer in answers:
         try:
             relays.append(_decode(answer))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             unread.append(name)
     return relays, unread

@@ -111,6 +111,7 @@ def answering(listener: socket.socket, status: int, body: bytes) -> None:
     ("answer", "status", "complaint"),
     [
         ((200, b"<html>"), ExitStatus.REFUSED, "no status of a relay"),
+        ((200, b'{"version":"\xff"}'), ExitStatus.REFUSED, "no status of a relay"),
         ((200, b'{"relays":[]}'), ExitStatus.REFUSED, "no status of a relay"),
         ((302, b""), ExitStatus.REFUSED, "no relay that has a status: 302"),
         ((404, b"[]"), ExitStatus.REFUSED, "RELAY_ADMIN_BIND"),
