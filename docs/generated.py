@@ -1,4 +1,4 @@
-"""Reference pages that come from the code: commands, metrics, close codes, schemas, and the JavaScript API.
+"""Reference pages that come from the code: commands, metrics, the dashboard, close codes, schemas, and the JavaScript API.
 
 The site's hooks build them, so they cannot differ from the code.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+import yaml
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -78,6 +79,42 @@ def metrics() -> str:
 def _metric_row(family: Metric, labels: Iterable[str]) -> tuple[str, ...]:
     name = family.name + ("_total" if family.type == "counter" else "")
     return f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), _cell(family.documentation)
+
+
+def dashboard() -> str:
+    """Return the page of the dashboard's queries and of the alerts."""
+    docker = Path(__file__).parent.parent / "docker"
+    panels = json.loads((docker / "grafana" / "relay.json").read_text())["panels"]
+    groups = yaml.safe_load((docker / "prometheus" / "alerts.yml").read_text())["groups"]
+    selector = re.compile(r'job=~"\$job", instance=~"\$instance"(?:, )?')
+
+    def queries() -> Iterator[tuple[str, ...]]:
+        for panel in panels:
+            for target in panel.get("targets", ()):
+                query = selector.sub("", target["expr"]).replace("{}", "")
+                legend = f"`{target['legendFormat']}`" if target["legendFormat"] else ""
+                yield panel["title"], f"`{_cell_code(query)}`", legend, _cell(panel["description"])
+
+    def rules() -> Iterator[tuple[str, ...]]:
+        for rule in (rule for group in groups for rule in group["rules"]):
+            link = f"[{rule['alert']}](../monitoring.md#{rule['alert'].lower()})"
+            yield link, f"`{_cell_code(rule['expr'])}`", rule["for"], rule["labels"]["severity"]
+
+    parts = [
+        "# Dashboard and alerts\n",
+        "The queries of `docker/grafana/relay.json` and `docker/prometheus/alerts.yml`. "
+        "[Monitor](../monitoring.md) shows how to use them. "
+        "The dashboard narrows each query down to the chosen relays; `$__rate_interval` is Grafana's.\n",
+        "## Dashboard\n",
+        _table(("panel", "query", "series", "meaning"), queries()),
+        "## Alerts\n",
+        _table(("alert", "query", "for", "severity"), rules()),
+    ]
+    return "\n".join(parts)
+
+
+def _cell_code(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def close_codes() -> str:
@@ -170,6 +207,7 @@ def javascript() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "reference/commands.md": commands,
     "reference/metrics.md": metrics,
+    "reference/dashboard.md": dashboard,
     "reference/close-codes.md": close_codes,
     "reference/schemas.md": schemas,
     "reference/javascript.md": javascript,
