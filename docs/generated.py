@@ -159,7 +159,7 @@ def schemas() -> str:
 _EXPORT = re.compile(r"export (?:type )?\{([^}]*)\} from")
 _DECLARATION = (
     r"(/\*\*(?:(?!\*/).)*\*/\n)?export (?:abstract )?"
-    r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z))"
+    r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z)|(function {name}\b[^\n]*?) \{{\n)"
 )
 _MEMBER = re.compile(
     r"(?:^  /\*\*((?:(?!\*/).)*)\*/\n)?"
@@ -174,11 +174,11 @@ def _comment(text: str | None) -> str:
 
 
 def _described(name: str, source: str) -> Iterator[str]:
-    """Yield what the page says about a class, an interface or a type. Raises ValueError if the source lacks it."""
+    """Yield what the page says about a class, an interface, a type or a function. Raises ValueError if the source lacks it."""
     found = re.search(_DECLARATION.format(name=name), source, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"the sources have no {name} in a form that this page understands")
-    comment, is_class, members, _, definition = found.groups()
+    comment, is_class, members, _, definition, function = found.groups()
     yield f"{_cell(_comment(comment))}\n"
     if is_class:
         for note, member in _MEMBER.findall(members):
@@ -186,6 +186,8 @@ def _described(name: str, source: str) -> Iterator[str]:
         bases = re.match(r" extends ([\w, ]+) \{", members)
         for base in bases[1].split(", ") if bases and is_class == "interface" else ():
             yield from list(_described(base, source))[1:]
+    elif function:
+        yield f"```ts\n{function}\n```\n"
     else:
         yield f"```ts\ntype {name}{definition}\n```\n"
 
