@@ -1,6 +1,7 @@
 """The documentation says what the code does."""
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,14 @@ UNWANTED = r"\b(whoever|anew|for ever|brought along|sign of life|hears?|heard|to
 def test_pages_use_plain_words(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$|`[^`\n]*`|^#+ .*$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert re.findall(UNWANTED, prose, re.IGNORECASE) == []
+
+
+def test_diagrams_are_drawn_from_their_text() -> None:
+    sources = sorted((DOCS / "diagrams").glob("*.mmd"))
+    assert len(sources) == 3
+    for source in sources:
+        picture = source.with_suffix(".svg").read_text()
+        assert picture.endswith(f"<!-- {source.name} {sha256(source.read_bytes()).hexdigest()} -->\n"), (
+            "run make diagrams"
+        )
+        assert set(re.findall(r"https?://[\w.]+", picture)) == {"http://www.w3.org"}, "nothing is loaded"
