@@ -142,6 +142,7 @@ diagrams: $(VENV)/.installed-test  ## Draw the diagrams of docs/diagrams from th
 
 docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
 	@$(BIN)/python docs/architecture_tables.py
+	@$(BIN)/python docs/troubleshoot_tables.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
