@@ -213,7 +213,7 @@ class CentrifugeProtocol:
     def check_pong(self) -> Command | None:
         return End(Close.NO_PONG) if self._awaits_pong else None
 
-    def farewell(self, close: Close) -> Farewell:
+    def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:  # noqa: ARG002 - SDKs have their own
         code, reason = DISCONNECT_OF.get(close, (close.code, close.reason))
         if close is Close.DISCONNECTED and self._disconnect is not None:
             code, reason = self._disconnect

@@ -26,6 +26,7 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
 from relay.core.client_directory import ClientDirectory
 from relay.core.client_orders import read_order
+from relay.core.connect_pace import ReturnSchedule
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
@@ -41,6 +42,7 @@ from relay.server.auth.revocation_feed import RevocationFeed
 from relay.server.auth.services import grant_services
 from relay.server.auth.tickets import Tickets
 from relay.server.child_roll_ups import roll_up_children
+from relay.server.connect_gate import MAX_WAIT, ConnectGate
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.emulation import Emulation
@@ -66,10 +68,10 @@ _log = structlog.get_logger("relay.lifespan")
 class _ServerShutdown:
     """Starts the drain when the server says that it shuts down, before it cancels its connections."""
 
-    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, timeout: float) -> None:
+    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, settings: Settings) -> None:
         self._nursery = nursery
         self._registry = registry
-        self._timeout = timeout
+        self._settings = settings
         self._is_watching = False
 
     def watch(self, terminated: Any) -> None:
@@ -80,7 +82,7 @@ class _ServerShutdown:
 
     async def _drain_when(self, terminated: Any) -> None:
         await terminated.wait()
-        await drain(self._registry, self._timeout)
+        await drain(self._registry, self._settings.closing_seconds, self._settings.drain_window)
 
 
 @asynccontextmanager
@@ -141,6 +143,7 @@ async def run_relay(
         memory = MemoryTuner()
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
+        returns = ReturnSchedule(settings.connect_rate)
         registry = SessionRegistry(
             sessions,
             settings.max_clients,
@@ -148,6 +151,7 @@ async def run_relay(
             settings.close_timeout,
             statistics,
             memory,
+            returns,
         )
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
@@ -177,9 +181,9 @@ async def run_relay(
             redis.has_families,
             directory,
         )
-        drain_seconds = _drain_seconds(settings)
-        watch = _ServerShutdown(services, registry, drain_seconds).watch
-        admission = Admission(context, policy, proxies, metrics, watch)
+        watch = _ServerShutdown(services, registry, settings).watch
+        gate = ConnectGate(settings.connect_rate, min(MAX_WAIT, settings.handshake_timeout / 2), registry, returns)
+        admission = Admission(context, policy, proxies, metrics, gate, watch)
         heartbeat = Heartbeat(context, memory)
         acceptor = Acceptor(endpoints, admission)
 
@@ -216,7 +220,7 @@ async def run_relay(
             ingester,
             heartbeat,
         )
-        await drain(registry, drain_seconds)
+        await drain(registry, settings.closing_seconds, settings.drain_window)
 
 
 @asynccontextmanager
@@ -248,8 +252,3 @@ def _require_single_worker() -> None:
         raise ConfigError(
             "several workers need one Redis for all: set REDIS_URL, or run `relay serve --workers`, which starts one for them"
         )
-
-
-def _drain_seconds(settings: Settings) -> float:
-    """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
-    return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)

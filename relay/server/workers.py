@@ -92,6 +92,22 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+def worker_shares(settings: Settings) -> dict[str, str]:
+    """Return the settings of one worker where they are not those of all: its part of the time, and of the connects.
+
+    A worker drains in less time than the supervisor has, and in more than a closing handshake takes.
+    """
+    promised, close = settings.graceful_timeout, settings.close_timeout
+    own = settings.model_copy(update={"graceful_timeout": max(promised - 1.0, (promised + close) / 2)})
+    return {
+        "RELAY_GRACEFUL_TIMEOUT": repr(own.graceful_timeout),
+        "RELAY_DRAIN_SECONDS": repr(own.drain_window),
+        # Whole ones: a fraction of each could be a connect too many of all.
+        "RELAY_CONNECT_RATE": str(int(settings.connect_rate / settings.workers)),
+        "RELAY_WORKERS": "1",
+    }
+
+
 class _Workers:
     """The workers of one supervisor."""
 
@@ -116,18 +132,12 @@ class _Workers:
             **os.environ,
             "REDIS_URL": redis_url,
             "PROMETHEUS_MULTIPROC_DIR": str(self._directory),
-            "RELAY_GRACEFUL_TIMEOUT": f"{self._worker_timeout:g}",
+            **worker_shares(self._settings),
         }
         async with trio.open_nursery() as nursery:
             for number in range(self._settings.workers):
                 nursery.start_soon(self._keep, number, environ)
             on_up()
-
-    @property
-    def _worker_timeout(self) -> float:
-        """Seconds in which a worker drains: less than the supervisor has, and more than a closing handshake."""
-        promised, close = self._settings.graceful_timeout, self._settings.close_timeout
-        return max(promised - 1.0, (promised + close) / 2)
 
     async def _keep(self, number: int, environ: dict[str, str]) -> None:
         """Keep one worker running until cancelled."""
