@@ -61,9 +61,10 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
 # These take minutes of CPU, and what they test changes seldom.
-SLOW := tests/integration/benchmarks $(addprefix tests/integration/, docs/test_tutorial.py deployment/test_proxies.py)
+SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
+	deployment/test_containers.py deployment/test_proxies.py server/test_autobahn.py test_abuse.py)
 
-test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: benchmarks in their tiny form, the tutorial, proxies
+test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: benchmarks in their tiny form, the tutorial, the site, proxies
 	$(PYTEST) -n auto $(SLOW)
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
