@@ -32,6 +32,8 @@ class Delivered(msgspec.Struct):
         complete: Clients that have everything.
         failures: Failures of networks so far.
         unrecovered: Failures after which a client received nothing new.
+        connects: The most WebSockets that one server opened in any second.
+        refused: Handshakes that a server refused since there were too many.
         recoveries: Milliseconds from the end of each failure until something newer was received, in order of length.
         last: When the last update arrived, in nanoseconds of the monotonic clock.
         cpu: CPU seconds of the process so far.
@@ -45,6 +47,8 @@ class Delivered(msgspec.Struct):
     failures: int
     unrecovered: int
     recoveries: list[float]
+    connects: int
+    refused: int
     last: int
     cpu: float
 

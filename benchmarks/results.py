@@ -55,6 +55,8 @@ METRICS: dict[str, Metric] = {
     "away": Metric("server away", "seconds"),
     "update_rate": Metric("updates/s", "count", "higher"),
     "bytes_rate": Metric("bytes/s", "bytes", "higher"),
+    "connects": Metric("connects in a second", "count", "lower"),
+    "refused": Metric("refused", "count", "lower"),
     "accepted": Metric("accepted/s", "count", "higher"),
     "accepted_per_core": Metric("per CPU s", "count", "higher"),
     "failed": Metric("failed", "count", "lower"),

@@ -19,6 +19,7 @@ from relay.core.api_keys import ApiKeys
 from relay.core.client_channels import read_namespaces
 from relay.core.errors import ConfigError
 from relay.grant_settings import LISTS, GrantSettings, split
+from relay.pace_settings import PaceSettings
 from relay.setting_checks import (
     checked_bind,
     checked_redis_url,
@@ -89,7 +90,7 @@ class RedisSettings(BaseSettings):
         return f"{'rediss' if self.ssl else 'redis'}://{login}{host}:{self.port}/{self.db}"
 
 
-class Settings(GrantSettings):
+class Settings(PaceSettings, GrantSettings):
     """Everything else. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
@@ -105,11 +106,9 @@ class Settings(GrantSettings):
         None,
         description="HOST:PORT for operators: `/metrics`, `/status` and the list of all tasks, which then answer nowhere else",
     )
-    workers: int = Field(1, ge=1, le=256, description="processes behind the port, for `relay serve`")
     worker_timeout: FiniteFloat = Field(
         15.0, ge=3, le=_YEAR, description="a worker whose event loop does not turn for this long is replaced"
     )
-    graceful_timeout: FiniteFloat = Field(20.0, gt=0, le=3600, description="shutdown must be over within this")
     log_level: str = Field("INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="log level")
     cleartext_http2: bool = Field(False, description="speak HTTP/2 without TLS, too")
     hijack_sockets: bool = Field(True, description="hijack sockets from Hypercorn where that is possible")
@@ -203,7 +202,6 @@ class Settings(GrantSettings):
         le=_YEAR,
         description="from the first to the last byte of a client's message, or of a request's body",
     )
-    close_timeout: FiniteFloat = Field(2.0, gt=0, le=_YEAR, description="how long a closing handshake may take")
     heartbeat_interval: FiniteFloat = Field(25.0, gt=0, le=_YEAR, description="between two heartbeats to a client")
     dead_peer_timeout: FiniteFloat = Field(
         20.0, gt=0, le=86_400, description="unacknowledged for this long: the peer is gone"
@@ -321,8 +319,6 @@ class Settings(GrantSettings):
             )
         if self.coalesce_after >= self.queue_messages:
             raise ValueError("coalesce_after: must be less than RELAY_QUEUE_MESSAGES, at which a client is dropped")
-        if self.close_timeout >= self.graceful_timeout:
-            raise ValueError("close_timeout: must be less than RELAY_GRACEFUL_TIMEOUT, which it is a part of")
         return self
 
 

@@ -2,11 +2,10 @@
 
 Hot paths count in plain integers; the heartbeat adds them up here. With several worker processes the
 usual ``PROMETHEUS_MULTIPROC_DIR`` makes the ``/metrics`` of any worker show the sums of all; `relay serve --workers` sets it.
+`relay.worker_metrics` has what is special about that.
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,48 +14,43 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
-    values,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from relay.core.closecodes import Close
+from relay.worker_metrics import RedisUsage, WorkerFiles
+
+# When each series began: with several workers that is not known, and Prometheus has no use for it in this format.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-
-def identify_worker(number: int) -> None:
-    """Write this worker's metrics to the files of its number, so that one that replaces it goes on counting there.
-
-    Without effect where no ``PROMETHEUS_MULTIPROC_DIR`` is shared. Call it before the metrics are made.
-    """
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
-
-
-class RedisUsage(Protocol):
-    """The usage of one Redis server, as `relay.broker.server_usage` has it. A number that is not known is None."""
-
-    @property
-    def memory_used(self) -> int | None: ...
-    @property
-    def memory_max(self) -> int | None: ...
-    @property
-    def connected_clients(self) -> int | None: ...
-    @property
-    def evicted_keys(self) -> int | None: ...
+#: Redis stamps in milliseconds, and what waits for a Redis that was away comes much later.
+_PUBLISH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class RedisCollector(Collector):
     """The last known usage of Redis, which is there only as long as it is known.
 
-    Each worker process has looked for itself and shows what it saw: sums over workers would make no sense.
+    Args:
+        files: Has the latest look of any worker: sums over workers would make no sense. None if this process is alone.
     """
 
-    def __init__(self) -> None:
-        self.usage: Mapping[str, RedisUsage] = {}
+    def __init__(self, files: WorkerFiles | None = None) -> None:
+        self._files = files
+        self._usage: Mapping[str, RedisUsage] = {}
+
+    def set_usage(self, usage: Mapping[str, RedisUsage]) -> None:
+        """Take what this process has seen, by server."""
+        self._usage = usage
+        if self._files is not None:
+            self._files.write_usage(usage)
 
     def collect(self) -> Iterable[Metric]:
         families: list[GaugeMetricFamily | CounterMetricFamily] = [
@@ -67,7 +61,8 @@ class RedisCollector(Collector):
                 "relay_redis_evicted_keys", "Keys that Redis evicted since it started", labels=["server"]
             ),
         ]
-        for server, usage in self.usage.items():
+        seen = self._usage if self._files is None else self._files.latest_usage()
+        for server, usage in seen.items():
             numbers = (usage.memory_used, usage.memory_max, usage.connected_clients, usage.evicted_keys)
             for family, number in zip(families, numbers, strict=True):
                 if number is not None:
@@ -80,11 +75,18 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        self._redis_usage = RedisCollector()
+        self._files = WorkerFiles.shared()
+        self._redis_usage = RedisCollector(self._files)
         self.connections = Gauge(
             "relay_connections",
             "Clients connected, by transport",
             ["transport"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.connections_max = Gauge(
+            "relay_connections_max",
+            "Clients that are let in: RELAY_MAX_CLIENTS of all processes together",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -112,6 +114,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.redis_probe_age = Gauge(
+            "relay_redis_probe_age_seconds",
+            "Since the last probe came through Redis: the relay publishes them to itself, the way that updates come",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.redis_reconnects = Counter(
             "relay_redis_reconnects", "Times the Redis subscription was lost", registry=registry
         )
@@ -137,8 +145,13 @@ class Metrics:
         )
         self.updates_received = Counter(
             "relay_updates_received",
-            "Messages received from Redis: plain publishes, and updates that Redis has persisted",
+            "Messages that each process received from Redis: plain publishes, and stored updates of channels with subscribers",
             ["kind"],
+            registry=registry,
+        )
+        self.plain_publishes_stored = Counter(
+            "relay_plain_publishes_stored",
+            "Plain publishes stored in Redis, each counted by the one process of all relays that stored it",
             registry=registry,
         )
         self.messages_sent = Counter("relay_messages_sent", "Messages written to clients", registry=registry)
@@ -170,20 +183,43 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
+        self.publish_latency = Histogram(
+            "relay_publish_latency_seconds",
+            "From Redis storing an update to having written it to all of its clients that read, on Redis' clock; sampled",
+            buckets=_PUBLISH_BUCKETS,
+            registry=registry,
+        )
+        self.event_loop_lag = Histogram(
+            "relay_event_loop_lag_seconds",
+            "By how much the event loop was late to wake a task that had slept; sampled",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Show the labels that are known. A counter that begins with its first event seems not to have grown by it."""
+        for kind in ("plain", "persisted"):
+            self.updates_received.labels(kind)
+        for close in Close:
+            self.connections_closed.labels(close.label)
+            if close.is_drop:
+                self.connections_dropped.labels(close.label)
 
     def set_redis_usage(self, usage: Mapping[str, RedisUsage]) -> None:
         """Show what Redis uses, by server; nothing while that is not known."""
-        self._redis_usage.usage = usage
+        self._redis_usage.set_usage(usage)
 
     def render(self) -> bytes:
         """Return the text exposition, of all workers when they share a directory."""
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        else:
-            registry = self._registry
         own = CollectorRegistry()
         own.register(self._redis_usage)
         PlatformCollector(registry=own)
-        ProcessCollector(registry=own)
-        return generate_latest(registry) + generate_latest(own)
+        if self._files is None:
+            ProcessCollector(registry=own)
+            return generate_latest(self._registry) + generate_latest(own)
+        self._files.forget_dead_workers()
+        own.register(self._files)
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared) + generate_latest(own)

@@ -9,6 +9,7 @@ from redis.asyncio.connection import parse_url
 from relay.config import RedisSettings, Settings, load, unknown_variables
 from relay.core.api_keys import create_key
 from relay.core.errors import ConfigError
+from relay.server.workers import worker_shares
 
 SECRET = "p@ss:w/rd?#%&+ é"
 
@@ -57,6 +58,8 @@ WRONG = [
     ("RELAY_API_KEYS_FILE", "/no/such/file", "No such file"),
     ("RELAY_QUEUE_BYTES", "1024", "RELAY_MAX_UPDATE_BYTES"),
     ("RELAY_CLOSE_TIMEOUT", "20", "RELAY_GRACEFUL_TIMEOUT"),
+    ("RELAY_DRAIN_SECONDS", "11.5", "RELAY_GRACEFUL_TIMEOUT=20.67"),
+    ("RELAY_CONNECT_RATE", "-1", "greater than or equal to 0"),
     ("RELAY_MAX_MESSAGE_BYTES", "1e9 ", "valid integer"),
     ("REDIS_PORT", "tcp://10.0.0.1:6379", "valid integer"),
     ("REDIS_URL", "redis://host/abc", "a number, not 'abc'"),
@@ -290,3 +293,28 @@ def test_a_secret_that_is_wrong_is_not_shown(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ConfigError) as caught:
             load()
         assert key not in str(caught.value)
+
+
+def test_a_drain_ends_before_the_shutdown_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last client that is closed still has its closing handshake."""
+    assert load()[0].drain_window == 10.0
+    monkeypatch.setenv("RELAY_GRACEFUL_TIMEOUT", "60")
+    monkeypatch.setenv("RELAY_DRAIN_SECONDS", "41")
+    settings = load()[0]
+    assert settings.drain_window + settings.close_timeout <= settings.closing_seconds < settings.graceful_timeout
+    assert load(workers=1)[0].model_copy(update={"graceful_timeout": 1.0}).drain_window == 0.0
+
+
+def test_workers_share_the_time_and_the_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a supervisor passes to a worker is accepted by it, and is less than what all have."""
+    monkeypatch.setenv("RELAY_DRAIN_SECONDS", "11")
+    monkeypatch.setenv("RELAY_CONNECT_RATE", "10")
+    with pytest.raises(ConfigError, match=r"RELAY_CONNECT_RATE.*RELAY_WORKERS"):
+        load(workers=11)
+    for name, value in worker_shares(load(workers=4)[0]).items():
+        monkeypatch.setenv(name, value)
+    settings = load()[0]
+    assert settings.connect_rate == 2
+    assert 0 < settings.graceful_timeout < 20
+    assert settings.drain_window == settings.drain_seconds
+    assert 10 < settings.drain_window < 11

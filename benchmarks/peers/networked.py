@@ -42,6 +42,9 @@ LIMIT = _Node("harness", "the harness' own limit", _NODE_PROGRAM.format("memory_
               npm=("ws", "ioredis"), library="memory")  # fmt: skip
 
 NETWORKED_RELAY = replace(RELAY_DURABLE, name="relay", title="Relay", npm=("ws",), library="relay")
+
+#: Closes all clients at once when it is stopped, as if it had crashed.
+ABRUPT_RELAY = replace(NETWORKED_RELAY, environ={**NETWORKED_RELAY.environ, "RELAY_DRAIN_SECONDS": "0"})
 NETWORKED_RELAY_PLAIN = replace(RELAY, name="relay-plain", title="Relay, plain PUBLISH", npm=("ws",), library="relay")
 
 _CENTRIFUGO = Peer(
@@ -82,3 +85,13 @@ PAIRS: tuple[Peer, ...] = (
           npm=("socket.io", "socket.io-client", "@socket.io/redis-streams-adapter", "ioredis")),
 )  # fmt: skip
 NETWORKED_RELAY_PAIR = replace(NETWORKED_RELAY, name="relay-x2", title="Relay, two processes", processes=2)
+
+#: The most connects in a second that each of the pair takes, and the same pair without a limit.
+CONNECT_RATE = 500
+_PACED = {"RELAY_GRACEFUL_TIMEOUT": "30", "RELAY_DRAIN_SECONDS": "12", "RELAY_CONNECT_RATE": str(CONNECT_RATE)}
+PACED_RELAYS = (
+    replace(NETWORKED_RELAY_PAIR, name="relay-paced", title=f"Relay, {CONNECT_RATE} connects/s, drained over 12 s",
+            environ={**NETWORKED_RELAY_PAIR.environ, **_PACED}),
+    replace(NETWORKED_RELAY_PAIR, name="relay-abrupt", title="Relay, no limit, drained at once",
+            environ={**NETWORKED_RELAY_PAIR.environ, "RELAY_DRAIN_SECONDS": "0"}),
+)  # fmt: skip

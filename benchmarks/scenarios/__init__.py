@@ -163,7 +163,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         {"clients": Sizes(5_000, 1_000, 20), "tasks": Sizes(50, 50, 2), "bytes": 160,
          "updates before, during, after": (5, 5, 5)},
         ("delivered", "doubled", "reordered", "accepted", "away", "served"), one_by_one(avalanche),
-        (networked.NETWORKED_RELAY,), others=networked.SINGLE,
+        (networked.ABRUPT_RELAY,), others=networked.SINGLE,
     ),
     Scenario(
         "deploy", "Two servers, replaced one by one", "Does every update reach every client while servers are replaced?",
@@ -171,5 +171,18 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "seconds between": Sizes(5.0, 3.0, 0.5)},
         ("delivered", "doubled", "reordered", "away"), one_by_one(deploy),
         (networked.NETWORKED_RELAY_PAIR,), others=networked.PAIRS,
+    ),
+    Scenario(
+        "rollout", "Two relays under many clients, replaced one by one",
+        "Do connects stay within their limit while relays are replaced, and does everything arrive?",
+        {"clients": Sizes(5_000, 1_000, 10), "tasks": Sizes(50, 50, 2), "bytes": 160, "updates/s of each": 1,
+         "seconds between": Sizes(10.0, 5.0, 0.5)},
+        ("delivered", "doubled", "reordered", "connects", "refused", "away"), one_by_one(deploy),
+        networked.PACED_RELAYS, has_peers=False,
+        targets=(
+            Target("share delivered", "delivered", 1.0, server="relay-paced", must=True),
+            Target("connects of one relay in any second", "connects", float(networked.CONNECT_RATE), at_least=False,
+                   server="relay-paced", must=True),
+        ),
     ),
 )}  # fmt: skip

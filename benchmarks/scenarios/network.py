@@ -103,7 +103,10 @@ def avalanche(trial: Trial, peer: Peer) -> None:
 
 
 def deploy(trial: Trial, peer: Peer) -> None:
-    """Replace one of two servers, then the other, behind a proxy that leads clients to those that are there."""
+    """Replace one of two servers, then the other, behind a proxy that leads clients to those that are there.
+
+    The most connects in a second are those of the busier server, and include the first connects.
+    """
     tasks, rate = _names(trial), trial.p["updates/s of each"]
     with (
         started(peer, trial.directory / peer.name) as server,
@@ -119,7 +122,7 @@ def deploy(trial: Trial, peer: Peer) -> None:
                 time.sleep(trial.p["seconds between"])
                 began = time.monotonic()
                 clients.use(_others(_serving(peer, server), port))
-                server.processes[number].stop(timeout=30.0)
+                server.processes[number].stop(timeout=60.0)
                 server.processes[number].start()
                 clients.use(_serving(peer, server))
                 took.append(time.monotonic() - began)
@@ -127,7 +130,8 @@ def deploy(trial: Trial, peer: Peer) -> None:
         finally:
             count = publishing.finish()
         delivered = _collect(trial, clients, count)
-    _add(trial, peer, delivered, {"away": max(took)})
+    figures = {"away": max(took), "connects": float(delivered.connects), "refused": float(delivered.refused)}
+    _add(trial, peer, delivered, figures)
 
 
 def _others(ports: Sequence[int], port: int) -> list[int]:

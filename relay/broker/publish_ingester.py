@@ -52,6 +52,7 @@ class PublishIngester:
         count: Callable[[str], Awaitable[int]],
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
+        on_stored: Callable[[], None],
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -63,6 +64,7 @@ class PublishIngester:
             count: Counts the subscribers of a channel; may raise BrokerError.
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
+            on_stored: Called for each message that this process has stored, and no other before it.
         """
         self._run_calls = run_calls
         self._retention = retention
@@ -71,6 +73,7 @@ class PublishIngester:
         self._count = count
         self._deliver = deliver
         self._on_unpersisted = on_unpersisted
+        self._on_stored = on_stored
         self._order = PlainOrder(_new_request(), _new_request)
         self._occurrences = OccurrenceCounter(monotonic())
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
@@ -226,6 +229,8 @@ class PublishIngester:
             self._log_unpersisted(None if concerns_all else pending.update, str(result))
             return Outcome.REFUSED
         self._occurrences.on_persisted(pending.counted, result.previous)
+        if not result.is_duplicate:
+            self._on_stored()
         return Outcome.PERSISTED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:

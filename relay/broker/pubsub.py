@@ -5,6 +5,7 @@ to all its nodes, have a connection of their own. When the topology changes the 
 """
 
 from collections.abc import Awaitable, Callable, Collection
+from time import monotonic
 
 import structlog
 import trio
@@ -62,6 +63,7 @@ class PubSub:
         self._plain: list[PubSubConnection] = []
         self._nodes: dict[Server, PubSubConnection] = {}
         self._is_stale = trio.Event()
+        self._made_at = monotonic()
         self._reconnects_of_gone = 0
         self._past_output_buffer_disconnects = 0
 
@@ -80,6 +82,11 @@ class PubSub:
     def failure(self) -> str | None:
         """Why a connection is down, or None."""
         return next((connection.failure for connection in self._connections if connection.failure is not None), None)
+
+    @property
+    def probe_age(self) -> float:
+        """Seconds since the last probe arrived, of the connection where that is longest; at first since this was made."""
+        return monotonic() - min((connection.probed_at for connection in self._connections), default=self._made_at)
 
     @property
     def reconnects(self) -> int:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -75,6 +76,7 @@ class PubSubConnection:
         reconnects: How often it was lost.
         output_buffer_disconnects: How often Redis closed it since it had more than ``client-output-buffer-limit`` to send.
         failure: Why there is no connection now; None while there is one, and before the first attempt.
+        probed_at: When the last probe arrived, on the monotonic clock; at first when this was made.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class PubSubConnection:
         self.reconnects = 0
         self.output_buffer_disconnects = 0
         self.failure: str | None = None
+        self.probed_at = monotonic()
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
@@ -257,6 +260,7 @@ class PubSubConnection:
             await trio.sleep(self._options.health_interval)
 
     def _on_probe(self) -> None:
+        self.probed_at = monotonic()
         self._probe_arrived.set()
 
     async def _wait_for_probe(self, server: Server, reader: PubSubReader) -> None:

@@ -38,6 +38,7 @@ from relay.broker.event_positions import EventPositions
 from relay.broker.history_pages import HistoryPages
 from relay.broker.history_ranges import HistoryRanges
 from relay.broker.presence import Presence
+from relay.broker.publication_times import PublicationTimes
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
 from relay.broker.server_usage import ServerUsage
@@ -110,6 +111,11 @@ class RedisBroker:
         if not self._pubsub.alive:
             return self._pubsub.failure or "the subscription is not up yet"
         return self._write_probe.failure
+
+    @property
+    def probe_age(self) -> float:
+        """Seconds since the last probe arrived, or since the subscription was begun."""
+        return self._pubsub.probe_age
 
     @property
     def reconnects(self) -> int:
@@ -308,14 +314,22 @@ class RedisBroker:
         """Return what reads histories page by page, on the connections for clients."""
         return HistoryPages(self._client_calls.run_calls, self._retention)
 
+    def publication_times(self) -> PublicationTimes:
+        """Return what reads when updates were stored."""
+        return PublicationTimes(self._commands.run_calls, sharded=self._servers.is_sharded)
+
     def publish_ingester(
-        self, deliver: Callable[[Update], None], on_unpersisted: Callable[[], None]
+        self,
+        deliver: Callable[[Update], None],
+        on_unpersisted: Callable[[], None],
+        on_stored: Callable[[], None] = lambda: None,
     ) -> PublishIngester:
         """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
 
         Args:
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
+            on_stored: Called for each message that this process has stored, and no other.
         """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
@@ -330,6 +344,7 @@ class RedisBroker:
             self._commands.count_subscribers,
             deliver,
             on_unpersisted,
+            on_stored,
         )
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester

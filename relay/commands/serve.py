@@ -10,11 +10,11 @@ import typer
 from relay import __version__, logs
 from relay.broker.embedded import DEFAULT_PORT
 from relay.config import RedisSettings, Settings, load
-from relay.metrics import identify_worker
 from relay.profile import require_safe
 from relay.server.admin_listener import listen_for_operators
 from relay.server.serve import listen, serve
 from relay.server.workers import supervise
+from relay.worker_metrics import identify_worker
 
 
 def _banner(settings: Settings, redis_settings: RedisSettings, bind: str, redis_url: str) -> None:

@@ -43,6 +43,7 @@ class Hub:
         is_full: So much is pending that it should be flushed now.
         subscriptions: Number of listeners over all channels.
         resets: Number of broken sequences so far.
+        oldest_flushed: The oldest update of the last flush; None if that was no update.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Hub:
         self.is_full = False
         self.subscriptions = 0
         self.resets = 0
+        self.oldest_flushed: Update | None = None
 
     @property
     def has_pending(self) -> bool:
@@ -343,6 +345,8 @@ class Hub:
         self.is_full = False
         self._pending_bytes = 0
         dirty, self._dirty = self._dirty, []
+        oldest = dirty[0].pending[0] if dirty and dirty[0].pending else None
+        self.oldest_flushed = oldest if isinstance(oldest, Update) else None
         first: dict[Listener, Group] = {}
         several: dict[Listener, list[Group]] = {}
         if len(dirty) > 1:

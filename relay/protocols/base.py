@@ -218,11 +218,13 @@ class Farewell(NamedTuple):
         code: The code of the WebSocket close frame.
         reason: The reason that goes with it.
         payload: A last message, for connections that have no close frames; empty for none.
+        retry_after: Seconds after which the client should come back; None where that is left to it.
     """
 
     code: int
     reason: str
     payload: bytes = b""
+    retry_after: float | None = None
 
 
 class ProtocolDefaults:
@@ -245,9 +247,10 @@ class ProtocolDefaults:
         """Do nothing: the clients of this protocol have no ids."""
         return ()
 
-    def farewell(self, close: Close) -> Farewell:
-        """Return the end as the registry of close codes has it."""
-        return Farewell(close.code, close.reason)
+    def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:
+        """Return the end as the registry of close codes has it, with the time to come back in its reason."""
+        hint = "" if retry_after is None else f"; retry after {retry_after:.2f} s"
+        return Farewell(close.code, close.reason + hint, retry_after=retry_after)
 
 
 class ClientProtocol(Protocol):
@@ -288,8 +291,13 @@ class ClientProtocol(Protocol):
         None leaves it to the transport.
         """
 
-    def farewell(self, close: Close) -> Farewell:
-        """Return the end of a session in the protocol's terms."""
+    def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:
+        """Return the end of a session in the protocol's terms.
+
+        Args:
+            close: Why it ends.
+            retry_after: Seconds after which the client should come back; None where that is left to it.
+        """
 
     def on_order(self, order: Order) -> Iterable[Command]:
         """Return what an order of the server's API comes to for this client."""

@@ -212,7 +212,7 @@ class CentrifugeProtocol:
         self._awaits_pong = True
         return Reply(self._client.codec.ping)
 
-    def farewell(self, close: Close) -> Farewell:
+    def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:  # noqa: ARG002 - SDKs have their own
         code, reason = DISCONNECT_OF.get(close, (close.code, close.reason))
         if close is Close.DISCONNECTED and self._disconnect is not None:
             code, reason = self._disconnect

@@ -26,6 +26,7 @@ from relay.protocols.frames import FrameReader
 from relay.protocols.handshake import MAX_HEAD, Handshake, has_too_many_lines, read_handshake
 from relay.server.admission import CLIENT_LIMIT, Admission, whole_seconds
 from relay.server.auth.authenticator import Entry
+from relay.server.connect_gate import CONNECT_RATE
 from relay.server.endpoints import Endpoint, Opening
 from relay.server.http_connections import Handler, HttpConnections
 from relay.server.hypercorn_compat.listeners import WorkerListeners
@@ -66,7 +67,8 @@ _HEALTH_SECONDS = 1.0
 _HEALTH_REQUESTS = (b"GET /healthz ", b"GET /readyz ", b"GET /metrics ")
 
 _REFUSAL = b"HTTP/1.1 %b\r\nConnection: close\r\nRetry-After: %d\r\nContent-Length: 0\r\n\r\n"
-_NO_FILES = _REFUSAL % (b"503 Service Unavailable", 5)
+_UNAVAILABLE = b"503 Service Unavailable"
+_NO_FILES = _REFUSAL % (_UNAVAILABLE, 5)
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_MANY = b"429 Too Many Requests"
 
@@ -153,11 +155,12 @@ class Acceptor:
         finally:
             listening.close()
 
-    def _refuse(self, fresh: socket.socket, retry_after: float) -> None:
-        """Refuse a connection of an address that has too many, and close it."""
-        self._admission.count_rejection(CLIENT_LIMIT)
+    def _refuse(self, fresh: socket.socket, retry_after: float, reason: str = CLIENT_LIMIT) -> None:
+        """Refuse a connection, of an address that has too many unless another reason is given, and close it."""
+        self._admission.count_rejection(reason)
+        status = _TOO_MANY if reason == CLIENT_LIMIT else _UNAVAILABLE
         with suppress(OSError):  # it hung up
-            fresh.send(_REFUSAL % (_TOO_MANY, whole_seconds(retry_after)))
+            fresh.send(_REFUSAL % (status, whole_seconds(retry_after)))
         fresh.close()
 
     async def _serve(
@@ -210,7 +213,11 @@ class Acceptor:
                 if (retry_after := self._admission.retry_after(client)) is not None:
                     self._refuse(fresh, retry_after)
                     return None
-                if self._admission.is_allowed(handshake.headers, handshake.query):
+                is_allowed = self._admission.is_allowed(handshake.headers, handshake.query)
+                if is_allowed and (retry_after := await self._admission.gate.enter()) is not None:
+                    self._refuse(fresh, retry_after, CONNECT_RATE)
+                    return None
+                if is_allowed and not self._admission.is_full:  # others may have come in the meantime
                     self._admission.limit_connect(client)
                     entry = self._admission.entry(handshake.headers, handshake.query)
                     if (retry_after := self._admission.retry_after_for(entry)) is not None:

@@ -13,6 +13,7 @@ from relay.core.closecodes import Close
 from relay.core.grants import Grant
 from relay.metrics import Metrics
 from relay.server.auth.authenticator import Entry
+from relay.server.connect_gate import ConnectGate
 from relay.server.cors import CorsPolicy, Headers
 from relay.server.session_context import SessionContext
 
@@ -36,6 +37,7 @@ class Admission:
         policy: Which pages may use the relay.
         proxies: Whose word on clients' addresses is taken.
         metrics: Where refusals are counted.
+        gate: Through which clients come in one after the other.
         drain_when: Called with an event of the server, upon which the relay drains; see `relay.server.lifespan`.
     """
 
@@ -45,11 +47,13 @@ class Admission:
         policy: CorsPolicy,
         proxies: TrustedProxies,
         metrics: Metrics,
+        gate: ConnectGate,
         drain_when: Callable[[Any], None],
     ) -> None:
         self.context = context
         self.policy = policy
         self.proxies = proxies
+        self.gate = gate
         self.drain_when = drain_when
         self._metrics = metrics
 

@@ -15,6 +15,7 @@ from relay.protocols.centrifuge_client import CentrifugeServer
 from relay.protocols.centrifuge_json import JsonCodec
 from relay.protocols.frames import Received
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
+from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.emulated_transports import EmulatedAsgiTransport, EmulatedSocketTransport, Form, event, line
 from relay.server.emulation import Emulation, Inbox
@@ -69,6 +70,8 @@ async def accept_emulated(
         return
     retry_after = admission.limit_connect(client)
     reason = CLIENT_LIMIT if retry_after is not None else _rejection_reason(admission, scope)
+    if reason is None and (retry_after := await admission.gate.enter()) is not None:
+        reason = CONNECT_RATE
     if reason is not None:
         await _refuse(admission, send, reason, retry_after, cors)
         return

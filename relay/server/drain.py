@@ -10,21 +10,26 @@ from relay.server.session_registry import SessionRegistry
 
 _log = structlog.get_logger("relay.drain")
 
-#: Clients closed in a second, so that they do not all reconnect to the next relay at once.
-DRAIN_RATE = 2000
+#: Clients closed in a second at least: a few need not wait for the end of the window.
+DRAIN_RATE = 100
 
 #: Seconds between two waves of closed clients.
 _WAVE = 0.05
 
 
-async def drain(registry: SessionRegistry, timeout: float) -> None:
-    """Close all clients with 1001 in waves, and wait until their sessions have ended.
+def _most_in_a_wave(rate: float) -> int:
+    return math.ceil(2 * rate * _WAVE)
+
+
+async def drain(registry: SessionRegistry, timeout: float, window: float) -> None:
+    """Close all clients with 1001, evenly over a window, and wait until their sessions have ended.
 
     A second call while the first one runs only waits.
 
     Args:
         registry: The sessions to close.
         timeout: Seconds after which the remaining connections are aborted.
+        window: Seconds over which the clients are closed; fewer are closed sooner, see `DRAIN_RATE`.
     """
     if registry.is_draining:
         with trio.move_on_after(timeout):
@@ -32,12 +37,15 @@ async def drain(registry: SessionRegistry, timeout: float) -> None:
         return
     registry.start_draining()
     started = trio.current_time()
-    _log.info("draining", clients=len(registry))
+    remaining = list(registry)
+    clients = len(remaining)
+    rate = max(DRAIN_RATE, clients / max(window, _WAVE))
+    _log.info("draining", clients=clients, seconds=round(clients / rate, 3))
     with trio.move_on_after(timeout) as scope:
-        pace = max(DRAIN_RATE, len(registry) / max(timeout / 2, _WAVE)) * _WAVE
-        remaining = list(registry)
         while remaining:
-            for _ in range(min(math.ceil(pace), len(remaining))):
+            # By the clock: waves after one that came late close what it has missed, a part in each.
+            due = math.ceil((trio.current_time() - started + _WAVE) * rate) - (clients - len(remaining))
+            for _ in range(min(due, _most_in_a_wave(rate), len(remaining))):
                 remaining.pop().close(Close.SHUTDOWN)
             await trio.sleep(_WAVE)
         await registry.wait_empty()

@@ -13,6 +13,7 @@ from relay.core.closecodes import Close
 from relay.protocols.base import ClientProtocol
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
+from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -77,6 +78,11 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 if reason in ("origin", "host"):
                     _log.info(f"{reason} refused", client=str(client), value=header(scope["headers"], reason.encode()))
                 await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
+                return
+            retry_after = None if admission.is_full else await admission.gate.enter()
+            if retry_after is not None:
+                admission.count_rejection(CONNECT_RATE)
+                await _refuse(scope, send, 503, "too many connects at once", retry_after)
                 return
             entry = admission.entry(scope["headers"], scope["query_string"])
             retry_after = admission.retry_after_for(entry)

@@ -6,6 +6,7 @@ import trio
 
 from relay.core.hub import Hub
 from relay.metrics import Metrics
+from relay.server.latency_samples import PublishLatency
 
 
 class Flusher:
@@ -14,11 +15,13 @@ class Flusher:
     Args:
         hub: Calls `on_pending` when something is to be flushed.
         metrics: Where the latency is observed.
+        publish_latency: Samples of what was flushed are measured there.
     """
 
-    def __init__(self, hub: Hub, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, metrics: Metrics, publish_latency: PublishLatency) -> None:
         self._hub = hub
         self._metrics = metrics
+        self._publish_latency = publish_latency
         self._pending = trio.Event()
         self._oldest_received = 0.0
 
@@ -35,7 +38,9 @@ class Flusher:
 
     def on_flushed(self) -> None:
         """Observe how long the oldest update was pending that was flushed just now."""
-        self._metrics.latency.observe(monotonic() - self._oldest_received)
+        now = monotonic()
+        self._metrics.latency.observe(now - self._oldest_received)
+        self._publish_latency.on_written(self._hub.oldest_flushed, now)
 
     async def run(self) -> None:
         """Flush what becomes pending outside of a turn, until cancelled."""

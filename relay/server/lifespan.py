@@ -26,6 +26,7 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
 from relay.core.client_directory import ClientDirectory
 from relay.core.client_orders import read_order
+from relay.core.connect_pace import ReturnSchedule
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
 from relay.core.owned_channels import OwnedChannels
@@ -41,6 +42,7 @@ from relay.server.auth.revocation_feed import RevocationFeed
 from relay.server.auth.services import grant_services
 from relay.server.auth.tickets import Tickets
 from relay.server.child_roll_ups import roll_up_children
+from relay.server.connect_gate import MAX_WAIT, ConnectGate
 from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.emulation import Emulation
@@ -49,6 +51,7 @@ from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
+from relay.server.latency_samples import PublishLatency, measure_event_loop
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
@@ -65,10 +68,10 @@ _log = structlog.get_logger("relay.lifespan")
 class _ServerShutdown:
     """Starts the drain when the server says that it shuts down, before it cancels its connections."""
 
-    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, timeout: float) -> None:
+    def __init__(self, nursery: trio.Nursery, registry: SessionRegistry, settings: Settings) -> None:
         self._nursery = nursery
         self._registry = registry
-        self._timeout = timeout
+        self._settings = settings
         self._is_watching = False
 
     def watch(self, terminated: Any) -> None:
@@ -79,7 +82,7 @@ class _ServerShutdown:
 
     async def _drain_when(self, terminated: Any) -> None:
         await terminated.wait()
-        await drain(self._registry, self._timeout)
+        await drain(self._registry, self._settings.closing_seconds, self._settings.drain_window)
 
 
 @asynccontextmanager
@@ -121,9 +124,12 @@ async def run_relay(
             on_owner=owned_channels.on_owner,
             keys_of={TOPICS: topics_of},
         )
-        flusher = Flusher(hub, metrics)
+        publish_latency = PublishLatency(redis.publication_times(), metrics)
+        flusher = Flusher(hub, metrics, publish_latency)
         channels = redis.follow(hub, flusher.on_flushed)
-        ingester = redis.publish_ingester(hub.on_publication, metrics.updates_unpersisted.inc)
+        ingester = redis.publish_ingester(
+            hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
+        )
         receiver = PlainPublishReceiver(
             named, settings.max_update_bytes, settings.strict_publishes, metrics, ingester.on_message
         )
@@ -133,9 +139,11 @@ async def run_relay(
             redis.subscribe_raw(pattern, partial(receiver.on_pattern, pattern))
         tasks = redis.tasks(settings.max_tasks)
         statistics = Statistics(metrics, hub)
+        metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
         services = await stack.enter_async_context(_joined_nursery())
         sessions = await stack.enter_async_context(_joined_nursery())
+        returns = ReturnSchedule(settings.connect_rate)
         registry = SessionRegistry(
             sessions,
             settings.max_clients,
@@ -143,6 +151,7 @@ async def run_relay(
             settings.close_timeout,
             statistics,
             memory,
+            returns,
         )
         revocations = Revocations()
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
@@ -172,9 +181,9 @@ async def run_relay(
             redis.has_families,
             directory,
         )
-        drain_seconds = _drain_seconds(settings)
-        watch = _ServerShutdown(services, registry, drain_seconds).watch
-        admission = Admission(context, policy, proxies, metrics, watch)
+        watch = _ServerShutdown(services, registry, settings).watch
+        gate = ConnectGate(settings.connect_rate, min(MAX_WAIT, settings.handshake_timeout / 2), registry, returns)
+        admission = Admission(context, policy, proxies, metrics, gate, watch)
         heartbeat = Heartbeat(context, memory)
         acceptor = Acceptor(endpoints, admission)
 
@@ -189,6 +198,8 @@ async def run_relay(
         services.start_soon(roll_up_children, redis.child_roll_ups())
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
+        services.start_soon(publish_latency.run)
+        services.start_soon(measure_event_loop, metrics)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )
@@ -209,7 +220,7 @@ async def run_relay(
             ingester,
             heartbeat,
         )
-        await drain(registry, drain_seconds)
+        await drain(registry, settings.closing_seconds, settings.drain_window)
 
 
 @asynccontextmanager
@@ -241,8 +252,3 @@ def _require_single_worker() -> None:
         raise ConfigError(
             "several workers need one Redis for all: set REDIS_URL, or run `relay serve --workers`, which starts one for them"
         )
-
-
-def _drain_seconds(settings: Settings) -> float:
-    """Return what a shutdown may spend on clients. The rest is for the last closing handshakes and Redis."""
-    return max(0.1, settings.graceful_timeout * 0.75 - settings.close_timeout)

@@ -26,6 +26,7 @@ async def report_connection(redis: RedisBroker, channels: ChannelSubscriptions, 
     reconnects = resets = messages = output_buffer_disconnects = 0
     while True:
         metrics.redis_up.set(redis.alive)
+        metrics.redis_probe_age.set(redis.probe_age)
         metrics.redis_reconnects.inc(redis.reconnects - reconnects)
         reconnects = redis.reconnects
         metrics.redis_output_buffer_disconnects.inc(redis.output_buffer_disconnects - output_buffer_disconnects)

@@ -56,8 +56,11 @@ def _hypercorn_config(settings: Settings, descriptor: int) -> Config:
     config.errorlog = logging.getLogger("hypercorn.error")
     config.loglevel = "WARNING"
     config.websocket_max_message_size = settings.max_message_bytes
-    # Sessions on hijacked sockets drain in the lifespan; this is for requests and for sessions on plain ASGI.
-    config.graceful_timeout = min(3.0, settings.graceful_timeout / 4)
+    # Sessions on hijacked sockets drain in the lifespan; this is for requests and for sessions on plain ASGI, the last of which
+    # are closed at the end of the window.
+    config.graceful_timeout = max(
+        min(3.0, settings.graceful_timeout / 4), settings.drain_window + settings.close_timeout
+    )
     config.shutdown_timeout = settings.graceful_timeout
     config.include_server_header = False
     return config

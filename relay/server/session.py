@@ -122,7 +122,8 @@ class Session(SessionOutput):
 
     def farewell(self, close: Close) -> Farewell:
         """Return what is sent to the client at the end of the session."""
-        return self._protocol.farewell(close)
+        retry_after = self._context.registry.returns.delay(trio.current_time()) if close is Close.SHUTDOWN else None
+        return self._protocol.farewell(close, retry_after)
 
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""

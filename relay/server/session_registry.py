@@ -11,6 +11,7 @@ import trio
 from relay.core.client_address import ClientAddress
 from relay.core.client_limits import ClientLimits, ClientShare
 from relay.core.closecodes import Close
+from relay.core.connect_pace import ReturnSchedule
 from relay.core.revocations import Revocations
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.statistics import Statistics
@@ -65,6 +66,7 @@ class SessionRegistry:
         close_timeout: Seconds that a closing handshake may take.
         statistics: Counts sessions.
         memory: Notified of clients that connect and leave.
+        returns: When clients come back that must go, as the relay shuts down.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SessionRegistry:
         close_timeout: float,
         statistics: Statistics,
         memory: MemoryTuner,
+        returns: ReturnSchedule,
     ) -> None:
         self._nursery = nursery
         self._limit = limit
@@ -82,6 +85,7 @@ class SessionRegistry:
         self._close_timeout = close_timeout
         self._statistics = statistics
         self._memory = memory
+        self.returns = returns
         self._all: dict[RegisteredSession, None] = {}
         self._abort_at: dict[RegisteredSession, float] = {}
         #: Sessions that are closing, and free much memory when they end.

@@ -23,6 +23,7 @@ from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
+from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import PRIVATE, header
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
@@ -32,9 +33,8 @@ from relay.server.transports import SocketTransport
 
 PATH = "/events"
 
-#: Milliseconds after which a client reconnects: usually, and from a relay that drains, when all do at once.
+#: Milliseconds after which a client reconnects whose stream breaks off.
 RETRY = (1000, 3000)
-RETRY_DRAINING = (1000, 10_000)
 
 #: The same for a client that was refused: the relay is full, draining or starting.
 RETRY_REFUSED = (2000, 10_000)
@@ -52,6 +52,12 @@ _HEADERS = [
 def chunk(payload: bytes) -> bytes:
     """Frame a payload as a chunk of HTTP/1.1 (RFC 9112 section 7.1). Nothing has no chunk: an empty one would be the last."""
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+
+
+def _retry_of(farewell: Farewell) -> bytes:
+    """Return the line that says when to reconnect; empty where that is left to the client."""
+    seconds = farewell.retry_after
+    return b"" if seconds is None else retry(round(seconds * 1000), round(seconds * 1000))
 
 
 class _HangUpReader:
@@ -80,11 +86,11 @@ class EventSocketTransport(SocketTransport):
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
 
-    def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
+    def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close.is_slow:
             # There is no way to send the reason; a stream that breaks off has the client reconnect.
             raise trio.BrokenResourceError("a slow client's stream is broken off")
-        ending = (chunk(retry(*RETRY_DRAINING)) if close is Close.SHUTDOWN else b"") + b"0\r\n\r\n"
+        ending = chunk(_retry_of(farewell)) + b"0\r\n\r\n"
         queue.push(Batch(ending, 0, len(ending)), 0)
 
 
@@ -115,14 +121,13 @@ class EventAsgiTransport(AsgiTransport):
     def heartbeat(self) -> Any | None:
         return (HEARTBEAT,)
 
-    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:  # noqa: ARG002
+    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
             return
         if close.discards_queue:
             queue.clear()
         await self.drain(queue)
-        ending = retry(*RETRY_DRAINING) if close is Close.SHUTDOWN else b""
-        await self._send({"type": "http.response.body", "body": ending, "more_body": False})
+        await self._send({"type": "http.response.body", "body": _retry_of(farewell), "more_body": False})
         self._abort_via = None
 
 
@@ -196,14 +201,20 @@ def _made(protocol: ClientProtocol) -> Callable[[Grant], Awaitable[tuple[ClientP
     return make
 
 
-async def refuse(send: Send, cors: list[tuple[bytes, bytes]]) -> None:
+async def refuse(send: Send, cors: list[tuple[bytes, bytes]], retry_after: float | None = None) -> None:
     """Refuse a client that should reconnect: a 200 that ends at once and says when.
 
     An `EventSource` never reconnects after any other status.
+
+    Args:
+        send: The request's ASGI ``send``.
+        cors: Headers for the page.
+        retry_after: Seconds after which the client should try again; at random if None.
     """
     headers = [*_HEADERS, *cors]
+    low, high = RETRY_REFUSED if retry_after is None else (round(retry_after * 1000),) * 2
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": retry(*RETRY_REFUSED), "more_body": False})
+    await send({"type": "http.response.body", "body": retry(low, high), "more_body": False})
 
 
 async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, bytes]], retry_after: float) -> None:
@@ -275,9 +286,12 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
         return
     if reason is None and admission.is_full:
         reason = Close.FULL.label
+    if reason is None:
+        retry_after = await admission.gate.enter()
+        reason = None if retry_after is None else CONNECT_RATE
     if reason is not None:
         admission.count_rejection(reason)
-        await refuse(send, cors)
+        await refuse(send, cors, retry_after)
         return
     try:
         stream = read(scope, settings.max_subscriptions)

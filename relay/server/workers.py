@@ -10,13 +10,13 @@ from pathlib import Path
 
 import structlog
 import trio
-from prometheus_client.multiprocess import mark_process_dead
 
 from relay.broker.backoff import backoff
 from relay.broker.embedded import embedded_redis
 from relay.config import RedisSettings, Settings
 from relay.processes import Child, reap_orphans, start_child, stop_child, temporary_directory, wait_for_exit
 from relay.server.shutdown import Shutdown
+from relay.worker_metrics import forget_worker
 
 _log = structlog.get_logger("relay.workers")
 
@@ -92,6 +92,22 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+def worker_shares(settings: Settings) -> dict[str, str]:
+    """Return the settings of one worker where they are not those of all: its part of the time, and of the connects.
+
+    A worker drains in less time than the supervisor has, and in more than a closing handshake takes.
+    """
+    promised, close = settings.graceful_timeout, settings.close_timeout
+    own = settings.model_copy(update={"graceful_timeout": max(promised - 1.0, (promised + close) / 2)})
+    return {
+        "RELAY_GRACEFUL_TIMEOUT": repr(own.graceful_timeout),
+        "RELAY_DRAIN_SECONDS": repr(own.drain_window),
+        # Whole ones: a fraction of each could be a connect too many of all.
+        "RELAY_CONNECT_RATE": str(int(settings.connect_rate / settings.workers)),
+        "RELAY_WORKERS": "1",
+    }
+
+
 class _Workers:
     """The workers of one supervisor."""
 
@@ -116,18 +132,12 @@ class _Workers:
             **os.environ,
             "REDIS_URL": redis_url,
             "PROMETHEUS_MULTIPROC_DIR": str(self._directory),
-            "RELAY_GRACEFUL_TIMEOUT": f"{self._worker_timeout:g}",
+            **worker_shares(self._settings),
         }
         async with trio.open_nursery() as nursery:
             for number in range(self._settings.workers):
                 nursery.start_soon(self._keep, number, environ)
             on_up()
-
-    @property
-    def _worker_timeout(self) -> float:
-        """Seconds in which a worker drains: less than the supervisor has, and more than a closing handshake."""
-        promised, close = self._settings.graceful_timeout, self._settings.close_timeout
-        return max(promised - 1.0, (promised + close) / 2)
 
     async def _keep(self, number: int, environ: dict[str, str]) -> None:
         """Keep one worker running until cancelled."""
@@ -148,7 +158,7 @@ class _Workers:
             finally:
                 await self._stop(worker)
                 # What it had connected, and whether it had Redis, is so no longer.
-                mark_process_dead(number, str(self._directory))  # type: ignore[no-untyped-call]
+                forget_worker(number, self._directory)
             attempt = 0 if trio.current_time() - started > _STABLE_SECONDS else attempt + 1
             delay = backoff(attempt)
             _log.error("worker ended, starting it again", worker=number, status=status, retry_in=round(delay, 3))

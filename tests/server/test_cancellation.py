@@ -23,6 +23,7 @@ from relay.protocols.base import ClientProtocol
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
 from relay.protocols.tasks import TasksProtocol
 from relay.server.admission import Admission
+from relay.server.connect_gate import ConnectGate
 from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Opening, accept_client
 from relay.server.session import Session
@@ -304,9 +305,9 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
     answered = ended = 0
     async with trio.open_nursery() as sessions_nursery:
         world = World(sessions_nursery, hijack_sockets=hijack_sockets, close_timeout=1.0)
-        admission = Admission(
-            world.context, CorsPolicy("*", "*"), TrustedProxies([]), world.metrics, lambda terminated: None
-        )
+        gate = ConnectGate(100.0, 5.0, world.sessions, world.sessions.returns)
+        policy, proxies = CorsPolicy("*", "*"), TrustedProxies([])
+        admission = Admission(world.context, policy, proxies, world.metrics, gate, lambda terminated: None)
         await settled()
         before = trio.lowlevel.current_statistics().tasks_living, open_descriptors()
         step = 0
@@ -335,7 +336,7 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(TCPServer(wrapped, config, WorkerContext(None), {}, stream).run)
                 theirs.send(HANDSHAKE)
-                was_answered = await read_until(theirs, b"\r\n\r\n")
+                was_answered = await read_until(theirs, b"HTTP/1.1 101 ")
                 if was_answered:
                     with suppress(BrokenPipeError):
                         theirs.send(SUBSCRIBE)

@@ -1,5 +1,6 @@
 """How sessions end: drained, cancelled, failed, or because the client has gone."""
 
+import re
 import socket
 from collections.abc import Iterable
 
@@ -10,8 +11,10 @@ from wsproto.events import CloseConnection
 
 from relay.core.channels import ChannelPatterns
 from relay.core.closecodes import Close
+from relay.core.connect_pace import MAX_RETURN, MIN_RETURN
 from relay.protocols.base import Command
 from relay.protocols.tasks import TasksProtocol
+from relay.server.drain import drain
 from tests.harness import masked_frame
 from tests.server.world import (
     MakeWorld,
@@ -21,6 +24,13 @@ from tests.server.world import (
     task_update,
     value,
 )
+
+
+def is_goodbye(closed: CloseConnection | None) -> bool:
+    """Whether this is the end of a relay that shuts down, with a time to come back."""
+    assert closed is not None
+    hint = re.fullmatch(r"relay is shutting down; retry after (\d+\.\d\d) s", closed.reason or "")
+    return closed.code == 1001 and hint is not None and MIN_RETURN - 0.01 < float(hint[1]) <= MAX_RETURN
 
 
 async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
@@ -34,13 +44,63 @@ async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockCl
     for peer in peers:
         messages, closed = await peer.rest()
         assert messages == [task_update("a", number, 3000) for number in range(1, 6)]
-        assert closed == CloseConnection(1001, "relay is shutting down")
+        assert is_goodbye(closed)
         peer.hang_up()
     await settled()
     world.assert_empty()
     assert value(world.metrics.connections_closed, "shutdown") == 3
     late = await world.connect()
-    assert await late.rest() == ([], CloseConnection(1001, "relay is shutting down"))
+    messages, closed = await late.rest()
+    assert not messages
+    assert is_goodbye(closed)
+
+
+async def test_draining_takes_its_window_however_many_there_are(
+    autojump_clock: MockClock, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.server.drain.DRAIN_RATE", 1)
+    world = make_world()
+    peers = [await world.connect() for _ in range(40)]
+    closed_at: list[float] = []
+
+    async def close_politely(peer: Peer) -> None:
+        await peer.rest()
+        closed_at.append(trio.current_time())
+        peer.hang_up()
+
+    async with trio.open_nursery() as readers:
+        for peer in peers:
+            readers.start_soon(close_politely, peer)
+        started = trio.current_time()
+        await drain(world.sessions, 20.0, 8.0)
+    assert trio.current_time() - started == pytest.approx(8.0, abs=0.5)
+    for second in range(8):
+        assert 4 <= sum(int(at - started) == second for at in closed_at) <= 6, "five in each second"
+
+
+async def test_those_who_leave_come_back_no_faster_than_they_may(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    """A relay with a limit asks for what a relay with the same limit takes."""
+    world = make_world(connect_rate=10)
+    peers = [await world.connect() for _ in range(40)]
+    returns: list[float] = []
+
+    async def come_back(peer: Peer) -> None:
+        _, closed = await peer.rest()
+        assert is_goodbye(closed)
+        assert closed is not None
+        returns.append(trio.current_time() + float((closed.reason or "").split()[-2]))
+        peer.hang_up()
+
+    async with trio.open_nursery() as readers:
+        for peer in peers:
+            readers.start_soon(come_back, peer)
+        started = trio.current_time()
+        await drain(world.sessions, 20.0, 0.0)
+    # A place each tenth of a second, and up to a second at random.
+    assert 3.9 <= max(returns) - started <= 5.2
+    assert max(sum(second <= at - started < second + 1 for at in returns) for second in range(6)) <= 20
 
 
 async def test_draining_is_paced_within_half_of_its_time(
@@ -53,7 +113,8 @@ async def test_draining_is_paced_within_half_of_its_time(
 
     async def close_politely(peer: Peer) -> None:
         messages, closed = await peer.rest()
-        assert (messages, closed) == ([], CloseConnection(1001, "relay is shutting down"))
+        assert not messages
+        assert is_goodbye(closed)
         closed_at.append(trio.current_time())
         peer.hang_up()
 
@@ -82,7 +143,7 @@ async def test_draining_ends_in_time_whoever_does_not_hang_up(autojump_clock: Mo
     assert trio.current_time() - started == pytest.approx(3.0, abs=1.1)
     world.assert_empty()
     assert [peer.sock.fileno() >= 0 for peer in stuck] == [True, True]
-    assert (await stuck[1].rest())[1] == CloseConnection(1001, "relay is shutting down")
+    assert is_goodbye((await stuck[1].rest())[1])
 
 
 @pytest.mark.parametrize("how", ["end of stream", "unread data", "close frame", "close frame without a code"])
@@ -170,7 +231,9 @@ async def test_cancelled_from_outside_it_says_1001(autojump_clock: MockClock, ma
             await settled()
             scope.cancel()
             peer.sock.shutdown(socket.SHUT_WR)
-    assert await peer.rest() == ([], CloseConnection(1001, "relay is shutting down"))
+    messages, closed = await peer.rest()
+    assert not messages
+    assert is_goodbye(closed)
     assert ours.fileno() == -1
     world.assert_empty()
 

@@ -20,6 +20,7 @@ from relay.broker.script_calls import retention_of
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
+from relay.core.connect_pace import ReturnSchedule
 from relay.core.errors import BrokerUnavailable
 from relay.core.grants import EVERYTHING
 from relay.core.hub import Hub
@@ -158,6 +159,7 @@ class World:
             self.settings.close_timeout,
             self.statistics,
             self.memory,
+            ReturnSchedule(self.settings.connect_rate),
         )
         #: Reads a channel's history; without one Redis is away.
         self.load_history: LoadHistory = redis_is_away
@@ -184,7 +186,7 @@ class World:
         self.nursery.start_soon(self.heartbeat.run)
 
     async def drain(self, within: float) -> None:
-        await drain(self.sessions, within)
+        await drain(self.sessions, within, within / 2)
 
     def report(self) -> None:
         self.heartbeat.report()

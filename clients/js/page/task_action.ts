@@ -1,6 +1,6 @@
 // What a viewer may do with a task: asked for, confirmed, and what really came of it.
 
-import { type RelayClient, type TaskState, text } from "../src/element/index.js";
+import { duration, type RelayClient, retryAfter, type TaskState, text } from "../src/element/index.js";
 import { byId, cut, setText } from "./dom.js";
 
 /** One action. Its button is #<name>, its dialog #confirm-<name>, with a heading and two buttons. */
@@ -137,7 +137,9 @@ export class TaskAction {
       if (response.ok) return answer?.outcome === "ended_before" ? ["The task had ended before.", true] : null;
       if (response.status === 401 || response.status === 403) return [forbidden, true];
       const reason = typeof answer?.message === "string" ? answer.message : `status ${response.status}`;
-      return [`${failed}: ${reason}`, response.status === 404 || response.status === 405 || answer?.code === "not_retryable"];
+      const wait = retryAfter(response);
+      const advice = wait > 0 ? `. Try again in ${duration(wait)}.` : "";
+      return [`${failed}: ${reason}${advice}`, response.status === 404 || response.status === 405 || answer?.code === "not_retryable"];
     } catch (error) {
       return [`It is not known whether this arrived: ${error instanceof Error ? error.message : error}. Try again.`, false];
     }

@@ -3,6 +3,7 @@
 export { TextChunk } from "./text_stream.js";
 export { RelayClient, type RelayClientOptions } from "./client.js";
 export { RelayError } from "./core/errors.js";
+export { retryAfter } from "./core/retry_after.js";
 export type {
   ConnectionState,
   Fields,

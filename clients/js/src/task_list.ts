@@ -1,6 +1,7 @@
 // A list of tasks: read by HTTP, read again from time to time, and live where somebody looks.
 
 import { RelayError } from "./core/errors.js";
+import { retryAfter } from "./core/retry_after.js";
 import type { ConnectionState, Fields, ListedTask, TaskFields, TaskFilter, TaskListState } from "./core/types.js";
 import { call, Observable } from "./observers.js";
 import type { ChannelHandle, TaskHandle } from "./task.js";
@@ -63,6 +64,8 @@ export class TaskList<F extends object = TaskFields> {
   #reading = 0;
   #etag: string | null = null;
   #newest = -Infinity;
+  /** When the relay wants to be asked again, as `performance.now()`. */
+  #busyUntil = 0;
   #isTruncated = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #notifying: ReturnType<typeof setTimeout> | undefined;
@@ -100,7 +103,7 @@ export class TaskList<F extends object = TaskFields> {
     if (this.#observers > 0) this.#follow();
   }
 
-  /** Read the list now, and not only when its time has come. */
+  /** Read the list now, or as soon as a busy relay permits it, and not only when its time has come. */
   refresh(): void {
     if (this.#observers > 0) this.#readIn(0);
   }
@@ -142,7 +145,7 @@ export class TaskList<F extends object = TaskFields> {
       if (this.#stop !== stop || stop === null) return;
       if (error !== this.state.error) this.#patch({ error });
       this.#readIn(this.#refresh * (0.9 + 0.2 * Math.random()));
-    }, wait);
+    }, Math.max(wait, this.#busyUntil - performance.now()));
   }
 
   /** Read what is new, or everything. Returns the error if that fails. */
@@ -163,7 +166,10 @@ export class TaskList<F extends object = TaskFields> {
         const signal = AbortSignal.timeout(PATIENCE_MS);
         const response = await this.#source.fetch(`tasks?${this.#query(Math.min(PAGE, limit - count), after)}`, { headers, signal, cache: "no-store" });
         if (response.status === 304) return null;
-        if (!response.ok) return await refusal(response);
+        if (!response.ok) {
+          this.#busyUntil = performance.now() + retryAfter(response);
+          return await refusal(response);
+        }
         const answer: Answer = await response.json();
         if (this.#stop !== stop) return null;
         if (isFirst) etag = response.headers.get("etag");
@@ -285,7 +291,8 @@ export class TaskList<F extends object = TaskFields> {
 async function refusal(response: Response): Promise<RelayError> {
   const answer = await response.json().catch(() => null);
   const message = typeof answer?.message === "string" ? answer.message : response.statusText;
-  return new RelayError(`the list cannot be read: ${message} (HTTP ${response.status})`, answer?.code ?? response.status);
+  const text = `the list cannot be read: ${message} (HTTP ${response.status})`;
+  return new RelayError(text, answer?.code ?? response.status, null, retryAfter(response));
 }
 
 /** Whether all words are in the task's id or its texts. */

@@ -1,5 +1,6 @@
 // All tests in one process: `node test/all.js`.
 import "./arguments.test.js";
+import "./busy.test.js";
 import "./connection.test.js";
 import "./follower.test.js";
 import "./limits.test.js";

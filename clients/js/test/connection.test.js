@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { RelayError } from "../dist/index.js";
-import { at, PONG, subscribed, play, opened, soon } from "./support/play.js";
+import { mockedClock, untilNext } from "./support/clock.js";
+import { PONG, subscribed, play, opened, soon } from "./support/play.js";
 
 test("a silent relay is sent a ping, and left when it does not answer", (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
@@ -75,16 +76,43 @@ test("close codes are honoured", async () => {
 });
 
 test("delays grow, are drawn at random, and have a bound", (t) => {
-  t.mock.timers.enable({ apis: ["setTimeout"] });
-  const played = play({ random: () => 1, retryBase: 100, retryCap: 400 });
-  for (const delay of [100, 200, 400, 400]) {
-    const before = played.sockets.length;
+  const pass = mockedClock(t);
+  let drawn = 1;
+  const played = play({ random: () => drawn, retryBase: 100, retryCap: 400 });
+  for (const [delay, draw] of [[100, 1], [200, 1], [300, 1], [400, 1], [200, 0.5], [400, 1]]) {
+    drawn = draw;
     played.sockets.at(-1).end(1006);
     assert.ok(Math.abs(played.changes.at(-1).retryAt - Date.now() - delay) < 1000);
-    t.mock.timers.tick(delay - 1);
-    assert.equal(played.sockets.length, before);
-    t.mock.timers.tick(1);
-    assert.equal(played.sockets.length, before + 1);
+    assert.equal(untilNext(played.sockets, pass), delay);
+  }
+});
+
+test("after a short outage nobody waits long, however often a connection was tried", (t) => {
+  const pass = mockedClock(t);
+  let drawn = 0;
+  const played = play({ random: () => drawn });
+  const socket = opened(played);
+  pass(2_000); // a good connection: the delay is the shortest again
+  socket.end(1006);
+  for (let attempt = 0; attempt < 10; attempt += 1) {
+    pass(150);
+    played.sockets.at(-1).end(1006);
+  }
+  drawn = 1;
+  pass(500);
+  played.sockets.at(-1).end(1006);
+  assert.equal(untilNext(played.sockets, pass), 2_000, "as long as the outage so far");
+});
+
+test("a connection that is lost at once was not a good one", (t) => {
+  const pass = mockedClock(t);
+  const played = play({ random: () => 1 });
+  for (const delay of [500, 1_000, 1_500 + 3 * 100]) {
+    const socket = played.sockets.at(-1);
+    socket.open();
+    pass(100);
+    socket.end(1006);
+    assert.equal(untilNext(played.sockets, pass), delay);
   }
 });
 

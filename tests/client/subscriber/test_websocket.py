@@ -202,3 +202,21 @@ def test_secrets_stay_out_of_messages() -> None:
     endpoint = Endpoint.parse("ws://relay:8000/ws/tasks?token=secret", {"Authorization": "secret"}, None)
     assert endpoint.url == "ws://relay:8000/ws/tasks"
     assert "secret" not in repr(endpoint)
+
+
+def test_a_relay_that_shuts_down_says_when_to_come_back() -> None:
+    reason = "relay is shutting down; retry after 3.25 s"
+    peer = Peer().open()
+    peer.send(CloseConnection(1001, reason))
+    assert peer.client.ended == Closed(f"closed: 1001 {reason}", 1001, retry_after=3.25)
+    for other in (
+        "retry after 3 s",
+        "; retry after -3 s",
+        "; retry after 99999999999 s",
+        "; retry after 3 s, perhaps",
+        "",
+    ):
+        peer = Peer().open()
+        peer.send(CloseConnection(1001, other))
+        assert peer.client.ended is not None
+        assert peer.client.ended.retry_after == 0.0, other

@@ -1,6 +1,7 @@
 """Durable updates on a real Valkey: positions, states, retention, and what happens when there is no memory."""
 
 from contextlib import suppress
+from time import monotonic
 
 import msgspec
 import trio
@@ -8,6 +9,7 @@ from relay_wire import keys, publications
 from relay_wire.publications import Occurrence
 
 from relay.broker import script_calls
+from relay.broker.publication_times import WrittenUpdate
 from relay.core.errors import BrokerRefused
 from relay.core.updates import Position, Update
 from tests.harness import RedisServer
@@ -255,3 +257,43 @@ async def test_without_memory_a_durable_publish_is_delivered_live(redis_server: 
     async with opened(redis_server) as redis:
         out_of_memory(redis_server, True)
         assert await redis.publish_durably("task:t", "task_update", b"{}") is None
+
+
+# When they were stored.
+
+
+async def test_the_latency_of_an_update_begins_when_redis_stores_it(shared_redis: RedisServer) -> None:
+    async with opened(shared_redis) as redis:
+        times = redis.publication_times()
+        before = monotonic()
+        first = await publish(redis, b'{"n":1}')
+        after = monotonic()
+        second = await publish(redis, b'{"n":2}')
+        written = before + 5
+        updates = [WrittenUpdate("task:t", position, written) for position in (first, second)]
+        began = monotonic()
+        found = await times.latencies(updates)
+        error = monotonic() - began + 0.001  # half of the round trip, and Redis' milliseconds
+        assert written - after - error <= found[0] <= written - before + error
+        assert found[1] <= found[0]
+        assert await times.latencies([WrittenUpdate("task:t", second, before - 60)]) == [
+            0
+        ]  # never before it was stored
+        gone = [
+            WrittenUpdate("task:t", Position("other", first.offset), written),
+            WrittenUpdate("task:t", Position(first.epoch, 99), written),
+            WrittenUpdate("task:unknown", first, written),
+        ]
+        assert await times.latencies(gone) == []
+
+
+async def test_a_history_that_somebody_else_wrote_has_no_latency(shared_redis: RedisServer) -> None:
+    async with opened(shared_redis) as redis:
+        position = await publish(redis, b'{"n":1}')
+        with shared_redis.client() as client:
+            client.delete(keys.log("task:t"))
+            client.xadd(keys.log("task:t"), {"other": "fields"}, id="1-0")
+            client.set(keys.log("task:string"), "no stream")
+            client.hset(keys.meta("task:string"), "epoch", position.epoch)
+        updates = [WrittenUpdate(name, position, monotonic()) for name in ("task:t", "task:string")]
+        assert await redis.publication_times().latencies(updates) == []

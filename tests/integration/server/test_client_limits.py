@@ -206,3 +206,23 @@ def test_messages_of_one_address_are_slowed_and_of_others_not(
                 sock.sendall(b"\x89\x80\x00\x00\x00\x00")
                 assert sock.recv(2) == b"\x8a\x00"
     assert slowed >= 0.2  # not a bound for speed: without the limit it would be a millisecond
+
+
+@pytest.mark.parametrize(("kind", "settings"), WAYS[:2], ids=IDS[:2])
+def test_connects_of_all_clients_are_limited_and_probes_are_not(
+    start_relay: StartRelay, redis_server: RedisServer, kind: Kind, settings: dict[str, object]
+) -> None:
+    # The next one would have to wait for 100 s, and may for a second.
+    relay = start_relay(kind, connect_rate=0.01, handshake_timeout=2, **settings)
+    with asked(relay, HANDSHAKE) as head:
+        assert b" 101 " in head
+        with asked(relay, HANDSHAKE) as head:
+            assert b" 503 " in head
+            assert b"retry-after: " in head.lower()
+        with asked(relay, EVENTS) as head:
+            assert b" 200 " in head  # an EventSource never reconnects after any other status
+        with asked(relay, b"POST /connection/sse HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n%b\r\n") as head:
+            assert b" 503 " in head
+        for path in ("/healthz", "/readyz", "/metrics", "/api/tasks"):
+            assert relay.get(path)[0] == 200
+    assert relay.metric('relay_connections_refused_total{reason="connect_rate"}') == 3

@@ -5,9 +5,10 @@ import re
 import httpx
 import pytest
 
+from relay.config import Settings
 from relay.server.static_files import SCRIPTS
 from tests.conftest import StartRelay
-from tests.harness import ROOT, RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
 
 STATIC = ROOT / "relay" / "server" / "static"
 
@@ -82,3 +83,27 @@ def test_the_api_has_another_prefix(shared_redis: RedisServer, share_relay: Star
     assert ask(relay, "/relay/v1/none").json()["code"] == "not_found"
     for path in ("/api/tasks", "/api/tasks/a%2Fb", "/api/tasks/a%2Fb/heartbeat"):
         assert ask(relay, path).status_code == 404
+
+
+def test_the_way_of_an_update_is_measured_from_redis_to_the_socket(
+    share_relay: StartRelay, shared_redis: RedisServer
+) -> None:
+    relay = share_relay()
+    count = "relay_publish_latency_seconds_count"
+    with relay.client("t") as client:
+        before, number = relay.metric(count), 0
+        while relay.metric(count) == before:  # one of some updates is measured
+            number += 1
+            shared_redis.publish_task("t", n=number)
+            assert client.receive()["data"] == {"n": number}
+    assert relay.metric("relay_plain_publishes_stored_total") == number
+    assert 0 <= relay.metric("relay_publish_latency_seconds_sum") < PATIENCE
+
+
+def test_the_event_loop_and_the_probes_are_measured(share_relay: StartRelay) -> None:
+    relay = share_relay()
+    laps = relay.metric("relay_event_loop_lag_seconds_count")
+    eventually(lambda: relay.metric("relay_event_loop_lag_seconds_count") > laps)
+    assert relay.metric('relay_event_loop_lag_seconds_bucket{le="+Inf"}') > 0
+    eventually(lambda: 0 < relay.metric("relay_redis_probe_age_seconds") < 10)
+    assert relay.metric("relay_connections_max") == Settings.model_fields["max_clients"].default

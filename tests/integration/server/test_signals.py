@@ -1,12 +1,14 @@
 """Signals and workers that stop: each ends in order, in the promised time, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from relay.config import Settings
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually
 from tests.kernel import process_is_gone
@@ -94,6 +96,14 @@ def test_the_gauges_of_a_dead_worker_go_with_it(redis_server: RedisServer, start
     connected = 'relay_connections{transport="hijacked"}'
     eventually(lambda: relay.metric(connected) == len(clients))
     before = relay.metric('relay_connections_accepted_total{transport="hijacked"}')
+    assert relay.metric("relay_connections_max") == 2 * Settings.model_fields["max_clients"].default
+    cpu = re.findall(r"^process_cpu_seconds_total{(.*)}", relay.get("/metrics")[1], re.MULTILINE)
+    assert cpu == ['worker="0"', 'worker="1"']
+    for number in range(10):  # both workers receive them, and one of them stores each
+        redis_server.publish_task("t", n=number)
+    eventually(lambda: relay.metric("relay_plain_publishes_stored_total") == 10)
+    assert relay.metric('relay_updates_received_total{kind="plain"}') == 20
+    assert relay.metric("relay_plain_publishes_stored_total") == 10
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: process_is_gone(killed))
     left = 0
@@ -108,6 +118,8 @@ def test_the_gauges_of_a_dead_worker_go_with_it(redis_server: RedisServer, start
     assert 0 < left < len(clients)
     eventually(lambda: relay.metric(connected) == left)
     assert relay.metric('relay_connections_accepted_total{transport="hijacked"}') >= before
+    assert relay.metric("relay_plain_publishes_stored_total") == 10
+    eventually(lambda: relay.metric("relay_connections_max") == 2 * Settings.model_fields["max_clients"].default)
 
 
 def _open_files(pid: int) -> int:

@@ -93,6 +93,20 @@ say({ ready: Number(now() - began) / 1e9 });
 
 let failures = 0;
 
+/** The most WebSockets that one server opened in any second. */
+function connectsInASecond() {
+  let most = 0;
+  for (const port of options.ports) {
+    const opened = networks.flatMap(({ network }) => network.opened.get(port) ?? []).sort((a, b) => a - b);
+    let first = 0;
+    opened.forEach((at, last) => {
+      while (at - opened[first] >= 1000) first++;
+      most = Math.max(most, last - first + 1);
+    });
+  }
+  return most;
+}
+
 async function fail({ fail: seconds, every, milliseconds, seed }) {
   const random = randomness(seed);
   const ends = now() + BigInt(Math.round(seconds * 1e9));
@@ -124,6 +138,8 @@ async function collect({ collect: count, timeout }) {
     failures,
     unrecovered: sum((one) => one.unrecovered),
     recoveries,
+    connects: connectsInASecond(),
+    refused: networks.reduce((total, { network }) => total + network.refused, 0),
     last: all.reduce((last, one) => (one.lastAt > last ? one.lastAt : last), 0n).toString(),
     cpu: (cpu.user + cpu.system) / 1e6,
   });

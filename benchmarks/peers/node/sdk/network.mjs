@@ -6,6 +6,10 @@ export class Network {
   #ports;
   #next = 0;
   #pairs = new Set();
+  /** When WebSockets were opened, in milliseconds, by the server's port. */
+  opened = new Map();
+  /** Requests that a server refused because there were too many. */
+  refused = 0;
   /** null: it works; "silent": nothing gets through; "refused": new connections are reset. */
   #failure = null;
   #server = createServer({ noDelay: true }, (client) => this.#forward(client));
@@ -49,6 +53,13 @@ export class Network {
     this.#pairs.clear();
   }
 
+  #count(port, answer) {
+    if (answer.startsWith("HTTP/1.1 503")) this.refused++;
+    if (!answer.startsWith("HTTP/1.1 101")) return;
+    if (!this.opened.has(port)) this.opened.set(port, []);
+    this.opened.get(port).push(performance.now());
+  }
+
   #forward(client) {
     client.on("error", () => {});
     if (this.#failure === "refused" || this.#ports.length === 0) return client.resetAndDestroy();
@@ -56,7 +67,8 @@ export class Network {
       this.#pairs.add([client]);
       return client.pause();
     }
-    const server = connect({ host: "127.0.0.1", port: this.#ports[this.#next++ % this.#ports.length], noDelay: true });
+    const port = this.#ports[this.#next++ % this.#ports.length];
+    const server = connect({ host: "127.0.0.1", port, noDelay: true });
     const pair = [client, server];
     this.#pairs.add(pair);
     server.on("error", () => client.resetAndDestroy());
@@ -65,5 +77,6 @@ export class Network {
       pair.forEach((other) => other.destroy());
     }));
     client.pipe(server).pipe(client);
+    server.once("data", (answer) => this.#count(port, answer.toString("latin1", 0, 16)));
   }
 }

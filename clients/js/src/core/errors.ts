@@ -7,11 +7,14 @@ export class RelayError extends Error {
   readonly code: string | number | null;
   /** The channel that is not delivered; null if it is the whole connection. */
   readonly channel: string | null;
+  /** Milliseconds for which the relay asks to wait before the next request; 0 if it does not. */
+  readonly retryAfter: number;
 
-  constructor(message: string, code: string | number | null, channel: string | null = null) {
+  constructor(message: string, code: string | number | null, channel: string | null = null, retryAfter = 0) {
     super(message);
     this.code = code;
     this.channel = channel;
+    this.retryAfter = retryAfter;
   }
 }
 

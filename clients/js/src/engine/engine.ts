@@ -14,7 +14,7 @@ import type { Transport, TransportEvents } from "./transport.js";
 import { WebSocketTransport } from "./websocket_transport.js";
 
 /** A connection that lasted this many milliseconds counts as a good one: the next delay is the shortest again. */
-const GOOD_MS = 5_000;
+const GOOD_MS = 2_000;
 
 /** After so many WebSockets in a row that did not open, `/events` is tried. */
 const FAILURES_BEFORE_EVENTS = 2;
@@ -36,12 +36,12 @@ export interface EngineEvents {
  *
  *   state        event                          next         effect
  *   connecting   transport open                 open         requests are sent
- *   connecting   time-out, closed, no token     waiting      a delay with full jitter; then connecting
+ *   connecting   time-out, closed, no token     waiting      a delay with full jitter, after what the relay asks for; then connecting
  *   open         closed, silent, nonsense       waiting      the same; short again if the connection was a good one
  *   open         final close code               closed       `onError`
  *   waiting      delay over, or probe()         connecting
  *   any but closed   pause()                    paused       the connection is given up without a word
- *   paused       resume()                       connecting
+ *   paused       resume()                       connecting   or waiting, for what is left of what the relay has asked for
  *   any          close()                        closed
  */
 export class Engine {
@@ -56,6 +56,10 @@ export class Engine {
   /** Counts connections: what belongs to a former one is ignored. */
   #generation = 0;
   #attempt = 0;
+  /** When the last good connection ended, or this client began, as `performance.now()`. */
+  #lostAt = performance.now();
+  /** When the relay wants to be asked again, as `performance.now()`. */
+  #busyUntil = 0;
   #failures = 0;
   #upgrades = 0;
   #timers: { [name in "retry" | "heartbeat" | "connect" | "wake" | "upgrade"]?: ReturnType<typeof setTimeout> } = {};
@@ -97,7 +101,7 @@ export class Engine {
     } else if (this.#state === "waiting") {
       // Not all that share a network at the same moment.
       this.#attempt = 0;
-      this.#retryIn(fullJitter(0, this.#options.retryBase, this.#options.retryCap, this.#options.random), this.connection.detail);
+      this.#retry(this.connection.detail);
     }
   }
 
@@ -112,7 +116,8 @@ export class Engine {
   resume(): void {
     if (this.#state !== "paused") return;
     this.#attempt = 0;
-    this.#connect();
+    if (performance.now() < this.#busyUntil) this.#retry(this.connection.detail);
+    else this.#connect();
   }
 
   close(): void {
@@ -152,7 +157,7 @@ export class Engine {
         this.#tellLive();
         this.#restartHeartbeat();
       }),
-      onClose: ifCurrent((detail, code) => this.#lost(detail, code)),
+      onClose: ifCurrent((detail, code, retryAfter) => this.#lost(detail, code, retryAfter)),
     };
     this.#timers.connect = setTimeout(() => this.#lost("the connection was not opened in time", null), connectTimeout);
     try {
@@ -273,8 +278,8 @@ export class Engine {
   }
 
   /** The connection has ended, or is abandoned. */
-  #lost(detail: string, code: number | null): void {
-    const { retryBase, retryCap, random, token } = this.#options;
+  #lost(detail: string, code: number | null, retryAfter = 0): void {
+    const { token } = this.#options;
     const openedAt = this.#openedAt;
     const wasEvents = this.#transport?.kind === "events";
     this.#drop();
@@ -288,11 +293,23 @@ export class Engine {
       return;
     }
     if (openedAt === null || wasEvents) this.#failures += 1;
-    if (openedAt !== null && performance.now() - openedAt >= GOOD_MS) this.#attempt = 0;
-    this.#retryIn(fullJitter(this.#attempt++, retryBase, retryCap, random), detail);
+    const now = performance.now();
+    if (openedAt !== null && now - openedAt >= GOOD_MS) [this.#attempt, this.#lostAt] = [0, now];
+    this.#busyUntil = now + retryAfter;
+    this.#retry(detail);
+    this.#attempt += 1;
   }
 
-  #retryIn(wait: number, detail: string): void {
+  /**
+   * Connect after a delay. What the relay asks for, it may ask of many: behind that, each has a delay of its own.
+   *
+   * Its bound doubles with each attempt, but stays below the length of the outage: after two seconds without network nobody waits ten.
+   */
+  #retry(detail: string): void {
+    const { retryBase, retryCap, random } = this.#options;
+    const now = performance.now();
+    const bound = Math.min(retryCap, Math.max(2 * retryBase, now - this.#lostAt));
+    const wait = Math.max(0, this.#busyUntil - now) + fullJitter(this.#attempt, retryBase, bound, random);
     this.#state = "waiting";
     clearTimeout(this.#timers.retry);
     this.#timers.retry = setTimeout(() => this.#connect(), wait);

@@ -4,6 +4,7 @@
 // their positions, and takes the place of the former. An unsubscription only has the channel's updates ignored.
 
 import { channelNamed } from "../core/channels.js";
+import { retryAfter } from "../core/retry_after.js";
 import type { Position } from "../core/types.js";
 import { SseParser } from "./sse_parser.js";
 import type { Transport, TransportEvents } from "./transport.js";
@@ -107,6 +108,7 @@ export class EventsTransport implements Transport {
     const isCurrent = (): boolean => !this.#isOver && this.#stream === stream;
     let detail = "the event stream has ended";
     let code: number | null = null;
+    let wait = 0;
     try {
       const headers: Record<string, string> = this.#token === null ? {} : { authorization: `Bearer ${this.#token}` };
       const request: RequestInit = { headers, signal: stream.signal, cache: "no-store", credentials: "include" };
@@ -119,12 +121,13 @@ export class EventsTransport implements Transport {
       if (!isCurrent()) return;
       if (!response.ok || response.body === null) {
         code = CLOSE_CODES.get(response.status) ?? null;
+        wait = retryAfter(response);
         detail = `/events answered with status ${response.status}`;
         void response.body?.cancel();
       } else {
         this.#timer = undefined;
         this.#events.onSign();
-        await this.#read(response.body, isCurrent);
+        wait = await this.#read(response.body, isCurrent);
       }
     } catch (error) {
       detail = `the event stream failed: ${error instanceof Error ? error.message : error}`;
@@ -132,20 +135,21 @@ export class EventsTransport implements Transport {
     clearTimeout(deadline);
     if (!isCurrent()) return;
     this.close();
-    this.#events.onClose(detail, code);
+    this.#events.onClose(detail, code, wait);
   }
 
-  async #read(body: ReadableStream<Uint8Array>, isCurrent: () => boolean): Promise<void> {
+  /** Read a stream until the relay ends it. Returns the milliseconds for which it then asks to stay away. */
+  async #read(body: ReadableStream<Uint8Array>, isCurrent: () => boolean): Promise<number> {
     const reader = body.getReader();
     const decoder = new TextDecoder();
     const parser = new SseParser();
     for (;;) {
       const { done, value } = await reader.read();
-      if (done || !isCurrent()) return;
+      if (done || !isCurrent()) return parser.retry;
       this.#answer(); // the relay has answered: so it lives
       this.#events.onSign();
       for (const text of parser.push(decoder.decode(value, { stream: true }))) {
-        if (!isCurrent()) return;
+        if (!isCurrent()) return 0;
         this.#take(text);
       }
     }

@@ -18,7 +18,10 @@ export interface EngineOptions {
   heartbeatTimeout?: number;
   /** How long the token callback may take. Default 15000. */
   tokenTimeout?: number;
-  /** Upper bound of the first delay before reconnecting. It doubles with each attempt; the delay is uniform from 0. Default 1000. */
+  /**
+   * Upper bound of the first delay before reconnecting; the delay is uniform from 0. It doubles with each attempt, but after the second
+   * it is no longer than the outage so far. Default 500.
+   */
   retryBase?: number;
   /** Upper bound of every delay. Default 20000. */
   retryCap?: number;
@@ -53,7 +56,7 @@ export function resolved(options: EngineOptions): Resolved {
     heartbeat: 25_000,
     heartbeatTimeout: 10_000,
     tokenTimeout: 15_000,
-    retryBase: 1_000,
+    retryBase: 500,
     retryCap: 20_000,
     upgradeAfter: 30_000,
     random: Math.random,

@@ -6,8 +6,11 @@ export interface TransportEvents {
   onMessage(text: string): void;
   /** Something has arrived that is no message: the relay lives. */
   onSign(): void;
-  /** @param code the close code that the relay sent; null if it sent none */
-  onClose(detail: string, code: number | null): void;
+  /**
+   * @param code the close code that the relay sent; null if it sent none
+   * @param retryAfter milliseconds for which it asks to stay away
+   */
+  onClose(detail: string, code: number | null, retryAfter?: number): void;
 }
 
 export interface Transport {

@@ -101,9 +101,10 @@ class Connection:
         self._signals.request_available.notify()
         self._signals.room_available.notify()
 
-    def _end(self, why: str, code: int | None = None) -> None:
+    def _end(self, why: str, code: int | None = None, retry_after: float = 0.0) -> None:
         if self._ended is None:
-            self._ended = Disconnect(why, self._runtime.current_time() - self._opened_at, code)
+            lasted = self._runtime.current_time() - self._opened_at
+            self._ended = Disconnect(why, lasted, code, retry_after=retry_after)
 
     async def _read(self) -> None:
         """Take what arrives. While the consumer's queue is full nothing is read, so that the relay notices."""
@@ -127,7 +128,7 @@ class Connection:
         except SubscriptionError as error:
             self._ended = error
             return
-        self._end(websocket.ended.why, websocket.ended.code)
+        self._end(websocket.ended.why, websocket.ended.code, websocket.ended.retry_after)
         await self._finish_closing()
 
     async def _take_messages(self) -> None:

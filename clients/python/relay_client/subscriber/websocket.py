@@ -4,6 +4,7 @@ wsproto takes frames apart. This adds what a subscriber needs beyond it: whole m
 pings, and telling a close frame of the other side from a violation that wsproto itself has found.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 NORMAL_CLOSURE = 1000
 _UNSUPPORTED_DATA = 1003
+_HINT = re.compile(r"; retry after (\d{1,6}(?:\.\d{1,6})?) s$")
 MESSAGE_TOO_BIG = 1009
 
 
@@ -39,7 +41,7 @@ class Closed:
         code: The close code that the other side sent, or `MESSAGE_TOO_BIG` if its message was. None for all other violations:
             what is garbled on the way is no decision of the relay.
         status: The HTTP status of a rejected handshake.
-        retry_after: The seconds of its header Retry-After; 0 without one.
+        retry_after: The seconds of its header Retry-After, or of the hint in the reason of a close frame; 0 without one.
     """
 
     why: str
@@ -168,13 +170,20 @@ class WebSocket:
         if self._connection.state is ConnectionState.REMOTE_CLOSING:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
         reason = reason or getattr(code, "name", "")  # wsproto has names for the registered codes
-        self.ended = Closed(f"closed: {int(code)} {reason}".rstrip(), int(code))
+        why, retry_after = f"closed: {int(code)} {reason}".rstrip(), _hint_in(reason)
+        self.ended = Closed(why, int(code), retry_after=retry_after)
 
     def _violated(self, what: str, code: int) -> None:
         """End it for something that the other side must not send."""
         if self._connection.state is ConnectionState.OPEN:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
         self.ended = Closed(f"WebSocket protocol error: {what}")
+
+
+def _hint_in(reason: str) -> float:
+    """Return the seconds that a relay which shuts down asks for, in the reason of its close frame."""
+    hint = _HINT.search(reason)
+    return float(hint[1]) if hint is not None else 0.0
 
 
 def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float:

@@ -21,5 +21,11 @@
 {{/* The seconds of preStop, draining, the supervisor and a reserve, as in docker/k8s. */}}
 {{- define "relay.grace" -}}
 {{- $settings := .Values.settings -}}
+{{- $graceful := get $settings "RELAY_GRACEFUL_TIMEOUT" | default "20" | float64 -}}
+{{- $close := get $settings "RELAY_CLOSE_TIMEOUT" | default "2" | float64 -}}
+{{- $longest := subf (mulf $graceful 0.75) (mulf $close 2) -}}
+{{- if gt (get $settings "RELAY_DRAIN_SECONDS" | default "0" | float64) $longest -}}
+{{- fail (printf "RELAY_DRAIN_SECONDS: %g s at most fit into RELAY_GRACEFUL_TIMEOUT, which must be raised, too" $longest) -}}
+{{- end -}}
 {{- add 5 2 8 (ceil (get $settings "RELAY_GRACEFUL_TIMEOUT" | default "20" | float64) | int) -}}
 {{- end -}}

@@ -1,0 +1,19 @@
+// For how long a busy server asks its clients to wait.
+
+/** Longest time that a server may ask for, in milliseconds. */
+const MAX_RETRY_AFTER = 60_000;
+
+const BUSY = new Set([429, 503]);
+
+/** Milliseconds that are waited when a server asks for so many. */
+export const bounded = (milliseconds: number): number => (milliseconds > 0 ? Math.min(milliseconds, MAX_RETRY_AFTER) : 0);
+
+/**
+ * Milliseconds for which an answer asks to wait before the next request, 60,000 at most; 0 if it does not ask. That is the header
+ * Retry-After of an answer with status 429 or 503: seconds, or a date (RFC 9110, section 10.2.3).
+ */
+export function retryAfter({ status, headers }: Pick<Response, "status" | "headers">): number {
+  const text = BUSY.has(status) ? headers.get("retry-after")?.trim() : null;
+  if (text == null || text === "") return 0;
+  return bounded(/^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now());
+}
