@@ -62,9 +62,10 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 
 # These take minutes of CPU, and what they test changes seldom.
 SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
-	deployment/test_containers.py deployment/test_proxies.py server/test_autobahn.py test_abuse.py)
+	deployment/test_containers.py deployment/test_monitoring.py \
+	deployment/test_proxies.py server/test_autobahn.py test_abuse.py)
 
-test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: benchmarks in their tiny form, the tutorial, the site, proxies
+test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: tiny benchmarks, the tutorial, the site, proxies, Prometheus
 	$(PYTEST) -n auto $(SLOW)
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
@@ -168,15 +169,15 @@ health-check:  ## Show whether the relay is alive and ready, and its main metric
 show-logs:  ## Show the last LINES (100) of the logs of the containers; FOLLOW=1 follows them
 	@$(call compose,logs --tail $(LINES) $(if $(FOLLOW),--follow))
 
-docker-run-local:  ## Start Redis and two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 adds workers
-	@$(call compose,$(if $(WORKERS),--profile workers) up --build --detach)
+docker-run-local:  ## Start Redis and two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 MONITORING=1 add more
+	@$(call compose,$(if $(WORKERS),--profile workers )$(if $(MONITORING),--profile monitoring )up --build --detach)
 	@RELAY_URL= $(PYTHON) docker/scripts/health_check.py --wait 120
 
 check-image: $(VENV)/.installed-test  ## Build docker/Dockerfile without a container engine and run the image (Debian, root)
 	@PYTHON=$(BIN)/python docker/scripts/check_image.sh
 
 docker-stop-local:  ## Stop the containers; Redis keeps its data
-	@$(call compose,--profile workers down)
+	@$(call compose,--profile workers --profile monitoring down)
 
 LINES ?= 100
 

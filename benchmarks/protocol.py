@@ -1,5 +1,6 @@
 """A server's own protocol as data: how its clients subscribe, and how updates are published to it."""
 
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,26 @@ from benchmarks.wire import EVERYONE, Update, resp
 TLS_CONTEXT = ssl.create_default_context()
 TLS_CONTEXT.check_hostname = False
 TLS_CONTEXT.verify_mode = ssl.CERT_NONE
+
+
+_POSITION = re.compile(rb'"position":(\{[^{}]*\})')
+_EPOCH, _OFFSET = re.compile(rb'"epoch":"([^"]*)"'), re.compile(rb'"offset":([0-9]+)')
+
+
+def position_of_relay(reply: bytes, last: bytes) -> str | None:  # noqa: ARG001 - each update has the whole of it
+    """Return the position that stands in a client's last update, on `/ws/tasks`."""
+    found = _POSITION.findall(last)
+    return found[-1].decode() if found else None
+
+
+def position_of_centrifuge(reply: bytes, last: bytes) -> str | None:
+    """Return what a Centrifuge client asks for that returns: the epoch was in the reply, the offset is in its last update."""
+    epochs, offsets = _EPOCH.findall(reply), _OFFSET.findall(last)
+    return (
+        f',"recover":true,"epoch":"{epochs[-1].decode()}","offset":{offsets[-1].decode()}'
+        if epochs and offsets
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,9 @@ class Endpoint:
         pongs: Messages of the server that need a reply, and the reply.
         tls: Whether to use TLS; any certificate is accepted.
         token_secret: Where it is not empty, each client shows a token of its own, signed with it by HS256.
+        find_position: Finds the position of a client in the last reply to it and the end of its last update.
+        no_position: Stands in the place of a position that a client does not have.
+        has_updates_in_reply: The last reply has the updates that the client missed.
     """
 
     path: str
@@ -34,6 +58,9 @@ class Endpoint:
     pongs: dict[str, str] = field(default_factory=dict)
     tls: bool = False
     token_secret: str = ""
+    find_position: Callable[[bytes, bytes], str | None] = position_of_relay
+    no_position: str = "null"
+    has_updates_in_reply: bool = False
 
     def for_everyone(self) -> Self:
         """Return the endpoint of clients that all follow the channel for everyone."""

@@ -11,11 +11,16 @@ from typing import Any, Protocol
 import pytest
 import trio_asyncio  # noqa: F401 - see pytest_configure
 import trustme
+from hypothesis import settings
 from relay_wire import keys
 
 from relay.config import Settings
 from tests import preloaded
 from tests.harness import ROOT, Kind, RedisServer, RelayServer, eventually
+
+# On a busy machine any example may take long; what is too slow shows in the durations of the run.
+settings.register_profile("relay", deadline=None)
+settings.load_profile("relay")
 
 #: Files that take more than some ten seconds, the slowest first: a run that starts with these does not wait for one at its end.
 SLOWEST = (

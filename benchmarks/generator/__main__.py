@@ -1,7 +1,6 @@
 """`python -m benchmarks.generator`: the process of a load generator, and the commands that it takes from `benchmarks.load`."""
 
 import gc
-import re
 import select
 import ssl
 import sys
@@ -16,7 +15,7 @@ from benchmarks.generator.counting import Counting
 from benchmarks.generator.loop import READ, Loop
 from benchmarks.latency import Latencies
 from benchmarks.load import Connected, Received
-from benchmarks.protocol import Endpoint
+from benchmarks.protocol import TASKS, Endpoint
 from benchmarks.wire import CLOSE, PING, PONG, TEXT, masked
 
 _BUFFER = 1 << 18
@@ -28,8 +27,6 @@ _FEW = 8
 
 #: An update that comes within this time after the last one expected is one too many.
 _AFTERWARDS = 0.02
-
-_POSITION = re.compile(rb'"position":(\{[^{}]*\})')
 
 
 class Generator:
@@ -49,6 +46,7 @@ class Generator:
         self._view = memoryview(self._buffer)
         self._lazy_until = 0
         self._seen = 0
+        self._endpoint = TASKS
 
     def run(self, pipe: Connection) -> None:
         """Serve the clients, and carry out commands as they arrive."""
@@ -77,6 +75,7 @@ class Generator:
             retry: Seconds after which a client that failed tries again, and that attempt counts as failed; 0 for never.
         """
         gc.disable()
+        self._endpoint = endpoint
         wanted = [Client(task, is_stalled=i >= len(tasks) - stalled) for i, task in enumerate(tasks)]
         self._clients += wanted
         wanted = wanted or [client for client in self._clients if client.is_closed]
@@ -115,10 +114,9 @@ class Generator:
         """Close all readers' connections without a close frame, as a network failure does; returns how many know a position."""
         for client in self._clients:
             if not client.is_closed and not client.is_stalled:
-                found = _POSITION.findall(client.last)
-                client.position = found[-1].decode() if found else client.position
+                client.position = self._endpoint.find_position(client.reply, client.last) or client.position
                 self._close(client)
-        return sum(client.position != "null" for client in self._clients)
+        return sum(client.position is not None for client in self._clients)
 
     def arm(
         self, *, expected: int, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
@@ -195,6 +193,8 @@ class Generator:
             self.loop.change(client.sock.fileno(), 0, partial(self._on_stalled_event, client))
             return
         self.loop.change(client.sock.fileno(), READ, partial(self._on_readable, client))
+        if self._endpoint.has_updates_in_reply:
+            self._counting.reply(client, client.reply)
         if client.rest:
             self._buffer[: len(client.rest)] = client.rest
             self._count(client, self._buffer, len(client.rest))

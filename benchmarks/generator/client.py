@@ -28,12 +28,13 @@ class Client:
     """One connection at a time; what it has seen is kept when it is dropped and reconnects.
 
     Its attributes are public to the generator: ``rest`` has bytes that are not yet a whole message, ``tail`` the end of a
-    stream that may begin an update, ``last`` the end of its last update, ``following`` the sequence number expected next.
+    stream that may begin an update, ``last`` the end of its last update, ``following`` the sequence number expected next,
+    ``reply`` the last reply to it, ``position`` where it stood when it was dropped.
     """
 
     __slots__ = (
         *("closed_at", "following", "is_closed", "is_sampled", "is_stalled", "is_tls", "last", "port", "position"),
-        *("received", "rest", "sock", "tail", "task"),
+        *("received", "reply", "rest", "sock", "tail", "task"),
     )
 
     sock: socket.socket
@@ -44,9 +45,9 @@ class Client:
         self.is_sampled = self.is_tls = False
         self.is_closed = True
         self.closed_at: float | None = None
-        self.rest = self.tail = self.last = b""
+        self.rest = self.tail = self.last = self.reply = b""
         self.received = self.following = self.port = 0
-        self.position = "null"
+        self.position: str | None = None
 
     def create_socket(self, source: str) -> None:
         """Begin a new connection from a source address."""
@@ -76,7 +77,7 @@ class Client:
             yield from self._handshake()
         is_websocket = endpoint.kind == "ws"
         shown = token(endpoint.token_secret, next(_token_numbers)) if endpoint.token_secret else None
-        path = self._fill(endpoint.path)
+        path = self._fill(endpoint, endpoint.path)
         self.sock.send(opening_request(f"127.0.0.1:{port}", path, websocket=is_websocket, token=shown))
         while (end := self.rest.find(b"\r\n\r\n")) < 0:
             yield from self._receive()
@@ -85,18 +86,21 @@ class Client:
         self.rest = self.rest[end + 4 :]
         for text, expected in endpoint.steps:
             if text is not None:
-                self.sock.send(masked(TEXT, self._fill(text).encode()))
+                self.sock.send(masked(TEXT, self._fill(endpoint, text).encode()))
             while expected is not None:
                 if (message := self._next_message(is_websocket)) is None:
                     yield from self._receive()
                     continue
                 noted.update(note for note in noted if note.encode() in message)
                 if expected.encode() in message:
-                    self.last = message
+                    self.last = self.reply = message
                     break
+                if (pong := endpoint.pongs.get(message.decode("latin1"))) is not None:
+                    self.sock.send(masked(TEXT, pong.encode()))
 
-    def _fill(self, text: str) -> str:
-        return text.replace("{task}", self.task).replace("{position}", self.position)
+    def _fill(self, endpoint: Endpoint, text: str) -> str:
+        position = endpoint.no_position if self.position is None else self.position
+        return text.replace("{task}", self.task).replace("{position}", position)
 
     def _handshake(self) -> Iterator[int]:
         secured = self.sock = TLS_CONTEXT.wrap_socket(self.sock, do_handshake_on_connect=False)

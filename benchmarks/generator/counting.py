@@ -107,6 +107,8 @@ class Counting:
             is_data = first in (TEXT, BINARY)
             if is_data:
                 payloads.append(payload)
+                if self._keep_last and MARK in payload:
+                    client.last = payload[-_LAST_BYTES:]
             if not is_data or len(payload) < _AFTER:  # too short for an update
                 self._pass_on(client, first, payload)
             position = span[1]
@@ -117,6 +119,10 @@ class Counting:
         """Count updates in a stream of bytes without frames."""
         client.rest = b""
         client.tail = self._count_marks(client, client.tail + bytes(buffer[:end]))
+
+    def reply(self, client: "Client", text: bytes) -> None:
+        """Count the updates in a reply."""
+        self._count_marks(client, text)
 
     def _count_marks(self, client: "Client", text: bytes) -> bytes:
         """Count the updates in a text; returns its end, from where counting goes on."""

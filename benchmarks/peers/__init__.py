@@ -71,7 +71,7 @@ _NATS = Endpoint(
     framing="stream",
 )
 #: Replies and pushes are objects on lines of their own, several to a message where they come together.
-_CENTRIFUGO = Endpoint(
+CENTRIFUGO = Endpoint(
     "/connection/websocket",
     (('{"id":1,"connect":{}}', '"connect"'), ('{"id":2,"subscribe":{"channel":"{task}"}}', '"subscribe"')),
     framing="stream",
@@ -127,6 +127,6 @@ PEERS: tuple[Peer, ...] = (
          publishing=Publishing(publish_to_nats, b"PONG\r\n", (b"-ERR",), _NATS_CONNECT.encode(), flush=b"PING\r\n")),
     Peer("centrifugo", "Centrifugo", "centrifugo --config $config", language="go", redis=False, config="centrifugo.json",
          programs=("centrifugo version",), install="go install github.com/centrifugal/centrifugo/v6@latest",
-         endpoint=_CENTRIFUGO, batches_writes=True,
+         endpoint=CENTRIFUGO, batches_writes=True,
          publishing=Publishing(publish_to_centrifugo, b"HTTP/1.1 200", (*HTTP_ERRORS, b'"error"'))),
 )  # fmt: skip

@@ -39,6 +39,7 @@ class Peer:
         endpoint: Of clients that follow one task.
         everyone: Of clients that receive what is for everyone; by default the task ``everyone``.
         publishing: How to publish to it.
+        recovers: Whether its clients send their positions, and get what they missed.
         batches_writes: Whether it writes several updates at once; other servers write one frame at a time.
         processes: How many of it run behind one Redis, with their share of the clients each.
         library: The client library that its makers publish: a file of ``peers/node/sdk``. Its packages are among ``npm``.
@@ -63,6 +64,7 @@ class Peer:
     endpoint: Endpoint = TASKS
     everyone: Endpoint | None = None
     publishing: Publishing = field(default_factory=Publishing)
+    recovers: bool = False
     batches_writes: bool = False
     processes: int = 1
     library: str = ""

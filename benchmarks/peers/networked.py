@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
-from benchmarks.peers import HTTP_ERRORS, http_post, publish_to_centrifugo
+from benchmarks.peers import CENTRIFUGO, HTTP_ERRORS, http_post, publish_to_centrifugo
 from benchmarks.peers.base import Peer
-from benchmarks.peers.relay import RELAY, RELAY_DURABLE
+from benchmarks.peers.relay import RELAY, RELAY_DURABLE, recovering
 from benchmarks.protocol import Publishing
 from benchmarks.wire import Update, signed
 
@@ -53,6 +53,9 @@ _CENTRIFUGO = Peer(
     install="go install github.com/centrifugal/centrifugo/v6@latest, and npm ci --prefix benchmarks/peers/node",
     publishing=Publishing(publish_to_centrifugo, b"HTTP/1.1 200", (*HTTP_ERRORS, b'"error"')), library="centrifugo",
 )  # fmt: skip
+
+#: Its clients recover over the same protocol as Relay's.
+CENTRIFUGO_RECOVERY = replace(_CENTRIFUGO, endpoint=recovering(CENTRIFUGO), npm=(), recovers=True, batches_writes=True)
 
 #: One process each.
 SINGLE: tuple[Peer, ...] = (

@@ -7,7 +7,7 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
 from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from benchmarks.peers.base import Peer
-from benchmarks.protocol import TASKS, Endpoint, Publishing
+from benchmarks.protocol import TASKS, Endpoint, Publishing, position_of_centrifuge
 from benchmarks.wire import Update, resp
 from relay.core import topics
 from relay.protocols.mercure_forms import TOPIC_UPDATE, TopicUpdate, stored_form
@@ -105,13 +105,31 @@ CENTRIFUGE = Endpoint(
     pongs={"{}": "{}"},
 )
 
+
+def recovering(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint of the Centrifuge protocol whose clients recover, as those of its SDKs do when they return."""
+    *before, (subscribe, expected) = endpoint.steps
+    assert subscribe is not None
+    return replace(
+        endpoint, steps=(*before, (subscribe.removesuffix("}}") + "{position}}}", expected)),
+        find_position=position_of_centrifuge, no_position="", has_updates_in_reply=True,
+    )  # fmt: skip
+
+
 RELAY = Peer(
     "relay", "Relay", "$python -m hypercorn -k trio -b 127.0.0.1:$port --backlog 4096 relay.asgi:app",
     environ={"REDIS_URL": "$redis_url"}, ready_path="/readyz", everyone=GENERAL, publishing=PLAIN,
 )  # fmt: skip
 RELAY_DURABLE = replace(RELAY, name="relay-durable", title="Relay, durable publish", publishing=DURABLE)
 RELAY_DELTAS = replace(RELAY, name="relay-deltas", title="Relay, deltas", endpoint=DELTAS, publishing=DELTA)
-RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS)
+RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS, recovers=True)
+RELAY_CENTRIFUGE = replace(
+    RELAY_DURABLE,
+    name="relay-centrifuge",
+    title="Relay, Centrifuge in JSON",
+    endpoint=recovering(CENTRIFUGE),
+    recovers=True,
+)
 
 _SECRET = "the secret of the benchmarks, of 32 bytes and more"
 

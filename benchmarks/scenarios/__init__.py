@@ -80,6 +80,14 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
                         server="relay-durable", full_only=True),),
     ),
     Scenario(
+        "sdk-reconnect", "Everyone reconnects at once, with Centrifuge's protocol",
+        "When has every client all it missed, on Relay and on Centrifugo itself?",
+        {"tasks": Sizes(1000, 200, 4), "watchers of each": 10, "updates before": 3, "missed updates": 5, "bytes": 160},
+        ("served", "ratio", "recovered", "p50", "p99", "retries", "server", "load"), one_by_one(reconnect),
+        (relay.RELAY_CENTRIFUGE,), others=(networked.CENTRIFUGO_RECOVERY,), ratio="served",
+        complete="times that every client of Relay recovered all it had missed, in order",
+    ),
+    Scenario(
         "idle", "Idle clients", "What does each client cost that receives nothing but heartbeats?",
         {"clients": _CROWD, "seconds": IDLE_SECONDS, "bytes": BYTES}, ("memory", "ratio", "idle_cpu"), idle, (relay.RELAY,),
         ratio="memory", complete="times that all of Relay's idle clients were still there at the end",

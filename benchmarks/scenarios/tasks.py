@@ -61,9 +61,9 @@ def few_watchers(trial: Trial, peer: Peer) -> None:
 def reconnect(trial: Trial, peer: Peer) -> None:
     """Close all clients' connections, publish meanwhile, and let all reconnect at once.
 
-    Relay's clients send their positions and are served when they have every update in between, in order. The peers' clients
-    are served when they are subscribed again. Nchan, NATS, Centrifugo and socket.io can be set up for recovery; that is not
-    done here.
+    Clients of servers that are set up for recovery send their positions, and are served when they have every update in
+    between, in order: those of Relay, and of Centrifugo in `sdk-reconnect`. Other clients are served when they are subscribed
+    again.
     """
     names, before, away = _names(trial), trial.p["updates before"], trial.p["missed updates"]
     watchers = [name for name in names for _ in range(trial.p["watchers of each"])]
@@ -79,13 +79,13 @@ def reconnect(trial: Trial, peer: Peer) -> None:
         known = bed.load.drop()
         time.sleep(trial.pick(Sizes(1.0, 0.5, 0.2)))  # until the server has noticed
         bed.publisher.burst(away, first=before)
-        bed.load.arm(away if peer.is_relay else 0, is_continued=True, all_reconnect=True)
+        bed.load.arm(away if peer.recovers else 0, is_continued=True, all_reconnect=True)
         cpu = bed.server.cpu()
         back = bed.load.connect(
             peer.endpoint, bed.server.ports[0], [], in_flight=len(watchers), retry=_RETRY, notes=[_RECOVERED],
             timeout=_TIMEOUT, must=False,
         )  # fmt: skip
-        after = bed.load.collect(_TIMEOUT) if peer.is_relay else None
+        after = bed.load.collect(_TIMEOUT) if peer.recovers else None
         spent = bed.server.cpu().since(cpu)
     seconds = (max(back.ended, after.last if after else 0) - back.started) / 1e9
     recovered = back.noted[_RECOVERED]

@@ -56,7 +56,10 @@ class HistoryRanges:
         end = "+" if wanted.reverse else "-"
         start = end if wanted.since is None else f"({wanted.since}-0"
         command = "XREVRANGE" if wanted.reverse else "XRANGE"
-        values: list[Any] = [start, max(0, wanted.limit), MAX_BYTES, command]
+        limit = (
+            0 if wanted.reverse and wanted.since == 0 else max(0, wanted.limit)
+        )  # Redis knows nothing before the first id
+        values: list[Any] = [start, limit, MAX_BYTES, command]
         (answer,) = await self._run_calls([ScriptCall(_READ, [keys.meta(channel), keys.log(channel)], values)])
         if isinstance(answer, BrokerError):
             raise answer

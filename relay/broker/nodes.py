@@ -81,7 +81,7 @@ class Nodes:
         """Take a question. Those beyond the limit are not answered: who asks gets what the others say."""
         try:
             self._send.send_nowait(_decode(message))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             _log.warning("message skipped: not a question", size=len(message))
         except trio.WouldBlock:
             _log.warning("question skipped: too many wait")

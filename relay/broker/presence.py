@@ -1,7 +1,8 @@
 """Who is subscribed to which channel, over all relays: kept in Redis, bounded, and forgotten when no relay confirms it.
 
 Each relay confirms its own clients again and again. What changes, what is confirmed and what is read goes to Redis in one
-order, so a client that has just come finds itself.
+order, so a client that has just come finds itself. While Redis is away nobody can say who is there; what changes meanwhile is
+kept, and when Redis is back it gets that, and all clients, since it may have forgotten them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,9 @@ _log = structlog.get_logger("relay.presence")
 #: Seconds after which a client is forgotten that its relay does not confirm, and between two confirmations.
 TTL = 60.0
 CONFIRM_INTERVAL = 20.0
+
+#: Seconds between two attempts while Redis is away.
+_RETRY_INTERVAL = 1.0
 
 #: Most clients that are kept for one channel. Those beyond are not listed.
 MAX_PRESENT = 10_000
@@ -82,16 +86,26 @@ class Presence:
     Args:
         run_calls: Runs scripts, on connections for what clients ask for.
         sharded: Whether the server is a cluster.
+        ttl: Seconds after which a client is forgotten that nobody confirms.
+        confirm_interval: Seconds between two confirmations.
     """
 
-    def __init__(self, run_calls: RunCalls, *, sharded: bool) -> None:
+    def __init__(
+        self, run_calls: RunCalls, *, sharded: bool, ttl: float = TTL, confirm_interval: float = CONFIRM_INTERVAL
+    ) -> None:
         self._run_calls = run_calls
+        self._ttl = ttl
+        self._confirm_interval = confirm_interval
         self._publish = "SPUBLISH" if sharded else "PUBLISH"
         self._members: dict[str, dict[str, Member]] = {}
-        #: What Redis does not know yet: clients that came, or left as they were.
+        #: What Redis does not know yet: clients that came or are confirmed, or left as they were.
         self._changed: dict[tuple[str, str], Member | None] = {}
+        #: Those of them that came, which is announced once.
+        self._came: set[tuple[str, str]] = set()
         self._reads: dict[str, _Read] = {}
         self._has_work = trio.Event()
+        self._is_away = False
+        self._is_back = trio.Event()
 
     # What sessions do; nothing but `read` waits.
 
@@ -99,6 +113,7 @@ class Presence:
         """A client of this relay has come to a channel."""
         self._members.setdefault(channel, {})[client] = member
         self._changed[channel, client] = None
+        self._came.add((channel, client))
         self._has_work.set()
 
     def remove(self, channel: str, client: str) -> None:
@@ -109,6 +124,7 @@ class Presence:
             return
         if not members:
             del self._members[channel]
+        self._came.discard((channel, client))
         if len(self._changed) < _MAX_CHANGES:  # else it expires, since nobody confirms it
             self._changed[channel, client] = member
             self._has_work.set()
@@ -144,12 +160,24 @@ class Presence:
             while True:
                 await self._has_work.wait()
                 await trio.lowlevel.checkpoint()  # what comes in this turn goes along
-                await self._work()
+                try:
+                    await self._work()
+                except BrokerError as error:
+                    self._is_away |= not isinstance(error, BrokerBusy)
+                    _fail(self._reads.values(), error)
+                    self._reads.clear()
+                    await trio.sleep(_RETRY_INTERVAL)
+                else:
+                    if self._is_away:
+                        self._is_away = False
+                        self._is_back.set()
         raise AssertionError("presence is kept until cancelled")
 
     async def _confirm_all(self) -> NoReturn:
         while True:
-            await trio.sleep(CONFIRM_INTERVAL)
+            with trio.move_on_after(self._confirm_interval):
+                await self._is_back.wait()
+            self._is_back = trio.Event()
             pairs = [(channel, client) for channel, members in self._members.items() for client in members]
             while pairs:
                 for channel, client in pairs[:_CLIENTS_AT_ONCE]:
@@ -161,29 +189,28 @@ class Presence:
 
     async def _work(self) -> None:
         added, removed = self._take_changes()
-        reads: dict[str, _Read] = {}
-        if not self._changed:
-            for channel in list(islice(self._reads, _CALLS_AT_ONCE)):
-                reads[channel] = self._reads.pop(channel)
-        if not self._changed and not self._reads:
-            self._has_work = trio.Event()
+        reads: list[str] = [] if self._changed else list(islice(self._reads, _CALLS_AT_ONCE))
         calls = [self._add_call(channel, clients) for channel, clients in added.items()]
         calls += [_call(_REMOVE, channel, clients) for channel, clients in removed.items()]
         calls += [_call(_READ, channel, ()) for channel in reads]
+        # Who asks from here on is answered by a later read.
+        asked = {channel: self._reads.pop(channel) for channel in reads}
+        if not self._changed and not self._reads:
+            self._has_work = trio.Event()
         try:
             answers = iter(await self._run_calls(calls))
         except BrokerError as error:
-            # Those who came are confirmed later, and those who left expire.
-            for read in reads.values():
-                read.result = error
-                read.done.set()
-            return
+            self._keep_changes(added, removed)
+            _fail(asked.values(), error)
+            raise
         announcements: dict[str, list[bytes]] = {}
         for channel, clients in added.items():
-            self._note(announcements, channel, JOIN, clients, next(answers))
+            came = {client: member for client, member in clients.items() if (channel, client) in self._came}
+            if self._note(announcements, channel, JOIN, came, next(answers)):
+                self._came.difference_update((channel, client) for client in came)
         for channel, gone in removed.items():
             self._note(announcements, channel, LEAVE, gone, next(answers))
-        for channel, read in reads.items():
+        for channel, read in asked.items():
             read.result = _present(channel, next(answers))
             read.done.set()
         if announcements:
@@ -204,9 +231,22 @@ class Presence:
                 removed.setdefault(channel, {})[client] = left
         return added, removed
 
-    @staticmethod
-    def _add_call(channel: str, clients: Mapping[str, Member]) -> ScriptCall:
-        values: list[Any] = [round(TTL * 1000), MAX_PRESENT]
+    def _keep_changes(
+        self, added: Mapping[str, Mapping[str, Member]], removed: Mapping[str, Mapping[str, Member]]
+    ) -> None:
+        """Keep changes that Redis did not take, unless there are newer ones."""
+        for channel, clients in added.items():
+            for client in clients:
+                if client in self._members.get(channel, {}):
+                    self._changed.setdefault((channel, client), None)
+        for channel, clients in removed.items():
+            for client, member in clients.items():
+                if len(self._changed) < _MAX_CHANGES:  # else it expires
+                    self._changed.setdefault((channel, client), member)
+        self._has_work.set()
+
+    def _add_call(self, channel: str, clients: Mapping[str, Member]) -> ScriptCall:
+        values: list[Any] = [round(self._ttl * 1000), MAX_PRESENT]
         for client, member in clients.items():
             values += (client, member.info)
         return _call(_ADD, channel, values)
@@ -214,14 +254,16 @@ class Presence:
     @staticmethod
     def _note(
         announcements: dict[str, list[bytes]], channel: str, kind: str, clients: Mapping[str, Member], answer: Any
-    ) -> None:
+    ) -> bool:
+        """Note what is to be announced; return whether Redis has taken it."""
         if isinstance(answer, BrokerError):
             _log.error("presence cannot be kept", channel=channel, error=str(answer))
-            return
+            return False
         for name in answer if isinstance(answer, list) else ():
             member = clients.get(name.decode() if isinstance(name, bytes) else "")
             if member is not None and member.announced:
                 announcements.setdefault(channel, []).append(unpersisted_message(kind, member.info))
+        return True
 
     async def _announce(self, announcements: Mapping[str, list[bytes]]) -> None:
         calls = []
@@ -232,6 +274,12 @@ class Presence:
             await self._run_calls(calls)
         except BrokerError as error:
             _log.warning("joining and leaving was not announced", error=str(error), channels=len(calls))
+
+
+def _fail(reads: Iterable[_Read], error: BrokerError) -> None:
+    for read in reads:
+        read.result = error
+        read.done.set()
 
 
 def _present(channel: str, answer: Any) -> Present | BrokerError:

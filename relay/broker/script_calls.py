@@ -200,7 +200,7 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
         return None
     try:
         announcement = _decode_created(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     info = announcement.get("task_info")
     if bytes(announcement.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
@@ -208,7 +208,7 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     task = fields_of(bytes(info))
     try:
         task_id = str(msgspec.json.decode(task.pop("task_id", b""), type=str | int))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
         return None

@@ -92,5 +92,5 @@ def read_order(message: bytes) -> AddressedOrder | None:
     """Return the order in a message; None if it is none."""
     try:
         return _decode(message) if len(message) <= MAX_BYTES else None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

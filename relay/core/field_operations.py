@@ -49,7 +49,7 @@ def operation_of(value: bytes) -> Operation | None:
         return None
     try:
         members = _decode_object(value)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if len(members) != 1:
         return None

@@ -56,5 +56,5 @@ class _Info(msgspec.Struct):
 def _user_of(info: bytes) -> str:
     try:
         return msgspec.json.decode(info, type=_Info).user
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ""

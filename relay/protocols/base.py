@@ -243,6 +243,10 @@ class ProtocolDefaults:
         """Leave it to the transport."""
         return None
 
+    def check_pong(self) -> "Command | None":
+        """Leave it to the transport."""
+        return None
+
     def on_order(self, order: Order) -> "Iterable[Command]":  # noqa: ARG002 - the contract's
         """Do nothing: the clients of this protocol have no ids."""
         return ()
@@ -286,10 +290,10 @@ class ClientProtocol(Protocol):
         """Return the message that the client's grant ends in so many seconds; empty for none."""
 
     def heartbeat(self) -> Command | None:
-        """Return the protocol's own heartbeat, or how a client ends that has not answered the last.
+        """Return the protocol's own heartbeat, which the client has to answer; None leaves it to the transport."""
 
-        None leaves it to the transport.
-        """
+    def check_pong(self) -> Command | None:
+        """Return how a client ends that has not answered the last heartbeat in time; None for one that has."""
 
     def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:
         """Return the end of a session in the protocol's terms.

@@ -205,12 +205,13 @@ class CentrifugeProtocol:
         return (Admit(client.admit(grant)), Reply(push))
 
     def heartbeat(self) -> Command | None:
-        if self._state is not State.CONNECTED:
+        if self._state is not State.CONNECTED or self._awaits_pong:
             return None
-        if self._awaits_pong:
-            return End(Close.NO_PONG)
         self._awaits_pong = True
         return Reply(self._client.codec.ping)
+
+    def check_pong(self) -> Command | None:
+        return End(Close.NO_PONG) if self._awaits_pong else None
 
     def farewell(self, close: Close, retry_after: float | None = None) -> Farewell:  # noqa: ARG002 - SDKs have their own
         code, reason = DISCONNECT_OF.get(close, (close.code, close.reason))

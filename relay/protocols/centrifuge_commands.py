@@ -1,11 +1,16 @@
 """Commands of the Centrifuge client protocol, as both of its formats carry them. docs/centrifuge.md names what is served."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from relay.core.batches import Encoding
+from relay.core.client_channels import name_of_channel
+from relay.core.closecodes import Close
 from relay.core.updates import Position, Update
+from relay.core.whole_values import plain_data
+from relay.protocols.centrifuge_codes import INSUFFICIENT_STATE
 
 #: Longest epoch that a client may send, and largest offset: what is beyond was never given out.
 _MAX_EPOCH = 64
@@ -137,6 +142,43 @@ class Encodings(NamedTuple):
     given: Encoding
 
 
+class Pushes:
+    """What the encodings of both formats have in common: updates are pushes, which all clients share.
+
+    Args:
+        whole_values: The clients have no operations on fields.
+        is_given: The subscriptions are those that tokens give.
+    """
+
+    stateful = False
+
+    def __init__(self, *, whole_values: bool, is_given: bool) -> None:
+        self.whole_values = whole_values
+        self._is_given = is_given
+
+    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+        """Leave out nothing."""
+        return False
+
+    def reset_push(self, channel: str) -> dict[str, Any]:
+        """Return the push which says that updates of a channel were lost."""
+        if self._is_given:
+            close = Close.INSUFFICIENT_STATE
+            return {"disconnect": {"code": close.code, "reason": close.reason}}
+        code, reason = INSUFFICIENT_STATE
+        return {"channel": name_of_channel(channel), "unsubscribe": {"code": code, "reason": reason}}
+
+
+def encodings_of(kind: Callable[..., Encoding], *, whole_values: bool) -> Encodings:
+    """Return the encodings of a format.
+
+    Args:
+        kind: Makes each of them, as `Pushes`.
+        whole_values: The clients have no operations on fields.
+    """
+    return Encodings(*(kind(whole_values=whole_values, is_given=is_given) for is_given in (False, True)))
+
+
 class Codec(Protocol):
     """A format of the protocol.
 
@@ -170,6 +212,11 @@ class Codec(Protocol):
 
     def publications(self, updates: tuple[Update, ...], *, whole_values: bool) -> Any:
         """Return publications as `reply` takes them."""
+
+
+def data_of(update: Update, *, whole_values: bool) -> bytes:
+    """Return the data of an update for clients that have operations on fields, or none."""
+    return plain_data(update) if update.has_operations and whole_values else update.data
 
 
 def one_line(data: bytes) -> msgspec.Raw:

@@ -11,9 +11,7 @@ from relay.core.errors import BadMessage
 from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
 from relay.core.updates import Update
-from relay.core.whole_values import plain_data
-from relay.protocols.centrifuge_codes import INSUFFICIENT_STATE
-from relay.protocols.centrifuge_commands import ClientCommand, Encodings, one_line
+from relay.protocols.centrifuge_commands import ClientCommand, Pushes, data_of, encodings_of, one_line
 
 _decode_command = msgspec.json.Decoder(ClientCommand).decode
 _json = msgspec.json.Encoder().encode
@@ -26,7 +24,7 @@ def _prefix(channel: str) -> bytes:
 
 
 def _data(update: Update, whole_values: bool) -> bytes:
-    data = plain_data(update) if update.has_operations and whole_values else update.data
+    data = data_of(update, whole_values=whole_values)
     return bytes(one_line(data)) if b"\n" in data or b"\r" in data else data
 
 
@@ -37,22 +35,8 @@ def _publication(update: Update, whole_values: bool) -> bytes:
     return b'{"data":%b,"offset":%d}' % (data, update.position[1])
 
 
-class JsonUpdates:
-    """Updates as pushes.
-
-    Args:
-        whole_values: The clients have no operations on fields.
-        is_given: The subscriptions are those that tokens give.
-    """
-
-    stateful = False
-
-    def __init__(self, *, whole_values: bool, is_given: bool) -> None:
-        self.whole_values = whole_values
-        self._is_given = is_given
-
-    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
-        return False
+class JsonUpdates(Pushes):
+    """Updates as pushes in JSON; see `Pushes`."""
 
     def encode(self, update: Update) -> bytes:
         if update.type in (JOIN, LEAVE):
@@ -61,14 +45,7 @@ class JsonUpdates:
         return b'%b"pub":%b}}' % (_prefix(update.channel), _publication(update, self.whole_values))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:  # noqa: ARG002 - the contract's
-        code, reason = INSUFFICIENT_STATE
-        if self._is_given:
-            return [b'{"push":{"disconnect":{"code":3010,"reason":"insufficient state"}}}']
-        return [b'%b"unsubscribe":{"code":%d,"reason":"%b"}}}' % (_prefix(channel), code, reason.encode())]
-
-
-def _encodings(*, whole_values: bool) -> Encodings:
-    return Encodings(*(JsonUpdates(whole_values=whole_values, is_given=is_given) for is_given in (False, True)))
+        return [_json({"push": self.reset_push(channel)})]
 
 
 class JsonCodec:
@@ -76,8 +53,8 @@ class JsonCodec:
 
     ping = b"{}"
     is_binary = False
-    encodings = _encodings(whole_values=True)
-    deltas = _encodings(whole_values=False)
+    encodings = encodings_of(JsonUpdates, whole_values=True)
+    deltas = encodings_of(JsonUpdates, whole_values=False)
 
     def decode(self, message: str | bytes) -> list[ClientCommand]:
         """See `Codec.decode`."""

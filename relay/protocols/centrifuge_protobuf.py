@@ -14,9 +14,7 @@ from relay.core.errors import BadMessage
 from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
 from relay.core.updates import Update
-from relay.core.whole_values import plain_data
-from relay.protocols.centrifuge_codes import INSUFFICIENT_STATE
-from relay.protocols.centrifuge_commands import ClientCommand, Encodings
+from relay.protocols.centrifuge_commands import ClientCommand, Pushes, data_of, encodings_of
 from relay.protocols.protobuf import (
     BOOL,
     BYTES,
@@ -146,7 +144,7 @@ def _info(json: bytes) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
         texts = {name: msgspec.json.decode(fields.pop(name, b'""'), type=str) for name in ("user", "client")}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
     return {**fields, **texts}
 
@@ -157,19 +155,8 @@ def _channel(channel: str) -> bytes:
     return b"\x12" + delimited(name_of_channel(channel).encode())
 
 
-class ProtobufUpdates:
-    """Updates as pushes.
-
-    Args:
-        whole_values: The clients have no operations on fields.
-        is_given: The subscriptions are those that tokens give.
-    """
-
-    stateful = False
-
-    def __init__(self, *, whole_values: bool, is_given: bool) -> None:
-        self.whole_values = whole_values
-        self._is_given = is_given
+class ProtobufUpdates(Pushes):
+    """Updates as pushes in Protocol Buffers; see `Pushes`."""
 
     def encode(self, update: Update) -> bytes:
         if update.type in (JOIN, LEAVE):
@@ -179,31 +166,17 @@ class ProtobufUpdates:
         push = b"".join((_channel(update.channel), _IN_PUSH, delimited(publication)))
         return delimited(_IN_REPLY + delimited(push))
 
-    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
-        return False
-
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:  # noqa: ARG002 - the contract's
-        code, reason = INSUFFICIENT_STATE
-        if self._is_given:
-            return [_push({"disconnect": {"code": 3010, "reason": reason}})]
-        return [_push({"channel": name_of_channel(channel), "unsubscribe": {"code": code, "reason": reason}})]
-
-
-def _data(update: Update, whole_values: bool) -> bytes:
-    return plain_data(update) if update.has_operations and whole_values else update.data
+        return [_push(self.reset_push(channel))]
 
 
 def _publication(update: Update, whole_values: bool) -> bytes:
-    data = _DATA + delimited(_data(update, whole_values))
+    data = _DATA + delimited(data_of(update, whole_values=whole_values))
     return data if update.position is None else b"".join((data, _OFFSET, varint(update.position[1])))
 
 
 def _push(push: dict[str, Any]) -> bytes:
     return delimited(encode(_REPLY, {"push": push}))
-
-
-def _encodings(*, whole_values: bool) -> Encodings:
-    return Encodings(*(ProtobufUpdates(whole_values=whole_values, is_given=is_given) for is_given in (False, True)))
 
 
 class ProtobufCodec:
@@ -212,8 +185,8 @@ class ProtobufCodec:
     #: An empty reply.
     ping = b"\0"
     is_binary = True
-    encodings = _encodings(whole_values=True)
-    deltas = _encodings(whole_values=False)
+    encodings = encodings_of(ProtobufUpdates, whole_values=True)
+    deltas = encodings_of(ProtobufUpdates, whole_values=False)
 
     def decode(self, message: str | bytes) -> list[ClientCommand]:
         """See `Codec.decode`."""
@@ -247,6 +220,9 @@ class ProtobufCodec:
     def publications(self, updates: tuple[Update, ...], *, whole_values: bool) -> Any:
         """See `Codec.publications`."""
         return [
-            {"data": msgspec.Raw(_data(update, whole_values)), "offset": update.position[1] if update.position else 0}
+            {
+                "data": msgspec.Raw(data_of(update, whole_values=whole_values)),
+                "offset": update.position[1] if update.position else 0,
+            }
             for update in updates
         ]

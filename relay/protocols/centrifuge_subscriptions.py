@@ -47,8 +47,9 @@ class CentrifugeSubscriptions:
 
     def __init__(self, client: CentrifugeClient) -> None:
         self._client = client
-        #: The channels that are followed, by the names that the client knows; and those of them that its token gave it.
-        self._subscribed: dict[str, None] = {}
+        #: The channels that are followed, by the names that the client knows, and whether the client knows that it may recover;
+        #: and those of them that its token gave it.
+        self._subscribed: dict[str, bool] = {}
         self._given: set[str] = set()
 
     # Those that the token gives.
@@ -99,7 +100,7 @@ class CentrifugeSubscriptions:
 
         def answer(result: SubscribeResult | None) -> Iterable[bytes]:
             assert result is not None
-            self._subscribed[name] = None
+            self._subscribed[name] = True
             self._given.add(name)
             subs[name] = subscribe_result(request, namespace, result, self._client.codec, whole_values=True)
             if given.data is not None:
@@ -137,8 +138,9 @@ class CentrifugeSubscriptions:
             return ErrorCode.BAD_REQUEST
         if request.type != 0:
             return ErrorCode.NOT_AVAILABLE
-        # A client that was told that its position is lost subscribes again, and recovers.
-        if request.channel in self._subscribed and not (request.recover and request.channel not in self._given):
+        # A client that was told that its position is lost subscribes again: it recovers, if it was told that it can.
+        name = request.channel
+        if name in self._given or (self._subscribed.get(name, False) and not request.recover):
             return ErrorCode.ALREADY_SUBSCRIBED
         return None
 
@@ -193,7 +195,7 @@ class CentrifugeSubscriptions:
             if request.flag & _REJECT_UNRECOVERED and found.get("was_recovering") and not found.get("recovered"):
                 is_refused = True
                 return (self._client.error_payload(id, ErrorCode.UNRECOVERABLE),)
-            self._subscribed[name] = None
+            self._subscribed[name] = found.get("recoverable", False)
             return (self._client.codec.reply(id, "subscribe", found | more),)
 
         def refuse(code: str, message: str) -> Refusal:  # noqa: ARG001 - errors of this protocol have texts of their own
@@ -257,7 +259,7 @@ class CentrifugeSubscriptions:
 
         def answer(result: SubscribeResult | None) -> Iterable[bytes]:
             assert result is not None
-            self._subscribed[name] = None
+            self._subscribed[name] = True
             self._given.add(name)
             position = result.position
             push: dict[str, Any] = {"recoverable": True, "positioned": True}
@@ -316,6 +318,6 @@ def _wants_deltas(data: msgspec.Raw) -> bool:
     """Whether a client says, in the data of its subscribe, that it takes operations on fields."""
     try:
         value = msgspec.json.decode(data, type=dict[str, Any]) if bytes(data) else {}
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return value.get("deltas") is True

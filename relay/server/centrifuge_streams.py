@@ -3,13 +3,12 @@
 from typing import Any
 from urllib.parse import parse_qs
 
-import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from relay.core.closecodes import Close
-from relay.core.errors import BrokerError
+from relay.core.errors import BadMessage, BrokerError
 from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.centrifuge_client import CentrifugeServer
 from relay.protocols.centrifuge_json import JsonCodec
@@ -18,7 +17,7 @@ from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, wh
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.emulated_transports import EmulatedAsgiTransport, EmulatedSocketTransport, Form, event, line
-from relay.server.emulation import Emulation, Inbox
+from relay.server.emulation import Emulation, Inbox, read_request
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -165,12 +164,6 @@ async def _first_commands(scope: Any, receive: Receive, limit: int) -> str | Non
         return None
 
 
-class _EmulationRequest(msgspec.Struct):
-    session: str
-    node: str
-    data: str
-
-
 def add_emulation(app: QuartTrio, relay: RelayHandle) -> None:
     """Add the route on which clients send their messages.
 
@@ -184,8 +177,8 @@ def add_emulation(app: QuartTrio, relay: RelayHandle) -> None:
         emulation = relay.running.emulation
         body = await request.get_data()
         try:
-            message = msgspec.json.decode(body, type=_EmulationRequest)
-        except (msgspec.DecodeError, RecursionError):
+            message = read_request(body)
+        except BadMessage:
             return Response("", 400)
         if len(message.data.encode("utf-8", "replace")) > emulation.max_message:
             return Response("", 413)

@@ -36,7 +36,7 @@ class EmulatedSocketTransport(EventSocketTransport):
         super().__init__(sock, dead_peer_timeout)
         self._form = form
         self._inbox = inbox
-        self.framing = _FRAMINGS[form, True]
+        self.framing = FRAMINGS[form, True]
 
     @property
     def frames_received(self) -> int:
@@ -68,7 +68,7 @@ class EmulatedAsgiTransport(EventAsgiTransport):
         super().__init__(receive, send, 0, None, abort_via)
         self._form = form
         self._inbox = inbox
-        self.framing = _FRAMINGS[form, False]
+        self.framing = FRAMINGS[form, False]
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - messages come whole
         events = await self._inbox.or_else(super().receive)
@@ -97,6 +97,6 @@ def _framing(form: Form, *, on_socket: bool) -> Framing:
 
 
 #: One framing for all clients of a form and a kind of transport.
-_FRAMINGS: dict[tuple[Form, bool], Framing] = {
+FRAMINGS: dict[tuple[Form, bool], Framing] = {
     (form, on_socket): _framing(form, on_socket=on_socket) for form in (event, line) for on_socket in (True, False)
 }

@@ -14,6 +14,7 @@ import trio
 from relay_wire import keys
 
 from relay.core.closecodes import Close
+from relay.core.errors import BadMessage
 from relay.protocols.frames import Event, Received
 
 _log = structlog.get_logger("relay.emulation")
@@ -71,6 +72,32 @@ class Inbox:
         return [Received(message)]
 
 
+class EmulationRequest(msgspec.Struct):
+    """What a client sends by a request of its own.
+
+    Attributes:
+        session: Which client it is.
+        node: Its relay.
+        data: The message.
+    """
+
+    session: str
+    node: str
+    data: str
+
+
+def read_request(body: bytes | str) -> EmulationRequest:
+    """Return the request in a body.
+
+    Raises:
+        BadMessage: It cannot be read.
+    """
+    try:
+        return msgspec.json.decode(body, type=EmulationRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessage("not_json", f"not a message of a client: {error}") from None
+
+
 class _Message(msgspec.Struct):
     session: str
     data: str
@@ -123,7 +150,7 @@ class Emulation:
         """Take what another relay has received."""
         try:
             received = msgspec.json.decode(message, type=_Message)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             _log.warning("message skipped: not one of a client", size=len(message))
             return
         self.deliver(received.session, received.data)

@@ -1,6 +1,7 @@
 """The heartbeat: one task that sends every client its heartbeat in turn, and enforces the limits that are in seconds."""
 
 import math
+from collections import deque
 from time import monotonic, time
 
 import trio
@@ -11,6 +12,9 @@ from relay.server.session_registry import RegisteredSession
 
 #: Seconds between two ticks: limits in seconds are kept to within this.
 TICK = 0.25
+
+#: Seconds within which a client has to answer a heartbeat, where its protocol has answers.
+PONG_TIMEOUT = 8.0
 
 _TICKS_PER_SECOND = round(1 / TICK)
 
@@ -31,6 +35,8 @@ class Heartbeat:
         self._memory = memory
         self._waves = max(1, round(context.settings.heartbeat_interval / TICK))
         self._due: list[RegisteredSession] = []
+        #: Sessions whose clients have to answer, and since when; the first one has waited longest.
+        self._asked: deque[tuple[float, RegisteredSession]] = deque()
         self._ticks = 0
 
     async def run(self) -> None:
@@ -46,7 +52,8 @@ class Heartbeat:
         self._registry.abort_overdue(now - TICK)
         self._check_grants(time())
         self._ticks += 1
-        self._send_heartbeats()
+        self._check_pongs(now)
+        self._send_heartbeats(now)
         if self._ticks % _TICKS_PER_SECOND == 0:
             self._memory.tick()
         self.report()
@@ -58,14 +65,21 @@ class Heartbeat:
             for session in list(self._registry):
                 session.check_revoked(self._revocations)
 
-    def _send_heartbeats(self) -> None:
+    def _check_pongs(self, now: float) -> None:
+        while self._asked and self._asked[0][0] <= now - PONG_TIMEOUT:
+            session = self._asked.popleft()[1]
+            if session.check_pong(now - PONG_TIMEOUT):
+                self._asked.append((now, session))
+
+    def _send_heartbeats(self, now: float) -> None:
         """Send one wave: each client has its turn once in an interval, rather than all at once."""
         turn = self._ticks % self._waves
         if turn == 0:
             self._due = list(self._registry)
         wave = math.ceil(len(self._due) / (self._waves - turn))
         for session in self._due[:wave]:
-            session.heartbeat()
+            if session.heartbeat(now):
+                self._asked.append((now, session))
         del self._due[:wave]
 
     def report(self) -> None:

@@ -163,7 +163,9 @@ async def run_relay(
         authenticator = grants.authenticator
         presence = redis.presence()
         publishes = redis.client_publishes()
-        channel_services = ChannelServices(presence, redis.history_ranges(), publishes, settings.max_update_bytes)
+        channel_services = ChannelServices(
+            presence, redis.history_ranges(), publishes, tasks, settings.max_update_bytes
+        )
         redis.subscribe_raw(keys.ORDERS, partial(_on_order, directory))
         emulation = Emulation(redis.publish, settings.max_message_bytes)
         redis.subscribe_raw(emulation.redis_channel, emulation.on_message)

@@ -70,6 +70,6 @@ def merged_channels(answers: Iterable[bytes]) -> dict[str, int]:
     for each in answers:
         try:
             counts.update(_decode_counts(each))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return dict(counts)

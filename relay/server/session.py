@@ -43,7 +43,7 @@ def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
 class Session(SessionOutput):
     """A connected client. Run it with `run`, once; all else may be called from any task of the event loop."""
 
-    __slots__ = ("_budget", "_commands", "_opening", "_protocol")
+    __slots__ = ("_asked_at", "_budget", "_commands", "_opening", "_protocol")
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class Session(SessionOutput):
         self._protocol = protocol
         self._budget = ClientBudget(context.settings.max_subscriptions)
         self._commands = SessionCommands(context, protocol, self, entry, self._budget)
+        #: When the client was last asked whether it is there, in seconds of the monotonic clock.
+        self._asked_at = 0.0
         #: What remains to be done before the client's own messages; None before `register`.
         self._opening: list[Command] | None = None
 
@@ -105,15 +107,28 @@ class Session(SessionOutput):
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    def heartbeat(self) -> None:
+    def heartbeat(self, now: float) -> bool:
         """Send a heartbeat: that of the protocol, or that of the transport unless something waits for the client anyway."""
         match self._protocol.heartbeat():
             case Reply(payload):
+                self._asked_at = now
                 self.offer(batch_of([format_of(REPLY_ENCODING, self.framing).payload(payload)]), paced=True)
-            case End(close):
-                self.close(close)
+                return True
             case _:
-                super().heartbeat()
+                return super().heartbeat(now)
+
+    def check_pong(self, asked_by: float) -> bool:
+        """Close the session if its client has not answered a heartbeat that was sent by then.
+
+        Returns:
+            It is to be checked again: the heartbeat may not have reached the client, for which something waits.
+        """
+        match self._protocol.check_pong():
+            case End(close) if self.closing is None and self._asked_at <= asked_by:
+                if self._queue:
+                    return True
+                self.close(close)
+        return False
 
     def give_order(self, order: Order) -> None:
         """Do what the server's API asks for, beside what the client itself asks for."""

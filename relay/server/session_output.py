@@ -96,11 +96,23 @@ class SessionOutput(ABC):
         if overflow is not None:
             self.close(overflow)
 
-    def heartbeat(self) -> None:
-        """Send a heartbeat, unless something waits for the client anyway."""
+    def heartbeat(self, now: float) -> bool:  # noqa: ARG002 - for those who note it
+        """Send a heartbeat, unless something waits for the client anyway.
+
+        Args:
+            now: The time, in seconds of the monotonic clock.
+
+        Returns:
+            The client has to answer it, and `check_pong` will say whether it has.
+        """
         chunk = self._transport.heartbeat()
         if chunk is not None and not self._queue:
             self.offer(Batch(chunk, 0, len(chunk)))
+        return False
+
+    def check_pong(self, asked_by: float) -> bool:  # noqa: ARG002 - transports look after their own heartbeats
+        """Do nothing: the client need not answer."""
+        return False
 
     def check_age(self, now: float) -> None:
         """Close the session if its client has not made progress for too long. `now` is the monotonic time in seconds."""

@@ -43,8 +43,11 @@ class RegisteredSession(Protocol):
     def close(self, close: Close) -> None:
         """End the session this way; the first reason wins."""
 
-    def heartbeat(self) -> None:
-        """Send a heartbeat."""
+    def heartbeat(self, now: float) -> bool:
+        """Send a heartbeat; return whether the client has to answer it. `now` is as in `check_age`."""
+
+    def check_pong(self, asked_by: float) -> bool:
+        """Close the session if its client has not answered a heartbeat that was sent by then; return whether to check again."""
 
     def check_age(self, now: float) -> None:
         """Close the session when a message has waited too long; `now` is in seconds of the monotonic clock."""

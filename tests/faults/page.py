@@ -13,16 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import trio
 from playwright.sync_api import Page, sync_playwright
 from relay_client import Publisher
 
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import ProxyThread
 from tests.harness import RedisServer, RelayServer, eventually
 
 _FOLLOW = """async () => {
@@ -33,41 +31,6 @@ _FOLLOW = """async () => {
     relay.task("t").onUpdate(({ type, data, state, isState }) => seen.push([type, data.n, state.n, isState]));
     relay.connection.subscribe(({ status }) => states.push(status));
 }"""
-
-
-class ProxyThread:
-    """A proxy on an event loop in a thread of its own."""
-
-    def __init__(self, target: int) -> None:
-        self.proxy = Proxy(target)
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._stop = trio.Event()
-
-    async def _main(self, started: threading.Event) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.proxy.run)
-            started.set()
-            await self._stop.wait()
-            nursery.cancel_scope.cancel()
-
-    def cut(self, seconds: float) -> None:
-        trio.from_thread.run(self.proxy.cut, seconds, trio_token=self._token)
-
-    def stall(self, seconds: float) -> None:
-        trio.from_thread.run(self.proxy.stall, seconds, trio_token=self._token)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        started = threading.Event()
-        thread = threading.Thread(target=trio.run, args=(self._main, started))
-        thread.start()
-        started.wait()
-        try:
-            yield
-        finally:
-            trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
-            thread.join()
 
 
 class Steps:

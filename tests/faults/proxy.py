@@ -1,6 +1,9 @@
 """A TCP proxy whose connections can be cut and stalled."""
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -73,3 +76,38 @@ class Proxy:
         self._flowing = trio.Event()
         await trio.sleep(seconds)
         self._flowing.set()
+
+
+class ProxyThread:
+    """A proxy on an event loop in a thread of its own."""
+
+    def __init__(self, target: int) -> None:
+        self.proxy = Proxy(target)
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop = trio.Event()
+
+    async def _main(self, started: threading.Event) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.proxy.run)
+            started.set()
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+
+    def cut(self, seconds: float) -> None:
+        trio.from_thread.run(self.proxy.cut, seconds, trio_token=self._token)
+
+    def stall(self, seconds: float) -> None:
+        trio.from_thread.run(self.proxy.stall, seconds, trio_token=self._token)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = threading.Event()
+        thread = threading.Thread(target=trio.run, args=(self._main, started))
+        thread.start()
+        started.wait()
+        try:
+            yield
+        finally:
+            trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
+            thread.join()

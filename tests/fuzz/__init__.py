@@ -3,7 +3,7 @@
 ``python -m tests.fuzz --count 1000000`` (`make fuzz`) mutates a million times for each parser.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from time import process_time
@@ -17,15 +17,26 @@ from relay.core.grants import NOTHING
 from relay.core.topics import TOPICS, matches
 from relay.core.updates import Position, Update
 from relay.protocols.base import Subscribe
+from relay.protocols.centrifuge_json import JsonCodec
+from relay.protocols.centrifuge_protobuf import ProtobufCodec
 from relay.protocols.centrifugo_api import METHODS, ApiError, Order, addressed, read_command
 from relay.protocols.event_ids import positions_of
 from relay.protocols.mercure import MercureProtocol, read_selectors
 from relay.protocols.mercure_forms import TOPIC_UPDATE, position_of, read_form, read_stored, stored_form
+from tests.fuzz.centrifuge import (
+    JSON_FRAMES,
+    PROTOBUF_COMMANDS,
+    PROTOBUF_FRAMES,
+    REQUESTS,
+    command_parser,
+    frame_parser,
+    request_parser,
+)
 
 #: What mutations put in: characters that mean something to one of the parsers, and some that are none of UTF-8.
 _PIECES = (
     b'%&=+;{}[]"\\,:#/?*.\n\r\0\x80\xff', b"%00", b"%ff", b"\\ud800", b"topic=", b"{+x*}", b"{?a,b}", b"null", b"1e999",
-    b"[[[[", b'{"a":', b"\xe2\x80\x8b", b"9" * 20,
+    b"[[[[", b'{"a":', b"\xe2\x80\x8b", b"9" * 20, b"true", b"false", b"{}", b"general", b"task:t", b"\x1a\0", b"\x80" * 9,
 )  # fmt: skip
 
 
@@ -110,33 +121,34 @@ PARSERS: dict[str, Parser] = {
             b'batch\n{"commands":[{"info":{}},{"publish":{"channel":"a","data":{}}}],"parallel":true}',
         ),
     ),
+    "centrifuge-json": Parser(frame_parser(JsonCodec()), JSON_FRAMES),
+    "centrifuge-protobuf": Parser(frame_parser(ProtobufCodec()), PROTOBUF_FRAMES),
+    "centrifuge-command": Parser(command_parser, PROTOBUF_COMMANDS),
+    "emulation": Parser(request_parser, REQUESTS),
 }  # fmt: skip
 
 
-def mutations(seeds: tuple[bytes, ...], random: Random) -> Iterator[bytes]:
-    """Mutations of some input, without an end; each goes on from an earlier one, or begins again."""
-    data = bytearray()
-    while True:
-        if not data or len(data) > 2000 or random.random() < 0.2:
-            data = bytearray(random.choice(seeds))
-        for _ in range(random.randint(1, 4)):
-            at = random.randrange(len(data) + 1)
-            kind = random.randrange(5)
-            if kind == 0 and at < len(data):
-                data[at] = random.randrange(256)
-            elif kind == 1:
-                del data[at : at + random.randint(1, 8)]
-            elif kind == 2:
-                data[at:at] = random.choice(_PIECES)
-            elif kind == 3:
-                data[at:at] = data[random.randrange(len(data) + 1) :][: random.randint(1, 40)]
-            elif at < len(data):
-                data[at] ^= 1 << random.randrange(8)
-        yield bytes(data)
+def mutated(data: bytes, random: Random) -> bytes:
+    """Return some input with one change, or a few."""
+    changed = bytearray(data)
+    for _ in range(random.choice((1, 1, 1, 2, 4))):
+        at = random.randrange(len(changed) + 1)
+        kind = random.randrange(5)
+        if kind == 0 and at < len(changed):
+            changed[at] = random.randrange(256)
+        elif kind == 1:
+            del changed[at : at + random.randint(1, 8)]
+        elif kind == 2:
+            changed[at:at] = random.choice(_PIECES)
+        elif kind == 3:
+            changed[at:at] = changed[random.randrange(len(changed) + 1) :][: random.randint(1, 40)]
+        elif at < len(changed):
+            changed[at] ^= 1 << random.randrange(8)
+    return bytes(changed)
 
 
 def fuzz(parser: Parser, count: int, seed: int) -> tuple[int, float]:
-    """Parse mutations.
+    """Parse mutations. Most go on from one that was read, so that they come further than to the first check.
 
     Args:
         parser: The parser.
@@ -149,12 +161,17 @@ def fuzz(parser: Parser, count: int, seed: int) -> tuple[int, float]:
     Raises:
         AssertionError: A parser raises what it must not; the message has the input.
     """
-    read, longest = 0, 0.0
-    for data, _ in zip(mutations(parser.seeds, Random(seed)), range(count), strict=False):
+    read, longest, random = 0, 0.0, Random(seed)
+    data = kept = random.choice(parser.seeds)
+    for _ in range(count):
+        if len(data) > 2000 or random.random() < 0.2:
+            data = kept = random.choice(parser.seeds)
+        data = mutated(data if random.random() < 0.5 else kept, random)
         started = process_time()
         try:
             parser.parse(data)
             read += 1
+            kept = data
         except (BadMessage, ApiError):
             pass
         except Exception as error:

@@ -33,6 +33,7 @@ from relay.protocols.base import (
 )
 from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.centrifuge_client import CentrifugeServer
+from relay.protocols.centrifuge_commands import Codec
 from relay.protocols.centrifuge_json import JsonCodec
 
 JSON = JsonCodec()
@@ -49,11 +50,15 @@ def update(offset: int, channel: str = "task:t") -> Update:
 class Client:
     """A client, and the session that executes its commands: every token holds, every channel is at `e:7`."""
 
-    def __init__(self, *namespaces: Namespace, grant: Any = EVERYTHING, named: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *namespaces: Namespace, grant: Any = EVERYTHING, named: tuple[str, ...] = (), codec: Codec = JSON
+    ) -> None:
         server = CentrifugeServer(
             ClientChannels(ChannelPatterns(named), namespaces), 25.0, "test", 128, now=lambda: NOW
         )
-        self.protocol = CentrifugeProtocol(server, JSON)
+        self.protocol = CentrifugeProtocol(server, codec)
+        #: The channels that the session follows.
+        self.followed: set[str] = set()
         self.grant = grant
         self.result = SubscribeResult(AT_7, None, [])
         self.refuses: tuple[str, str] | None = None
@@ -67,7 +72,8 @@ class Client:
         self.publish_error: RelayError | None = None
 
     def _send(self, payloads: Iterable[bytes]) -> None:
-        self.sent += [msgspec.json.decode(payload) for payload in payloads if payload]
+        is_binary = self.protocol.is_binary
+        self.sent += [payload if is_binary else msgspec.json.decode(payload) for payload in payloads if payload]
 
     def run(self, commands: Iterable[Command]) -> None:
         for command in commands:
@@ -77,7 +83,10 @@ class Client:
             match command:
                 case End(close):
                     self.closed = close
-                case Reply(payload) | Unsubscribe(_, payload):
+                case Reply(payload):
+                    self._send([payload])
+                case Unsubscribe(channel, payload):
+                    self.followed.discard(channel)
                     self._send([payload])
                 case VerifyToken(_, answer):
                     self.run(answer(self.grant))
@@ -107,6 +116,7 @@ class Client:
         result = self.result
         if command.since is not None:
             result = result._replace(recovered=command.since.epoch == "e")
+        self.followed.add(command.channel)
         self._send(command.answer(result))
 
     def say(self, *commands: Any) -> list[Any]:

@@ -177,6 +177,16 @@ def test_refusals_of_the_session_are_error_replies(code: str, number: int) -> No
     assert "subscribe" in client.follow("task:t")
 
 
+def test_who_cannot_recover_subscribes_again_without_a_position() -> None:
+    """After an unsubscribe 2500, clients recover only what they were told to be recoverable."""
+    client = connected(Namespace("task", force_recovery=False))
+    for _ in range(2):
+        assert client.follow("task:t", positioned=True)["subscribe"]["positioned"]
+    assert client.follow("task:t", recoverable=True)["subscribe"]["recoverable"]
+    assert client.follow("task:t", recoverable=True)["error"]["code"] == 105
+    assert client.follow("task:t", recover=True, recoverable=True, offset=7, epoch="e")["subscribe"]["recovered"]
+
+
 def test_a_channel_is_followed_once_but_again_to_recover() -> None:
     client = connected()
     client.follow("task:t")
@@ -279,10 +289,12 @@ def test_a_ping_is_answered_once() -> None:
     assert client.protocol.heartbeat() is None
     client.connect()
     assert client.protocol.heartbeat() == Reply(b"{}")
+    assert client.protocol.heartbeat() is None
+    assert client.protocol.check_pong() == End(Close.NO_PONG)
     client.say({})
     assert client.closed is None
+    assert client.protocol.check_pong() is None
     assert client.protocol.heartbeat() == Reply(b"{}")
-    assert client.protocol.heartbeat() == End(Close.NO_PONG)
     client.say({}, {})
     assert client.closed is Close.BAD_REQUEST
 

@@ -13,6 +13,7 @@ from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from relay.protocols.centrifuge_protobuf import ProtobufCodec
 from relay.protocols.protobuf import BOOL, BYTES, INT, TEXT, UINT, Field, Table, decode, delimited, encode, varint
+from tests.protocols.centrifuge_client import Client
 
 CODEC = ProtobufCodec()
 AT_7 = Position("e", 7)
@@ -122,3 +123,13 @@ def test_replies_keep_empty_results() -> None:
 def test_whatever_comes_is_commands_or_refused(data: bytes) -> None:
     with suppress(BadMessage):
         CODEC.decode(data)
+
+
+def test_data_that_is_no_utf_8_ends_no_session() -> None:
+    client = Client(codec=CODEC)
+    client.run(client.protocol.receive(delimited(b"\x08\x01" + b"\x22\x00")))
+    data = b'{"deltas":"\xff"}'
+    subscribe = b"\x08\x02" + b"\x2a" + delimited(b"\x0a\x06task:t" + b"\x42" + delimited(data))
+    client.run(client.protocol.receive(delimited(subscribe)))
+    assert client.closed is None
+    assert client.followed == {"task:t"}

@@ -95,7 +95,7 @@ async def subscribed_and_receiving(world: World, session: Session, peer: Peer) -
         await settled()
         peer.send_bytes(masked_frame(0x89, b"ping"))
         await settled()
-        session.heartbeat()
+        session.heartbeat(0.0)
         await trio.sleep(0.1)
     peer.send_bytes(SUBSCRIBE[:7])  # never finished
     await let_go(peer)
@@ -157,7 +157,7 @@ async def never_reading_again(world: World, session: Session, peer: Peer) -> Non
     for number in range(5):
         world.publish("a", number, pad=3000)
     await trio.sleep(1)
-    session.heartbeat()
+    session.heartbeat(0.0)
     await trio.sleep(50)  # the goodbye has a deadline
     peer.hang_up()
 

@@ -11,9 +11,14 @@ import trio
 from trio.testing import MockClock
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
+from relay.core.channels import ChannelPatterns
 from relay.core.client_budget import BURST, MAX_SLOWED, RATE
+from relay.core.client_channels import ClientChannels
 from relay.core.closecodes import Close
-from relay.server.heartbeat import TICK
+from relay.protocols.centrifuge import CentrifugeProtocol
+from relay.protocols.centrifuge_client import CentrifugeServer
+from relay.protocols.centrifuge_json import JsonCodec
+from relay.server.heartbeat import PONG_TIMEOUT, TICK
 from tests.harness import masked_frame, masked_text
 from tests.server.world import (
     MakeWorld,
@@ -191,6 +196,38 @@ async def test_each_client_has_its_heartbeat_once_in_an_interval_and_not_all_at_
         assert len(pings) >= 2
         assert [later - earlier for earlier, later in pairwise(pings)] == [10.0] * (len(pings) - 1)
     assert len({pings[0] for pings in times.values()}) == 8
+
+
+@pytest.mark.parametrize("interval", [1.0, 25.0])
+async def test_a_client_that_does_not_answer_pings_is_closed_soon_and_one_that_does_stays(
+    autojump_clock: MockClock, make_world: MakeWorld, interval: float
+) -> None:
+    world = make_world(heartbeat_interval=interval)
+    server = CentrifugeServer(ClientChannels(ChannelPatterns(())), interval, "test", 128)
+    silent, lively = [await world.connect(protocol=CentrifugeProtocol(server, JsonCodec())) for _ in range(2)]
+    for peer in (silent, lively):
+        peer.send({"id": 1, "connect": {}})
+        assert "connect" in await peer.json()
+    world.start_heartbeat()
+    pings: list[float] = []
+
+    async def answer() -> None:
+        while await lively.json() == {}:
+            pings.append(trio.current_time())
+            lively.send({})
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert await silent.json() == {}
+        asked = trio.current_time()
+        (*_, close) = await silent.rest()
+        assert trio.current_time() - asked == pytest.approx(PONG_TIMEOUT, abs=2 * TICK)
+        assert close is not None
+        assert close.code == 3012
+        await trio.sleep(3 * interval)
+        nursery.cancel_scope.cancel()
+    assert len(pings) >= 3
+    assert len(world.sessions) == 1
 
 
 async def test_a_client_with_a_backlog_gets_no_heartbeat_on_top_of_it(

@@ -22,8 +22,29 @@ export function words(state: ConnectionState, now: number): readonly [text: stri
   }
 }
 
-/** Show the connection of a client in an element, and why, as its title. */
-export function showConnection(relay: RelayClient, list: { readonly state: TaskListState }, pill: HTMLElement, banner: HTMLElement): void {
+/** What to say above the tasks: why they may be old. Nothing where all is well, or where the page asks for a token instead. */
+function warning({ status }: ConnectionState, { error }: TaskListState, isAnythingShown: boolean): string {
+  if (status === "closed") return "";
+  if (status !== "live" && status !== "connecting") {
+    return isAnythingShown
+      ? "What you see is the last that was known. Missed updates arrive when the connection is back."
+      : "Tasks appear here when the connection is back.";
+  }
+  return error === null ? "" : `${error.message[0]!.toUpperCase()}${error.message.slice(1)}. It is read again soon.`;
+}
+
+/**
+ * Show the connection of a client in an element, and why, as its title.
+ *
+ * @param isAnythingShown whether the page shows tasks
+ */
+export function showConnection(
+  relay: RelayClient,
+  list: { readonly state: TaskListState },
+  isAnythingShown: () => boolean,
+  pill: HTMLElement,
+  banner: HTMLElement,
+): void {
   let said = "";
   const show = (): void => {
     const state = relay.connection.state;
@@ -35,10 +56,8 @@ export function showConnection(relay: RelayClient, list: { readonly state: TaskL
     pill.dataset["tone"] = tone;
     pill.title = state.detail;
     document.body.dataset["connection"] = state.status;
-    const { error } = list.state;
-    const isBad = state.status !== "live" && state.status !== "connecting";
-    banner.hidden = !isBad && error === null;
-    setText(banner, isBad ? "What you see is the last that was known. Missed updates arrive when the connection is back." : (error?.message ?? ""));
+    setText(banner, warning(state, list.state, isAnythingShown()));
+    banner.hidden = banner.textContent === "";
   };
   relay.connection.subscribe(show);
   setInterval(show, 500);

@@ -106,11 +106,13 @@ function draw(): void {
   const more = byId<HTMLButtonElement>("more");
   more.hidden = waiting === 0;
   setText(more, waiting === 1 ? "1 new task" : `${waiting.toLocaleString()} new tasks`);
-  byId("empty").hidden = isLoading || tasks.length > 0 || error !== null;
-  byId("loading").hidden = !isLoading || error !== null;
+  const isAsked = error?.code === 401 || error?.code === "unauthenticated" || relay.connection.state.status === "closed";
+  byId("empty").hidden = isLoading || tasks.length > 0 || isAsked;
+  byId("loading").hidden = !isLoading || isAsked;
+  setText(byId("loading"), error === null ? "Reading the tasks" : "The tasks could not be read yet");
   byId("nothing").hidden = tasks.length === 0 || ids.length > 0 || waiting > 0;
   byId("truncated-list").hidden = !isTruncated;
-  byId("sign-in").hidden = !(error?.code === 401 || error?.code === "unauthenticated" || relay.connection.state.status === "closed");
+  byId("sign-in").hidden = !isAsked;
   document.title = title(numbers);
   panel.listChanged();
 }
@@ -184,7 +186,7 @@ byId("sign-in").addEventListener("submit", (event) => {
   location.reload();
 });
 
-showConnection(relay, list, byId("connection"), byId("banner"));
+showConnection(relay, list, () => state.task !== null || byTask.size > 0, byId("connection"), byId("banner"));
 document.body.classList.toggle("is-one-task", isOneTask);
 panel.show(state.task);
 if (isOneTask) {

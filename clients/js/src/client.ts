@@ -1,4 +1,4 @@
-// Follow tasks, lists of tasks, general updates and extra channels of a relay.
+// Follow tasks, tasks with their children, lists of tasks, general updates and extra channels of a relay.
 //
 //   const relay = new RelayClient("https://relay.example");
 //   for await (const { state } of relay.task("demo")) console.log(state.progress);
@@ -6,12 +6,13 @@
 // After a broken connection or a restart of the relay it resumes: every update arrives once and in order, or one of type "reset"
 // comes, which says that some are missing.
 
-import { checkedTaskId, EXTRA_PREFIX, GENERAL, TASK_PREFIX } from "./core/channels.js";
+import { checkedTaskId, EXTRA_PREFIX, FAMILY_PREFIX, GENERAL, isFamily, TASK_PREFIX } from "./core/channels.js";
 import { RelayError } from "./core/errors.js";
-import type { ConnectionState, Fields, Position, TaskFields, TaskFilter, TaskState, TokenSource } from "./core/types.js";
+import type { ConnectionState, Fields, Position, TaskFields, TaskFilter, TokenSource } from "./core/types.js";
 import { type EngineOptions, httpUrl, type Resolved, resolved, type Resume, socketUrl } from "./engine/options.js";
 import { tokenOf } from "./engine/token.js";
-import { Followed, unknownTask } from "./followed.js";
+import { type Followed, unknownTask } from "./followed.js";
+import { followedOf, unknownFamily } from "./followed_family.js";
 import { call, Observable, throwLater } from "./observers.js";
 import { followPage } from "./page_lifecycle.js";
 import { canElect, election } from "./sharing/election.js";
@@ -21,7 +22,7 @@ import { LocalFeed } from "./sharing/local_feed.js";
 import { PendingFeed } from "./sharing/pending_feed.js";
 import { SharedFeed } from "./sharing/shared_feed.js";
 import { canShareWorker, workerLink } from "./sharing/worker_link.js";
-import { ChannelHandle, type Follows, TaskHandle } from "./task.js";
+import { ChannelHandle, FamilyHandle, type Follows, TaskHandle } from "./task.js";
 import { TaskList, type TaskListOptions } from "./task_list.js";
 
 /** Milliseconds for which a channel is still followed when nobody wants it any more: a component that is mounted again finds it. */
@@ -63,7 +64,8 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   readonly #leavePage: () => void;
   readonly #api: string;
   #feed: Feed;
-  #idle: TaskState<any>;
+  /** What is known of what nobody follows. */
+  #idle = { task: unknownTask("idle"), family: unknownFamily("idle") };
   #isClosed = false;
   /** Why the relay does not accept this client. */
   #rejection: RelayError | null = null;
@@ -81,12 +83,11 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     this.#onError = onError ?? null;
     const given = Object.entries(positions ?? {});
     this.#resume = new Map(given.map(([name, position]) => [name, { position, state: states?.[name] ?? {} }]));
-    this.#idle = unknownTask("idle");
     this.#follows = {
       acquire: (name) => this.#acquire(name),
       release: (followed) => this.#release(followed),
       stored: (name) => states?.[name] ?? {},
-      peek: (name) => this.#followed.get(name)?.observable.value ?? this.#idle,
+      peek: (name) => this.#followed.get(name)?.observable.value ?? this.#idle[isFamily(name) ? "family" : "task"],
     };
     this.#connection = new Observable<ConnectionState>({
       status: "connecting",
@@ -108,6 +109,14 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
   /** A task. Its handle is an async iterable of updates, and an observable state. */
   task<F extends object = Task>(taskId: string | number): TaskHandle<F> {
     return new TaskHandle<F>(this.#follows, TASK_PREFIX + checkedTaskId(taskId));
+  }
+
+  /**
+   * A task together with all its children, present and future: one subscription with one position. `taskId` of an update says which
+   * of them it is of.
+   */
+  family<F extends object = Task>(taskId: string | number): FamilyHandle<F> {
+    return new FamilyHandle<F>(this.#follows, FAMILY_PREFIX + checkedTaskId(taskId));
   }
 
   /** The general updates. */
@@ -157,10 +166,12 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     return Object.fromEntries([...this.#followed.values()].flatMap(({ name, position }) => (position === null ? [] : [[name, position]])));
   }
 
-  /** By task's channel, the states at these positions: `states` of the next client. */
+  /** By channel of a task or a family, the states at these positions: `states` of the next client. */
   get states(): { [channel: string]: Fields } {
-    const tasks = [...this.#followed.values()].filter(({ name, position }) => position !== null && name.startsWith(TASK_PREFIX));
-    return Object.fromEntries(tasks.map(({ name, state }) => [name, state]));
+    const known = [...this.#followed.values()].filter(
+      ({ name, position }) => position !== null && (name.startsWith(TASK_PREFIX) || isFamily(name)),
+    );
+    return Object.fromEntries(known.map(({ name, state }) => [name, isFamily(name) ? { ...state } : state]));
   }
 
   /** Close the connection: no callback is called any more, and loops end with an error. */
@@ -177,7 +188,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     }
     this.#followed.clear();
     this.#connection.clear();
-    this.#idle = unknownTask("closed");
+    this.#idle = { task: unknownTask("closed"), family: unknownFamily("closed") };
   }
 
   #makeFeed(engine: EngineOptions, shared: boolean | string | undefined, worker: string | URL | null): Feed {
@@ -246,7 +257,7 @@ export class RelayClient<Task extends object = TaskFields, General extends objec
     if (followed === undefined) {
       const stored = this.#resume.get(name);
       this.#resume.delete(name);
-      followed = new Followed(name, stored?.position ?? null, stored?.state ?? {}, this.#connection.value);
+      followed = followedOf(name, stored?.position ?? null, stored?.state ?? {}).begin(this.#connection.value);
       this.#followed.set(name, followed);
       this.#feed.follow(name, followed.position, followed.state);
     }

@@ -6,6 +6,7 @@ export { RelayError } from "./core/errors.js";
 export { retryAfter } from "./core/retry_after.js";
 export type {
   ConnectionState,
+  FamilyState,
   Fields,
   FollowStatus,
   ListedTask,
@@ -18,5 +19,5 @@ export type {
   TokenSource,
   Update,
 } from "./core/types.js";
-export { ChannelHandle, TaskHandle } from "./task.js";
+export { ChannelHandle, FamilyHandle, TaskHandle } from "./task.js";
 export { TaskList, type TaskListOptions } from "./task_list.js";

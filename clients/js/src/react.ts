@@ -3,22 +3,32 @@
 import { useCallback, useMemo, useSyncExternalStore } from "react";
 
 import type { RelayClient } from "./client.js";
-import type { ConnectionState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
+import type { ConnectionState, FamilyState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
 import { unknownTask } from "./followed.js";
+import { unknownFamily } from "./followed_family.js";
 import type { TaskListOptions } from "./task_list.js";
 
 const UNKNOWN: TaskState<any> = unknownTask("idle");
+const UNKNOWN_FAMILY: FamilyState<any> = unknownFamily("idle");
 
-/** What is known of a task, which is followed while the component is mounted. Without an id nothing is followed. */
-export function useTask<F extends object = TaskFields>(relay: RelayClient<any>, taskId: string | number | null | undefined): TaskState<F> {
+type Id = string | number | null | undefined;
+
+function useFollowed<S>(relay: RelayClient<any>, kind: "task" | "family", taskId: Id, unknown: S): S {
   const isNamed = taskId !== null && taskId !== undefined && taskId !== "";
   const subscribe = useCallback(
-    (changed: () => void) => (isNamed ? relay.task(taskId).subscribe(changed) : () => {}),
-    [relay, taskId, isNamed],
+    (changed: () => void) => (isNamed ? relay[kind](taskId).subscribe(changed) : () => {}),
+    [relay, kind, taskId, isNamed],
   );
-  const snapshot = (): TaskState<F> => (isNamed ? relay.task<F>(taskId).state : UNKNOWN);
-  return useSyncExternalStore(subscribe, snapshot, () => UNKNOWN);
+  const snapshot = (): S => (isNamed ? (relay[kind](taskId).state as S) : unknown);
+  return useSyncExternalStore(subscribe, snapshot, () => unknown);
 }
+
+/** What is known of a task, which is followed while the component is mounted. Without an id nothing is followed. */
+export const useTask = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: Id): TaskState<F> => useFollowed(relay, "task", taskId, UNKNOWN);
+
+/** What is known of a task and its children, which are followed while the component is mounted. Without an id nothing is followed. */
+export const useFamily = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: Id): FamilyState<F> =>
+  useFollowed(relay, "family", taskId, UNKNOWN_FAMILY);
 
 /** A list of tasks, which is kept up to date while the component is mounted. The filter is compared by its values. */
 export function useTasks<F extends object = TaskFields>(

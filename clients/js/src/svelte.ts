@@ -1,7 +1,7 @@
 // Stores for Svelte 3 and newer: `const task = taskStore(relay, "demo")`, and `$task` in the component. They follow while observed.
 
 import type { RelayClient } from "./client.js";
-import type { ConnectionState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
+import type { ConnectionState, FamilyState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
 import type { TaskListOptions } from "./task_list.js";
 
 /** As `Readable` of svelte/store. */
@@ -11,6 +11,10 @@ export interface Readable<T> {
 
 /** What is known of a task. */
 export const taskStore = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: string | number): Readable<TaskState<F>> => relay.task<F>(taskId);
+
+/** What is known of a task and its children. */
+export const familyStore = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: string | number): Readable<FamilyState<F>> =>
+  relay.family<F>(taskId);
 
 /** A list of tasks. */
 export const tasksStore = <F extends object = TaskFields>(

@@ -1,7 +1,7 @@
-// One task, or one channel without tasks, as a client's user sees it.
+// One task, a task with its children, or one channel without tasks, as a client's user sees it.
 
-import { taskIdOf } from "./core/channels.js";
-import type { Fields, TaskFields, TaskState, Update } from "./core/types.js";
+import { parentOf, taskIdOf } from "./core/channels.js";
+import type { FamilyState, Fields, TaskFields, TaskState, Update } from "./core/types.js";
 import type { Followed } from "./followed.js";
 import { call } from "./observers.js";
 import { type TextChunk, TextStream } from "./text_stream.js";
@@ -22,7 +22,7 @@ export interface Follows {
  * The updates of one channel. They arrive while somebody wants them: a loop, `onUpdate`, or for tasks `subscribe`.
  */
 export class ChannelHandle<F extends object = Fields> implements AsyncIterable<Update<F>> {
-  /** "task:<id>", "general" or "channel:<name>". */
+  /** "task:<id>", "family:<id>", "general" or "channel:<name>". */
   readonly channel: string;
   readonly #client: Follows;
 
@@ -34,7 +34,7 @@ export class ChannelHandle<F extends object = Fields> implements AsyncIterable<U
   /**
    * Call a function with every update: each once and in order, or after one of type "reset", if some are missing.
    *
-   * A task begins with its state. Returns a function that ends it.
+   * A task begins with its state, a family with those of its tasks. Returns a function that ends it.
    */
   onUpdate(listener: (update: Update<F>) => void): () => void {
     if (typeof listener !== "function") throw new TypeError("onUpdate needs a function");
@@ -45,8 +45,8 @@ export class ChannelHandle<F extends object = Fields> implements AsyncIterable<U
       listener(update);
     };
     queueMicrotask(() => {
-      const first = followed.first();
-      if (isNew && first !== null && followed.listeners.has(own)) call(own, first);
+      if (!isNew) return;
+      for (const first of followed.first()) if (followed.listeners.has(own)) call(own, first);
     });
     followed.listeners.add(own);
     return () => {
@@ -56,7 +56,8 @@ export class ChannelHandle<F extends object = Fields> implements AsyncIterable<U
   }
 
   /**
-   * Iterate over the updates, as `onUpdate`. A task's loop ends after the update that ends the task.
+   * Iterate over the updates, as `onUpdate`. A task's loop ends after the update that ends the task; that of a family when its
+   * children have ended, too.
    *
    * If the loop is slow, the updates that wait are merged when they are more than 1000. It throws a RelayError if the relay does not
    * deliver the channel, or if the client is closed.
@@ -70,9 +71,9 @@ export class ChannelHandle<F extends object = Fields> implements AsyncIterable<U
     });
     followed.iterators.add(iterator);
     const first = followed.first();
-    if (first !== null) iterator.push(first);
+    for (const each of first) iterator.push(each);
     if (followed.error !== null) iterator.finish(followed.error);
-    else if (first !== null && TERMINAL_AND_CURRENT.has(this.#client.peek(this.channel).connection)) iterator.finish();
+    else if (first.length > 0 && TERMINAL_AND_CURRENT.has(this.#client.peek(this.channel).connection)) iterator.finish();
     return iterator;
   }
 
@@ -83,15 +84,36 @@ export class ChannelHandle<F extends object = Fields> implements AsyncIterable<U
 
 const TERMINAL_AND_CURRENT = new Set(["complete"]);
 
-/** One task: its updates, and its state as an observable, which is also a Svelte store. */
-export class TaskHandle<F extends object = TaskFields> extends ChannelHandle<F> {
-  get id(): string {
-    return taskIdOf(this.channel)!;
+/** A channel with a state, as an observable, which is also a Svelte store. */
+abstract class StateHandle<F extends object, S extends TaskState<F>> extends ChannelHandle<F> {
+  /** What is known now. The same object until something changes. */
+  get state(): S {
+    return this.client.peek(this.channel) as S;
   }
 
-  /** What is known now. The same object until something changes. */
-  get state(): TaskState<F> {
-    return this.client.peek(this.channel);
+  /** Call a function with the state, and with each new one. It is followed meanwhile. Returns a function that ends it. */
+  subscribe(listener: (state: S) => void): () => void {
+    const followed = this.client.acquire(this.channel);
+    const stop = followed.observable.subscribe((state) => listener(state as S));
+    return () => {
+      stop();
+      this.client.release(followed);
+    };
+  }
+}
+
+/** A task together with its children, those of now and those that come: their updates, and their states. */
+export class FamilyHandle<F extends object = TaskFields> extends StateHandle<F, FamilyState<F>> {
+  /** The task whose children they are. */
+  get id(): string {
+    return parentOf(this.channel);
+  }
+}
+
+/** One task: its updates and its state. */
+export class TaskHandle<F extends object = TaskFields> extends StateHandle<F, TaskState<F>> {
+  get id(): string {
+    return taskIdOf(this.channel)!;
   }
 
   /**
@@ -108,15 +130,5 @@ export class TaskHandle<F extends object = TaskFields> extends ChannelHandle<F> 
       const chunk = text.take(update);
       if (chunk !== null) yield chunk;
     }
-  }
-
-  /** Call a function with the state, and with each new one. The task is followed meanwhile. Returns a function that ends it. */
-  subscribe(listener: (state: TaskState<F>) => void): () => void {
-    const followed = this.client.acquire(this.channel);
-    const stop = followed.observable.subscribe(listener);
-    return () => {
-      stop();
-      this.client.release(followed);
-    };
   }
 }

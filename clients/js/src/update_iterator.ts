@@ -31,12 +31,18 @@ export class UpdateIterator implements AsyncIterableIterator<Update<any>, undefi
     if (this.#isOver) return;
     const next = this.#wanted.shift();
     if (next !== undefined) return next.resolve({ done: false, value: update });
-    const last = this.#waiting.at(-1);
     if (this.#waiting.length < MAX_WAITING) this.#waiting.push(update);
     else if (update.type === "reset") this.#waiting = [update]; // what came before no longer counts
     else if (update.taskId === null) this.#waiting = [{ ...update, type: "reset", data: {} }, update];
-    else if (last!.type === "reset") this.#waiting.push(update);
-    else this.#waiting[this.#waiting.length - 1] = merged(last!, update);
+    else this.#merge(update);
+  }
+
+  /** Merge an update into the last one that waits of its task, unless that is before a reset. */
+  #merge(update: Update<Fields>): void {
+    let index = this.#waiting.length - 1;
+    while (index >= 0 && this.#waiting[index]!.type !== "reset" && this.#waiting[index]!.taskId !== update.taskId) index -= 1;
+    const isFirst = index < 0 || this.#waiting[index]!.type === "reset";
+    this.#waiting.push(isFirst ? update : merged(this.#waiting.splice(index, 1)[0]!, update));
   }
 
   /** No more updates come; those that wait are still delivered. */

@@ -3,8 +3,9 @@
 import { type MaybeRefOrGetter, onScopeDispose, type ShallowRef, shallowRef, toValue, watch } from "vue";
 
 import type { RelayClient } from "./client.js";
-import type { ConnectionState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
+import type { ConnectionState, FamilyState, TaskFields, TaskFilter, TaskListState, TaskState } from "./core/types.js";
 import { unknownTask } from "./followed.js";
+import { unknownFamily } from "./followed_family.js";
 import type { TaskListOptions } from "./task_list.js";
 
 type Id = string | number | null | undefined;
@@ -28,15 +29,22 @@ function following<T, K>(key: () => K, first: T, follow: (key: K, set: (value: T
   return value;
 }
 
-/** What is known of a task. The id may be a ref or a getter. */
-export function useTask<F extends object = TaskFields>(relay: RelayClient<any>, taskId: MaybeRefOrGetter<Id>): Readonly<ShallowRef<TaskState<F>>> {
-  const unknown: TaskState<F> = unknownTask("idle");
-  return following<TaskState<F>, Id>(() => toValue(taskId), unknown, (id, set) => {
-    if (id !== null && id !== undefined && id !== "") return relay.task<F>(id).subscribe(set);
+/** A ref to the state of what a client has under an id. */
+function followingId<S>(taskId: MaybeRefOrGetter<Id>, unknown: S, handle: (id: string | number) => { subscribe(set: (state: S) => void): () => void }) {
+  return following<S, Id>(() => toValue(taskId), unknown, (id, set) => {
+    if (id !== null && id !== undefined && id !== "") return handle(id).subscribe(set);
     set(unknown);
     return () => {};
   });
 }
+
+/** What is known of a task. The id may be a ref or a getter. */
+export const useTask = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: MaybeRefOrGetter<Id>): Readonly<ShallowRef<TaskState<F>>> =>
+  followingId<TaskState<F>>(taskId, unknownTask("idle"), (id) => relay.task<F>(id));
+
+/** What is known of a task and its children. The id may be a ref or a getter. */
+export const useFamily = <F extends object = TaskFields>(relay: RelayClient<any>, taskId: MaybeRefOrGetter<Id>): Readonly<ShallowRef<FamilyState<F>>> =>
+  followingId<FamilyState<F>>(taskId, unknownFamily("idle"), (id) => relay.family<F>(id));
 
 /** A list of tasks. The filter may be a ref or a getter, and is compared by its values. */
 export function useTasks<F extends object = TaskFields>(

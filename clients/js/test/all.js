@@ -2,6 +2,7 @@
 import "./arguments.test.js";
 import "./busy.test.js";
 import "./connection.test.js";
+import "./family.test.js";
 import "./follower.test.js";
 import "./limits.test.js";
 import "./list.test.js";

@@ -38,7 +38,7 @@ test("whatever the tab and the shared connection have, the tab ends with the sam
     };
     // The host begins again where the tab is behind.
     if (follower.isBehind(shared.position)) shared = { position: at(own), state: stateAt(own) };
-    else if (below(2) === 0) apply(follower.join("task:t", "t", shared));
+    else if (below(2) === 0) apply(follower.join("task:t", shared));
     while (shared.position.offset < top) {
       const since = shared.position;
       const offset = Math.min(top, since.offset + 1 + below(4)); // coalesced, where it is more than one
@@ -55,7 +55,7 @@ test("whatever the tab and the shared connection have, the tab ends with the sam
 
 test("a tab of another epoch is reset, and gets the state", () => {
   const follower = new Follower(at(5, "old"));
-  const sent = follower.join("task:t", "t", { position: at(2), state: { n: 2 } });
+  const sent = follower.join("task:t", { position: at(2), state: { n: 2 } });
   assert.deepEqual(sent.map(({ type, isState }) => [type, isState]), [["reset", false], ["task_update", true]]);
   assert.deepEqual(follower.position, at(2));
 });

@@ -182,7 +182,7 @@ class AuthorizeUrl:
             claims.setdefault("exp", now + self._ttl)
             claims["iat"] = now
             return read_claims(claims)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unverified("the answer is no JSON object") from None
         except BadGrant as error:
             raise Unverified(f"the answer is no grant: {error}") from None

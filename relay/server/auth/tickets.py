@@ -76,7 +76,7 @@ class Tickets:
             raise unknown
         try:
             return read_claims(msgspec.json.decode(claims, type=dict[str, Any]))
-        except (msgspec.DecodeError, BadGrant):
+        except (msgspec.DecodeError, UnicodeDecodeError, BadGrant):
             raise unknown from None
 
     async def _run(self, call: ScriptCall) -> Any:

@@ -133,7 +133,7 @@ def read_jwk(jwk: Any) -> TokenKey:
 def _members(data: bytes) -> list[Any]:
     try:
         members = msgspec.json.decode(data, type=dict[str, Any])["keys"]
-    except (msgspec.DecodeError, RecursionError, KeyError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
         raise BadKey("it is no JWKS, which is a JSON object with `keys`") from None
     if not isinstance(members, list) or len(members) > MAX_KEYS:
         raise BadKey(f"`keys` must be a list of {MAX_KEYS} keys at most")

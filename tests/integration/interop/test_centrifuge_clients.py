@@ -5,7 +5,8 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from centrifuge import (
     SubscriptionEventHandler,
 )
 
+from tests.faults.proxy import ProxyThread
 from tests.harness import PATIENCE, RedisServer, RelayServer
 from tests.integration.interop.browser import chromium, page_server
 from tests.integration.interop.conftest import NODE
@@ -263,24 +265,92 @@ def test_what_a_client_publishes_reaches_another_on_another_relay(relays: list[R
         assert bob.next("publication")["data"] == {"from": "js"}
 
 
+#: Seconds of a cut, which is longer than clients wait for one answer.
+CUT = 5.0
+
+
 @pytest.mark.usefixtures("ws_package")
-@pytest.mark.parametrize("kind", ["websocket", "sse"])
-def test_a_page_in_chromium(redis_server: RedisServer, relays: list[RelayServer], tmp_path: Path, kind: str) -> None:
+def test_a_cut_of_five_seconds(redis_server: RedisServer, relays: list[RelayServer], tmp_path: Path) -> None:
+    """The network of three clients is gone for that long: in Python, in Node and in Chromium."""
+    missed = [2, 3, 4]
+
+    async def in_python(port: int, cut: asyncio.Event, is_ready: asyncio.Event) -> None:
+        events = Events()
+        address = f"ws://127.0.0.1:{port}/connection/websocket"
+        client = Client(address, token=token("py"), max_reconnect_delay=1.0)
+        await client.connect()
+        await client.new_subscription("task:away", events).subscribe()
+        assert await events.next() == ("subscribed", False, False)
+        assert (await events.next())[2] == 1
+        is_ready.set()
+        await cut.wait()
+        assert await events.next() == ("subscribed", True, True)
+        assert [(await events.next())[1:] for _ in missed] == [({"progress": n}, n) for n in missed]
+        await leave(client)
+
+    def others(port: int, stack: ExitStack) -> tuple[NodeClient, Callable[[], dict[str, Any]]]:
+        transports = [{"transport": "websocket", "endpoint": f"ws://127.0.0.1:{port}/connection/websocket"}]
+        node = stack.enter_context(node_client(transports, relays[0], [token("js")], "task:away"))
+        asked = {"transports": transports, "emulation": "", "token": token("page"), "channel": "task:away"}
+        next_report = stack.enter_context(shown_page(tmp_path, asked))
+        assert _next(next_report, "connected") == {"what": "connected", "transport": "websocket"}
+        for client in (next_report, partial(node.next, "publication")):
+            assert client()["offset"] == 1
+        return node, next_report
+
+    async def main(port: int, cut_network: Callable[[], None]) -> None:
+        cut, is_ready = asyncio.Event(), asyncio.Event()
+        with ExitStack() as stack:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(in_python(port, cut, is_ready))
+                node, next_report = await asyncio.to_thread(others, port, stack)
+                await is_ready.wait()
+                cutting = group.create_task(asyncio.to_thread(cut_network))
+                await asyncio.to_thread(node.next, "connecting")
+                for progress in missed:
+                    redis_server.publish_task("away", progress=progress)
+                await cutting
+                cut.set()
+            assert node.next("subscribed")["recovered"]
+            assert [node.next("publication")["offset"] for _ in missed] == missed
+            reports = [next_report() for _ in range(2 + len(missed))]
+            assert reports[0]["what"] == "connected"
+            assert reports[1] == {"what": "recovering", "recovered": True}
+            assert [report["offset"] for report in reports[2:]] == missed
+
+    redis_server.publish_task("away", progress=1)
+    thread = ProxyThread(relays[0].port)
+    with thread.running():
+        asyncio.run(main(thread.proxy.port, partial(thread.cut, CUT)))
+
+
+@contextmanager
+def shown_page(directory: Path, asked: dict[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Chromium with the page; its argument goes into the query. Waits for the page's reports."""
     bundle = (NODE / "node_modules" / "centrifuge" / "dist" / "centrifuge.js").read_text()
-    page = tmp_path / "page.html"
+    page = directory / "page.html"
     text = (Path(__file__).parent / "pages" / "centrifuge.html").read_text()
     page.write_text(text.replace("/* bundle */", bundle.replace("</script", "<\\/script")))
-    transports = [{"transport": "websocket", "endpoint": endpoint(relays[0]) + ("" if kind == "websocket" else "/no")}]
+    query = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in asked.items())
+    with page_server(page) as (url, next_report), chromium(directory, f"{url}?{query}"):
+        yield next_report
+
+
+@pytest.mark.usefixtures("ws_package")
+def test_a_page_in_chromium_without_websockets(
+    redis_server: RedisServer, relays: list[RelayServer], tmp_path: Path
+) -> None:
+    transports = [{"transport": "websocket", "endpoint": endpoint(relays[0]) + "/no"}]
     transports.append({"transport": "sse", "endpoint": endpoint(relays[0], "sse")})
     redis_server.publish_task("page", progress=1)
     asked = {
         "transports": transports,
         "emulation": f"http://127.0.0.1:{relays[1].port}/emulation",
         "token": token("ann"),
+        "channel": "task:page",
     }
-    query = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in asked.items())
-    with page_server(page) as (url, next_report), chromium(tmp_path, f"{url}?{query}"):
-        assert _next(next_report, "connected") == {"what": "connected", "transport": kind}
+    with shown_page(tmp_path, asked) as next_report:
+        assert _next(next_report, "connected") == {"what": "connected", "transport": "sse"}
         offset = _next(next_report, "publication")["offset"]
         redis_server.publish_task("page", progress=2)
         assert _next(next_report, "publication") == {

@@ -161,6 +161,9 @@ relay.task<{ rows: number }>("u").onUpdate((update: Update<{ rows: number }>) =>
 // @ts-expect-error: there is no such field
 relay.general<{ minutes: number }>().onUpdate(({ data }) => data.hours);
 const state: TaskState<Picture> = relay.task("t").state;
+relay.family("p").subscribe(({ data, children }) => [data.image_url, children.get("c")?.image_url]);
+// @ts-expect-error: a child's field is a string
+relay.family("p").onUpdate(({ taskId, state }) => [taskId, state.image_url?.toFixed()]);
 taskStore<Picture>(relay, "t").subscribe(({ data, connection }) => [data.image_url, connection === "live", state.stalled]);
 // @ts-expect-error: there is no such filter
 relay.tasks({ colour: "red" });

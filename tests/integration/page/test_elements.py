@@ -1,5 +1,7 @@
 """`<relay-task>` in anybody's page, and the hooks in applications that are bundled from the packed package."""
 
+import json
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ from playwright.sync_api import Page, expect
 from relay_client import Publisher
 
 from tests.conftest import StartRelay
-from tests.harness import RedisServer
+from tests.deployment.pages import snippets
+from tests.harness import RedisServer, RelayServer
+from tests.integration.interop.conftest import NODE, install_packages
 from tests.integration.interop.node_packages import CLIENT, install_packed_client
 from tests.integration.page.conftest import address
 
@@ -92,10 +96,11 @@ def test_an_element_changes_with_its_attributes_and_tells_of_what_happens(
 
 
 REACT = """
-import { StrictMode, createElement, useState } from "react";
+import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { RelayClient } from "@trio-relay/client";
 import { useConnection, useTask, useTasks } from "@trio-relay/client/react";
+import { Workflow } from "./workflow.jsx";
 
 const relay = new RelayClient(RELAY);
 function App() {
@@ -103,16 +108,16 @@ function App() {
   const { data, status, connection } = useTask(relay, id);
   const { tasks } = useTasks(relay, { kind: "k" });
   const text = [id, status, data.progress, connection, tasks.length, useConnection(relay).status].join(" ");
-  return createElement("button", { onClick: () => setId("u") }, text);
+  return <button onClick={() => setId("u")}>{text}</button>;
 }
 const root = document.body.appendChild(document.createElement("div"));
-createRoot(root).render(createElement(StrictMode, null, createElement(App)));
+createRoot(root).render(<StrictMode><App /><Workflow id="p" /></StrictMode>);
 """
 
 VUE = """
 import { createApp, h, ref } from "vue";
 import { RelayClient } from "@trio-relay/client";
-import { useConnection, useTask, useTasks } from "@trio-relay/client/vue";
+import { useConnection, useFamily, useTask, useTasks } from "@trio-relay/client/vue";
 
 const relay = new RelayClient(RELAY);
 const App = {
@@ -120,11 +125,15 @@ const App = {
     const id = ref("t");
     const task = useTask(relay, id);
     const list = useTasks(relay, { kind: "k" });
+    const family = useFamily(relay, "p");
     const connection = useConnection(relay);
     return () => {
       const { data, status, connection: current } = task.value;
       const words = [id.value, status, data.progress, current, list.value.tasks.length, connection.value.status];
-      return h("button", { onClick: () => (id.value = "u") }, words.join(" "));
+      const button = h("button", { onClick: () => (id.value = "u") }, words.join(" "));
+      const bar = ({ title, progress }) => h("progress", { max: 100, value: progress, "aria-label": title });
+      const { data: { title }, status: all, children } = family.value;
+      return [button, h("h2", `${title}: ${all}`), h("ul", [...children.values()].map((child) => h("li", [bar(child)])))];
     };
   },
 };
@@ -134,36 +143,58 @@ createApp(App).mount(document.body.appendChild(document.createElement("div")));
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An application's project that has the package as npm would publish it, beside React and Vue."""
+    """An application's project that has the package as npm would publish it, beside Vite, React and Vue."""
     directory = tmp_path_factory.mktemp("project")
     modules = install_packed_client(directory).parent.parent
-    for each in (CLIENT / "node_modules").iterdir():
-        if not each.name.startswith("."):
-            (modules / each.name).symlink_to(each)
+    install_packages()
+    for each in ("vite", "@vitejs"):
+        (modules / each).symlink_to(NODE / "node_modules" / each)
+    for each in ("react", "react-dom", "vue"):
+        (modules / each).symlink_to(CLIENT / "node_modules" / each)
     return directory
 
 
-@pytest.mark.parametrize(("name", "code"), [("react", REACT), ("vue", VUE)])
-def test_hooks_in_a_bundled_application(
-    name: str, code: str, project: Path, shared_redis: RedisServer, share_relay: StartRelay, page: Page
+def built_by_vite(project: Path, name: str, code: str, mode: str, relay: RelayServer) -> dict[str, bytes]:
+    """What Vite makes of an application, by its paths on a web server."""
+    directory = project / f"{name}-{mode}"
+    directory.mkdir()
+    (directory / "index.html").write_text(f'<!doctype html><body><script type="module" src="/{name}.jsx"></script>')
+    (directory / f"{name}.jsx").write_text(code)
+    if name == "react":
+        [workflow] = [block.text for block in snippets("jsx") if block.page == "frontends.md"]
+        assert '"/ws/tasks"' in workflow
+        (directory / "workflow.jsx").write_text(workflow.replace('"/ws/tasks"', "RELAY"))
+    imported, plugins = ('import react from "@vitejs/plugin-react";', "react()") if name == "react" else ("", "")
+    define = f"{{ RELAY: '{json.dumps(address(relay))}' }}"
+    (directory / "vite.config.js").write_text(f"{imported}export default {{ plugins: [{plugins}], define: {define} }};")
+    vite = [
+        "node",
+        str(NODE / "node_modules" / "vite" / "bin" / "vite.js"),
+        "build",
+        "--mode",
+        mode,
+        "--logLevel",
+        "warn",
+    ]
+    subprocess.run(vite, cwd=directory, check=True, timeout=120, env={**os.environ, "NODE_ENV": mode})
+    built = directory / "dist"
+    files = {f"/{path.relative_to(built)}": path.read_bytes() for path in built.rglob("*") if path.is_file()}
+    return {"/": files.pop("/index.html"), **files}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "mode"),
+    [
+        ("react", REACT, "production"),
+        ("react", REACT, "development"),  # where StrictMode mounts everything twice
+        ("vue", VUE, "production"),
+    ],
+)
+def test_hooks_in_an_application_that_vite_builds(
+    name: str, code: str, mode: str, project: Path, shared_redis: RedisServer, share_relay: StartRelay, page: Page
 ) -> None:
     relay = share_relay()
-    (project / f"{name}.js").write_text(code)
-    bundle = [
-        "node_modules/esbuild/bin/esbuild",
-        f"{name}.js",
-        "--bundle",
-        "--format=esm",
-        f"--outfile={name}.bundle.js",
-    ]
-    define = [
-        f'--define:RELAY="{address(relay)}"',
-        '--define:process.env.NODE_ENV="development"',
-        "--log-level=warning",
-    ]
-    subprocess.run([*bundle, *define], cwd=project, check=True, timeout=60)
-    files = {"/": b'<!doctype html><body><script type="module" src="/app.js"></script>'}
-    files["/app.js"] = (project / f"{name}.bundle.js").read_bytes()
+    files = built_by_vite(project, name, code, mode, relay)
     with Publisher(shared_redis.url) as publisher, served(files) as url:
         publisher.publish_task_update("t", {"status": "in_progress", "progress": 40, "kind": "k"})
         page.goto(url)
@@ -173,3 +204,12 @@ def test_hooks_in_a_bundled_application(
         publisher.publish_task_update("u", {"status": "completed", "progress": 100})
         page.locator("button").click()
         expect(page.locator("button")).to_have_text("u completed 100 complete 1 live")
+        # The example of docs/frontends.md: a task and its children.
+        publisher.publish_task_update("p", {"status": "in_progress", "title": "Film"})
+        expect(page.locator("h2")).to_have_text("Film: in_progress")
+        for step, progress in [("Cut", 10), ("Mix", 20), ("Cut", 30)]:
+            data = {"title": step, "progress": progress, "status": "in_progress"}
+            shared_redis.publish("task_updates", json.dumps({"task_id": step, "data": data, "parent_id": "p"}))
+        expect(page.get_by_role("progressbar", name="Cut")).to_have_attribute("value", "30")
+        expect(page.get_by_role("listitem")).to_have_count(2)
+        expect(page.get_by_role("progressbar", name="Mix")).to_have_attribute("value", "20")

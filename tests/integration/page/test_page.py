@@ -142,6 +142,28 @@ def test_the_connection_is_told_honestly(redis_server: RedisServer, start_relay:
         expect(page.locator("#banner")).to_be_hidden()
 
 
+def test_a_page_without_tasks_says_so_without_a_connection_too(
+    shared_redis: RedisServer, share_relay: StartRelay, page: Page
+) -> None:
+    relay = share_relay()
+    page.goto(address(relay))
+    expect(page.get_by_text("No tasks yet")).to_be_visible()
+    page.evaluate("document.dispatchEvent(new Event('freeze'))")
+    expect(page.locator("#banner")).to_have_text("Tasks appear here when the connection is back.")
+    page.route("**/api/tasks?*", lambda route: route.fulfill(status=503, json={"message": "Redis is away"}))
+    page.evaluate("document.dispatchEvent(new Event('resume'))")
+    expect(page.locator("#banner")).to_have_text(
+        "The list cannot be read: Redis is away (HTTP 503). It is read again soon."
+    )
+    expect(page.get_by_text("No tasks yet")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("The tasks could not be read yet")).to_be_visible()
+    page.unroute("**/api/tasks?*")
+    shared_redis.publish_task("t", status="in_progress")
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#banner")).to_be_hidden()
+
+
 def test_rows_do_not_jump_under_the_pointer(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:
     relay = share_relay()
     with Publisher(shared_redis.url) as publisher:
@@ -224,6 +246,21 @@ def test_axe_finds_nothing(scheme: Any, shared_redis: RedisServer, share_relay: 
     check("task")
     page.set_viewport_size({"width": 390, "height": 844})
     check("phone")
+    with Publisher(shared_redis.url) as publisher:
+        publisher.publish_task_update("failed", {"retryable": True})
+    page.locator("#retry").click()
+    check("the dialog before another run, on a phone")
+    page.set_viewport_size({"width": 1280, "height": 720})
+    check("the same")
+    page.locator("#confirm-retry [value=no]").click()
+    page.evaluate("document.dispatchEvent(new Event('freeze'))")
+    expect(page.locator("#banner")).to_be_visible()
+    check("disconnected")
+    page.goto(address(relay, "/?task=failed#share=of-a-link"))
+    expect(page.locator("body.is-one-task #error")).to_be_visible()
+    check("the view of one task")
+    page.set_viewport_size({"width": 390, "height": 844})
+    check("the same on a phone")
     assert found == []
 
 

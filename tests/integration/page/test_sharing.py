@@ -1,5 +1,6 @@
 """The client in a browser: one connection for all tabs, what happens when it is lost, and the way without WebSockets."""
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -179,3 +180,64 @@ def test_events_are_used_where_websockets_are_refused_and_left_when_they_are_not
         publisher.publish_task_update("t", {"n": 6})
         eventually(lambda: received(page, 1, 6))
     assert not any(kind == "reset" for kind, *_ in page.evaluate("updates"))
+
+
+#: Follow the family of task "p" in a tab, and note what arrives of its children.
+FOLLOW_FAMILY = """async (options) => {
+    const { RelayClient } = await import("/relay-client.js");
+    window.steps = {};
+    window.types = new Set();
+    window.relay = new RelayClient("/ws/tasks", { retryBase: 50, retryCap: 100, ...options });
+    window.family = relay.family("p");
+    family.subscribe(() => {});
+    family.onUpdate(({ type, taskId, state, isState }) => {
+        types.add(type);
+        if (taskId === "p" || type === "reset") return;
+        (steps[taskId] ??= []).push(isState ? "state" : state.text);
+    });
+}"""
+
+TEXTS = """() => Object.fromEntries([...family.state.children].map(([id, { text }]) => [id, text]))"""
+
+
+def test_a_task_and_its_children_on_every_way_to_the_relay(
+    shared_redis: RedisServer, share_relay: StartRelay, context: BrowserContext
+) -> None:
+    """On the tabs' own connection, in a shared worker and by `/events`; each update once, also after the page was frozen."""
+    relay = share_relay()
+
+    def publish(task: str, text: Any) -> None:
+        message = {"task_id": task, "data": {"text": text}, "parent_id": "p"}
+        shared_redis.publish("task_updates", json.dumps(message))
+
+    publish("a", "1")
+    eventually(lambda: '"text":"1"' in str(relay.get("/api/tasks/a")[1]))
+    ways: list[dict[str, Any]] = [{}, {}, {"worker": "/relay-worker.js"}, {"shared": False}]
+    tabs = [context.new_page() for _ in ways]
+    for tab, way in zip(tabs, ways, strict=True):
+        tab.goto(address(relay, "/healthz"))
+        if "shared" in way:
+            tab.evaluate(REFUSE)
+        tab.evaluate(FOLLOW_FAMILY, way)
+
+    def until(**texts: str) -> None:
+        for tab in tabs:
+            eventually(lambda tab=tab: tab.evaluate(TEXTS) == texts)  # type: ignore[misc]
+
+    until(a="1")
+    assert connections(relay) == 3
+    assert tabs[3].evaluate("relay.connection.state.transport") == "events"
+    publish("a", {"$append": "2"})
+    publish("b", {"$append": "1"})
+    until(a="12", b="1")
+    tabs[0].evaluate("document.dispatchEvent(new Event('freeze'))")  # the one that was elected
+    publish("a", {"$append": "3"})
+    publish("b", {"$append": "2"})
+    tabs[0].evaluate("document.dispatchEvent(new Event('resume'))")
+    # Another stream takes the place of that of `/events`, and resumes.
+    tabs[3].evaluate("relay.task('other').subscribe(() => {})")
+    publish("a", {"$append": "4"})
+    until(a="1234", b="12")
+    for tab in tabs:
+        assert tab.evaluate("steps") == {"a": ["state", "12", "123", "1234"], "b": ["1", "12"]}
+        assert tab.evaluate("[...types]") == ["task_update"]

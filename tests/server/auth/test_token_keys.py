@@ -36,7 +36,9 @@ def test_a_url_may_have_keys_for_others(tmp_path: Path) -> None:
     assert read_public_jwks(jwks(PUBLIC_JWK | {"alg": "HS256"}))[0].algorithms == ()
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"keys":7}', jwks(*[PUBLIC_JWK] * 33), jwks()])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"keys":7}', b'{"keys":[{"kid":"\xff"}]}', jwks(*[PUBLIC_JWK] * 33), jwks()]
+)
 def test_what_is_no_jwks(data: bytes) -> None:
     with pytest.raises(BadKey):
         read_public_jwks(data)

@@ -1,5 +1,7 @@
 // One channel of one subscriber: how far it has been received.
 
+import { isFamily } from "./channels.js";
+import { fold } from "./fold.js";
 import type { Fields, Position } from "./types.js";
 
 export type Phase = "unsubscribed" | "requested" | "awaiting state" | "live";
@@ -26,13 +28,19 @@ export class ChannelState {
   /** Where the channel stood when the relay answered: until then, missed updates are on their way. */
   top: Position | null = null;
   state: Fields;
+  readonly isFamily: boolean;
+  /** Of a family: the relay has not sent the states of all its tasks. */
+  isTruncated = false;
+  /** Tasks of a family whose states the relay has not sent. */
+  readonly unknown = new Set<string>();
   /** The status that was last reported. */
   reported: ChannelStatus = "connecting";
 
   constructor(name: string, position: Position | null, state: Fields) {
     this.name = name;
+    this.isFamily = isFamily(name);
     this.position = position;
-    this.state = state;
+    this.state = this.isFamily ? fold({}, state) : state; // it is changed in place
   }
 
   get isConfirmed(): boolean {
@@ -51,6 +59,8 @@ export class ChannelState {
     this.top = position;
     if (isRecovered) return;
     this.state = {};
+    this.isTruncated = false;
+    this.unknown.clear();
     if (stateFollows) [this.phase, this.awaited] = ["awaiting state", position];
     else [this.position, this.awaited] = [position, null];
   }

@@ -3,7 +3,7 @@
 import type { Fields } from "./types.js";
 
 /** Not by assignment, which a field named __proto__ would abuse. */
-function put(fields: { [name: string]: unknown }, name: string, value: unknown): void {
+export function put(fields: { [name: string]: unknown }, name: string, value: unknown): void {
   if (name === "__proto__") Object.defineProperty(fields, name, { value, enumerable: true, configurable: true, writable: true });
   else fields[name] = value;
 }
@@ -18,7 +18,7 @@ function appended(value: unknown, more: unknown): unknown {
 }
 
 /** The operation that a field's value is: an object with exactly one member, "$append" or "$set". */
-function operationOf(value: unknown): [string, unknown] | null {
+export function operationOf(value: unknown): [string, unknown] | null {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const [first, second] = Object.entries(value);
   return first !== undefined && second === undefined && (first[0] === "$append" || first[0] === "$set") ? first : null;

@@ -1,11 +1,13 @@
 // What a subscriber follows, where each channel stands, and what to send to the relay next. Decisions only: no socket, no timer.
 
 import { fullJitter } from "./backoff.js";
-import { channelNamed, EXTRA_PREFIX, GENERAL, requestFields, TASK_PREFIX, taskIdOf, typeOf } from "./channels.js";
+import { channelNamed, EXTRA_PREFIX, FAMILY_PREFIX, GENERAL, isFamily, requestFields, TASK_PREFIX, taskIdOf, typeOf } from "./channels.js";
 import { ChannelState } from "./channel_state.js";
 import { ProtocolError, RelayError } from "./errors.js";
+import { type FamilyStates, foldMember, memberState, statesIn, withoutUnknown } from "./family.js";
 import { fold, wholeValues } from "./fold.js";
-import type { Fields, Position, Update } from "./types.js";
+import { type Received, stateUpdate } from "./received.js";
+import type { Fields, Position } from "./types.js";
 
 /**
  * Requests that may be unanswered at a time, once the relay has served one. Before that it is one. A relay ends a connection after
@@ -32,7 +34,7 @@ type Request =
 /** What happens to the channels. */
 export interface SubscriptionEvents {
   /** `since`: where the channel stood before this update. */
-  onUpdate(channel: ChannelState, update: Update<Fields>, since: Position | null): void;
+  onUpdate(channel: ChannelState, update: Received, since: Position | null): void;
   /** The status of a channel has changed. */
   onStatus(channel: ChannelState): void;
   /** A channel is not followed, though it was requested; `error.channel` names it. */
@@ -72,6 +74,8 @@ export class Subscriptions {
   follow(name: string, position: Position | null, state: Fields): ChannelState {
     let channel = this.channels.get(name);
     if (channel === undefined) {
+      // A family's updates may append to states that are not known: without them it begins anew.
+      if (isFamily(name) && Object.keys(state).length === 0) position = null;
       channel = new ChannelState(name, position, position === null ? {} : state);
       this.channels.set(name, channel);
       if (this.isConnected) this.#pending.push({ type: "subscribe", channel });
@@ -181,7 +185,10 @@ export class Subscriptions {
     }
     switch (message?.type) {
       case "task_update":
+        if (message.family !== undefined) return this.#onMember(message);
         return this.#onUpdate(TASK_PREFIX + message.task_id, message, message.data);
+      case "task_states":
+        return this.#onStates(message);
       case "general_update":
         return this.#onUpdate(GENERAL, message, message.data);
       case "subscribed":
@@ -284,24 +291,16 @@ export class Subscriptions {
   }
 
   #onUpdate(name: string, message: { position?: unknown }, data: Fields): void {
-    const position = checkedPosition(message.position);
     const channel = this.channels.get(name);
     // No longer wanted; or a general update from before the answer to our request.
     if (!channel?.isConfirmed) return;
+    const position = checkedPosition(message.position);
     // Of a general update it may be any JSON value: services publish some in old forms.
     const isValid = name === GENERAL ? data !== undefined : typeof data === "object" && data !== null;
     if (!isValid) throw new ProtocolError("an update without data");
-    let isState = false;
     const since = channel.position;
-    if (position !== null) {
-      isState = channel.phase === "awaiting state";
-      const reached = isState ? channel.awaited : channel.position;
-      if (reached !== null) {
-        if (position.epoch !== reached.epoch) throw new ProtocolError(`${name} has another epoch without a reset`);
-        if (position.offset < reached.offset || (position.offset === reached.offset && !isState)) return; // received before
-      }
-      [channel.position, channel.awaited, channel.phase] = [position, null, "live"];
-    }
+    const isState = position !== null && channel.phase === "awaiting state";
+    if (position !== null && !this.#advance(channel, position, isState)) return;
     if (name.startsWith(TASK_PREFIX)) {
       try {
         data = wholeValues(channel.state, data);
@@ -314,9 +313,60 @@ export class Subscriptions {
     this.#report(channel);
   }
 
+  /** The channel reaches a position, unless what is there was received before. */
+  #advance(channel: ChannelState, position: Position, isState: boolean): boolean {
+    const reached = isState ? channel.awaited : channel.position;
+    if (reached !== null) {
+      if (position.epoch !== reached.epoch) throw new ProtocolError(`${channel.name} has another epoch without a reset`);
+      if (position.offset < reached.offset || (position.offset === reached.offset && !isState)) return false;
+    }
+    [channel.position, channel.awaited, channel.phase] = [position, null, "live"];
+    return true;
+  }
+
+  /** An update of a task of a family. */
+  #onMember(message: { family: unknown; task_id: unknown; data: unknown; position?: unknown }): void {
+    const channel = this.channels.get(FAMILY_PREFIX + message.family);
+    if (!channel?.isConfirmed) return;
+    const position = checkedPosition(message.position);
+    if (typeof message.data !== "object" || message.data === null || position === null) throw new ProtocolError("an update of a family without data");
+    if (channel.phase === "awaiting state") throw new ProtocolError(`${channel.name} has an update before its states`);
+    const since = channel.position;
+    if (!this.#advance(channel, position, false)) return;
+    const taskId = String(message.task_id);
+    const states = channel.state as FamilyStates;
+    let data: Fields = message.data;
+    if (channel.isTruncated && !Object.hasOwn(states, taskId)) channel.unknown.add(taskId);
+    if (channel.unknown.has(taskId)) data = withoutUnknown(memberState(states, taskId), data);
+    try {
+      data = wholeValues(memberState(states, taskId), data);
+    } catch {
+      throw new ProtocolError(`${channel.name} has an update that does not belong to the state of ${taskId}`);
+    }
+    foldMember(states, taskId, data);
+    const update: Received = { type: "task_update", channel: channel.name, taskId, data, state: states, position, isState: false };
+    this.#events.onUpdate(channel, update, since);
+    this.#report(channel);
+  }
+
+  /** The states of all tasks of a family. */
+  #onStates(message: { family: unknown; tasks: unknown; truncated?: unknown; position?: unknown }): void {
+    const channel = this.channels.get(FAMILY_PREFIX + message.family);
+    if (!channel?.isConfirmed) return;
+    const position = checkedPosition(message.position);
+    if (position === null) throw new ProtocolError("states of a family without their position");
+    const since = channel.position;
+    if (!this.#advance(channel, position, channel.phase === "awaiting state")) return;
+    channel.state = statesIn(message.tasks);
+    channel.isTruncated = message.truncated === true;
+    channel.unknown.clear();
+    this.#events.onUpdate(channel, stateUpdate(channel.name, null, channel.state, position, channel.isTruncated), since);
+    this.#report(channel);
+  }
+
   #deliver(
     channel: ChannelState,
-    type: Update["type"],
+    type: Received["type"],
     data: Fields,
     position: Position | null,
     isState: boolean,

@@ -33,9 +33,9 @@ export interface TaskFields extends Fields {
 export interface Update<F extends object = TaskFields> {
   /** "reset": the relay could not resume, updates may be missing, and the state starts empty; if the task has one, it follows. */
   readonly type: "task_update" | "general_update" | "channel_update" | "reset";
-  /** "task:<id>", "general" or "channel:<name>". */
+  /** "task:<id>", "family:<id>", "general" or "channel:<name>". */
   readonly channel: string;
-  /** null unless the channel is a task's. */
+  /** The task that the update is of; null for general updates, extra channels, and the reset of a family. */
   readonly taskId: string | null;
   /** The fields as published. A slow client may get several updates of a task merged into one. */
   readonly data: Readonly<Partial<F>>;
@@ -43,7 +43,7 @@ export interface Update<F extends object = TaskFields> {
   readonly state: Readonly<Partial<F>>;
   /** null for an update that Redis did not persist. */
   readonly position: Position | null;
-  /** `data` is the folded state, which a new subscriber of a task gets first. */
+  /** `data` is the folded state, which a new subscriber of a task gets first; of a family, one for each of its tasks. */
   readonly isState: boolean;
 }
 
@@ -54,7 +54,7 @@ export interface Update<F extends object = TaskFields> {
  * - "connecting": the relay has not answered yet
  * - "catching_up": missed updates, or the state, are on their way
  * - "live": every update arrives as it is published
- * - "complete": the task has ended, and all of it has arrived
+ * - "complete": the task, of a family also its children, has ended, and all of it has arrived
  * - "behind": the relay cannot reach Redis, so what is shown may be old
  * - "reconnecting": the connection is lost; see `ConnectionState.retryAt`
  * - "offline": the browser has no network
@@ -94,6 +94,14 @@ export interface TaskState<F extends object = TaskFields> {
   readonly stalled: boolean;
   /** Why the relay does not deliver the task; null if it does. */
   readonly error: RelayError | null;
+}
+
+/** A task and its children as they are known now. `data`, `status` and `stalled` are the task's own. */
+export interface FamilyState<F extends object = TaskFields> extends TaskState<F> {
+  /** What is known of each child, by its id. Each change makes a new map. */
+  readonly children: ReadonlyMap<string, Readonly<Partial<F>>>;
+  /** There are more children than the relay sends states of: 1,000, those that were active last. Updates come from all of them. */
+  readonly isTruncated: boolean;
 }
 
 /** A task in a list. */

@@ -6,7 +6,8 @@ import type { ChannelState } from "../core/channel_state.js";
 import { FORBIDDEN, isFinal, TOKEN_EXPIRED } from "../core/close_codes.js";
 import { ProtocolError, RelayError } from "../core/errors.js";
 import { Subscriptions } from "../core/subscriptions.js";
-import type { ConnectionState, Fields, Position, Update } from "../core/types.js";
+import type { Received } from "../core/received.js";
+import type { ConnectionState, Fields, Position } from "../core/types.js";
 import { EventsTransport } from "./events_transport.js";
 import { httpUrl, type Resolved } from "./options.js";
 import { tokenOf } from "./token.js";
@@ -24,7 +25,7 @@ const PROBE_MS = 5_000;
 
 /** What an engine tells. */
 export interface EngineEvents {
-  onUpdate(channel: ChannelState, update: Update<Fields>, since: Position | null): void;
+  onUpdate(channel: ChannelState, update: Received, since: Position | null): void;
   onStatus(channel: ChannelState): void;
   onConnection(state: ConnectionState): void;
   /** A channel is not delivered; or, if the error names none, nothing is any more. */

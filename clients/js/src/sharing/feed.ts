@@ -2,10 +2,11 @@
 
 import type { ChannelStatus } from "../core/channel_state.js";
 import type { RelayError } from "../core/errors.js";
-import type { ConnectionState, Fields, Position, Update } from "../core/types.js";
+import type { Received } from "../core/received.js";
+import type { ConnectionState, Fields, Position } from "../core/types.js";
 
 export interface FeedEvents {
-  onUpdate(name: string, update: Update<Fields>): void;
+  onUpdate(name: string, update: Received): void;
   /** @param position where the channel stands, if that is all there is to know */
   onStatus(name: string, status: ChannelStatus, position: Position | null): void;
   onConnection(state: ConnectionState): void;

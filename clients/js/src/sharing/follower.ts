@@ -1,14 +1,23 @@
 // One channel of one tab, as the host of the shared connection sees it: what the tab has, and what it must be sent. Decisions only.
 
-import type { Fields, Position, Update } from "../core/types.js";
+import { isFamily, taskIdOf } from "../core/channels.js";
+import { type Received, stateUpdate } from "../core/received.js";
+import type { Fields, Position } from "../core/types.js";
 
 /** A channel as the shared connection has it. */
 export interface Shared {
   readonly position: Position | null;
   readonly state: Fields;
+  readonly isTruncated: boolean;
 }
 
-type Sent = Omit<Update<Fields>, "state">;
+type Sent = Omit<Received, "state">;
+
+/** The whole state of a channel. */
+function whole(name: string, { state, isTruncated }: Shared, position: Position | null): Sent {
+  const { state: _, ...sent } = stateUpdate(name, taskIdOf(name), state, position, isTruncated);
+  return sent;
+}
 
 /**
  * What a tab has of a channel:
@@ -34,17 +43,16 @@ export class Follower {
   }
 
   /** What a tab gets that starts to follow a channel whose connection is live. */
-  join(name: string, taskId: string | null, shared: Shared): Sent[] {
+  join(name: string, shared: Shared): Sent[] {
     const { position } = shared;
+    const taskId = taskIdOf(name);
     const own = this.position;
     if (!this.needsState && own !== null && (position === null || own.epoch === position.epoch)) return [];
     const updates: Sent[] = [];
     if (own !== null) updates.push({ type: "reset", channel: name, taskId, data: {}, position: position ?? own, isState: false });
     this.needsState = false;
     this.position = position;
-    if (taskId !== null && Object.keys(shared.state).length > 0) {
-      updates.push({ type: "task_update", channel: name, taskId, data: shared.state, position, isState: true });
-    }
+    if ((taskId !== null || isFamily(name)) && Object.keys(shared.state).length > 0) updates.push(whole(name, shared, position));
     return updates;
   }
 
@@ -54,7 +62,7 @@ export class Follower {
    * @param shared the channel after the update
    * @param since where it stood before
    */
-  take(update: Update<Fields>, shared: Shared, since: Position | null): Sent[] {
+  take(update: Received, shared: Shared, since: Position | null): Sent[] {
     const { state: _, ...sent } = update;
     const { position, type, isState } = update;
     if (type === "reset") {
@@ -69,14 +77,14 @@ export class Follower {
       this.needsState = false;
       return [sent];
     }
-    if (this.needsState) return this.join(update.channel, update.taskId, shared);
+    if (this.needsState) return this.join(update.channel, shared);
     if (position === null) return [sent];
     if (own !== null && own.epoch === position.epoch) {
       if (position.offset <= own.offset) return []; // received before, from another host or before a new beginning
       if (since !== null && since.epoch === own.epoch && since.offset !== own.offset && position.offset !== own.offset + 1) {
         // A coalesced update that begins before what the tab has: the state is the same, and nothing is added twice.
         this.position = position;
-        return [{ ...sent, data: shared.state, isState: true }];
+        return [whole(update.channel, shared, position)];
       }
     }
     this.position = position;

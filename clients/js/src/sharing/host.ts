@@ -1,9 +1,9 @@
 // One connection for many tabs. It runs in a shared worker, or in the tab that was elected.
 
 import type { ChannelState } from "../core/channel_state.js";
-import { taskIdOf } from "../core/channels.js";
 import type { RelayError } from "../core/errors.js";
-import type { Fields, Position, Update } from "../core/types.js";
+import type { Received } from "../core/received.js";
+import type { Fields, Position } from "../core/types.js";
 import { Engine } from "../engine/engine.js";
 import { type Resolved, resolved } from "../engine/options.js";
 import { Follower } from "./follower.js";
@@ -108,7 +108,7 @@ export class Host {
   }
 
   #join({ tab }: Guest, name: string, follower: Follower, channel: ChannelState): void {
-    for (const update of follower.join(name, taskIdOf(name), channel)) tab.post({ type: "update", update });
+    for (const update of follower.join(name, channel)) tab.post({ type: "update", update });
     tab.post({ type: "status", name, status: channel.status, position: follower.position });
   }
 
@@ -117,7 +117,7 @@ export class Host {
     this.#engine?.leave(name);
   }
 
-  #onUpdate(channel: ChannelState, update: Update<Fields>, since: Position | null): void {
+  #onUpdate(channel: ChannelState, update: Received, since: Position | null): void {
     for (const { tab, followers } of this.#guests.values()) {
       for (const sent of followers.get(channel.name)?.take(update, channel, since) ?? []) tab.post({ type: "update", update: sent });
     }

@@ -1,7 +1,8 @@
 // What a tab and the host of the shared connection say to each other.
 
 import type { ChannelStatus } from "../core/channel_state.js";
-import type { ConnectionState, Fields, Position, Update } from "../core/types.js";
+import type { Received } from "../core/received.js";
+import type { ConnectionState, Fields, Position } from "../core/types.js";
 import type { EngineOptions } from "../engine/options.js";
 
 /** The options that can be sent: those that are no functions. */
@@ -16,7 +17,7 @@ export type ToHost =
   | { readonly type: "bye" };
 
 export type ToTab =
-  | { readonly type: "update"; readonly update: Omit<Update<Fields>, "state"> }
+  | { readonly type: "update"; readonly update: Omit<Received, "state"> }
   | { readonly type: "status"; readonly name: string; readonly status: ChannelStatus; readonly position: Position | null }
   | { readonly type: "connection"; readonly state: ConnectionState }
   | { readonly type: "error"; readonly message: string; readonly code: string | number | null; readonly channel: string | null }

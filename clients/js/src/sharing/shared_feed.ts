@@ -1,7 +1,10 @@
 // A tab's side of the shared connection.
 
 import { RelayError } from "../core/errors.js";
+import { isFamily } from "../core/channels.js";
+import { foldMember } from "../core/family.js";
 import { fold } from "../core/fold.js";
+import type { Received } from "../core/received.js";
 import type { ConnectionState, Fields, Position, TokenSource } from "../core/types.js";
 import { tokenOf } from "../engine/token.js";
 import { holdLifeLock, type LifeLock } from "./life_lock.js";
@@ -21,6 +24,15 @@ export interface HostLink {
 
 /** Opens a link. `onHost` is called for each host, which knows nothing of this tab yet. */
 export type OpenLink = (onMessage: (message: ToTab) => void, onHost: () => void) => HostLink;
+
+/** The state of a channel after an update. That of a family is changed in place. */
+function stateAfter(former: Fields, { type, channel, taskId, data, isState }: Omit<Received, "state">): Fields {
+  if (type === "task_states") return fold({}, data);
+  if (type === "reset" || taskId === null) return {};
+  if (!isFamily(channel)) return fold(isState ? {} : former, data);
+  foldMember(former, taskId, data);
+  return former;
+}
 
 export class SharedFeed implements Feed {
   connection: ConnectionState = { status: "connecting", transport: null, isRedisAvailable: true, retryAt: null, detail: "" };
@@ -108,8 +120,7 @@ export class SharedFeed implements Feed {
         const { update } = message;
         const followed = this.#followed.get(update.channel);
         if (followed === undefined) return; // it was left meanwhile
-        const base = update.type === "reset" || update.isState ? {} : followed.state;
-        followed.state = update.taskId === null ? {} : fold(base, update.data);
+        followed.state = stateAfter(followed.state, update);
         if (update.position !== null && update.type !== "reset") followed.position = update.position;
         return this.#events.onUpdate(update.channel, { ...update, state: followed.state });
       }

@@ -13,6 +13,7 @@ const client = new Centrifuge(transports, {
   fetch,
   readableStream: ReadableStream,
   emulationEndpoint,
+  maxReconnectDelay: 1000,
   getToken: async () => {
     say("token");
     return tokens.shift();
