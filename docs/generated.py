@@ -55,9 +55,12 @@ def commands() -> str:
     parts = ["# The command relay\n", "`relay COMMAND --help` prints the same. [Exit statuses](../troubleshoot.md)\n"]
     for name, command in sorted(_commands("relay", typer.main.get_command(app)), key=lambda each: each[0]):
         rows = list(_option_rows(command))
-        parts += [f"## {name}\n", f"{_cell(command.help)}\n"]
+        said, _, examples = command.help.partition("\b\nExamples:\n")
+        parts += [f"## {name}\n", f"{_cell(said)}\n"]
         if rows:
             parts.append(_table(("option or argument", "meaning"), iter(rows)))
+        lines = "\n".join(line.strip() for line in examples.strip().splitlines())
+        parts += [f"```shell\n{lines}\n```\n", f"{_cell(command.epilog)}\n"]
     return "\n".join(parts)
 
 

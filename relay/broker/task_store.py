@@ -50,6 +50,7 @@ _FORGET = Script.of(
     "redis.call('ZADD', KEYS[3], unpack(names)) end"
 )
 _OWNER = Script.of("return { redis.call('EXISTS', KEYS[2]), redis.call('HGET', KEYS[1], 'owner') }")
+_COUNT = Script.of("return { redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]) }")
 _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 _BUCKETS = range(keys.BUCKETS)
@@ -187,6 +188,15 @@ class TaskStore:
     async def page(self, limit: int, after: IndexEntry | None, wanted: TaskFilter = EVERY_TASK) -> Page:
         """Return tasks, the most recently active first; see `relay.broker.task_list.TaskList.page`."""
         return await self._list.page(limit, after, wanted)
+
+    async def counts(self) -> tuple[int, int]:
+        """Return how many tasks are listed, and how many of them are in progress and not stalled."""
+        calls = [ScriptCall(_COUNT, [keys.tasks(bucket), keys.running(bucket)], []) for bucket in _BUCKETS]
+        answers = await run_all(self._run_client_calls, calls)
+        try:
+            return sum(known for known, _ in answers), sum(running for _, running in answers)
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"the indexes of tasks cannot be read: {error}") from error
 
     # For the relay that supervises tasks.
 

@@ -36,6 +36,7 @@ from relay.server.api_answers import (
     task_id_of_request,
 )
 from relay.server.api_errors import Failure, Refused, answer_of, failure_of
+from relay.server.malformed_requests import record_malformed
 from relay.server.publish_access import for_writer, outcome_of, targets_of
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
@@ -201,6 +202,11 @@ class Publisher:
         outcomes |= {place: outcome_of(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
+    def note_malformed(self, error: BadMessage) -> None:
+        """Count an update of a batch that is not taken as it is."""
+        failure = failure_of(error)
+        record_malformed(self._relay, failure.status, failure.code, failure.message)
+
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
         try:
             return self.of_item(item)
@@ -245,6 +251,9 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
             outcomes = await publisher.publish_all(items)
         except BrokerError as error:
             return answer_of(_failure(error))
+        for outcome in outcomes:
+            if isinstance(outcome, BadMessage):
+                publisher.note_malformed(outcome)
         results = [_result(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         has_failed = any(isinstance(outcome, RelayError) for outcome in outcomes)
         return answer(207 if has_failed else 200, json_of({"results": results}))

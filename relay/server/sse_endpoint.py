@@ -25,6 +25,7 @@ from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require_all
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import PRIVATE, header
+from relay.server.endpoints import path_of
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -325,8 +326,8 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, client, grant).run()
+        await Session(admission.context, asgi, protocol, client, grant, path_of(scope)).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, client, grant)
+    session = Session(admission.context, transport, protocol, client, grant, path_of(scope))
     admission.start(session.run, session.abort)

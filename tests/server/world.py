@@ -206,7 +206,7 @@ class World:
         peer = Peer(theirs)
         self.peers.append(peer)
         address = ClientAddress("127.0.0.1", 4711)
-        return Session(self.context, transport, protocol, address, EVERYTHING), peer, ours
+        return Session(self.context, transport, protocol, address, EVERYTHING, "/ws/tasks"), peer, ours
 
     async def connect(
         self,
