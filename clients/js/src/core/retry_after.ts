@@ -5,8 +5,14 @@ const MAX_RETRY_AFTER = 60_000;
 
 const BUSY = new Set([429, 503]);
 
+/** In the reason of a close frame, with which a relay that shuts down spreads its clients' return. */
+const HINT = /; retry after (\d{1,6}(?:\.\d{1,6})?) s$/;
+
 /** Milliseconds that are waited when a server asks for so many. */
 export const bounded = (milliseconds: number): number => (milliseconds > 0 ? Math.min(milliseconds, MAX_RETRY_AFTER) : 0);
+
+/** Milliseconds for which the reason of a close frame asks to stay away; 0 if it does not. */
+export const retryAfterIn = (reason: string): number => bounded(1000 * Number(HINT.exec(reason)?.[1] ?? 0));
 
 /**
  * Milliseconds for which an answer asks to wait before the next request, 60,000 at most; 0 if it does not ask. That is the header
