@@ -121,9 +121,10 @@ def schemas() -> str:
 
 _EXPORT = re.compile(r"export (?:type )?\{([^}]*)\} from")
 _DECLARATION = (
-    r"(/\*\*(?:(?!\*/).)*\*/\n)?export (?:abstract )?"
+    r"(/\*\*(?:(?!\*/).)*\*/\n)?(?:export )?(?:abstract )?"
     r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z))"
 )
+_FUNCTION = r"(/\*\*(?:(?!\*/).)*\*/\n)export function ({name}\b.*?) \{{\n"
 _MEMBER = re.compile(
     r"(?:^  /\*\*((?:(?!\*/).)*)\*/\n)?"
     r"^  (?!readonly #|async #|[#*/}]|private|constructor|static|protected)(\w[^\n]*?)(?: \{)?;?$",
@@ -137,7 +138,12 @@ def _comment(text: str | None) -> str:
 
 
 def _described(name: str, source: str) -> Iterator[str]:
-    """Yield what the page says about a class, an interface or a type. Raises ValueError if the source lacks it."""
+    """Yield what the page says about a class, an interface, a type or a function. Raises ValueError if the source lacks it."""
+    function = re.search(_FUNCTION.format(name=name), source, re.DOTALL)
+    if function is not None:
+        yield f"{_cell(_comment(function[1]))}\n"
+        yield f"```ts\n{function[2]}\n```\n"
+        return
     found = re.search(_DECLARATION.format(name=name), source, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"the sources have no {name} in a form that this page understands")
@@ -149,6 +155,11 @@ def _described(name: str, source: str) -> Iterator[str]:
         bases = re.match(r" extends ([\w, ]+) \{", members)
         for base in bases[1].split(", ") if bases and is_class == "interface" else ():
             yield from list(_described(base, source))[1:]
+        own = re.match(r"<[^\n]*> extends (\w+)<F, (.*)> \{\n", members)
+        # What a class has from one that is not exported is found nowhere else.
+        if own and is_class == "class" and f"export class {own[1]}<" not in source:
+            for line in list(_described(own[1], source))[1:]:
+                yield re.sub(r"\bS\b", own[2], line)
     else:
         yield f"```ts\ntype {name}{definition}\n```\n"
 

@@ -18,8 +18,8 @@ export const retryAfterIn = (reason: string): number => bounded(1000 * Number(HI
  * Milliseconds for which an answer asks to wait before the next request, 60,000 at most; 0 if it does not ask. That is the header
  * Retry-After of an answer with status 429 or 503: seconds, or a date (RFC 9110, section 10.2.3).
  */
-export function retryAfter({ status, headers }: Pick<Response, "status" | "headers">): number {
-  const text = BUSY.has(status) ? headers.get("retry-after")?.trim() : null;
+export function retryAfter(answer: Pick<Response, "status" | "headers">): number {
+  const text = BUSY.has(answer.status) ? answer.headers.get("retry-after")?.trim() : null;
   if (text == null || text === "") return 0;
   return bounded(/^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now());
 }
