@@ -121,7 +121,7 @@ def schemas() -> str:
 
 _EXPORT = re.compile(r"export (?:type )?\{([^}]*)\} from")
 _DECLARATION = (
-    r"(/\*\*(?:(?!\*/).)*\*/\n)?(?:export )?(?:abstract )?"
+    r"(/\*\*(?:(?!\*/).)*\*/\n)?^(?:export )?(?:abstract )?"
     r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z))"
 )
 _FUNCTION = r"(/\*\*(?:(?!\*/).)*\*/\n)export function ({name}\b.*?) \{{\n"
