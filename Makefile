@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
-	bench-page outages-page browser-files page-pictures format docs clean test-compat-core fuzz \
+	bench-page outages-page browser-files page-pictures diagrams format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -61,9 +61,10 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
 # These take minutes of CPU, and what they test changes seldom.
-SLOW := tests/integration/benchmarks $(addprefix tests/integration/, docs/test_tutorial.py deployment/test_proxies.py)
+SLOW := tests/integration/benchmarks \
+	$(addprefix tests/integration/, docs/test_tutorial.py deployment/test_proxies.py deployment/test_monitoring.py)
 
-test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: benchmarks in their tiny form, the tutorial, proxies
+test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: tiny benchmarks, the tutorial, proxies, Prometheus
 	$(PYTEST) -n auto $(SLOW)
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients
@@ -136,8 +137,12 @@ format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+diagrams: $(VENV)/.installed-test  ## Draw the diagrams of docs/diagrams from their text (needs Node and Chromium)
+	$(BIN)/python docs/diagrams.py
+
 docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
 	@$(BIN)/python docs/architecture_tables.py
+	@$(BIN)/python docs/troubleshoot_tables.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built site/. Serve it with: $(PYTHON) -m http.server --directory site"
 
@@ -167,15 +172,15 @@ health-check:  ## Show whether the relay is alive and ready, and its main metric
 show-logs:  ## Show the last LINES (100) of the logs of the containers; FOLLOW=1 follows them
 	@$(call compose,logs --tail $(LINES) $(if $(FOLLOW),--follow))
 
-docker-run-local:  ## Start Redis and two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 adds workers
-	@$(call compose,$(if $(WORKERS),--profile workers) up --build --detach)
+docker-run-local:  ## Start Redis and two relays behind nginx in containers, on 127.0.0.1:8000; WORKERS=1 MONITORING=1 add more
+	@$(call compose,$(if $(WORKERS),--profile workers )$(if $(MONITORING),--profile monitoring )up --build --detach)
 	@RELAY_URL= $(PYTHON) docker/scripts/health_check.py --wait 120
 
 check-image: $(VENV)/.installed-test  ## Build docker/Dockerfile without a container engine and run the image (Debian, root)
 	@PYTHON=$(BIN)/python docker/scripts/check_image.sh
 
 docker-stop-local:  ## Stop the containers; Redis keeps its data
-	@$(call compose,--profile workers down)
+	@$(call compose,--profile workers --profile monitoring down)
 
 LINES ?= 100
 

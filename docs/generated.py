@@ -1,4 +1,4 @@
-"""Reference pages that come from the code: commands, metrics, close codes, schemas, and the JavaScript API.
+"""Reference pages that come from the code: commands, metrics, the dashboard, close codes, schemas, and the JavaScript API.
 
 The site's hooks build them, so they cannot differ from the code.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+import yaml
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -54,9 +55,12 @@ def commands() -> str:
     parts = ["# The command relay\n", "`relay COMMAND --help` prints the same. [Exit statuses](../troubleshoot.md)\n"]
     for name, command in sorted(_commands("relay", typer.main.get_command(app)), key=lambda each: each[0]):
         rows = list(_option_rows(command))
-        parts += [f"## {name}\n", f"{_cell(command.help)}\n"]
+        said, _, examples = command.help.partition("\b\nExamples:\n")
+        parts += [f"## {name}\n", f"{_cell(said)}\n"]
         if rows:
             parts.append(_table(("option or argument", "meaning"), iter(rows)))
+        lines = "\n".join(line.strip() for line in examples.strip().splitlines())
+        parts += [f"```shell\n{lines}\n```\n", f"{_cell(command.epilog)}\n"]
     return "\n".join(parts)
 
 
@@ -78,6 +82,42 @@ def metrics() -> str:
 def _metric_row(family: Metric, labels: Iterable[str]) -> tuple[str, ...]:
     name = family.name + ("_total" if family.type == "counter" else "")
     return f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), _cell(family.documentation)
+
+
+def dashboard() -> str:
+    """Return the page of the dashboard's queries and of the alerts."""
+    docker = Path(__file__).parent.parent / "docker"
+    panels = json.loads((docker / "grafana" / "relay.json").read_text())["panels"]
+    groups = yaml.safe_load((docker / "prometheus" / "alerts.yml").read_text())["groups"]
+    selector = re.compile(r'job=~"\$job", instance=~"\$instance"(?:, )?')
+
+    def queries() -> Iterator[tuple[str, ...]]:
+        for panel in panels:
+            for target in panel.get("targets", ()):
+                query = selector.sub("", target["expr"]).replace("{}", "")
+                legend = f"`{target['legendFormat']}`" if target["legendFormat"] else ""
+                yield panel["title"], f"`{_cell_code(query)}`", legend, _cell(panel["description"])
+
+    def rules() -> Iterator[tuple[str, ...]]:
+        for rule in (rule for group in groups for rule in group["rules"]):
+            link = f"[{rule['alert']}](../monitoring.md#{rule['alert'].lower()})"
+            yield link, f"`{_cell_code(rule['expr'])}`", rule["for"], rule["labels"]["severity"]
+
+    parts = [
+        "# Dashboard and alerts\n",
+        "The queries of `docker/grafana/relay.json` and `docker/prometheus/alerts.yml`. "
+        "[Monitor](../monitoring.md) shows how to use them. "
+        "The dashboard narrows each query down to the chosen relays; `$__rate_interval` is Grafana's.\n",
+        "## Dashboard\n",
+        _table(("panel", "query", "series", "meaning"), queries()),
+        "## Alerts\n",
+        _table(("alert", "query", "for", "severity"), rules()),
+    ]
+    return "\n".join(parts)
+
+
+def _cell_code(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def close_codes() -> str:
@@ -122,9 +162,8 @@ def schemas() -> str:
 _EXPORT = re.compile(r"export (?:type )?\{([^}]*)\} from")
 _DECLARATION = (
     r"(/\*\*(?:(?!\*/).)*\*/\n)?^(?:export )?(?:abstract )?"
-    r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z))"
+    r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z)|(function {name}\b[^\n]*?) \{{\n)"
 )
-_FUNCTION = r"(/\*\*(?:(?!\*/).)*\*/\n)export function ({name}\b.*?) \{{\n"
 _MEMBER = re.compile(
     r"(?:^  /\*\*((?:(?!\*/).)*)\*/\n)?"
     r"^  (?!readonly #|async #|[#*/}]|private|constructor|static|protected)(\w[^\n]*?)(?: \{)?;?$",
@@ -139,15 +178,10 @@ def _comment(text: str | None) -> str:
 
 def _described(name: str, source: str) -> Iterator[str]:
     """Yield what the page says about a class, an interface, a type or a function. Raises ValueError if the source lacks it."""
-    function = re.search(_FUNCTION.format(name=name), source, re.DOTALL)
-    if function is not None:
-        yield f"{_cell(_comment(function[1]))}\n"
-        yield f"```ts\n{function[2]}\n```\n"
-        return
     found = re.search(_DECLARATION.format(name=name), source, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"the sources have no {name} in a form that this page understands")
-    comment, is_class, members, _, definition = found.groups()
+    comment, is_class, members, _, definition, function = found.groups()
     yield f"{_cell(_comment(comment))}\n"
     if is_class:
         for note, member in _MEMBER.findall(members):
@@ -160,12 +194,14 @@ def _described(name: str, source: str) -> Iterator[str]:
         if own and is_class == "class" and f"export class {own[1]}<" not in source:
             for line in list(_described(own[1], source))[1:]:
                 yield re.sub(r"\bS\b", own[2], line)
+    elif function:
+        yield f"```ts\n{function}\n```\n"
     else:
         yield f"```ts\ntype {name}{definition}\n```\n"
 
 
 def javascript() -> str:
-    """Return the page of what the JavaScript package exports: classes, options and types, with their comments."""
+    """Return the page of what the JavaScript package exports: classes, options, types and functions, with their comments."""
     parts = [
         "# JavaScript API\n",
         "What `@trio-relay/client` exports. [Its page](../clients/js.md) shows how to use it.\n",
@@ -181,6 +217,7 @@ def javascript() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "reference/commands.md": commands,
     "reference/metrics.md": metrics,
+    "reference/dashboard.md": dashboard,
     "reference/close-codes.md": close_codes,
     "reference/schemas.md": schemas,
     "reference/javascript.md": javascript,

@@ -104,7 +104,7 @@ class Settings(PaceSettings, GrantSettings):
     )
     admin_bind: str | None = Field(
         None,
-        description="HOST:PORT for operators: `/metrics`, `/status` and the list of all tasks, which then answer nowhere else",
+        description="HOST:PORT for operators: `/metrics`, `/api/status`, the list of all tasks, which then answer nowhere else",
     )
     worker_timeout: FiniteFloat = Field(
         15.0, ge=3, le=_YEAR, description="a worker whose event loop does not turn for this long is replaced"

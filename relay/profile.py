@@ -12,7 +12,7 @@ _UNSAFE_DEFAULTS = {
     "allowed_hosts": "the relay answers under every name, also under that of an attacker. Set it to the relay's names.",
     "max_clients_per_address": "one address may take all places. Set it, and RELAY_TRUSTED_PROXIES behind a proxy; 0 means "
     "that the proxy limits clients.",
-    "admin_bind": "/metrics and /status answer where clients connect. Set it to an address that only operators reach.",
+    "admin_bind": "/metrics and /api/status answer where clients connect. Set it to an address that only operators reach.",
 }
 
 _NEEDS_GRANTS = (

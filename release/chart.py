@@ -24,9 +24,11 @@ def value_sets() -> list[str]:
 
 
 def digest() -> str:
-    """Return a digest of all that the rendered files come from: the chart, docker/k8s, which it reads, and the value sets."""
-    sources = [*(path for path in CHART.rglob("*") if "k8s" not in path.relative_to(CHART).parts)]
+    """Return a digest of all that the rendered files come from: the chart, what it reads beside it, and the value sets."""
+    linked = {"k8s", "prometheus", "grafana"}
+    sources = [path for path in CHART.rglob("*") if not linked & set(path.relative_to(CHART).parts)]
     sources += [*(ROOT / "docker" / "k8s").glob("*.yaml"), *(HELM / "values").glob("*.yaml")]
+    sources += [ROOT / "docker" / "prometheus" / "alerts.yml", ROOT / "docker" / "grafana" / "relay.json"]
     found = hashlib.sha256()
     for path in sorted(path for path in sources if path.is_file()):
         found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())

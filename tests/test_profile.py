@@ -8,10 +8,11 @@ import pytest
 from relay.config import RedisSettings, Settings
 from relay.core.errors import ConfigError
 from relay.profile import is_private, open_notice, require_safe, unsafe_defaults
+from tests.commands import run
 from tests.conftest import StartRelay
-from tests.harness import RedisServer
+from tests.harness import Kind
 from tests.ports import free_port
-from tests.test_cli import SECRET, run
+from tests.test_cli import SECRET
 
 SAFE = {
     "jwt_secret": SECRET,
@@ -71,19 +72,25 @@ def test_an_open_relay_says_so_and_warns_where_others_reach_it(addresses: list[s
     assert open_notice(settings(jwt_secret=SECRET), addresses) is None
 
 
-@pytest.mark.parametrize("kind", ["serve", "hypercorn", "uvicorn"])
-def test_a_relay_says_at_its_start_who_can_see_what(start_relay: StartRelay, kind: str) -> None:
-    relay = start_relay(kind)  # type: ignore[arg-type]
-    is_known = kind != "uvicorn"  # which opens its socket only after the start of the app
-    assert ("everyone on this machine sees every task" in relay.logged()) == is_known
-    assert ("everyone who reaches this relay sees every task" in relay.logged()) == (not is_known)
-    everywhere = ("-b", f"0.0.0.0:{free_port()}") if kind == "hypercorn" else ("--host", "0.0.0.0")
-    other = start_relay(kind, arguments=everywhere)  # type: ignore[arg-type]
-    assert "everyone who reaches this relay sees every task" in other.logged()
-    assert "RELAY_JWT_SECRET" in other.logged()
+@pytest.mark.parametrize(
+    ("kind", "arguments", "who"),
+    [
+        ("serve", (), "everyone on this machine sees every task"),
+        ("hypercorn", ("-b", "0.0.0.0:{port}"), "everyone who reaches this relay sees every task"),
+        # It opens its socket only after the start of the app.
+        ("uvicorn", (), "everyone who reaches this relay sees every task"),
+    ],
+)
+def test_a_relay_says_at_its_start_who_can_see_what(
+    start_relay: StartRelay, kind: Kind, arguments: tuple[str, ...], who: str
+) -> None:
+    port = free_port()
+    logged = start_relay(kind, arguments=tuple(each.format(port=port) for each in arguments)).logged()
+    assert who in logged
+    assert ("RELAY_JWT_SECRET" in logged) == (kind != "serve")
 
 
-def test_relay_serve_and_any_server_refuse_what_is_unsafe(start_relay: StartRelay, redis_server: RedisServer) -> None:
+def test_relay_serve_and_any_server_refuse_what_is_unsafe(start_relay: StartRelay) -> None:
     refused = run("serve", RELAY_PROFILE="production")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 7

@@ -182,6 +182,10 @@ class ClusterSetup:
             answer = client.execute_command(*command)
             return answer if isinstance(answer, bytes) else str(answer).encode()
 
+    def info(self, node: RedisServer) -> str:
+        """What a node says of itself."""
+        return self._call(node, "INFO", "server").decode()
+
     def _try(self, node: RedisServer, *command: object) -> bytes:
         try:
             return self._call(node, *command)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from uuid import uuid4
 
 import msgspec
@@ -42,6 +42,18 @@ _LIVING = Script.of(_CLOCK + "return redis.call('ZRANGEBYSCORE', KEYS[1], now - 
 _LEAVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 _ANSWER = Script.of("redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) redis.call('PEXPIRE', KEYS[1], ARGV[3]) return 1")
 _ANSWERS = Script.of("return redis.call('HGETALL', KEYS[1])")
+
+
+class Survey(NamedTuple):
+    """What came of a question to all relays.
+
+    Attributes:
+        answers: The answers that came in time, by the names of the relays.
+        silent: The names of those that have announced themselves of late and did not answer.
+    """
+
+    answers: dict[str, bytes]
+    silent: list[str]
 
 
 class _Question(msgspec.Struct):
@@ -87,10 +99,11 @@ class Nodes:
             _log.warning("question skipped: too many wait")
 
     async def ask(self, subject: str) -> dict[str, bytes]:
-        """Ask all relays something.
+        """Ask all relays something, see `survey`. Returns the answers that came in time, by the names of the relays."""
+        return (await self.survey(subject)).answers
 
-        Returns:
-            The answers that came in time, by the names of the relays.
+    async def survey(self, subject: str) -> Survey:
+        """Ask all relays something, and wait a second at most for their answers.
 
         Raises:
             BrokerError: Redis does not answer.
@@ -102,7 +115,7 @@ class Nodes:
         while True:
             answers = await self._read_answers(question.id)
             if living <= answers.keys() or monotonic() >= until:
-                return answers
+                return Survey(answers, sorted(living - answers.keys()))
             await trio.sleep(_LOOK_EVERY)
 
     async def _living(self) -> set[str]:

@@ -45,7 +45,7 @@ class ServerInfo:
             name,
             version,
             named.get("run_id"),
-            named.get("redis_mode") == "cluster",
+            "cluster" in (named.get("server_mode"), named.get("redis_mode")),  # Valkey's name, and Redis'
             int(cut) if cut.isdecimal() else None,
         )
 

@@ -1,7 +1,7 @@
 """The indexes of tasks in Redis: which of them a list has to look at, and what they have, the most recently active first.
 
 They are kept bucket by bucket, see `relay_wire.keys`; here they are one. The tasks of owners, the children of a task, and tasks
-whose ids are known are found without looking at others. For the beginnings of ids, Redis looks through the index of all tasks.
+whose ids are known, or the beginnings of their ids, are found without looking at all others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,21 +26,62 @@ MAX_IDENTITIES = 64
 _LOOK_AT = 2048
 _STEP = 256
 
+#: Beginnings that are looked up one by one. For more of them a look at the ids costs less.
+_MAX_RANGES = 32
+
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
 _OLDEST = "local oldest = ARGV[2] == '' and '(-inf' or now - ARGV[2] "
 _LATEST = Script.of(
     f"{_NOW}{_OLDEST}return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], oldest, 'WITHSCORES', 'LIMIT', 0, ARGV[3])"
 )
-# Returns what begins with one of the texts; and where it stopped, unless that is the end of the index.
+# Returns what begins with one of the texts; and where it stopped, unless that is the end of the index. Few of many ids are
+# looked up by their texts; many are met soon in the order of their activity.
 _BEGINNING = Script.of(
     _NOW
     + _OLDEST
     + f"""
-local found, looked, look_at = {{}}, 0, tonumber(ARGV[4])
-local function is_wanted(id)
+local found, looked, limit, look_at = {{}}, 0, tonumber(ARGV[3]), tonumber(ARGV[4])
+local function range(text) return KEYS[2], '[' .. text, '(' .. text .. '\\255' end
+local count, is_short = 0, #ARGV <= 4 + {_MAX_RANGES}
+for i = 5, is_short and #ARGV or 0 do
+  local some = redis.pcall('ZLEXCOUNT', range(ARGV[i]))
+  if type(some) == 'number' then count = count + some else is_short = false end
+end
+if is_short and count * count <= limit * redis.call('ZCARD', KEYS[1]) then
+  local newest = ARGV[1] == '(+inf' and math.huge or tonumber(ARGV[1])
+  local earliest, tasks, is_known = ARGV[2] == '' and -math.huge or oldest, {{}}, {{}}
   for i = 5, #ARGV do
-    if string.sub(id, 1, #ARGV[i]) == ARGV[i] then return true end
+    for _, id in ipairs(redis.call('ZRANGEBYLEX', range(ARGV[i]))) do
+      local score = not is_known[id] and tonumber(redis.call('ZSCORE', KEYS[1], id) or nil)
+      is_known[id] = true
+      if score and math.abs(score) < math.huge and score <= newest and score >= earliest then
+        tasks[#tasks + 1] = {{ score, id }}
+      end
+    end
+  end
+  table.sort(tasks, function(first, second) return first[1] > second[1] end)
+  for i, task in ipairs(tasks) do
+    if i > limit and task[1] < tasks[i - 1][1] then
+      return {{ found, {{ '', string.format('%.0f', tasks[i - 1][1]) }} }}
+    end
+    found[2 * i - 1] = task[2]
+    found[2 * i] = string.format('%.0f', task[1])
+  end
+  return {{ found, {{}} }}
+end
+local lengths, wanted = {{}}, {{}}
+for i = 5, #ARGV do
+  local length = #ARGV[i]
+  if not wanted[length] then
+    wanted[length] = {{}}
+    lengths[#lengths + 1] = length
+  end
+  wanted[length][ARGV[i]] = true
+end
+local function is_wanted(id)
+  for _, length in ipairs(lengths) do
+    if wanted[length][string.sub(id, 1, length)] then return true end
   end
 end
 while true do
@@ -53,7 +94,7 @@ while true do
   end
   looked = looked + {_STEP}
   if #some < 2 * {_STEP} then return {{ found, {{}} }} end
-  if looked >= look_at or #found >= 2 * ARGV[3] then return {{ found, {{ some[#some - 1], some[#some] }} }} end
+  if looked >= look_at or #found >= 2 * limit then return {{ found, {{ some[#some - 1], some[#some] }} }} end
 end"""
 )
 _THESE = Script.of(
@@ -150,7 +191,7 @@ class TaskIndexes:
         if sources.beginnings:
             values = [newest, self._oldest, at_once, max(_LOOK_AT, 8 * at_once), *sources.beginnings]
             for bucket in _BUCKETS:
-                yield ScriptCall(_BEGINNING, [keys.tasks(bucket)], values)
+                yield ScriptCall(_BEGINNING, [keys.tasks(bucket), keys.names(bucket)], values)
         by_index: dict[str, list[str]] = {}
         for task_id in sources.task_ids:
             by_index.setdefault(keys.of_channel(TASK_PREFIX + task_id)[4], []).append(task_id)
@@ -189,7 +230,7 @@ def _entries(call: ScriptCall, answer: Any) -> Entries:
     try:
         if call.script is _BEGINNING:
             found, last = answer
-            return Entries(_pairs(found), _pairs(last)[0] if last else None)
+            return Entries(sorted(_pairs(found), reverse=True), _pairs(last)[0] if last else None)
         entries = _pairs(answer)
         is_full = call.script is _LATEST and len(entries) == call.values[2]
         return Entries(

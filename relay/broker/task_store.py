@@ -38,11 +38,19 @@ _SILENT = Script.of(
     _NOW + "return redis.call('ZRANGEBYSCORE', KEYS[1], '(-inf', now - ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])"
 )
 _FORGET = Script.of(
-    _NOW + "for _, key in ipairs(KEYS) do "
-    "redis.call('ZREMRANGEBYSCORE', key, '-inf', now - ARGV[1]) redis.call('ZREMRANGEBYSCORE', key, '+inf', '+inf') "
-    "redis.call('ZREMRANGEBYRANK', key, 0, ARGV[2]) end"
+    _NOW + "for i = 1, 2 do "
+    "redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[1]) redis.call('ZREMRANGEBYSCORE', KEYS[i], '+inf', '+inf') "
+    "redis.call('ZREMRANGEBYRANK', KEYS[i], 0, ARGV[2]) end "
+    # The names follow: those of forgotten tasks go, and those of tasks that an older publisher has listed come.
+    "local listed, named = redis.call('ZCARD', KEYS[1]), redis.pcall('ZCARD', KEYS[3]) "
+    "if type(named) ~= 'number' or named == listed then return end "
+    "redis.call('DEL', KEYS[3]) "
+    "for first = 0, listed - 1, 1000 do local names = {} "
+    "for i, id in ipairs(redis.call('ZRANGE', KEYS[1], first, first + 999)) do names[2 * i - 1] = 0 names[2 * i] = id end "
+    "redis.call('ZADD', KEYS[3], unpack(names)) end"
 )
 _OWNER = Script.of("return { redis.call('EXISTS', KEYS[2]), redis.call('HGET', KEYS[1], 'owner') }")
+_COUNT = Script.of("return { redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]) }")
 _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 _BUCKETS = range(keys.BUCKETS)
@@ -153,12 +161,25 @@ class TaskStore:
 
     async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
         """Return who owns each of some tasks, in one round trip; None for those that do not exist."""
+        return {
+            task_id: owner if exists else None for task_id, (exists, owner) in (await self._owners(task_ids)).items()
+        }
+
+    async def last_owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return who may read each of some tasks by owning it, in one round trip; empty for those that never existed.
+
+        The history of a task outlives its state, and belongs to its last owner.
+        """
+        return {task_id: owner for task_id, (_, owner) in (await self._owners(task_ids)).items()}
+
+    async def _owners(self, task_ids: Sequence[str]) -> dict[str, tuple[bool, frozenset[str]]]:
+        """Return whether each task exists, and its last owner."""
         channels = [TASK_PREFIX + task_id for task_id in task_ids]
         calls = [ScriptCall(_OWNER, [keys.meta(channel), keys.state(channel)], []) for channel in channels]
         answers = await run_all(self._run_client_calls, calls)
         try:
             return {
-                task_id: owner_of(owner) if exists else None
+                task_id: (bool(exists), owner_of(owner))
                 for task_id, (exists, owner) in zip(task_ids, answers, strict=True)
             }
         except (ValueError, TypeError) as error:
@@ -167,6 +188,15 @@ class TaskStore:
     async def page(self, limit: int, after: IndexEntry | None, wanted: TaskFilter = EVERY_TASK) -> Page:
         """Return tasks, the most recently active first; see `relay.broker.task_list.TaskList.page`."""
         return await self._list.page(limit, after, wanted)
+
+    async def counts(self) -> tuple[int, int]:
+        """Return how many tasks are listed, and how many of them are in progress and not stalled."""
+        calls = [ScriptCall(_COUNT, [keys.tasks(bucket), keys.running(bucket)], []) for bucket in _BUCKETS]
+        answers = await run_all(self._run_client_calls, calls)
+        try:
+            return sum(known for known, _ in answers), sum(running for _, running in answers)
+        except (ValueError, TypeError) as error:
+            raise BrokerRefused(f"the indexes of tasks cannot be read: {error}") from error
 
     # For the relay that supervises tasks.
 
@@ -217,5 +247,8 @@ class TaskStore:
         """Drop tasks whose state has expired from the indexes, and the least recently active of too many."""
         limit = max(1, self._max_tasks // keys.BUCKETS)
         values = [self._retention.task_state_ttl * 1000, -limit - 1]
-        calls = [ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket)], values) for bucket in _BUCKETS]
+        calls = [
+            ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket), keys.names(bucket)], values)
+            for bucket in _BUCKETS
+        ]
         await run_all(self._run_calls, calls)

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
+from relay.commands.relay_urls import base_url, header_value
 from relay.config import load
 from relay.core.errors import ConfigError
 from relay.doctor.examination import Check, Report, Result, examine, local_stage, redis_stage, relay_stage
 from relay.doctor.problems import Severity, found
-from relay.doctor.relay_checks import Client, base_url
+from relay.doctor.relay_checks import Client
 
 #: A check makes a few connections, each within the time-out that was given.
 _TIMEOUTS_IN_CHECK = 4
@@ -35,18 +36,11 @@ def _stages(
     return stages
 
 
-def _header(option: str, value: str | None) -> str | None:
-    """Return a value that a header can have."""
-    if value is not None and not (value.isascii() and value.isprintable()):
-        raise typer.BadParameter(f"{option}: it has characters that no header can have")
-    return value
-
-
 def _client(url: str | None, origin: str | None, token: str | None, timeout: float) -> Client | None:
     if url is None:
         return None
     try:
-        return Client(base_url(url), _header("--origin", origin), token, timeout)
+        return Client(base_url(url), header_value("--origin", origin), token, timeout)
     except ValueError as error:
         raise typer.BadParameter(f"--url {error}") from None
 
@@ -92,7 +86,7 @@ def run(
     logs.configure("CRITICAL")
     if token == "-":
         token = sys.stdin.readline().strip()
-    client = _client(url, origin, _header("--token", token), timeout)
+    client = _client(url, origin, header_value("--token", token), timeout)
     try:
         stages = _stages(client, token, redis_url, timeout, hold)
     except ConfigError as error:

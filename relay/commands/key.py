@@ -1,5 +1,6 @@
 """`relay key create`: make an API key, and its entry for the settings."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import typer
@@ -11,8 +12,8 @@ from relay.core.errors import BadGrant
 ScopeOptions = Mapping[str, Sequence[str] | None]
 
 
-def create(name: str, scopes: ScopeOptions) -> None:
-    """Print a fresh key and its entry on stdout, and what to do with them on stderr."""
+def create(name: str, scopes: ScopeOptions, *, as_json: bool) -> None:
+    """Print a fresh key and its entry on stdout, and what to do with them on stderr; with ``as_json`` only JSON."""
     words = [f"{verb}:{scope}" for verb, given in scopes.items() for scope in given or ()]
     if any(len(word.split()) != 1 for word in words):
         raise typer.BadParameter("a scope of a key must have no spaces")
@@ -20,6 +21,9 @@ def create(name: str, scopes: ScopeOptions) -> None:
         key, entry = create_key(name, " ".join(words))
     except BadGrant as error:
         raise typer.BadParameter(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps({"key": key, "entry": entry}))
+        return
     typer.echo(f"key    {key}")
     typer.echo(f"entry  {entry}")
     typer.echo(

@@ -7,10 +7,12 @@ from typing import Any
 import trio
 import typer
 from relay_client.encoding import well_formed
+from relay_client.tail.errors import ExitStatus
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
 from relay.broker.service import RedisBroker, open_redis
+from relay.commands.errors import CommandError
 from relay.config import load
 from relay.core.updates import Position
 
@@ -31,7 +33,9 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _publish(redis_url: str | None, publish: Callable[[RedisBroker], Awaitable[Position | None]]) -> None:
+def _publish(
+    redis_url: str | None, publish: Callable[[RedisBroker], Awaitable[Position | None]], *, as_json: bool
+) -> None:
     settings, redis_settings = load(redis_url=redis_url)
     logs.configure("CRITICAL")
     url = redis_settings.configured_url() or f"redis://127.0.0.1:{DEFAULT_PORT}/0"
@@ -43,18 +47,20 @@ def _publish(redis_url: str | None, publish: Callable[[RedisBroker], Awaitable[P
     position = trio.run(run)
     shown = logs.without_password(url)
     if position is None:
-        typer.echo(f"published on {shown}, but Redis is out of memory and does not keep it", err=True)
-        raise typer.Exit(1)
+        raise CommandError(f"published on {shown}, but Redis is out of memory and does not keep it", ExitStatus.REFUSED)
+    if as_json:
+        typer.echo(json.dumps({"redis": shown, "position": position._asdict()}))
+        return
     typer.echo(f"published on {shown}: number {position.offset} of epoch {position.epoch}")
 
 
-def publish_task(task_id: str, pairs: list[str], redis_url: str | None) -> None:
+def publish_task(task_id: str, pairs: list[str], redis_url: str | None, *, as_json: bool) -> None:
     """Publish changed fields of a task."""
     update = _fields(pairs)
-    _publish(redis_url, lambda redis: redis.publish_task_update(task_id, update))
+    _publish(redis_url, lambda redis: redis.publish_task_update(task_id, update), as_json=as_json)
 
 
-def publish_general(pairs: list[str], redis_url: str | None) -> None:
+def publish_general(pairs: list[str], redis_url: str | None, *, as_json: bool) -> None:
     """Publish something for every connected client."""
     update = _fields(pairs)
-    _publish(redis_url, lambda redis: redis.publish_general_update(update))
+    _publish(redis_url, lambda redis: redis.publish_general_update(update), as_json=as_json)

@@ -1,5 +1,7 @@
 """`relay revoke`: end grants before their time, on all relays of a Redis."""
 
+import json
+
 import trio
 import typer
 from relay_wire.revocations import revoke_call
@@ -12,7 +14,9 @@ from relay.config import load
 from relay.core.errors import BrokerError
 
 
-def run(subject: str | None, token_id: str | None, remembered: str | None, redis_url: str | None) -> None:
+def run(
+    subject: str | None, token_id: str | None, remembered: str | None, redis_url: str | None, *, as_json: bool
+) -> None:
     """Revoke the grants of a subject, or one grant."""
     if (subject is None) == (token_id is None):
         raise typer.BadParameter("say which grants: --sub for those of a user or service, or --jti for one token")
@@ -33,4 +37,7 @@ def run(subject: str | None, token_id: str | None, remembered: str | None, redis
                 raise answer
 
     trio.run(revoke)
+    if as_json:
+        typer.echo(json.dumps({"redis": logs.without_password(url), "revoked": {kind: name}, "seconds": seconds}))
+        return
     typer.echo(f"revoked on {logs.without_password(url)}: {kind} {name}")

@@ -6,17 +6,8 @@ from collections.abc import Sequence
 from relay_client.tail.command import run_tail
 from relay_client.tail.errors import ExitStatus
 
+from relay.commands.relay_urls import local_url
 from relay.config import load
-
-#: The address on which to reach a relay that listens on all addresses.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
-def _local_url() -> str:
-    """Return the URL of a relay that runs with the settings of this environment."""
-    settings, _ = load()
-    host = _LOOPBACK.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def run(
@@ -28,7 +19,7 @@ def run(
     elif environ_url := os.environ.get("RELAY_URL"):
         url, source = environ_url, "RELAY_URL"
     else:
-        url, source = _local_url(), "RELAY_HOST or RELAY_PORT"
+        url, source = local_url(load()[0]), "RELAY_HOST or RELAY_PORT"
     return run_tail(
         url,
         task_ids,

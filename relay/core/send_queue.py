@@ -34,6 +34,22 @@ class QueueLimits(NamedTuple):
     age: float
 
 
+class QueueReport(NamedTuple):
+    """What waits for one client, for operators.
+
+    Attributes:
+        messages: Messages that wait.
+        size: Bytes that wait.
+        age: Seconds since nothing waited.
+        limit_used: How much of the limit is used up that is used up the most; at 1 the client is about to be dropped.
+    """
+
+    messages: int
+    size: int
+    age: float
+    limit_used: float
+
+
 class _Entry(NamedTuple):
     batch: Batch
     is_paced: bool
@@ -51,6 +67,7 @@ class SendQueue:
     """
 
     __slots__ = (
+        "_behind_since",
         "_coalesce_at",
         "_limits",
         "_live_count",
@@ -72,6 +89,7 @@ class SendQueue:
         self._limits = limits
         self._queue: deque[_Entry] = deque()
         self._coalesce_at = limits.coalesce_after
+        self._behind_since = 0.0
         self._live_count = 0
         self._live_size = 0
         self._overflow: Close | None = None  # as it was before the newest live batch came
@@ -97,6 +115,7 @@ class SendQueue:
             paced: The caller has waited for `is_low`, so the batch does not count against the limits.
         """
         if not self._queue:
+            self._behind_since = now
             self._begin_progress(now, batch.size)
         if not paced:
             self._overflow = self._exceeded()
@@ -212,6 +231,18 @@ class SendQueue:
         elif now - self._progress_at > self._limits.age:
             return Close.SLOW_AGE
         return None
+
+    def report(self, now: float) -> QueueReport:
+        """Return what waits for the client. `now` is the monotonic time in seconds."""
+        if not self._queue:
+            return QueueReport(0, 0, 0.0, 0.0)
+        limits = self._limits
+        used = (
+            self._live_count / limits.messages,
+            self._live_size / limits.size,
+            (now - self._progress_at) / limits.age,
+        )
+        return QueueReport(self.count, self.size - self.written, now - self._behind_since, max(used))
 
     def _begin_progress(self, now: float, waiting: int) -> None:
         self._progress_at = now

@@ -102,6 +102,7 @@ def local_stage(settings: Settings, redis_settings: RedisSettings, token: str | 
         ),
         Check("enough files may be open", partial(local_checks.check_files, settings), "file-limit"),
         Check("the port is free, or a relay's", partial(relay_checks.check_port, settings, timeout), "port-taken"),
+        Check("many connections may wait", partial(relay_checks.check_backlog, settings, timeout), "port-taken"),
     ]
     if token is not None:
         checks.append(Check("the token holds", partial(local_checks.check_token, token, settings), "token-malformed"))
@@ -126,6 +127,7 @@ def relay_stage(client: relay_checks.Client, hold: float = 0.0) -> list[Check]:
     late = "relay-unreachable"
     checks = [
         Check("the relay is ready", partial(relay_checks.check_ready, client), late),
+        Check("all relays answer, and publishes can be read", partial(relay_checks.check_relays, client), late),
         Check("a WebSocket opens", partial(relay_checks.check_websocket, client), late),
         Check("events arrive at once, and resume", partial(relay_checks.check_events, client), "proxy-buffers"),
     ]

@@ -20,6 +20,7 @@ from relay.broker.server_info import ServerInfo
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerRefused
 from relay.doctor.problems import Finding, NotCheckedError, found
+from relay.doctor.redis_errors import explained
 
 _KEY = "relay:{doctor}:check"
 _CHANNEL = "relay:doctor"
@@ -38,11 +39,17 @@ _COMMANDS = (
     "XADD KEY * a b",
     "XDEL KEY 1-1",
     "XRANGE KEY - +",
+    "XREVRANGE KEY + -",
     "EVALSHA 0000000000000000000000000000000000000000 0",
     "SCRIPT LOAD return",
     "PUBSUB NUMSUB",
     "TIME",
+    "UNSUBSCRIBE CHANNEL",
 )
+
+#: Those that it runs on a cluster besides, and with RELAY_WAIT_REPLICAS.
+_CLUSTER_COMMANDS = ("CLUSTER SLOTS", "SPUBLISH CHANNEL x", "SSUBSCRIBE CHANNEL", "SUNSUBSCRIBE CHANNEL")
+_REPLICA_COMMANDS = ("WAIT 0 0",)
 
 
 def _node_that_listens(target: RedisTarget, timeout: float) -> tuple[str, int]:
@@ -134,16 +141,16 @@ def _connection_findings(url: str, settings: RedisSettings, timeout: float) -> l
         if "CERTIFICATE_VERIFY_FAILED" in str(error) or "certificate is not valid" in str(error):
             return [found("redis-certificate", str(error))]
         if isinstance(error, redis.BusyLoadingError) or "max number of clients" in str(error):
-            return [found("redis-answer", str(error))]
+            return [found("redis-answer", explained(str(error)))]
         other = _other_transport(parse(url), timeout)
         return [found("redis-unreachable", str(error)) if other is None else found("redis-tls", other)]
     except redis.RedisError as error:
-        return [found("redis-answer", str(error))]
+        return [found("redis-answer", explained(str(error)))]
     if not isinstance(answer, redis.RedisError) or isinstance(answer, redis.exceptions.NoPermissionError):
         return []
     if isinstance(answer, redis.AuthenticationError) or str(answer).startswith("Authentication required"):
         return [found("redis-password", str(answer))]
-    return [found("redis-answer", str(answer))]
+    return [found("redis-answer", explained(str(answer)))]
 
 
 def info_findings(info: str, *, is_sharded: bool) -> list[Finding]:
@@ -204,7 +211,7 @@ def check_buffers(url: str, settings: RedisSettings, most: int, timeout: float) 
 
 def _queue(connection: Any, command: str) -> redis.RedisError | None:
     """Queue a command in a transaction. Redis checks there already whether it may run."""
-    words = [_KEY if word == "KEY" else word for word in command.split(" ")]
+    words = [{"KEY": _KEY, "CHANNEL": _CHANNEL}.get(word, word) for word in command.split(" ")]
     answer = _ask(connection, *words)
     return answer if isinstance(answer, redis.RedisError) else None
 
@@ -225,6 +232,15 @@ def _kind_of(error: redis.RedisError) -> str | None:
     return "redis-answer" if text.startswith("MISCONF") or "unable to persist" in text else None
 
 
+def commands_of(settings: Settings, *, is_sharded: bool) -> list[str]:
+    """Return the commands that Relay needs with these settings, with arguments; KEY and CHANNEL are for names of Relay's."""
+    return [
+        *_COMMANDS,
+        *(_CLUSTER_COMMANDS if is_sharded else ()),
+        *(_REPLICA_COMMANDS if settings.wait_replicas else ()),
+    ]
+
+
 def check_permissions(url: str, redis_settings: RedisSettings, settings: Settings, timeout: float) -> list[Finding]:
     """Queue every command that Relay needs in a transaction, which is then discarded: none is carried out."""
     channels = (_CHANNEL, TASK_UPDATES, GENERAL_UPDATES)
@@ -235,7 +251,7 @@ def check_permissions(url: str, redis_settings: RedisSettings, settings: Setting
         if isinstance(begun, redis.RedisError):
             raise NotCheckedError(f"this check needs MULTI: {begun}")
         asked = [
-            *((command, command.split(" KEY")[0]) for command in _COMMANDS),
+            *((command, _CHANNEL) for command in commands_of(settings, is_sharded=parse(url).is_sharded)),
             *((f"PUBLISH {channel} x", channel) for channel in channels),
             *((f"SUBSCRIBE {channel}", channel) for channel in channels),
             *((f"{verb} {name}", name) for verb, name in subscribed),
@@ -246,7 +262,7 @@ def check_permissions(url: str, redis_settings: RedisSettings, settings: Setting
             if kind is not None:
                 named = command.split(" ")[0] if kind.startswith("redis-command") else subject
                 if kind in ("redis-full", "redis-replica", "redis-answer", "redis-key-denied"):
-                    named = str(error)
+                    named = explained(str(error)) if kind == "redis-answer" else str(error)
                 refused.setdefault(kind, []).append(named)
         _ask(connection, "DISCARD")
     return [found(kind, ", ".join(dict.fromkeys(names))) for kind, names in refused.items()]

@@ -11,14 +11,26 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from relay.config import Settings
+from relay.core.status import Status
+from relay.doctor.listeners import listeners, longest_backlog, overflows
 from relay.doctor.problems import Finding, NotCheckedError, found
+from relay.server.operator_paths import STATUS
+from relay.server.socket_options import BACKLOG
 
 #: Most bytes of an answer that are read.
-_MAX_ANSWER = 64 * 1024
+_MAX_ANSWER = 16 * 1024 * 1024
 
 #: Seconds by which the clocks may differ: the Date header has whole seconds, and the answer took its time.
 _MAX_SKEW = 5.0
+
+#: Seconds for which a malformed publish counts as one that goes on.
+_RECENT = 600.0
+
+#: Seconds after which relays that did not answer are asked again. A relay asks them at most once a second.
+_PAUSE = 1.1
 
 #: Which problem it is when the relay refuses a token with this code.
 _TOKEN_CODES = {
@@ -58,20 +70,6 @@ class Answer(NamedTuple):
     status: int
     date: str
     body: bytes
-
-
-def base_url(url: str) -> str:
-    """Return the URL of a relay without the path of its WebSocket.
-
-    Raises:
-        ValueError: It is no URL of a relay.
-    """
-    parts = urlsplit(url)
-    schemes = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
-    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("must be a URL such as https://relay.example.com, without user, query or fragment")
-    _ = parts.port  # raises ValueError for one that is none
-    return f"{schemes[parts.scheme]}://{parts.netloc}{parts.path.removesuffix('/ws/tasks').rstrip('/')}"
 
 
 @contextmanager
@@ -226,6 +224,41 @@ def check_events(client: Client) -> list[Finding]:
     return [found("proxy-buffers", f"no event arrived within {client.timeout:g} s")]
 
 
+def _status(client: Client) -> Status:
+    """Return the status of all relays. Raises NotCheckedError, and as `_opened`."""
+    answer = _get(client, STATUS, {})
+    try:
+        return msgspec.json.decode(answer.body, type=Status)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NotCheckedError(
+            f"{STATUS} answers {answer.status}: ask on the relay's machine, at RELAY_ADMIN_BIND, or with a token that watches "
+            "and lists everything"
+        ) from None
+
+
+def check_relays(client: Client) -> list[Finding]:
+    """Ask for the status of all relays: who does not answer, who takes no clients, and who publishes what is malformed."""
+    try:
+        status = _status(client)
+        if status.silent:  # a busy one may have needed longer
+            time.sleep(_PAUSE)
+            status = _status(client)
+    except (OSError, HTTPException) as error:
+        return _unreachable(error)
+    findings = []
+    if status.silent:
+        findings.append(found("relay-silent", ", ".join(status.silent)))
+    for relay in status.relays:
+        if relay.status != "ready" and relay.id != status.answered_by:
+            findings.append(found("relay-not-ready", f"{relay.name}: {relay.status}"))
+    for each in status.malformed:
+        if each.seconds_ago <= _RECENT:
+            who = each.source if each.client is None else f"{each.source}, {each.client}"
+            detail = f"{who}: {each.error}; {each.count} so far, the last one {each.seconds_ago:.0f} s ago"
+            findings.append(found("publishes-malformed", detail))
+    return findings
+
+
 def check_hold(client: Client, seconds: float) -> list[Finding]:
     """Keep an event stream open for some seconds: the relay's heartbeats keep it alive, so only a proxy may end it."""
     begun = time.monotonic()
@@ -258,3 +291,29 @@ def check_port(settings: Settings, timeout: float) -> list[Finding]:
         return [found("port-taken", f"what listens on {place} is no relay: {error or type(error).__name__}")]
     is_relay = _code_of(answer.body)[0] == "ok"
     return [] if is_relay else [found("port-taken", f"what listens on {place} is no relay: it answers {answer.status}")]
+
+
+def check_backlog(settings: Settings, timeout: float) -> list[Finding]:
+    """Compare how many connections may wait here with what a relay asks for, and with what one that runs has got."""
+    try:
+        granted = longest_backlog()
+    except (OSError, ValueError):
+        raise NotCheckedError("this system does not say how long a backlog may be") from None
+    details = []
+    if granted < BACKLOG:
+        details.append(f"a relay asks for {BACKLOG}, and net.core.somaxconn grants {granted}")
+    shortest = _shortest_backlog(settings, timeout)
+    if shortest is not None and shortest < min(BACKLOG, granted):
+        details.append(f"what listens on port {settings.port} has a backlog of {shortest}")
+    if details and (count := overflows()):
+        details.append(f"{count} connections of all programs here have met a full one since the machine started")
+    return [found("backlog", "; ".join(details))] if details else []
+
+
+def _shortest_backlog(settings: Settings, timeout: float) -> int | None:
+    """Return the shortest backlog of the relay that listens here; None if none does, or that is not known."""
+    if check_port(settings, timeout):
+        return None  # it is no relay
+    with suppress(OSError):
+        return min((each.backlog for each in listeners() if each.port == settings.port), default=None)
+    return None

@@ -313,7 +313,7 @@ class Acceptor:
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = socket_transport(fresh, reader, None, is_binary=protocol.is_binary)
         events = transport.feed(handshake.early)
-        session = Session(self._context, transport, protocol, client, entry)
+        session = Session(self._context, transport, protocol, client, entry, handshake.path.decode())
         session.register()  # before the answer: a client that has it misses nothing
         answer = handshake.accept()
         try:

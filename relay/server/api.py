@@ -1,6 +1,7 @@
 """The tasks over HTTP: ``/api/tasks``, or below another prefix."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -19,6 +20,7 @@ from relay.protocols.positions import position_json
 from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
 from relay.server.auth.access import require
+from relay.server.malformed_requests import record_malformed
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 
@@ -104,7 +106,7 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
         paths: The paths of the API.
     """
 
-    add_error_handlers(app, paths)
+    add_error_handlers(app, paths, partial(record_malformed, relay))
 
     async def grant() -> Grant:
         return await relay.running.access.of_request(request)

@@ -1,11 +1,9 @@
 """Whether the client of a request may write: the one place that the handlers of the HTTP API ask."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from quart import request
 from relay_wire.channels import TASK_PREFIX
-from relay_wire.creation import NO_OPTIONS, CreationOptions
 
 from relay.core.channels import task_channel
 from relay.core.errors import Forbidden
@@ -13,6 +11,7 @@ from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.server.admission import CLIENT_LIMIT
 from relay.server.api_errors import Refused
 from relay.server.local_requests import is_local
+from relay.server.publish_access import Target
 from relay.server.running_relay import RunningRelay
 
 
@@ -24,18 +23,6 @@ class LocalOnly(Forbidden):
         "without credentials this relay takes updates only from programs on its own machine; configure API keys or tokens, "
         "and send one: Authorization: Bearer ..."
     )
-
-
-class Target(NamedTuple):
-    """What a client wants to write to.
-
-    Attributes:
-        channel: Relay's channel name.
-        options: The owner and the parent that it gives the task.
-    """
-
-    channel: str
-    options: CreationOptions = NO_OPTIONS
 
 
 async def refusals(relay: RunningRelay, verb: Verb, targets: Sequence[Target]) -> tuple[Grant, list[Forbidden | None]]:

@@ -1,5 +1,6 @@
 """Errors as the HTTP API answers them: a status, a code, and a sentence that says what to do."""
 
+from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
@@ -90,11 +91,19 @@ def answer_of(failure: Failure) -> Response:
     return error_answer(failure.status, failure.code, failure.message, headers)
 
 
-def add_error_handlers(app: QuartTrio, paths: TaskPaths) -> None:
-    """Have an app answer the errors that its handlers raise."""
+def add_error_handlers(app: QuartTrio, paths: TaskPaths, on_failure: Callable[[int, str, str], None]) -> None:
+    """Have an app answer the errors that its handlers raise.
+
+    Args:
+        app: The app.
+        paths: The paths of the API.
+        on_failure: Called within a request that fails, with the status, the code and the message of the answer.
+    """
 
     async def answered(error: RelayError) -> Response:
-        return answer_of(failure_of(error))
+        failure = failure_of(error)
+        on_failure(failure.status, failure.code, failure.message)
+        return answer_of(failure)
 
     for kind in _ANSWERED:
         app.register_error_handler(kind, answered)

@@ -6,6 +6,7 @@ from typing import Any
 
 from relay_wire.channels import MAX_NAME_LENGTH
 
+from relay.core.status import Status
 from relay.server import api_schema
 from relay.server.api import MAX_AGE, MAX_NAMES, MAX_PAGE, PAGE
 from relay.server.api_publish import MAX_KEY_LENGTH, Batch, ChannelMessage, GeneralUpdate, TaskUpdate
@@ -241,6 +242,14 @@ OPERATIONS = (
         "Exchange credentials for a ticket, which lets one WebSocket or event stream in.",
         {201: api_schema.Ticket},
         refusals=(401, 403, 408, 413, 503),
+    ),
+    Operation(
+        "getStatus",
+        "get",
+        "/status",
+        "Show what all relays do now. For operators: with RELAY_ADMIN_BIND it is on that address alone.",
+        {200: Status},
+        refusals=(401, 403, 503),
     ),
     Operation(
         "revoke",

@@ -13,10 +13,9 @@ from msgspec import Meta
 from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MAX_FIELDS, MAX_NAME_LENGTH, MESSAGE, TASK_UPDATE
-from relay_wire.creation import MAX_OWNERS, NO_OPTIONS, CreationOptions, creation_options
+from relay_wire.creation import MAX_OWNERS, CreationOptions, creation_options
 
 from relay.broker.client_publishes import Publication, Published
-from relay.broker.script_calls import announced_task
 from relay.core import extra_channels
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.errors import (
@@ -24,13 +23,11 @@ from relay.core.errors import (
     BrokerBusy,
     BrokerError,
     BrokerUnavailable,
-    Forbidden,
     RelayError,
-    UpdateConflict,
 )
-from relay.core.grants import Decision, Grant, Verb
+from relay.core.grants import Grant, Verb
 from relay.protocols.positions import position_json
-from relay.server.api_access import Target, refusals, require_write
+from relay.server.api_access import refusals, require_write
 from relay.server.api_answers import (
     answer,
     body_of_request,
@@ -39,6 +36,8 @@ from relay.server.api_answers import (
     task_id_of_request,
 )
 from relay.server.api_errors import Failure, Refused, answer_of, failure_of
+from relay.server.malformed_requests import record_malformed
+from relay.server.publish_access import for_writer, outcome_of, targets_of
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 
@@ -203,6 +202,11 @@ class Publisher:
         outcomes |= {place: outcome_of(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
+    def note_malformed(self, error: BadMessage) -> None:
+        """Count an update of a batch that is not taken as it is."""
+        failure = failure_of(error)
+        record_malformed(self._relay, failure.status, failure.code, failure.message)
+
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
         try:
             return self.of_item(item)
@@ -247,26 +251,12 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
             outcomes = await publisher.publish_all(items)
         except BrokerError as error:
             return answer_of(_failure(error))
+        for outcome in outcomes:
+            if isinstance(outcome, BadMessage):
+                publisher.note_malformed(outcome)
         results = [_result(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         has_failed = any(isinstance(outcome, RelayError) for outcome in outcomes)
         return answer(207 if has_failed else 200, json_of({"results": results}))
-
-
-def for_writer(publication: Publication, grant: Grant) -> Publication:
-    """Have Redis check the owner again, at the moment of the write, where the client may write by owning the task.
-
-    Two clients may create the same task at once: then it is the one's, and the other is refused.
-    """
-    targets = targets_of(publication)
-    if all(grant.decide(Verb.PUBLISH, target.channel) is not Decision.NEEDS_OWNER for target in targets):
-        return publication
-    return publication._replace(options=publication.options._replace(writers=grant.identities))
-
-
-def outcome_of(outcome: Published | RelayError) -> Published | RelayError:
-    """Return what became of a publication of `for_writer`, with Forbidden where the task is another's."""
-    is_foreign = isinstance(outcome, UpdateConflict) and outcome.code == Forbidden.code
-    return Forbidden() if is_foreign else outcome
 
 
 async def _published(publisher: Publisher, publication: Publication, names: dict[str, str]) -> Response:
@@ -318,27 +308,6 @@ def _options(update: TaskUpdate | GeneralUpdate | BatchItem, task_id: str | None
         return creation_options(update.owner, update.parent_id, task_id=task_id)
     except ValueError as error:
         raise Refused(422, "bad_options", str(error)) from None
-
-
-def targets_of(publication: Publication) -> list[Target]:
-    """Return what a publication writes to: its channel, and the task that it announces."""
-    return [_target(publication), *_announced(publication)]
-
-
-def _target(publication: Publication) -> Target:
-    # The options of an announcement are those of the task that it announces.
-    return Target(publication.channel, NO_OPTIONS if publication.channel == GENERAL else publication.options)
-
-
-def _announced(publication: Publication) -> list[Target]:
-    """Return the task that an announcement creates."""
-    if publication.channel != GENERAL:
-        return []
-    try:
-        announced = announced_task(publication.data)
-    except BadMessage:
-        return []  # it is refused when it is published
-    return [] if announced is None else [Target(task_channel(announced[0]), publication.options)]
 
 
 def _key_of_request() -> str | None:

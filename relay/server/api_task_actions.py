@@ -13,9 +13,10 @@ from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Verb
 from relay.core.updates import Position, Update
 from relay.protocols.positions import position_json
-from relay.server.api_access import Target, require_write
+from relay.server.api_access import require_write
 from relay.server.api_answers import answer, body_of_request, error_answer, json_of, task_id_of_request
 from relay.server.auth.access import require
+from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 

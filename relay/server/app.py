@@ -36,7 +36,7 @@ from relay.server.bound_addresses import bound_addresses
 from relay.server.centrifuge_setup import centrifuge_protocol, centrifuge_server
 from relay.server.centrifugo_api import CentrifugoApi, add_centrifugo_api, with_api_key
 from relay.server.cors import CorsPolicy
-from relay.server.endpoints import Endpoint, accept_client, refuse_starting
+from relay.server.endpoints import Endpoint, accept_client, path_of, refuse_starting
 from relay.server.grant_routes import add_grant_routes
 from relay.server.http_connections import request_in_progress
 from relay.server.http_guard import HttpGuard, answer
@@ -49,6 +49,7 @@ from relay.server.routes import add_routes
 from relay.server.running_relay import RelayHandle, RunningRelay
 from relay.server.sse_endpoint import Stream
 from relay.server.static_files import add_static_files
+from relay.server.status_route import add_status_route
 from relay.server.task_paths import TaskPaths
 from relay.server.turnstile import Turnstile
 
@@ -133,7 +134,7 @@ class RelayApp(QuartTrio):
         if scope["type"] == "lifespan":
             await _run_lifespan(self, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         running = self.relay.current
         endpoint = self.endpoints.get(path) if scope["type"] == "websocket" else None
         if endpoint is not None:
@@ -312,6 +313,7 @@ def create_app(
     """
     app = RelayApp(settings, redis_settings, admin_socket)
     add_routes(app, app.relay, app.metrics, app.operator_paths)
+    add_status_route(app, app.relay, app.task_paths)
     add_api(app, app.relay, app.task_paths)
     centrifuge_streams.add_emulation(app, app.relay)
     publisher = Publisher(app.relay, app.named, settings.max_update_bytes)

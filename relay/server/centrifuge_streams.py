@@ -110,7 +110,7 @@ async def accept_emulated(
         transport = EmulatedAsgiTransport(receive, send, abort_via, form, inbox)
     else:
         transport = EmulatedSocketTransport(sock, settings.dead_peer_timeout, form, inbox)
-    session = Session(admission.context, transport, protocol, client, entry)
+    session = Session(admission.context, transport, protocol, client, entry, path)
 
     async def run() -> None:
         emulation.add(name, inbox, session.close)

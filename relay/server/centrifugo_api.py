@@ -45,12 +45,13 @@ from relay.protocols.centrifugo_api import (
     publication,
     read_command,
 )
-from relay.server.api_access import LocalOnly, Target, refusals
+from relay.server.api_access import LocalOnly, refusals
 from relay.server.api_answers import answer, json_of
 from relay.server.api_errors import Refused
-from relay.server.api_publish import for_writer, outcome_of, targets_of, with_key
+from relay.server.api_publish import with_key
 from relay.server.cors import header
 from relay.server.node_reports import CHANNELS, INFO, merged_channels
+from relay.server.publish_access import Target, for_writer, outcome_of, targets_of
 from relay.server.running_relay import RelayHandle
 
 #: Most publications of one answer, and bytes of their data, give or take one.

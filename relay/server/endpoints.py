@@ -38,6 +38,12 @@ class Opening(NamedTuple):
 Endpoint = Callable[[Opening], ClientProtocol]
 
 
+def path_of(scope: Any) -> str:
+    """Return the path of a request or a handshake, without what a proxy or a server has put before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class _Limits(TypedDict):
     max_message: int
     dead_peer_timeout: float
@@ -102,7 +108,7 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
-                session = Session(admission.context, transport, protocol, client, entry)
+                session = Session(admission.context, transport, protocol, client, entry, path_of(scope))
                 session.register(early)
     except trio.TooSlowError:
         admission.count_rejection("handshake_timeout")

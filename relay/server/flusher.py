@@ -16,6 +16,9 @@ class Flusher:
         hub: Calls `on_pending` when something is to be flushed.
         metrics: Where the latency is observed.
         publish_latency: Samples of what was flushed are measured there.
+
+    Attributes:
+        worst: The longest seconds that an update was pending since the caller last set it to zero.
     """
 
     def __init__(self, hub: Hub, metrics: Metrics, publish_latency: PublishLatency) -> None:
@@ -24,6 +27,7 @@ class Flusher:
         self._publish_latency = publish_latency
         self._pending = trio.Event()
         self._oldest_received = 0.0
+        self.worst = 0.0
 
     def on_pending(self) -> None:
         """Note that the hub has something to flush; in a turn of the subscription it is flushed at the turn's end."""
@@ -39,7 +43,9 @@ class Flusher:
     def on_flushed(self) -> None:
         """Observe how long the oldest update was pending that was flushed just now."""
         now = monotonic()
-        self._metrics.latency.observe(now - self._oldest_received)
+        seconds = now - self._oldest_received
+        self._metrics.latency.observe(seconds)
+        self.worst = max(self.worst, seconds)
         self._publish_latency.on_written(self._hub.oldest_flushed, now)
 
     async def run(self) -> None:

@@ -1,5 +1,6 @@
 """How long updates take from Redis to the clients, and how late the event loop is: samples, taken now and then."""
 
+from collections.abc import Callable
 from time import monotonic
 
 import structlog
@@ -68,9 +69,16 @@ class PublishLatency:
                 self._metrics.publish_latency.observe(latency)
 
 
-async def measure_event_loop(metrics: Metrics) -> None:
-    """Observe by how much the event loop is late, until cancelled: everything that it does waits as long."""
+async def measure_event_loop(metrics: Metrics, on_lag: Callable[[float], None]) -> None:
+    """Observe by how much the event loop is late, until cancelled: everything that it does waits as long.
+
+    Args:
+        metrics: Where that is observed.
+        on_lag: Called with each of the seconds, too.
+    """
     while True:
         due = monotonic() + _LAG_SECONDS
         await trio.sleep(_LAG_SECONDS)
-        metrics.event_loop_lag.observe(max(0.0, monotonic() - due))
+        lag = max(0.0, monotonic() - due)
+        metrics.event_loop_lag.observe(lag)
+        on_lag(lag)

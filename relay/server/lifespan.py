@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -29,6 +30,7 @@ from relay.core.client_orders import read_order
 from relay.core.connect_pace import ReturnSchedule
 from relay.core.errors import ConfigError
 from relay.core.hub import Hub
+from relay.core.malformed_publishes import MalformedPublishes
 from relay.core.owned_channels import OwnedChannels
 from relay.core.revocations import Revocations
 from relay.core.topics import TOPICS
@@ -36,6 +38,7 @@ from relay.metrics import Metrics
 from relay.processes import take_lock
 from relay.protocols.mercure import topics_of
 from relay.server.acceptor import Acceptor
+from relay.server.activity import Activity
 from relay.server.admission import Admission
 from relay.server.auth.access import Access
 from relay.server.auth.revocation_feed import RevocationFeed
@@ -55,12 +58,14 @@ from relay.server.latency_samples import PublishLatency, measure_event_loop
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
-from relay.server.running_relay import RunningRelay
+from relay.server.relay_report import RelayReports
+from relay.server.running_relay import RunningRelay, unready_reason
 from relay.server.session_context import SessionContext, client_limits_of, limits_of
 from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
-from relay.server.stall_detection import detect_stalls
+from relay.server.stall_detection import StallCount, detect_stalls
 from relay.server.statistics import Statistics
+from relay.server.status_reports import StatusReports
 
 _log = structlog.get_logger("relay.lifespan")
 
@@ -130,8 +135,9 @@ async def run_relay(
         ingester = redis.publish_ingester(
             hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
         )
+        malformed = MalformedPublishes()
         receiver = PlainPublishReceiver(
-            named, settings.max_update_bytes, settings.strict_publishes, metrics, ingester.on_message
+            named, settings.max_update_bytes, settings.strict_publishes, metrics, malformed, ingester.on_message
         )
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
@@ -157,13 +163,37 @@ async def run_relay(
         feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
         directory = ClientDirectory()
-        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(hub, registry, directory).answer)
+        activity = Activity(
+            lambda: (
+                channels.messages,
+                receiver.received,
+                statistics.total_messages_sent,
+                statistics.total_updates_coalesced,
+            ),
+            flusher,
+        )
+        stalls = StallCount()
+        reports = RelayReports(
+            hub,
+            registry,
+            directory,
+            statistics,
+            activity,
+            malformed,
+            stalls,
+            unready_reason=lambda: unready_reason(registry, redis),
+            read_redis=lambda: (redis.alive, redis.reconnects),
+            started=monotonic(),
+        )
+        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(reports).answer)
         redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         presence = redis.presence()
         publishes = redis.client_publishes()
-        channel_services = ChannelServices(presence, redis.history_ranges(), publishes, settings.max_update_bytes)
+        channel_services = ChannelServices(
+            presence, redis.history_ranges(), publishes, tasks, settings.max_update_bytes
+        )
         redis.subscribe_raw(keys.ORDERS, partial(_on_order, directory))
         emulation = Emulation(redis.publish, settings.max_message_bytes)
         redis.subscribe_raw(emulation.redis_channel, emulation.on_message)
@@ -192,14 +222,15 @@ async def run_relay(
             feed.on_reconnecting()
 
         services.start_soon(redis.start_listening, channels, on_reconnecting)
-        for service in (channels.run, ingester.run, flusher.run, heartbeat.run, grants.run, presence.run, nodes.run):
-            services.start_soon(service)
-        services.start_soon(detect_stalls, tasks, settings.task_stall_seconds)
+        runs = channels, ingester, flusher, heartbeat, grants, presence, nodes, activity
+        for service in runs:
+            services.start_soon(service.run)
+        services.start_soon(detect_stalls, tasks, settings.task_stall_seconds, stalls)
         services.start_soon(roll_up_children, redis.child_roll_ups())
         services.start_soon(report_connection, redis, channels, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         services.start_soon(publish_latency.run)
-        services.start_soon(measure_event_loop, metrics)
+        services.start_soon(measure_event_loop, metrics, activity.on_lag)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )
@@ -219,6 +250,7 @@ async def run_relay(
             emulation,
             ingester,
             heartbeat,
+            StatusReports(nodes, redis, tasks, reports, settings),
         )
         await drain(registry, settings.closing_seconds, settings.drain_window)
 

@@ -28,12 +28,13 @@ from relay.protocols.mercure_forms import (
     read_form,
     stored_form,
 )
-from relay.server.api_access import Target, require_write
+from relay.server.api_access import require_write
 from relay.server.api_errors import Refused, answer_of, failure_of
 from relay.server.api_publish import GeneralUpdate, Publisher, TaskUpdate
 from relay.server.auth.access import TOKEN_IN_URL
 from relay.server.auth.credentials import COOKIE, has_token
 from relay.server.cors import header
+from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle, RunningRelay
 from relay.server.sse_endpoint import Headers, Stream
 

@@ -1,23 +1,18 @@
-"""The answers of this relay to questions that go to all of them: what it is, and which channels its clients follow."""
+"""The answers of this relay to questions that go to all of them: what it is and does, and which channels its clients follow."""
 
 from collections import Counter
 from collections.abc import Iterable
-from importlib.metadata import version
-from os import getpid
-from socket import gethostname
-from time import monotonic
 
 import msgspec
 
-from relay.core.client_directory import ClientDirectory
 from relay.core.extra_channels import name_of
-from relay.core.hub import Hub
 from relay.core.topics import TOPICS
-from relay.server.session_registry import SessionRegistry
+from relay.server.relay_report import RelayReports
 
 #: The questions.
 INFO = "info"
 CHANNELS = "channels"
+STATUS = "status"
 
 _json = msgspec.json.Encoder().encode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
@@ -27,40 +22,40 @@ class NodeReports:
     """Answers for this relay.
 
     Args:
-        hub: Where its clients subscribe.
-        registry: Its clients.
-        directory: Those of them that have an id, and their users.
+        reports: What it reports of itself.
     """
 
-    def __init__(self, hub: Hub, registry: SessionRegistry, directory: ClientDirectory) -> None:
-        self._directory = directory
-        self._hub = hub
-        self._registry = registry
-        self._started = monotonic()
+    def __init__(self, reports: RelayReports) -> None:
+        self._reports = reports
 
     def answer(self, uid: str, question: str) -> bytes:
         """Return the answer to a question, as JSON.
 
         Args:
             uid: This relay's name among the others.
-            question: INFO or CHANNELS.
+            question: INFO, CHANNELS or STATUS.
         """
         if question == INFO:
             return _json(self._info(uid))
         if question == CHANNELS:
-            return _json({name_of(name): count for name, count in self._hub.listener_counts() if name != TOPICS})
+            return _json(
+                {name_of(name): count for name, count in self._reports.hub.listener_counts() if name != TOPICS}
+            )
+        if question == STATUS:
+            return _json(self._reports.report(uid))
         return b"null"
 
     def _info(self, uid: str) -> dict[str, object]:
+        report = self._reports.report(uid)
         return {
             "uid": uid,
-            "name": f"{gethostname()}_{getpid()}",
-            "version": version("trio-relay"),
-            "num_clients": len(self._registry),
-            "num_users": self._directory.user_count,
-            "num_channels": len(self._hub.channels),
-            "num_subs": self._hub.subscriptions,
-            "uptime": int(monotonic() - self._started),
+            "name": report.name,
+            "version": report.version,
+            "num_clients": report.clients,
+            "num_users": report.users,
+            "num_channels": report.channels,
+            "num_subs": report.subscriptions,
+            "uptime": int(report.uptime),
         }
 
 

@@ -10,7 +10,8 @@ ADMIN_KEY = "relay.admin"
 PROBES = frozenset({"/healthz", "/readyz"})
 
 #: Paths for operators, which are asked for by address, and by no page.
-OPERATORS = PROBES | {"/metrics", "/status"}
+STATUS = "/status"
+OPERATORS = PROBES | {"/metrics", STATUS}
 
 _READING = ("GET", "HEAD")
 
@@ -32,6 +33,7 @@ class OperatorPaths:
     def __init__(self, *, has_listener: bool, api_prefix: str, is_open: bool) -> None:
         self._has_listener = has_listener
         self._tasks = f"{api_prefix}/tasks"
+        self._operators = OPERATORS | {f"{api_prefix}{STATUS}"}
         self._hides_list = is_open
 
     def is_served(self, scope: Mapping[str, Any], path: str) -> bool:
@@ -42,10 +44,10 @@ class OperatorPaths:
         """
         if is_on_admin(scope):
             is_api = path == self._tasks or path.startswith(f"{self._tasks}/")
-            return path in OPERATORS or (is_api and scope["method"] in _READING)
+            return path in self._operators or (is_api and scope["method"] in _READING)
         if not self._has_listener:
             return True
-        if path in OPERATORS:
+        if path in self._operators:
             return path in PROBES
         return not (self._hides_list and path.rstrip("/") == self._tasks and scope["method"] in _READING)
 

@@ -8,8 +8,9 @@ from relay_wire.statuses import CANCELLED, FAILED
 
 from relay.core.channels import task_channel
 from relay.core.grants import Verb
-from relay.server.api_access import Target, require_write
+from relay.server.api_access import require_write
 from relay.server.api_answers import answer, error_answer, json_of, task_id_of_request
+from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 

@@ -1,12 +1,8 @@
-"""The HTTP routes for operators: health, readiness, metrics, status. And a WebSocket endpoint's answer to a plain request."""
-
-import os
-from typing import Any
+"""The HTTP routes for operators: health, readiness, metrics. And a WebSocket endpoint's answer to a plain request."""
 
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relay import __version__
 from relay.metrics import CONTENT_TYPE, Metrics
 from relay.server.operator_paths import OperatorPaths
 from relay.server.running_relay import RelayHandle
@@ -17,24 +13,6 @@ _UPGRADE_REQUIRED = "This is a WebSocket endpoint: connect to it with ws:// or w
 
 def _unready_reason(relay: RelayHandle) -> str | None:
     return "starting" if relay.current is None else relay.current.unready_reason
-
-
-def _status(relay: RelayHandle) -> dict[str, Any]:
-    """Return what is known of this process; with several workers, of the one that answers."""
-    reason = _unready_reason(relay)
-    status: dict[str, Any] = {"version": __version__, "pid": os.getpid(), "status": reason or "ready"}
-    current = relay.current
-    if current is None:
-        return status
-    context = current.admission.context
-    return status | {
-        "clients": len(context.registry),
-        "subscriptions": context.hub.subscriptions,
-        "channels": len(context.hub.channels),
-        "redis": {"connected": current.redis.alive, "reconnects": current.redis.reconnects},
-        "needs_grants": context.settings.needs_grants,
-        "profile": context.settings.profile,
-    }
 
 
 def add_routes(app: QuartTrio, relay: RelayHandle, metrics: Metrics, paths: OperatorPaths) -> None:
@@ -59,11 +37,6 @@ def add_routes(app: QuartTrio, relay: RelayHandle, metrics: Metrics, paths: Oper
         if reason is None:
             return {"status": "ready"}, 200
         return {"status": reason if paths.shows_details(request.scope) else "unavailable"}, 503
-
-    @app.get("/status")
-    async def status() -> dict[str, Any]:
-        """What this process does now, for people."""
-        return _status(relay)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:

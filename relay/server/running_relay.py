@@ -14,6 +14,21 @@ from relay.server.admission import Admission
 from relay.server.auth.access import Access
 from relay.server.emulation import Emulation
 from relay.server.heartbeat import Heartbeat
+from relay.server.session_registry import SessionRegistry
+from relay.server.status_reports import StatusReports
+
+
+def unready_reason(registry: SessionRegistry, redis: RedisBroker) -> str | None:
+    """Return why a load balancer should not send clients to a relay now; None when it may."""
+    if registry.is_draining:
+        return "draining"
+    if not redis.alive:
+        return "redis is not reachable"
+    if redis.unready_reason is not None:
+        return "redis does not take writes"
+    if registry.is_full:
+        return "full"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,7 @@ class RunningRelay:
         emulation: Clients whose messages come as requests.
         ingester: Persists plain publishes.
         heartbeat: Looks after the sessions, and reports their metrics.
+        status: The status of all relays on the same Redis.
     """
 
     admission: Admission
@@ -47,19 +63,12 @@ class RunningRelay:
     emulation: Emulation
     ingester: PublishIngester
     heartbeat: Heartbeat
+    status: StatusReports
 
     @property
     def unready_reason(self) -> str | None:
         """Why a load balancer should not send clients here now; None when it may."""
-        if self.admission.context.registry.is_draining:
-            return "draining"
-        if not self.redis.alive:
-            return "redis is not reachable"
-        if self.redis.unready_reason is not None:
-            return "redis does not take writes"
-        if self.admission.context.registry.is_full:
-            return "full"
-        return None
+        return unready_reason(self.admission.context.registry, self.redis)
 
 
 class RelayHandle:

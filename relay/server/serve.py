@@ -20,12 +20,10 @@ from relay.processes import reap_orphans
 from relay.server.app import RelayApp, create_app
 from relay.server.bridge import AsgiApp
 from relay.server.shutdown import Shutdown
+from relay.server.socket_options import BACKLOG
 from relay.server.workers import send_liveness
 
 _log = structlog.get_logger("relay.serve")
-
-#: Connections that the kernel holds for us while the loop is busy: a thousand clients may reconnect at once.
-BACKLOG = 4096
 
 #: Called once the relay is up, with the address that it listens on and the URL of its Redis.
 OnUp = Callable[[str, str], None]

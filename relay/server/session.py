@@ -52,6 +52,7 @@ class Session(SessionOutput):
         protocol: ClientProtocol,
         client: ClientAddress,
         entry: Entry,
+        way: str,
     ) -> None:
         """Make a session that has not begun.
 
@@ -61,8 +62,9 @@ class Session(SessionOutput):
             protocol: What its messages mean.
             client: Its address.
             entry: Its credentials. Without any it has to send some, and nothing else is served before.
+            way: The path at which it connected.
         """
-        super().__init__(context, transport, client)
+        super().__init__(context, transport, client, way)
         self._protocol = protocol
         self._budget = ClientBudget(context.settings.max_subscriptions)
         self._commands = SessionCommands(context, protocol, self, entry, self._budget)

@@ -8,13 +8,14 @@ from relay_wire.channels import TASK_PREFIX
 
 from relay.core.batches import Encoding
 from relay.core.closecodes import Close
-from relay.core.errors import BrokerUnavailable, Forbidden
+from relay.core.errors import BrokerError, BrokerUnavailable, Forbidden
 from relay.core.grant_lifecycle import GrantLifecycle, Notice
 from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.core.recovery import Snapshot
 from relay.core.revocations import Revocations
 from relay.core.updates import Position
 from relay.protocols.base import Subscribe
+from relay.server.auth.access import require_all
 from relay.server.session_context import SessionContext
 
 #: Reads in a row during which a task changed hands, after which the client is asked to try again.
@@ -154,6 +155,19 @@ class SessionAccess:
     def may_watch(self, task_id: str, owner: frozenset[str]) -> bool:
         """Whether the client may watch a task that these users and groups own, by its present grant."""
         return self.grant.decide(Verb.WATCH, TASK_PREFIX + task_id, owner) is Decision.ALLOWED
+
+    async def family_refusal(self, channel: str) -> tuple[str, str] | None:
+        """Return why the client may not follow a family by owning its parent, as a code and a text; None when it may.
+
+        Reading a family has Redis keep it for a while, which is a write: so the owner is read before, in a round trip for it.
+        """
+        try:
+            await require_all(self.grant, Verb.WATCH, [channel], self._context.services.tasks.last_owners)
+        except Forbidden as error:
+            return error.code, error.message
+        except BrokerError as error:
+            return "unavailable", error.public_message
+        return None
 
     def is_owned(self, channel: str) -> bool:
         """Whether the client follows a channel by its owner."""

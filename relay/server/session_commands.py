@@ -348,6 +348,9 @@ class SessionCommands:
         delay = self._budget.charge_subscribe(monotonic())
         if delay:
             await trio.sleep(delay)
+        if needs_owner and command.filtered is not None and (why := await self._access.family_refusal(channel)):
+            self._refuse_subscription(command, *why)
+            return None
         return SubscriptionRun(
             self._context,
             self._connection,

@@ -16,7 +16,7 @@ from relay.core.batches import Batch, Framing
 from relay.core.client_address import ClientAddress
 from relay.core.closecodes import Close
 from relay.core.revocations import Revocations
-from relay.core.send_queue import SendQueue
+from relay.core.send_queue import QueueReport, SendQueue
 from relay.protocols.base import Farewell
 from relay.server.session_context import SessionContext
 from relay.server.transports import Transport
@@ -29,13 +29,25 @@ class SessionOutput(ABC):
 
     Attributes:
         client: The client's address.
+        way: The path at which it connected.
         share: Its share of the limits of its address and its subject.
         closing: How the session ends; None while it is open.
     """
 
-    __slots__ = ("_context", "_nursery", "_queue", "_sending", "_transport", "_write", "client", "closing", "share")
+    __slots__ = (
+        "_context",
+        "_nursery",
+        "_queue",
+        "_sending",
+        "_transport",
+        "_write",
+        "client",
+        "closing",
+        "share",
+        "way",
+    )
 
-    def __init__(self, context: SessionContext, transport: Transport, client: ClientAddress) -> None:
+    def __init__(self, context: SessionContext, transport: Transport, client: ClientAddress, way: str) -> None:
         self._context = context
         self._transport = transport
         #: What writes at once; None before the session runs, while something waits in the queue, and when it is closing.
@@ -45,6 +57,7 @@ class SessionOutput(ABC):
         self._nursery: trio.Nursery | None = None
         self._sending = False
         self.client = client
+        self.way = way
         self.share = context.registry.client_limits.new_share()
         self.closing: Close | None = None
 
@@ -134,6 +147,10 @@ class SessionOutput(ABC):
     def waiting(self) -> int:
         """Messages that wait in the send queue."""
         return self._queue.count
+
+    def report(self, now: float) -> QueueReport:
+        """Return what waits for the client. `now` is the monotonic time in seconds."""
+        return self._queue.report(now)
 
     @property
     def transport_name(self) -> str:

@@ -10,11 +10,12 @@ from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, T
 from relay.broker.client_publishes import ClientPublishes, Publication
 from relay.broker.history_ranges import HistoryRanges
 from relay.broker.presence import Presence
-from relay.broker.script_calls import announced_task
-from relay.core.channels import task_channel
+from relay.broker.task_store import TaskStore
 from relay.core.errors import BadMessage, BrokerError, Forbidden, RelayError
 from relay.core.grants import Decision, Grant, Verb
 from relay.protocols.base import AskHistory, AskPresence, Publish, Query
+from relay.server.auth.access import require_all
+from relay.server.publish_access import for_writer, outcome_of, targets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class ChannelServices:
         presence: Who is in which channel.
         history: Parts of histories.
         publishes: Publishes for clients.
+        tasks: The tasks, and who owns them.
         max_update_bytes: Longest update of a client.
     """
 
     presence: Presence
     history: HistoryRanges
     publishes: ClientPublishes
+    tasks: TaskStore
     max_update_bytes: int
 
 
@@ -50,10 +53,10 @@ async def answer_query(services: ChannelServices, access: _Access, query: Query)
     try:
         match query:
             case AskPresence(channel, answer):
-                _require_watch(access, channel)
+                await _require_watch(services, access, channel)
                 return answer(await services.presence.read(channel))
             case AskHistory(channel, wanted, answer):
-                _require_watch(access, channel)
+                await _require_watch(services, access, channel)
                 return answer(await services.history.read(channel, wanted))
             case Publish():
                 await _publish(services, access.grant, query)
@@ -62,20 +65,18 @@ async def answer_query(services: ChannelServices, access: _Access, query: Query)
         return query.answer(error)
 
 
-def _require_watch(access: _Access, channel: str) -> None:
-    # A task that only its owner may follow is known to be the client's once it follows it.
+async def _require_watch(services: ChannelServices, access: _Access, channel: str) -> None:
+    # Of a task that the client follows, the owner is known, and a subscription may have a grant of its own.
     if access.decide(channel) is not Decision.ALLOWED:
-        raise Forbidden
+        await require_all(access.grant, Verb.WATCH, [channel], services.tasks.last_owners)
 
 
 async def _publish(services: ChannelServices, grant: Grant, query: Publish) -> None:
     publication = _publication(query, services.max_update_bytes)
-    channels = [publication.channel]
-    if publication.type == GENERAL_UPDATE and (announced := announced_task(publication.data)) is not None:
-        channels.append(task_channel(announced[0]))
-    if any(grant.decide(Verb.PUBLISH, channel) is not Decision.ALLOWED for channel in channels):
-        raise Forbidden
-    (outcome,) = await services.publishes.publish([publication])
+    channels = [target.channel for target in targets_of(publication)]
+    await require_all(grant, Verb.PUBLISH, channels, services.tasks.owners)
+    (published,) = await services.publishes.publish([for_writer(publication, grant)])
+    outcome = outcome_of(published)
     if isinstance(outcome, RelayError):
         raise outcome
 

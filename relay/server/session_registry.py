@@ -1,6 +1,7 @@
 """The sessions of this process: who is connected, who is closing, who is behind, and the nursery they run in."""
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -13,6 +14,7 @@ from relay.core.client_limits import ClientLimits, ClientShare
 from relay.core.closecodes import Close
 from relay.core.connect_pace import ReturnSchedule
 from relay.core.revocations import Revocations
+from relay.core.send_queue import QueueReport
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.statistics import Statistics
 
@@ -23,6 +25,10 @@ class RegisteredSession(Protocol):
     @property
     def client(self) -> ClientAddress:
         """The client's address."""
+
+    @property
+    def way(self) -> str:
+        """The path at which it connected."""
 
     @property
     def share(self) -> ClientShare:
@@ -39,6 +45,9 @@ class RegisteredSession(Protocol):
     @property
     def waiting(self) -> int:
         """Messages that wait to be written."""
+
+    def report(self, now: float) -> QueueReport:
+        """Return what waits for the client. `now` is in seconds of the monotonic clock."""
 
     def close(self, close: Close) -> None:
         """End the session this way; the first reason wins."""
@@ -97,7 +106,9 @@ class SessionRegistry:
         self._is_draining = False
         self._empty = trio.Event()
         self._empty.set()
-        #: Sessions with something in their send queue.
+        #: How many there are, by way in and transport.
+        self.connections = Counter[tuple[str, str]]()
+        #: Sessions with something in their send queue, those that have been behind the longest first.
         self.backlogged: dict[RegisteredSession, None] = {}
 
     def __len__(self) -> int:
@@ -152,6 +163,7 @@ class SessionRegistry:
             self._empty = trio.Event()
         session.share.join(self.client_limits.by_address, session.client.network)
         self._memory.on_client_started()
+        self.connections[session.way, session.transport_name] += 1
         self._statistics.on_session_started(session.transport_name)
         if self._is_draining:
             session.close(Close.SHUTDOWN)
@@ -170,6 +182,7 @@ class SessionRegistry:
         session.share.leave()
         self._memory.on_client_ended(was_large=session in self._large)
         self._large.discard(session)
+        self.connections[session.way, session.transport_name] -= 1
         self._statistics.on_session_ended(session.transport_name)
         if not self._all:
             self._empty.set()

@@ -5,6 +5,9 @@ import socket
 import struct
 from typing import Any
 
+#: Connections that the kernel holds for us while the loop is busy: a thousand clients may reconnect at once.
+BACKLOG = 4096
+
 #: Unsent bytes that the kernel takes before a send would block. What waits should wait in the send queue, which is bounded.
 NOTSENT_LOWAT = 128 * 1024
 

@@ -14,7 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, BrokerError, Forbidden, ForeignOrigin, Unauthenticated, Unverified
 from relay.core.extra_channels import channel_of
 from relay.core.families import family_channel
-from relay.core.grants import Decision, Grant, Verb
+from relay.core.grants import Grant, Verb
 from relay.core.send_queue import SendQueue
 from relay.protocols.base import ClientProtocol, Farewell
 from relay.protocols.frames import Event, PeerClosed
@@ -22,9 +22,10 @@ from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
 from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
-from relay.server.auth.access import TOKEN_IN_URL, grant_of, require
+from relay.server.auth.access import TOKEN_IN_URL, grant_of, require_all
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import PRIVATE, header
+from relay.server.endpoints import path_of
 from relay.server.hijack import abort_hook, hijack_response
 from relay.server.http_guard import answer
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
@@ -239,10 +240,7 @@ async def _grant_of(admission: Admission, scope: Any, channels: Sequence[str]) -
         BrokerError: The owner of a task cannot be read now.
     """
     grant = await grant_of(admission.entry(scope["headers"], scope["query_string"]))
-    for channel in channels:
-        if require(grant, Verb.WATCH, channel) is Decision.NEEDS_OWNER:
-            snapshot = await admission.context.load_history(channel, None)
-            require(grant, Verb.WATCH, channel, snapshot.owner or frozenset())
+    await require_all(grant, Verb.WATCH, channels, admission.context.services.tasks.last_owners)
     return grant
 
 
@@ -328,8 +326,8 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)
         asgi = EventAsgiTransport(receive, send, settings.max_message_bytes, None, abort_via)
-        await Session(admission.context, asgi, protocol, client, grant).run()
+        await Session(admission.context, asgi, protocol, client, grant, path_of(scope)).run()
         return
     transport = EventSocketTransport(sock, settings.dead_peer_timeout)
-    session = Session(admission.context, transport, protocol, client, grant)
+    session = Session(admission.context, transport, protocol, client, grant, path_of(scope))
     admission.start(session.run, session.abort)

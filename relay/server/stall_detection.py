@@ -14,7 +14,14 @@ _log = structlog.get_logger("relay.stall_detection")
 _LOCK_ROUNDS = 3
 
 
-async def detect_stalls(tasks: TaskStore, stall_seconds: float) -> None:
+class StallCount:
+    """How many tasks this relay has marked as stalled since it started."""
+
+    def __init__(self) -> None:
+        self.marked = 0
+
+
+async def detect_stalls(tasks: TaskStore, stall_seconds: float, count: StallCount) -> None:
     """Mark stalled tasks, and keep the list of tasks within its limits, until cancelled.
 
     Every relay runs this, and the one that holds the lock does the work. Two at once, when one was frozen while it held the
@@ -23,6 +30,7 @@ async def detect_stalls(tasks: TaskStore, stall_seconds: float) -> None:
     Args:
         tasks: The tasks in Redis.
         stall_seconds: A task in progress without an update or a heartbeat for this long is stalled.
+        count: Counts the marked ones.
     """
     token = secrets.token_hex(8)
     interval = min(5.0, max(0.25, stall_seconds / 4))
@@ -36,6 +44,7 @@ async def detect_stalls(tasks: TaskStore, stall_seconds: float) -> None:
                 _log.info("detecting stalled tasks" if held else "another relay detects stalled tasks")
             if held:
                 marked = await tasks.mark_stalled(stall_seconds)
+                count.marked += marked
                 if marked:
                     _log.warning("tasks stalled", count=marked, silent_for=stall_seconds)
                 await tasks.forget_old()

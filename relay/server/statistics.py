@@ -21,6 +21,7 @@ class Statistics:
     Attributes:
         messages_sent: Messages written to clients.
         updates_coalesced: Updates that were merged into others for slow clients.
+        dropped: Clients dropped since the start, by reason.
     """
 
     def __init__(self, metrics: Metrics, hub: Hub) -> None:
@@ -28,9 +29,22 @@ class Statistics:
         self._hub = hub
         self.messages_sent = 0
         self.updates_coalesced = 0
+        self.dropped = Counter[str]()
+        self._reported_messages = 0
+        self._reported_coalesced = 0
         self._accepted = Counter[str]()  # by transport
         self._connected = Counter[str]()
         self._recoveries = Counter[bool | None]()  # by outcome
+
+    @property
+    def total_messages_sent(self) -> int:
+        """Messages written to clients since the start."""
+        return self._reported_messages + self.messages_sent
+
+    @property
+    def total_updates_coalesced(self) -> int:
+        """Updates merged into others since the start."""
+        return self._reported_coalesced + self.updates_coalesced
 
     def on_session_started(self, transport: str) -> None:
         """Count a session that began on this kind of transport."""
@@ -48,6 +62,7 @@ class Statistics:
         self._metrics.connections_closed.labels(close.label).inc()
         if close.is_drop:
             self._metrics.connections_dropped.labels(close.label).inc()
+            self.dropped[close.label] += 1
             _log.info("client dropped", client=peer, reason=close.label, code=close.code, waiting=waiting)
 
     def on_session_ended(self, transport: str) -> None:
@@ -69,6 +84,8 @@ class Statistics:
             queue_depths: Messages that wait for each client that has any.
         """
         metrics = self._metrics
+        self._reported_messages += self.messages_sent
+        self._reported_coalesced += self.updates_coalesced
         metrics.messages_sent.inc(self.messages_sent)
         metrics.updates_coalesced.inc(self.updates_coalesced)
         self.messages_sent = self.updates_coalesced = 0

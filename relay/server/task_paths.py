@@ -35,6 +35,7 @@ class TaskPaths:
         channel_route: Quart's route of an extra channel.
         general_route: Quart's route of general updates.
         batch_route: Quart's route of several updates.
+        status_route: Quart's route of the status.
     """
 
     def __init__(self, api_prefix: str) -> None:
@@ -48,6 +49,7 @@ class TaskPaths:
         self.channel_route = f"{api_prefix}/channel"
         self.general_route = f"{api_prefix}/general"
         self.batch_route = f"{api_prefix}/batch"
+        self.status_route = f"{api_prefix}/status"
         self._tasks = f"{api_prefix}/tasks/".encode()
         self._channels = f"{api_prefix}/channels/".encode()
 

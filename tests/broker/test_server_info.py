@@ -38,6 +38,12 @@ def test_a_fork_is_named_by_its_own_version() -> None:
     assert ServerInfo.parse("redis_version:7.2.4\r\nvalkey_version:9.1.2").version_text == "valkey 9.1.2"
 
 
+@pytest.mark.parametrize("name", ["redis_mode", "server_mode"])
+def test_a_cluster_is_known_by_either_name(name: str) -> None:
+    assert ServerInfo.parse(f"{name}:cluster\r\n").is_cluster
+    assert not ServerInfo.parse(f"{name}:standalone\r\n").is_cluster
+
+
 def test_a_connection_was_cut_if_the_same_run_has_counted_another_one() -> None:
     assert info(cut=2).has_cut_since(info(cut=1))
     assert not info(cut=1).has_cut_since(info(cut=1))

@@ -1,5 +1,6 @@
 """The Helm chart, as `make chart` has rendered it for each value set: complete, valid, and the same relay as docker/k8s."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from relay.config import RedisSettings, Settings, load
 from relay.profile import require_safe
 from release.chart import HELM, RENDERED, digest, value_sets
 from tests.deployment.manifests import Resource, resource
+from tests.deployment.monitoring import ALERTS, dashboard
 
 SETTINGS = {f"RELAY_{name.upper()}" for name in Settings.model_fields}
 SETTINGS |= {f"REDIS_{name.upper()}" for name in RedisSettings.model_fields}
@@ -55,7 +57,7 @@ def test_it_has_the_schemas_of_kubernetes(version: str) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
     unknown = re.findall(r"schema for kind (\w+)", run.stdout + run.stderr)
-    assert set(unknown) <= {"PodMonitor"}  # of the Prometheus Operator
+    assert set(unknown) <= {"PodMonitor", "PrometheusRule"}  # of the Prometheus Operator
 
 
 @pytest.mark.parametrize("name", value_sets())
@@ -130,6 +132,12 @@ def test_what_each_value_set_shows() -> None:
     metrics = one("large", "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert [each["pods"]["metric"]["name"] for each in metrics if each["type"] == "Pods"] == ["relay_connections"]
     assert one("large", "PodMonitor")["spec"]["podMetricsEndpoints"][0]["path"] == "/metrics"
+    assert one("large", "PrometheusRule")["spec"] == yaml.safe_load(ALERTS.read_text())
+    assert one("large", "PrometheusRule")["metadata"]["labels"]["release"] == "prometheus"
+    shown = one("large", "ConfigMap", "relay-dashboard")
+    assert json.loads(shown["data"]["relay.json"]) == dashboard()
+    assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert not {"PrometheusRule", "PodMonitor"} & {kind for kind, _ in kinds("default")}
     assert not [each for each in one("default", "HorizontalPodAutoscaler")["spec"]["metrics"] if each["type"] == "Pods"]
     for name in value_sets():
         assert {("PodDisruptionBudget", "relay"), ("NetworkPolicy", "relay"), ("Service", "relay")} <= kinds(name)

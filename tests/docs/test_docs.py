@@ -1,6 +1,7 @@
 """The documentation says what the code does."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,26 @@ def test_close_codes_are_those_of_the_registry() -> None:
     ]
 
 
-def test_problems_of_the_doctor_are_in_the_troubleshooting_page() -> None:
-    section = (
-        (DOCS / "troubleshoot.md")
-        .read_text()
-        .partition("## Problems that relay doctor finds\n")[2]
-        .partition("\n## ")[0]
+def test_the_troubleshooting_page_is_made_from_the_checks_of_the_doctor() -> None:
+    page = (DOCS / "troubleshoot.md").read_text()
+    tables = runpy.run_path(str(DOCS / "troubleshoot_tables.py"))
+    assert tables["render"](page) == page, "run: python docs/troubleshoot_tables.py"
+    entries = re.findall(r"^### (.+)$", page, re.MULTILINE)
+    assert entries == list(PROBLEMS), "each entry is one of the checks"
+    with pytest.raises(ValueError, match="no part"):
+        tables["render"]("# Another page")
+
+
+def test_symptoms_are_what_relays_say() -> None:
+    """The words between backquotes are in the sources, or are a metric, a variable or an error of a package."""
+    sources = "".join(path.read_text() for path in (ROOT / "relay").rglob("*.py") if path.name != "problems.py")
+    of_packages = (
+        r"Error |Name or service|AuthenticationError|NoPermissionError|TooSlowError|unknown command|cluster support"
     )
-    entries = re.findall(r"^### (.+)\n\n(.+)\n", section, re.MULTILINE)
-    assert entries == [(each.id, f"{each.title} {each.remedy}") for each in PROBLEMS.values()]
+    for problem in PROBLEMS.values():
+        for quote in re.findall("`(.+?)`", " ".join(problem.symptoms)):
+            known = re.match(rf"relay_\w+_total|RELAY_|/events|{of_packages}", quote)
+            assert known or all(part in sources for part in quote.split("; ")), quote
 
 
 def shown(default: object) -> str:

@@ -66,7 +66,11 @@ def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterat
     with log.open("wb") as output:
         child = start_child(command, env=environ, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        yield log
+        try:
+            yield log
+        except AssertionError as error:
+            error.add_note(f"{command[0]} printed:\n{log.read_text(errors='replace')}")
+            raise
         assert child.poll() is None, log.read_text()
     finally:
         child.terminate()
@@ -102,6 +106,8 @@ def use(python: str, folder: Path, packages: Path) -> None:
         assert found is not None
         watch_in_chromium(found[1], folder / "page.png")
         seen = time.monotonic()
+        status = json.loads(run(commands / "relay", "status", "--json", RELAY_URL=found[1]))
+        assert [relay["status"] for relay in status["relays"]] == ["ready"], status
         follow_in_node(found[1], folder, packages, commands, run)
     places = run(commands / "python", "-c", "import relay, relay_client; print(relay.__file__, relay_client.__file__)")
     assert all(Path(place).is_relative_to(folder) for place in places.split()), places

@@ -38,7 +38,7 @@ class World:
         self.retry_after: float | None = None
         running = SimpleNamespace(access=self, tasks=self, publishes=self, admission=self)
         relay: Any = SimpleNamespace(running=running)
-        add_error_handlers(self.app, PATHS)
+        add_error_handlers(self.app, PATHS, lambda _status, _code, _message: None)
         add_publish_api(self.app, PATHS, Publisher(relay, ChannelPatterns(["news*"]), 1000))
         add_task_actions(self.app, relay, PATHS)
         add_retry_route(self.app, relay, PATHS)

@@ -50,7 +50,9 @@ class AsgiPeer:
 
 def asgi_session(world: World, peer: AsgiPeer) -> Session:
     transport = AsgiTransport(peer.receive, peer.send, 128, None, peer.abort)
-    return Session(world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(None), EVERYTHING)
+    return Session(
+        world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(None), EVERYTHING, "/ws/tasks"
+    )
 
 
 async def test_on_plain_asgi_it_behaves_the_same(autojump_clock: MockClock, make_world: MakeWorld) -> None:

@@ -31,7 +31,9 @@ class BySubject(OpenAuthenticator):
 def connect(world: World, entry: Entry, address: str = "127.0.0.1") -> Peer:
     ours, theirs = socket.socketpair()
     transport = SocketTransport(ours, FrameReader(world.settings.max_message_bytes), 20.0)
-    session = Session(world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(address), entry)
+    session = Session(
+        world.context, transport, TasksProtocol(ChannelPatterns()), ClientAddress(address), entry, "/ws/tasks"
+    )
     peer = Peer(theirs)
     world.peers.append(peer)
     world.nursery.start_soon(session.run)

@@ -152,7 +152,7 @@ async def test_what_is_offered_while_a_session_ends_fails_nobody(
 
     protocol = (Buggy if ends_by == "a bug" else TasksProtocol)(ChannelPatterns())
     transport = AsgiTransport(receive, send, 128, None, None)
-    session = Session(world.context, transport, protocol, ClientAddress(None), EVERYTHING)
+    session = Session(world.context, transport, protocol, ClientAddress(None), EVERYTHING, "/ws/tasks")
 
     async def run() -> None:
         with scope:

@@ -17,6 +17,7 @@ from relay.broker.client_publishes import ClientPublishes
 from relay.broker.history_ranges import HistoryRanges
 from relay.broker.presence import Presence
 from relay.broker.script_calls import retention_of
+from relay.broker.task_store import TaskStore
 from relay.config import Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import ClientAddress
@@ -138,6 +139,7 @@ def services_without_redis(settings: Settings) -> ChannelServices:
         Presence(run_no_calls, sharded=False),
         HistoryRanges(run_no_calls),
         ClientPublishes(run_no_calls, retention_of(settings), sharded=False),
+        TaskStore(run_no_calls, run_no_calls, retention_of(settings), settings.max_tasks, sharded=False),
         settings.max_update_bytes,
     )
 
@@ -204,7 +206,7 @@ class World:
         peer = Peer(theirs)
         self.peers.append(peer)
         address = ClientAddress("127.0.0.1", 4711)
-        return Session(self.context, transport, protocol, address, EVERYTHING), peer, ours
+        return Session(self.context, transport, protocol, address, EVERYTHING, "/ws/tasks"), peer, ours
 
     async def connect(
         self,

@@ -110,6 +110,11 @@ def tasks(bucket: int) -> str:
     return f"{PREFIX}{{{bucket}}}:tasks"
 
 
+def names(bucket: int) -> str:
+    """Return the key of a bucket's sorted set of task ids by their texts: the ids of `tasks`, all with the score 0."""
+    return f"{PREFIX}{{{bucket}}}:names"
+
+
 def running(bucket: int) -> str:
     """Return the key of a bucket's sorted set of tasks in progress by last activity, in milliseconds."""
     return f"{PREFIX}{{{bucket}}}:running"

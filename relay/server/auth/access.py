@@ -9,12 +9,15 @@
 A task that does not exist has no owner, so a client that may not see a task gets the same answer whether it exists or not.
 """
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
+from relay_wire.channels import TASK_PREFIX
 
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage, Forbidden, ForeignOrigin, Unauthenticated, Unverified
+from relay.core.families import watched_task
 from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.server.auth.authenticator import Authenticator, Entry
 from relay.server.auth.share_links import ShareLinks
@@ -28,6 +31,10 @@ TOKEN_IN_URL = (
 
 #: Seconds within which the credentials of an HTTP request must be checked. A request has one of few turns meanwhile.
 _CHECK_TIMEOUT = 3.0
+
+
+#: Reads who owns each of some tasks, by their ids; None, or nobody, for those that do not exist. Raises BrokerError.
+ReadOwners = Callable[[Sequence[str]], Awaitable[Mapping[str, frozenset[str] | None]]]
 
 
 class HasScope(Protocol):
@@ -55,6 +62,30 @@ def require(grant: Grant, verb: Verb, channel: str, owner: frozenset[str] | None
     if decision is Decision.DENIED:
         raise Forbidden
     return decision
+
+
+async def require_all(grant: Grant, verb: Verb, channels: Sequence[str], read_owners: ReadOwners) -> None:
+    """Insist on a grant for several channels, whether anyone follows them or not. Nothing is written.
+
+    Args:
+        grant: The client's grant.
+        verb: What it wants to do.
+        channels: With which channels.
+        read_owners: Reads the owners that decide, in one round trip; not called where no owner does.
+
+    Raises:
+        Forbidden: The grant does not cover one of them.
+        BrokerError: The owners cannot be read.
+    """
+    tasks = {
+        channel: watched_task(channel)[len(TASK_PREFIX) :]
+        for channel in channels
+        if require(grant, verb, channel) is Decision.NEEDS_OWNER
+    }
+    if tasks:
+        owners = await read_owners(list(tasks.values()))
+        for channel, task_id in tasks.items():
+            require(grant, verb, channel, owners[task_id] or frozenset())
 
 
 async def grant_of(entry: Entry) -> Grant:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from relay.core.api_keys import PREFIX
-from relay.server.auth.tokens import looks_like_token
+from relay.server.auth.token_form import looks_like_token
 from relay.server.cors import CorsPolicy, Headers
 
 #: The cookie that holds a token. Browsers keep one of this name only if it is Secure, has no Domain, and the path `/`.

@@ -1,6 +1,5 @@
 """Tokens: a JSON Web Token in, a grant out. PyJWT verifies the signature; everything else is decided here."""
 
-import re
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,9 +42,6 @@ def _check_of(key: TokenKey, algorithm: str) -> _Check:
 
 _json_object = msgspec.json.Decoder(dict[str, Any]).decode
 
-#: Three parts of base64url (RFC 7515 section 7.1).
-_is_token = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
-
 
 @lru_cache(256)
 def _header_of(segment: str) -> dict[str, Any]:
@@ -71,11 +67,6 @@ def _decoded(segment: str) -> bytes:
     """
     base64 = segment.encode("ascii").translate(_BASE64)
     return a2b_base64(base64 + _PADDING[len(base64) % 4], strict_mode=True)
-
-
-def looks_like_token(text: str) -> bool:
-    """Whether a text has the form of a token."""
-    return text.startswith("eyJ") and _is_token(text) is not None
 
 
 def _invalid(code: str, message: str) -> Unauthenticated:

@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests import commands
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, Client, RedisServer, RelayServer, eventually
 from tests.integration.auth.tokens import SECRET, SETTINGS, bearer, call, publish_owned, token
@@ -295,3 +296,20 @@ def test_tokens_appear_nowhere(share_relay: StartRelay, shared_redis: RedisServe
         everything += str([(name, redis.type(name)) for name in redis.keys("*")])
     for secret in (SECRET, *(part for text in (good, bad, forged) for part in text.split(".")[1:])):
         assert secret not in everything
+
+
+def test_the_status_is_for_operators(share_relay: StartRelay) -> None:
+    relay = share_relay(**SETTINGS)
+    operator = token({"all": True}, relay={"watch": {"all": True}, "list": {"all": True}})
+    for path in ("/status", "/api/status"):
+        assert call(relay, path)[0] == 401
+        for short in (token({"all": True}), token({"general": True}), token(relay={"list": {"all": True}})):
+            assert call(relay, path, bearer(short))[0] == 403
+        status, answer = call(relay, path, bearer(operator))
+        assert (status, answer["needs_grants"]) == (200, True)
+    shown = commands.run("status", "--token", "-", "--json", stdin=f"{operator}\n", RELAY_URL=relay.url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for given, complaint in (((), "asks for a token"), (("--token", token()), "refuses this grant")):
+        refused = commands.run("status", *given, RELAY_URL=relay.url)
+        assert (refused.returncode, refused.stderr.count("\n")) == (6, 1)
+        assert complaint in refused.stderr

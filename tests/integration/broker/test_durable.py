@@ -192,7 +192,7 @@ async def test_the_log_is_bounded_in_age(redis_server: RedisServer) -> None:
 
 
 #: Keys that have no time to live: a bound in members is kept by the relay that supervises.
-BOUNDED_OTHERWISE = {name(bucket) for bucket in range(keys.BUCKETS) for name in (keys.tasks, keys.running)}
+BOUNDED_OTHERWISE = {name(bucket) for bucket in range(keys.BUCKETS) for name in (keys.tasks, keys.running, keys.names)}
 
 
 async def test_every_key_has_a_bound_in_age(redis_server: RedisServer) -> None:

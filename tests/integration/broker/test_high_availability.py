@@ -15,6 +15,7 @@ import redis
 import trio
 from websockets.sync.client import connect
 
+from relay.broker.server_info import ServerInfo
 from relay.broker.service import RedisBroker, open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerUnavailable
@@ -161,6 +162,7 @@ def through_a_fault(
 
 
 def test_a_cluster_serves_tasks_of_all_nodes(cluster: ClusterSetup, tmp_path: Path) -> None:
+    assert all(ServerInfo.parse(cluster.info(node)).is_cluster for node in cluster.nodes)
     publisher = Publisher(cluster.url, 1)
     assert len({cluster.primary_of(f"task:{task}").port for task in TASKS}) == 3
     with relay_on(cluster.url, tmp_path / "relay", task_stall_seconds=1.0) as relay:

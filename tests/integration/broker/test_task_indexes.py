@@ -192,3 +192,33 @@ async def test_what_others_put_there_holds_up_no_update(key: Any, redis_server: 
         assert [task.task_id for task in (await tasks.page(5, None)).tasks] == []  # its owner cannot be read
         await run(redis, published("t", creation_options("x")))
         assert await listed(tasks, TaskFilter()) == ["t"]
+
+
+async def test_few_tasks_by_the_beginnings_of_their_ids_are_not_looked_for(shared_redis: RedisServer) -> None:
+    wanted = listable(prefixes=("a/", "a/1", "ü", "none"))
+    many = listable(prefixes=("a/", *(f"none-{number}" for number in range(40))))
+    async with opened(shared_redis) as (redis, tasks, _):
+        await run(redis, *[published(each, CreationOptions()) for each in ("a/1", "a/2", "über", "b", "a")])
+        await run(redis, *[published(f"other-{number}", CreationOptions()) for number in range(2000)])
+        with shared_redis.client() as client:
+            client.config_resetstat()
+            assert await listed(tasks, wanted) == ["über", "a/2", "a/1"]
+            assert "cmdstat_zrevrangebyscore" not in client.info("commandstats"), "it looked at others"
+            assert await listed(tasks, many) == ["a/2", "a/1"]
+            assert await listed(tasks, wanted, limit=1) == ["über", "a/2", "a/1"]
+            # Tasks that an older publisher has listed, or that others have taken out, are found after a few seconds.
+            client.delete(*(keys.names(bucket) for bucket in range(keys.BUCKETS)))
+            assert await listed(tasks, wanted) == []
+            await tasks.forget_old()
+            assert await listed(tasks, wanted) == ["über", "a/2", "a/1"]
+            for key in (keys.of_channel("task:über")[4], keys.of_channel("task:a/2")[4]):
+                client.zrem(key, "über", "a/2")
+            assert await listed(tasks, wanted) == ["a/1"], "names alone list nothing"
+            await tasks.forget_old()
+            assert await tasks.delete("a/1")
+            assert await listed(tasks, wanted) == []
+            counts = {
+                name: sum(client.zcard(name(bucket)) for bucket in range(keys.BUCKETS))
+                for name in (keys.tasks, keys.names)
+            }
+            assert set(counts.values()) == {2002}

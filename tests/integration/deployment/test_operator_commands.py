@@ -232,7 +232,9 @@ def test_containers_are_run_by_whatever_engine_there_is(engine: str, neighbour: 
 
     assert noted("docker-run-local") == "up --build --detach"
     assert noted("docker-run-local", "WORKERS=1") == "--profile workers up --build --detach"
-    assert noted("docker-stop-local") == "--profile workers down"
+    more = "--profile workers --profile monitoring"
+    assert noted("docker-run-local", "WORKERS=1", "MONITORING=1") == f"{more} up --build --detach"
+    assert noted("docker-stop-local") == f"{more} down"
     assert noted("show-logs") == "logs --tail 100"
     assert noted("show-logs", "FOLLOW=1", "LINES=5") == "logs --tail 5 --follow"
     if engine == "docker":  # Redis is configured, so it is not the relay's own

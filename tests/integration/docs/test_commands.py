@@ -23,6 +23,7 @@ from relay_jobs.manager import TaskManager
 from relay_wire.redis_urls import parse
 
 from tests.deployment.manifests import compose, resource
+from tests.deployment.monitoring import SCRAPING
 from tests.deployment.pages import PAGES, Snippet, commands, snippets
 from tests.deployment.services import redis_commands
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
@@ -237,7 +238,22 @@ def test_python(snippet: Snippet, desk: Desk) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
+@pytest.mark.parametrize("snippet", [each for each in snippets("yaml") if "monitoring" in each.page], ids=str)
+def test_monitoring(snippet: Snippet) -> None:
+    """A piece of a file: what Prometheus is to scrape, as in docker/, or values of the chart."""
+    content = yaml.safe_load(snippet.text)
+    if "scrape_configs" in content:
+        shipped = yaml.safe_load(SCRAPING.read_text())
+        assert content["rule_files"] == shipped["rule_files"]
+        assert content["scrape_configs"][0].keys() == shipped["scrape_configs"][0].keys()
+        assert content["scrape_configs"][0]["job_name"] == shipped["scrape_configs"][0]["job_name"]
+    else:
+        values = yaml.safe_load((ROOT / "docker" / "helm" / "relay" / "values.yaml").read_text())
+        for name, value in content.items():
+            assert value.keys() <= values[name].keys()
+
+
+@pytest.mark.parametrize("snippet", [each for each in snippets("yaml") if "monitoring" not in each.page], ids=str)
 def test_manifest(snippet: Snippet, tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_text(snippet.text)
     program = Path(sys.executable).parent / "kubernetes-validate"

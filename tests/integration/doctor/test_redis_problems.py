@@ -1,6 +1,8 @@
 """`relay doctor` names what is wrong with a real Redis, and finds nothing wrong with a healthy one."""
 
+import ast
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +13,11 @@ import trio
 
 from relay.config import load
 from relay.doctor.examination import Report, examine, redis_stage
-from relay.doctor.redis_checks import info_findings
-from tests.harness import RedisServer
+from relay.doctor.redis_checks import commands_of, info_findings
+from tests.commands import run
+from tests.harness import ROOT, RedisServer
 from tests.integration.broker.test_redis_tls import PASSWORD, TlsRedis
 from tests.ports import free_port
-from tests.test_cli import run
 
 #: The user of docs/deploy.md.
 DOCUMENTED = [
@@ -80,6 +82,30 @@ def test_a_healthy_redis_has_no_problem_and_no_new_key(server: RedisServer) -> N
         assert admin.keys("*") == []
 
 
+def strings_in(path: Path) -> set[str]:
+    """The words in capitals that stand alone in the code of a module."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if re.fullmatch("[A-Z]+", text)}
+
+
+def test_it_asks_for_every_command_that_is_run_and_for_no_other(server: RedisServer) -> None:
+    """Those of the scripts, in Lua files and between Python, and those that the broker sends itself."""
+    lua = [*(ROOT / "clients" / "wire").rglob("*.lua"), *(ROOT / "relay").rglob("*.py")]
+    lua += (ROOT / "clients" / "wire" / "relay_wire").glob("*.py")
+    scripts = {name for path in lua for name in re.findall(r"\bp?call\(\s*'([A-Z]+)'", path.read_text())}
+    assert {"HSET", "XADD", "ZREVRANGE"} <= scripts
+    with server.client() as admin:
+        known = {name.decode().upper() for name in admin.command_list()}
+    sent = set().union(*map(strings_in, (ROOT / "relay" / "broker").glob("*.py"))) & known
+    assert {"EVALSHA", "SSUBSCRIBE", "WAIT"} <= sent
+    (settings, _) = load(wait_replicas=1)
+    asked = {command.split(" ")[0] for command in commands_of(settings, is_sharded=True)}
+    by_channel = {"PUBLISH", "SUBSCRIBE", "PSUBSCRIBE"}
+    by_other_checks = {"PING", "INFO"}
+    assert asked | by_channel | by_other_checks == scripts | sent
+
+
 def test_unreachable(server: RedisServer) -> None:
     report = examined(f"redis://127.0.0.1:{free_port()}/0")
     assert list(found(report)) == ["redis-unreachable"]
@@ -117,12 +143,19 @@ def test_missing_password(server: RedisServer) -> None:
         (["-evalsha"], {"redis-command-denied": "EVALSHA"}),
         (["-publish"], {"redis-command-denied": "PUBLISH"}),
         (["-subscribe"], {"redis-command-denied": "SUBSCRIBE"}),
+        (["-unsubscribe"], {"redis-command-denied": "UNSUBSCRIBE"}),
         (["resetchannels", "&relay:*", "&task_updates"], {"redis-channel-denied": "general_updates"}),
         (["resetchannels", "&general_updates", "&task_updates"], {"redis-channel-denied": "relay:doctor"}),
     ],
 )
 def test_denied(server: RedisServer, rules: list[str], problems: dict[str, str]) -> None:
     assert found(examined(user(server, *rules))) == problems
+
+
+def test_denied_only_where_it_is_needed(server: RedisServer) -> None:
+    url = user(server, "-wait", "-spublish")
+    assert found(examined(url)) == {}
+    assert found(examined(url, wait_replicas=1)) == {"redis-command-denied": "WAIT"}
 
 
 def test_denied_keys(server: RedisServer) -> None:
@@ -143,7 +176,8 @@ def test_full(server: RedisServer) -> None:
 def test_too_many_clients(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--maxclients", "1") as server, server.client() as admin:
         admin.ping()
-        assert found(examined(server.url)) == {"redis-answer": "max number of clients reached"}
+        (detail,) = found(examined(server.url)).values()
+        assert detail.startswith("max number of clients reached: Redis has `maxclients` connections")
 
 
 def test_evicting(server: RedisServer) -> None:

@@ -5,17 +5,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 import trio
+from relay_wire import keys
 
+from relay.commands.relay_urls import base_url
 from relay.config import Settings, load
 from relay.doctor.examination import Report, examine, relay_stage
 from relay.doctor.local_checks import check_files, check_settings, check_token
-from relay.doctor.relay_checks import Client, base_url, check_hold, check_port
+from relay.doctor.problems import NotCheckedError
+from relay.doctor.relay_checks import Client, check_backlog, check_hold, check_port, check_relays
 from relay.processes import MAX_FILES, start_child
 from tests.harness import RedisServer, RelayServer, Server, eventually
 from tests.ports import free_port
@@ -87,10 +92,16 @@ def relay(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield server
 
 
-def token(audience: str = "relay", issuer: str = "here", ttl: float = 600, secret: str = SECRET) -> str:
+def token(
+    audience: str = "relay",
+    issuer: str = "here",
+    ttl: float = 600,
+    secret: str = SECRET,
+    scopes: dict[str, Any] = {"watch": {"general": True}},  # noqa: B006 - nobody changes it
+) -> str:
     now = int(time.time())
     claims = {"iat": min(now, now + int(ttl)), "exp": now + int(ttl), "aud": audience, "iss": issuer, "sub": "doctor"}
-    return jwt.encode({**claims, "relay": {"watch": {"general": True}}}, secret, "HS256")
+    return jwt.encode({**claims, "relay": scopes}, secret, "HS256")
 
 
 def settings_of(**values: Any) -> Settings:
@@ -110,7 +121,8 @@ def test_healthy_ones_have_no_problem(relay: RelayServer, tmp_path: Path) -> Non
     with Nginx(tmp_path, relay.port) as nginx:
         urls = f"http://127.0.0.1:{relay.port}", f"http://127.0.0.1:{nginx.port}/right"
         for report in [examined(url, origin="https://app.example.com") for url in urls]:
-            assert [(result.findings, result.not_checked) for result in report.results] == [([], None)] * 3
+            assert [result.findings for result in report.results] == [[], (), [], []]
+            assert [result.not_checked is None for result in report.results] == [True, False, True, True]  # no operator
         for place, problem in (
             ("plain", "proxy-upgrade"),
             ("forgets", "proxy-last-event-id"),
@@ -126,6 +138,22 @@ def test_healthy_ones_have_no_problem(relay: RelayServer, tmp_path: Path) -> Non
         assert check_hold(client, 1.5) == []
         (finding,) = check_hold(client._replace(url=f"http://127.0.0.1:{nginx.port}/cuts"), 10)
         assert finding.problem.id == "proxy-cuts"
+
+
+def test_what_all_relays_say(relay: RelayServer, valkey: RedisServer) -> None:
+    everything = {"watch": {"all": True}, "list": {"all": True}}
+    client = Client(base_url(relay.url), None, token(scopes=everything), 5.0)
+    assert check_relays(client) == []
+    valkey.publish("task_updates", "{progress: 40}")
+    with valkey.client() as admin:
+        admin.zadd(keys.NODES, {"gone": time.time() * 1000})
+        (silent, malformed) = eventually(lambda: (found := check_relays(client))[1:] and found)
+        admin.zrem(keys.NODES, "gone")
+    assert (silent.problem.id, silent.detail) == ("relay-silent", "gone")
+    assert malformed.problem.id == "publishes-malformed"
+    assert malformed.detail.startswith("PUBLISH task_updates: not JSON")
+    with pytest.raises(NotCheckedError, match="/status answers 403"):
+        check_relays(client._replace(token=token()))
 
 
 def test_origin_and_host(relay: RelayServer) -> None:
@@ -179,6 +207,32 @@ def test_no_relay_and_a_relay_without_redis(tmp_path: Path) -> None:
     assert (finding.problem.id, finding.detail) == ("relay-not-ready", "redis is not reachable")
 
 
+@contextmanager
+def small_relay() -> Iterator[int]:
+    """What answers as a relay with a backlog of 7 would; its port."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status":"ok"}')
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        request_queue_size = 7
+
+    with Server(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_this_machine(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_port(settings_of(port=relay.port), 5) == check_port(settings_of(port=free_port()), 5) == []
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -187,6 +241,13 @@ def test_this_machine(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> No
         (finding,) = check_port(settings_of(port=other.getsockname()[1]), 5)
         answers.join()
     assert finding.problem.id == "port-taken"
+    assert check_backlog(settings_of(port=relay.port), 5) == []
+    with small_relay() as port:
+        (finding,) = check_backlog(settings_of(port=port), 5)
+    assert (finding.problem.id, f"port {port} has a backlog of 7" in finding.detail) == ("backlog", True)
+    monkeypatch.setattr("relay.doctor.relay_checks.longest_backlog", lambda: 128)
+    (finding,) = check_backlog(settings_of(port=free_port()), 5)
+    assert "net.core.somaxconn grants 128" in finding.detail
     assert [each.problem.id for each in check_files(settings_of(max_clients=MAX_FILES))] == ["file-limit"]
     monkeypatch.setenv("RELAY_QEUE_BYTES", "1")
     problems = [each.problem.id for each in check_settings(*load(profile="production"))]

@@ -18,8 +18,9 @@ from relay.core.closecodes import Close
 from relay.core.errors import Unauthenticated
 from relay.core.grants import Decision, Verb
 from relay.server.auth import tokens
+from relay.server.auth.token_form import looks_like_token
 from relay.server.auth.token_keys import TokenKey, algorithms_of, limited, read_pem
-from relay.server.auth.tokens import TokenRules, TokenVerifier, looks_like_token
+from relay.server.auth.tokens import TokenRules, TokenVerifier
 
 NOW = 1e9
 SECRET = b"s" * 32

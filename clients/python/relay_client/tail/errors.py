@@ -18,6 +18,19 @@ class ExitStatus(IntEnum):
     ERRORS_FOUND = 8
 
 
+#: What each means, for help and documentation.
+MEANINGS = {
+    ExitStatus.SUCCESS: "success; the tasks completed",
+    ExitStatus.USAGE: "an invalid option or setting",
+    ExitStatus.TASK_FAILED: "a task failed",
+    ExitStatus.TASK_CANCELLED: "a task was cancelled, none failed",
+    ExitStatus.UNREACHABLE: "Redis or the relay cannot be reached",
+    ExitStatus.REFUSED: "Redis or the relay refused",
+    ExitStatus.WARNINGS_FOUND: "`relay doctor` found only warnings",
+    ExitStatus.ERRORS_FOUND: "`relay doctor` found errors",
+}
+
+
 class TailError(RelayClientError):
     """The relay cannot be followed.
 

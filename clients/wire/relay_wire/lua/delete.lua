@@ -32,6 +32,7 @@ if parent then
   note_child(parent)
 end
 call('ZREM', KEYS[5], ARGV[13])
+redis.pcall('ZREM', names_index, ARGV[13])
 call('ZREM', KEYS[6], ARGV[13])
 for _, index in ipairs(indexes_of(owner, parent)) do
   redis.pcall('ZREM', index, ARGV[13])

@@ -109,7 +109,9 @@ if is_task then
   if is_stall_mark then
     call('ZREM', KEYS[6], ARGV[13])
   elseif is_active then
-    call('ZADD', KEYS[5], now, ARGV[13])
+    if call('ZADD', KEYS[5], now, ARGV[13]) == 1 then
+      redis.pcall('ZADD', names_index, 0, ARGV[13])
+    end
     if status == 'running' then
       call('ZADD', KEYS[6], now, ARGV[13])
     else

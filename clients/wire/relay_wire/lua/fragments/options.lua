@@ -34,6 +34,9 @@ if writers and is_task and call('EXISTS', state) == 1 and is_foreign() then
   options_refusal = 'NOTOWNER the task is owned by others'
 end
 
+-- The ids of KEYS[5] in their own order, for those who look for ids that begin in a certain way.
+local names_index = string.sub(KEYS[5] or '', 1, -6) .. 'names'
+
 -- Most tasks in an index of a bucket: the least recently active are left out.
 local max_listed = 1000
 
