@@ -48,6 +48,7 @@ class Endpoint:
         token_secret: Where it is not empty, each client shows a token of its own, signed with it by HS256.
         find_position: Finds the position of a client in the last reply to it and the end of its last update.
         no_position: Stands in the place of a position that a client does not have.
+        refusal: A text that replies contain to a client that is to try again later; empty where there are none.
         has_updates_in_reply: The last reply has the updates that the client missed.
     """
 
@@ -60,6 +61,7 @@ class Endpoint:
     token_secret: str = ""
     find_position: Callable[[bytes, bytes], str | None] = position_of_relay
     no_position: str = "null"
+    refusal: str = ""
     has_updates_in_reply: bool = False
 
     def for_everyone(self) -> Self:

@@ -69,21 +69,40 @@ class Publisher:
         if publishing.script:
             with redis.Redis(port=port) as client:
                 client.script_load(publishing.script)
-        self._sock = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.setblocking(False)
+        self._port = port
+        self._sock = self._connected()
+
+    def _connected(self) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self._port), timeout=_TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        return sock
 
     def __enter__(self) -> Self:
+        self._greet()
+        return self
+
+    def _greet(self) -> None:
         if self._publishing.greeting:
             self._write(self._publishing.greeting, 0)
             self._flush()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
 
     def use(self, updates: Sequence[Update]) -> None:
-        """From now on publish these updates in turn."""
+        """From now on publish these updates in turn. A connection that the server has closed meanwhile, as HTTP servers do with
+        idle ones, is opened again."""
+        try:
+            is_closed = self._sock.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            is_closed = False
+        except ConnectionResetError:
+            is_closed = True
+        if is_closed:
+            self._sock.close()
+            self._sock = self._connected()
+            self._greet()
         self._templates = [Template(self._publishing.command(update)) for update in updates]
 
     def burst(self, count: int, *, first: int = 0, seed: int = 0) -> Published:

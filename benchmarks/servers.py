@@ -22,7 +22,7 @@ from benchmarks.protocol import TLS_CONTEXT
 from relay.broker.embedded import free_port, start_server
 from relay.processes import Child, start_child
 
-_START_TIMEOUT = 30.0
+_START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 8.0
 _ROOT = Path(__file__).parent.parent
 

@@ -95,6 +95,8 @@ class Client:
                 if expected.encode() in message:
                     self.last = self.reply = message
                     break
+                if endpoint.refusal and endpoint.refusal.encode() in message:
+                    raise ConnectionRefusedError(message[:60])
                 if (pong := endpoint.pongs.get(message.decode("latin1"))) is not None:
                     self.sock.send(masked(TEXT, pong.encode()))
 

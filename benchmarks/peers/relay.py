@@ -112,7 +112,7 @@ def recovering(endpoint: Endpoint) -> Endpoint:
     assert subscribe is not None
     return replace(
         endpoint, steps=(*before, (subscribe.removesuffix("}}") + "{position}}}", expected)),
-        find_position=position_of_centrifuge, no_position="", has_updates_in_reply=True,
+        find_position=position_of_centrifuge, no_position="", refusal='"error"', has_updates_in_reply=True,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import time
 from functools import partial
 
+from benchmarks.load import LoadFailed
 from benchmarks.machine import LOAD_CORES
 from benchmarks.measure import Run, Testbed, all_complete, testbed
 from benchmarks.peers.base import Peer
@@ -14,7 +15,10 @@ from benchmarks.wire import Update
 
 #: A server is stopped for less time than Relay waits for Redis, and bursts of slow servers last about so many seconds.
 _MAX_SECONDS = 2.0
-_TIMEOUT = 60.0
+_TIMEOUT = 120.0
+
+#: Seconds without an update after which no more are expected, when everyone returns at once: nothing comes while all connect.
+_QUIET = 10.0
 
 #: Seconds after which a client that could not reconnect tries again.
 _RETRY = 1.0
@@ -70,12 +74,14 @@ def reconnect(trial: Trial, peer: Peer) -> None:
     trial.random().shuffle(watchers)
     updates = trial.updates(*names)
     with testbed(peer, trial.directory, len(watchers)) as bed:
-        bed.follow(watchers, in_flight=256, timeout=_TIMEOUT)
+        came = bed.follow(watchers, in_flight=64, timeout=_TIMEOUT, retry=_RETRY, must=False)
+        if came.clients < len(watchers):
+            raise LoadFailed(f"{len(watchers) - came.clients} of {len(watchers)} clients could not connect at first")
         bed.warm_up(updates)
         bed.publisher.use(updates)
         bed.load.arm(before, keep_last=True)
         bed.publisher.burst(before)
-        first = bed.load.collect(_TIMEOUT)
+        first = bed.load.collect(_TIMEOUT, quiet=_QUIET)
         known = bed.load.drop()
         time.sleep(trial.pick(Sizes(1.0, 0.5, 0.2)))  # until the server has noticed
         bed.publisher.burst(away, first=before)
@@ -85,7 +91,7 @@ def reconnect(trial: Trial, peer: Peer) -> None:
             peer.endpoint, bed.server.ports[0], [], in_flight=len(watchers), retry=_RETRY, notes=[_RECOVERED],
             timeout=_TIMEOUT, must=False,
         )  # fmt: skip
-        after = bed.load.collect(_TIMEOUT) if peer.recovers else None
+        after = bed.load.collect(_TIMEOUT, quiet=_QUIET) if peer.recovers else None
         spent = bed.server.cpu().since(cpu)
     seconds = (max(back.ended, after.last if after else 0) - back.started) / 1e9
     recovered = back.noted[_RECOVERED]

@@ -124,10 +124,11 @@ class Presence:
             return
         if not members:
             del self._members[channel]
-        self._came.discard((channel, client))
-        if len(self._changed) < _MAX_CHANGES:  # else it expires, since nobody confirms it
+        if len(self._changed) < _MAX_CHANGES:
             self._changed[channel, client] = member
             self._has_work.set()
+        else:  # it expires, since nobody confirms it
+            self._came.discard((channel, client))
 
     async def read(self, channel: str) -> Present:
         """Return who is in a channel, over all relays.
@@ -209,7 +210,14 @@ class Presence:
             if self._note(announcements, channel, JOIN, came, next(answers)):
                 self._came.difference_update((channel, client) for client in came)
         for channel, gone in removed.items():
-            self._note(announcements, channel, LEAVE, gone, next(answers))
+            answer = next(answers)
+            # Nobody was told yet of those that left at once.
+            passed = [client for client in gone if (channel, client) in self._came]
+            self._came.difference_update((channel, client) for client in passed)
+            names = [client.encode() for client in passed]
+            self._note(announcements, channel, JOIN, gone, names)
+            left = list(dict.fromkeys([*names, *answer])) if isinstance(answer, list) else answer
+            self._note(announcements, channel, LEAVE, gone, left)
         for channel, read in asked.items():
             read.result = _present(channel, next(answers))
             read.done.set()

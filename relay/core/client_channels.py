@@ -96,7 +96,7 @@ def _scope_of_namespace(name: str) -> Scope:
     if name == TASK_PREFIX[:-1]:
         return Scope(prefixes=("",))
     if name == "":
-        return Scope(general=True)
+        return Scope(general=True, plain_channels=True)
     return Scope(channel_prefixes=(f"{name}:",))
 
 

@@ -50,6 +50,7 @@ class Scope:
         general: General updates.
         channels: Names of extra channels.
         channel_prefixes: Beginnings of names of extra channels, none of them empty.
+        plain_channels: Extra channels whose names have no colon.
         topics: Selectors of topics, see `relay.core.topics`. They also cover the tasks and channels whose topics they match.
     """
 
@@ -60,6 +61,7 @@ class Scope:
     general: bool = False
     channels: frozenset[str] = frozenset()
     channel_prefixes: tuple[str, ...] = ()
+    plain_channels: bool = False
     topics: frozenset[str] = frozenset()
 
     def covers_task(self, task_id: str) -> bool:
@@ -77,6 +79,8 @@ class Scope:
         if channel == GENERAL:
             return self.general or any_matches(self.topics, GENERAL)
         name = name_of(channel)
+        if self.plain_channels and ":" not in name:
+            return True
         return name in self.channels or name.startswith(self.channel_prefixes) or any_matches(self.topics, name)
 
 
@@ -174,6 +178,7 @@ def with_scope(grant: Grant, verb: Verb, more: Scope) -> Grant:
         general=scope.general or more.general,
         channels=scope.channels | more.channels,
         channel_prefixes=(*scope.channel_prefixes, *more.channel_prefixes),
+        plain_channels=scope.plain_channels or more.plain_channels,
         topics=scope.topics | more.topics,
     )
     return replace(grant, scopes=MappingProxyType({**grant.scopes, verb: joined}))

@@ -273,6 +273,11 @@ def test_namespaces_allow_what_they_say() -> None:
     assert nobody.decide(Verb.WATCH, "news:1") is Decision.DENIED
     assert nobody.decide(Verb.WATCH, "wall:1") is Decision.ALLOWED
     assert nobody.decide(Verb.WATCH, "task:1") is Decision.DENIED
+    unnamed = Namespace(allow_subscribe_for_client=True, allow_publish_for_client=True)
+    user = ClientChannels(ChannelPatterns(), [unnamed]).widened(Grant(subject="u"))
+    for verb in (Verb.WATCH, Verb.PUBLISH):
+        assert [user.decide(verb, channel) for channel in ("general", "lobby")] == [Decision.ALLOWED] * 2
+        assert [user.decide(verb, channel) for channel in ("a:b", "task:1")] == [Decision.DENIED] * 2
 
 
 def test_users_in_a_name_may_follow_it() -> None:

@@ -117,4 +117,15 @@ async def test_who_comes_and_goes_while_redis_is_away(
             shared_redis.clear()  # it has lost everything
             relay.line.is_cut = False
             await relay.sees("comes", "stays")  # long before the next confirmation
-            assert sorted(relay.line.announced[2:]) == [("join", "comes")]
+            assert sorted(relay.line.announced[2:]) == [("join", "comes"), ("join", "passes"), ("leave", "passes")]
+
+
+async def test_who_leaves_at_once_has_come_all_the_same(shared_redis: RedisServer) -> None:
+    async with opened(shared_redis) as redis:
+        relay = Relay(redis)
+        async with running(relay):
+            relay.come("a")
+            relay.leave("a")
+            relay.come("b")
+            await relay.sees("b")
+            assert sorted(relay.line.announced) == [("join", "a"), ("join", "b"), ("leave", "a")]
