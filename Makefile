@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
-	bench-page outages-page browser-files page-pictures format docs clean test-compat-core fuzz \
+	bench-page outages-page browser-files page-pictures diagrams format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
 help:  ## List the targets
@@ -136,6 +136,9 @@ test-rolling: $(VENV)/.installed-test  ## Roll two relays from an older version 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+diagrams: $(VENV)/.installed-test  ## Draw the diagrams of docs/diagrams from their text (needs Node and Chromium)
+	$(BIN)/python docs/diagrams.py
 
 docs: $(VENV)/.installed-docs  ## Build the documentation site, with the API reference, into site/
 	@$(BIN)/python docs/architecture_tables.py

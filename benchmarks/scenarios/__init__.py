@@ -183,7 +183,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
     Scenario(
         "rollout", "Two relays under many clients, replaced one by one",
         "Do connects stay within their limit while relays are replaced, and does everything arrive?",
-        {"clients": Sizes(5_000, 1_000, 10), "tasks": Sizes(50, 50, 2), "bytes": 160, "updates/s of each": 1,
+        {"clients": Sizes(5_000, 1_000, 10), "tasks": Sizes(50, 50, 2), "bytes": 160, "updates/s of each": 0.2,
          "seconds between": Sizes(10.0, 5.0, 0.5)},
         ("delivered", "doubled", "reordered", "connects", "refused", "away"), one_by_one(deploy),
         networked.PACED_RELAYS, has_peers=False,

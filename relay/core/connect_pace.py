@@ -63,15 +63,16 @@ class ReturnSchedule:
         self._draw = draw
         self._last = 0.0
 
-    def delay(self, now: float) -> float:
+    def delay(self, now: float, after: float = 0.0) -> float:
         """Return for how many seconds one more client should stay away, `MAX_RETURN` at most.
 
         Beyond that the places are given away, and it is any time up to it.
 
         Args:
             now: The monotonic time in seconds.
+            after: Seconds for which there is no room for it, since others wait already.
         """
-        due = max(self._last + self._interval, now + MIN_RETURN)
+        due = max(self._last + self._interval, now + MIN_RETURN + after)
         longest = MAX_RETURN - RETURN_SPREAD
         if due - now > longest:
             return MIN_RETURN + self._draw() * (MAX_RETURN - MIN_RETURN)

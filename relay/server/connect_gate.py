@@ -42,8 +42,11 @@ class ConnectGate:
         pace = self._pace
         if pace is None:
             return None
-        if pace.seconds_until_next(trio.current_time()) + self._waiting / pace.steady_rate > self._max_wait:
-            return self._returns.delay(trio.current_time())
+        now = trio.current_time()
+        wait = pace.seconds_until_next(now) + self._waiting / pace.steady_rate
+        if wait > self._max_wait:
+            # When half of those who wait now are in: not all at once, and before nobody waits any more.
+            return self._returns.delay(now, wait - self._max_wait / 2)
         self._waiting += 1
         passed = False
         try:

@@ -3,8 +3,8 @@
 import os
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,23 +73,34 @@ async def supervise(
         await nursery.start(shutdown.watch)
         if os.getpid() == 1:
             nursery.start_soon(reap_orphans)
-        async with AsyncExitStack() as stack:
-            directory = stack.enter_context(temporary_directory("relay-metrics-"))
+        with temporary_directory("relay-metrics-") as directory, trio.CancelScope() as starting:
             workers = _Workers(sock, admin_socket, settings, directory, shutdown)
             nursery.start_soon(workers.kill_when_forced)
-            url = redis_settings.configured_url()
-            with trio.CancelScope() as starting:
-                nursery.start_soon(_cancel_when, shutdown.requested, starting)
-                if url is None:
-                    url = await stack.enter_async_context(embedded_redis())
-                host, port = sock.getsockname()[:2]
-                await workers.run(url, partial(on_up, f"http://{host}:{port}", url))
+            scopes = [starting]
+            nursery.start_soon(_cancel_innermost, shutdown.requested, scopes)
+            async with _redis_of(redis_settings) as url:
+                # From here on only the workers are cancelled: Redis is needed until they have drained.
+                with trio.CancelScope() as running:
+                    scopes.append(running)
+                    host, port = sock.getsockname()[:2]
+                    await workers.run(url, partial(on_up, f"http://{host}:{port}", url))
         nursery.cancel_scope.cancel()
 
 
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+async def _cancel_innermost(event: trio.Event, scopes: Sequence[trio.CancelScope]) -> None:
     await event.wait()
-    scope.cancel()
+    scopes[-1].cancel()
+
+
+@asynccontextmanager
+async def _redis_of(redis_settings: RedisSettings) -> AsyncIterator[str]:
+    """The URL of the workers' Redis; an embedded one runs for the time of the block where none is configured."""
+    url = redis_settings.configured_url()
+    if url is not None:
+        yield url
+        return
+    async with embedded_redis() as url:
+        yield url
 
 
 def worker_shares(settings: Settings) -> dict[str, str]:

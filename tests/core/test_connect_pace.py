@@ -45,6 +45,8 @@ def test_each_who_must_come_back_has_a_place_of_its_own() -> None:
     places = [now + schedule.delay(now) for now in (0.0, 0.0, 0.0, 0.05)]
     assert places == pytest.approx([MIN_RETURN, MIN_RETURN + 0.1, MIN_RETURN + 0.2, MIN_RETURN + 0.3])
     assert schedule.delay(50.0) == pytest.approx(MIN_RETURN), "places that nobody took are not given again"
+    assert schedule.delay(50.0, 4.0) == pytest.approx(4.0 + MIN_RETURN), "behind those who wait already"
+    assert schedule.delay(50.0) == pytest.approx(4.1 + MIN_RETURN)
 
 
 def test_without_a_limit_they_come_back_at_random_within_a_second() -> None:

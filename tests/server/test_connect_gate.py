@@ -38,6 +38,7 @@ async def test_an_avalanche_comes_in_one_after_the_other(autojump_clock: MockClo
     for second in range(5):
         assert sum(second <= at < second + 1 for at, _ in entered) <= 10
     assert len(set(refused)) == len(refused), "each of the others has a place of its own"
+    assert min(refused) >= 2.5, "when there is room again"
 
 
 async def test_a_drain_ends_the_wait(autojump_clock: MockClock, make_world: MakeWorld) -> None:

@@ -119,6 +119,18 @@ def test_workers_share_one_port_and_redis(redis_server: RedisServer, start_relay
     assert all(process_is_gone(pid) for pid in workers)
 
 
+def test_workers_have_the_embedded_redis_until_they_have_drained(start_relay: StartRelay) -> None:
+    relay = start_relay("serve", redis_url=None, workers=2)
+    clients = [relay.raw_client() for _ in range(40)]
+    relay.child.terminate()
+    for sock in clients:
+        while sock.recv(4096):
+            pass
+        sock.close()
+    assert relay.wait() == 0
+    assert "redis subscription lost" not in relay.logged()
+
+
 def test_workers_do_not_outlive_their_supervisor(redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay("serve", workers=2)
     workers = relay.worker_pids()
