@@ -66,6 +66,22 @@ def translated(error: Exception) -> BrokerError:
     return BrokerRefused(f"Redis refused: {text}", is_out_of_memory=isinstance(error, OutOfMemoryError))
 
 
+def _translated_answer(answer: Any) -> Any:
+    """Return an answer with errors of Relay's in place of redis-py's, also where a script has answered with several."""
+    if isinstance(answer, Exception):
+        return translated(answer)
+    if type(answer) is list:
+        return [translated(each) if isinstance(each, Exception) else each for each in answer]
+    return answer
+
+
+def _is_not_ready(answer: Any) -> bool:
+    """Whether an answer, or one of the answers of a script to several, says that another server or a later time may do."""
+    if type(answer) is list:
+        return any(isinstance(each, _NOT_READY) for each in answer)
+    return isinstance(answer, (*_NOT_READY, NoScriptError))
+
+
 class Commands:
     """Runs commands and scripts on one set of servers, for any number of tasks at once."""
 
@@ -196,7 +212,7 @@ class Commands:
                 self._invalidate_topology()
 
         await self._within_deadline(run)
-        return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+        return [_translated_answer(answer) for answer in answers]
 
     async def run_calls_on(self, connection: DedicatedConnection, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts as `run_calls` does, on a connection of the caller's own where that is possible. Calls may run twice."""
@@ -208,10 +224,10 @@ class Commands:
             raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
         except (RedisError, OSError):
             return await self.run_calls(calls)
-        if any(isinstance(answer, (*_NOT_READY, NoScriptError)) for answer in answers):
+        if any(map(_is_not_ready, answers)):
             await connection.close()
             return await self.run_calls(calls)
-        return [translated(answer) if isinstance(answer, Exception) else answer for answer in answers]
+        return [_translated_answer(answer) for answer in answers]
 
     async def _run_on_servers(
         self, calls: Sequence[ScriptCall], places: list[int], answers: list[Any], replicas: int

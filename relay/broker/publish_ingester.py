@@ -6,7 +6,7 @@ perform it: one persists the queue, the other carries on the agreement with the 
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -14,11 +14,12 @@ import structlog
 import trio
 from relay_wire import keys
 from relay_wire.channels import TASK_PREFIX
-from relay_wire.publications import Occurrence, Retention, ScriptCall
+from relay_wire.publications import Occurrence, Retention
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
+from relay.broker.ingest_calls import IngestCalls
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
@@ -34,6 +35,10 @@ _CLOCK_SKEW = 0.05
 
 #: Seconds between two log lines about updates that cannot be persisted.
 _LOG_INTERVAL = 60.0
+
+
+#: What `Occurrence(...)` does, at half of its cost: there is one for each message.
+_occurrence = tuple.__new__
 
 
 def _new_request() -> bytes:
@@ -52,7 +57,7 @@ class PublishIngester:
         count: Callable[[str], Awaitable[int]],
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
-        on_stored: Callable[[], None],
+        on_stored: Callable[[int], None],
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -64,7 +69,7 @@ class PublishIngester:
             count: Counts the subscribers of a channel; may raise BrokerError.
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
-            on_stored: Called for each message that this process has stored, and no other before it.
+            on_stored: Called with how many messages this process has stored, and no other before it.
         """
         self._run_calls = run_calls
         self._retention = retention
@@ -191,47 +196,39 @@ class PublishIngester:
 
     async def _outcomes(self, effect: Persist) -> list[tuple[Pending, Outcome]]:
         """Persist a batch in one round trip."""
+        answers: Sequence[Any] = []
         away = await self._read_clock()
-        calls: list[ScriptCall] = []
-        places: list[int | None] = []  # which call says what became of each update
+        batch = IngestCalls(self._retention, int(DEDUP_TTL * 1000), sharded=self._sharded)
         for pending in effect.batch:
-            try:
-                occurrence = self._occurrence(pending)
-                call = script_calls.ingest_call(pending.update, occurrence, self._retention, sharded=self._sharded)
-                created = script_calls.ingest_created_call(
-                    pending.update, occurrence, self._retention, sharded=self._sharded
-                )
-            except BadMessage as error:
-                self._log_unpersisted(pending.update, f"{error.code}: {error.message}")
-                places.append(None)
-                continue
-            places.append(len(calls))
-            calls.append(call)
-            if created is not None:
-                calls.append(created)
-        answers: list[Any] = [away] * len(calls)
+            batch.add(pending.update, self._occurrence(pending))
+        calls = batch.calls()
         if away is None and calls:
             try:
                 answers = await self._run_calls(calls)
             except BrokerError as error:
-                answers = [error] * len(calls)
-        return [
-            (pending, Outcome.REFUSED if place is None else self._outcome(pending, answers[place]))
-            for pending, place in zip(effect.batch, places, strict=True)
-        ]
+                away = error
+        results = batch.results(answers if away is None else [away] * len(calls))
+        stored = 0
+        outcomes: list[tuple[Pending, Outcome]] = []
+        for pending, result in zip(effect.batch, results, strict=True):
+            if isinstance(result, int):
+                is_duplicate = result < 0
+                stored += not is_duplicate
+                self._occurrences.on_persisted(pending.counted, -1 - result if is_duplicate else result)
+                outcomes.append((pending, Outcome.PERSISTED))
+            else:
+                outcomes.append((pending, self._failure(pending, result)))
+        if stored:
+            self._on_stored(stored)
+        return outcomes
 
-    def _outcome(self, pending: Pending, answer: Any) -> Outcome:
-        result = answer if isinstance(answer, BrokerError) else script_calls.read_result(answer)
-        if isinstance(result, BrokerUnavailable):
+    def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
+        if isinstance(reason, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        if isinstance(result, BrokerError):
-            concerns_all = isinstance(result, BrokerRefused) and result.is_out_of_memory
-            self._log_unpersisted(None if concerns_all else pending.update, str(result))
-            return Outcome.REFUSED
-        self._occurrences.on_persisted(pending.counted, result.previous)
-        if not result.is_duplicate:
-            self._on_stored()
-        return Outcome.PERSISTED
+        concerns_all = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
+        text = f"{reason.code}: {reason.message}" if isinstance(reason, BadMessage) else str(reason)
+        self._log_unpersisted(None if concerns_all else pending.update, text)
+        return Outcome.REFUSED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:
         """Log why an update is delivered live only: once a minute for each channel, and for what concerns all."""
@@ -253,7 +250,7 @@ class PublishIngester:
         if counted.since and self._clock is not None:
             ours, redis_ms = self._clock
             since = redis_ms - int((ours - counted.since + _CLOCK_SKEW) * 1000)
-        return Occurrence(counted.digest, counted.number, since, int(DEDUP_TTL * 1000))
+        return _occurrence(Occurrence, (counted.digest, counted.number, since, int(DEDUP_TTL * 1000)))
 
     async def _read_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:

@@ -31,6 +31,9 @@ _CLOCK = Script.of("local now = redis.call('TIME') return now[1] * 1000 + math.f
 #: The error of an update that appends more than the state of its task has room for.
 TRUNCATED = "what is appended does not fit into RELAY_MAX_STATE_BYTES; the update's other fields were stored"
 
+#: In the data of every update that announces a task.
+CREATED_MARK = b'"task_created"'
+
 #: What answers of an unexpected form raise when they are read.
 MALFORMED = (ValueError, TypeError, AttributeError, IndexError, OverflowError)
 
@@ -73,7 +76,7 @@ def publish_call(
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    kind, fields, status = _typed_fields(channel, kind, data)
+    kind, fields, status = typed_fields(channel, kind, data)
     return publications.publish_call(
         channel,
         kind,
@@ -100,7 +103,7 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
     """
-    kind, fields, status = _typed_fields(update.channel, update.type, update.data)
+    kind, fields, status = typed_fields(update.channel, update.type, update.data)
     return publications.ingest_call(
         update.channel,
         kind,
@@ -196,14 +199,14 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     Raises:
         BadMessage: The announced task has too many fields.
     """
-    if b'"task_created"' not in data:
+    if CREATED_MARK not in data:
         return None
     try:
         announcement = _decode_created(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     info = announcement.get("task_info")
-    if bytes(announcement.get("type", b"")) != b'"task_created"' or info is None or not bytes(info).startswith(b"{"):
+    if bytes(announcement.get("type", b"")) != CREATED_MARK or info is None or not bytes(info).startswith(b"{"):
         return None
     task = fields_of(bytes(info))
     try:
@@ -215,8 +218,12 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     return task_id, task
 
 
-def _typed_fields(channel: str, kind: str, data: bytes) -> tuple[str, dict[str, bytes] | None, str | None]:
-    """Return an update's type, its fields and its status as the scripts take them."""
+def typed_fields(channel: str, kind: str, data: bytes) -> tuple[str, dict[str, bytes] | None, str | None]:
+    """Return an update's type, its fields and its status as the scripts take them.
+
+    Raises:
+        BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
+    """
     if not channel.startswith(TASK_PREFIX):
         return kind, None, None
     fields = fields_of(data)
@@ -300,11 +307,7 @@ def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
 
 
 def read_result(answer: Any) -> PublishResult | BrokerRefused:
-    """Return what a script says that it did, or a refusal if its answer cannot be read.
-
-    Args:
-        answer: What the publish, ingest, create, heartbeat or mark_stalled script returned.
-    """
+    """Return what the publish, ingest, create, heartbeat or mark_stalled script says, or a refusal if that cannot be read."""
     try:
         return publications.publish_result(answer)
     except MALFORMED as error:

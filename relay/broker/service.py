@@ -322,14 +322,14 @@ class RedisBroker:
         self,
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
-        on_stored: Callable[[], None] = lambda: None,
+        on_stored: Callable[[int], None] = lambda _: None,
     ) -> PublishIngester:
         """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
 
         Args:
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
-            on_stored: Called for each message that this process has stored, and no other.
+            on_stored: Called with how many messages this process has stored, and no other before it.
         """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections

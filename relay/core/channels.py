@@ -19,7 +19,7 @@ from relay_wire.channels import (
     TASK_UPDATE,
     TASK_UPDATES,
 )
-from relay_wire.creation import CreationOptions, creation_options
+from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
@@ -209,7 +209,7 @@ def _read_published(redis_channel: str, message: bytes, received_at: float, stri
 
 
 def _is_object(raw: bytes) -> bool:
-    return raw.lstrip(b" \t\r\n")[:1] == b"{"
+    return raw[:1] == b"{" or raw.lstrip(b" \t\r\n")[:1] == b"{"
 
 
 def _check_strictly(envelope: _Envelope, kind: str) -> None:
@@ -226,6 +226,8 @@ def _check_strictly(envelope: _Envelope, kind: str) -> None:
 
 
 def _options(envelope: _Envelope, task_id: str | None = None) -> CreationOptions:
+    if envelope.owner is None and envelope.parent_id is None:
+        return NO_OPTIONS
     try:
         return creation_options(envelope.owner, envelope.parent_id, task_id=task_id)
     except ValueError as error:

@@ -21,6 +21,10 @@ MAX_LAG = 5.0
 MAX_DIGESTS = 200_000
 
 
+#: What `CountedMessage(...)` does, at half of its cost: there are two for each message.
+_counted = tuple.__new__
+
+
 class CountedMessage(NamedTuple):
     """A plain message, and the how-manieth time that this relay received its bytes.
 
@@ -55,21 +59,24 @@ class OccurrenceCounter:
         """Count a message that was received at the monotonic time `now`."""
         digest = blake2b(message, digest_size=12).hexdigest()
         counts = self._counts
-        known = counts.get(digest)
+        known = counts.pop(digest, None)
         if known is None or now - known.last > DEDUP_WINDOW:
             # Other relays may have persisted it a little before us, but nothing of before we listened was this one.
-            counts[digest] = CountedMessage(digest, 1, max(self._listening_since, now - MAX_LAG), now)
+            since = self._listening_since
+            counted = _counted(CountedMessage, (digest, 1, since if since > now - MAX_LAG else now - MAX_LAG, now))
         else:
-            counts[digest] = CountedMessage(digest, known.number + 1, known.since, now)
-        counts.move_to_end(digest)
+            counted = _counted(CountedMessage, (digest, known.number + 1, known.since, now))
+        counts[digest] = counted  # behind all others
         # As one comes, up to two of the oldest go.
         for _ in range(2):
-            if now - counts[next(iter(counts))].last > DEDUP_WINDOW or len(counts) > MAX_DIGESTS:
-                counts.popitem(last=False)
-        return counts[digest]
+            if now - next(iter(counts.values())).last <= DEDUP_WINDOW and len(counts) <= MAX_DIGESTS:
+                break
+            counts.popitem(last=False)
+        return counted
 
     def on_persisted(self, counted: CountedMessage, previous: int) -> None:
         """Redis said how often a message had been persisted before we began to count: from now on we count those as well."""
         known = self._counts.get(counted.digest)
         if known is not None and known.since and known.since == counted.since:
-            self._counts[counted.digest] = known._replace(number=known.number + previous, since=0.0)
+            digest, number, _, last = known
+            self._counts[digest] = _counted(CountedMessage, (digest, number + previous, 0.0, last))

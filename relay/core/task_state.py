@@ -23,8 +23,17 @@ def fields_of(data: bytes) -> dict[str, bytes]:
     Raises:
         BadMessage: The data is no object, has more than MAX_FIELDS fields, or is nested too deeply.
     """
+    return {name: bytes(value) for name, value in raw_fields_of(data).items()}
+
+
+def raw_fields_of(data: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of a task update as parts of its data: of many of them `fields_of` would make too many copies.
+
+    Raises:
+        BadMessage: As for `fields_of`.
+    """
     try:
-        fields = {name: bytes(value) for name, value in _decode(data).items()}
+        fields = _decode(data)
     except msgspec.DecodeError as error:
         raise BadMessage("wrong_type", f"`data` must be a JSON object: {error}") from None
     except RecursionError:

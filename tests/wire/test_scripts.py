@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 from relay_wire import keys, publications, scripts
+from relay_wire.ingestion import IngestCall
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 LUA = files("relay_wire").joinpath("lua")
@@ -41,6 +42,8 @@ def test_importing_reads_no_script() -> None:
 
 def calls() -> dict[str, ScriptCall]:
     fields = {"a": b"1", "b": b'"x"'}
+    many = IngestCall(RETENTION, 30)
+    many.add("task:t", "task_update", b"{}", Occurrence("d", 1, 0, 30), fields, "failed")
     return {
         "publish": publications.publish_call("task:t", "task_update", b"{}", RETENTION, fields=fields),
         "publish with a key": publications.publish_call(
@@ -49,6 +52,7 @@ def calls() -> dict[str, ScriptCall]:
         "ingest": publications.ingest_call(
             "task:t", "task_update", b"{}", RETENTION, Occurrence("d", 1, 0, 30), fields=fields, status="failed"
         ),
+        "ingest_many": many.script_call(),
         "create": publications.create_call("t", fields, b"{}", RETENTION, status="in_progress"),
         "ingest_created": publications.ingest_created_call("t", fields, b"{}", RETENTION, Occurrence("d", 1, 0, 30)),
         "heartbeat": publications.heartbeat_call("t", RETENTION),

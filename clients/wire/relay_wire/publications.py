@@ -338,13 +338,18 @@ def _shared_arguments(
         "SPUBLISH" if sharded else "PUBLISH",
         new_epoch(),
         *retention.wire_args,
-        "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other",
+        status_class(status),
         channel[len(TASK_PREFIX) :] if channel.startswith(TASK_PREFIX) else "",
         kind,
         data,
         *wire_args(options),
     ]
     return names, values
+
+
+def status_class(status: str | None) -> str:
+    """Return the class of a status as the scripts take it."""
+    return "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other"
 
 
 def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
