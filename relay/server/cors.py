@@ -34,7 +34,10 @@ def header(headers: Headers, name: bytes) -> str | None:
         headers: The request's headers.
         name: The header's name in lower case.
     """
-    return next((value.decode("latin1") for key, value in headers if key.lower() == name), None)
+    for key, value in headers:
+        if key.lower() == name:
+            return value.decode("latin1")
+    return None
 
 
 def host_without_port(host: str) -> str:

@@ -94,10 +94,10 @@ class SessionAccess:
         del self._session
 
     def _schedule(self) -> None:
-        ends = [grant.expires_at for grant in self._own_grants.values() if grant.expires_at is not None]
-        if self._lifecycle.next_check is not None:
-            ends.append(self._lifecycle.next_check)
-        due = min(ends, default=None)
+        due = self._lifecycle.next_check
+        if self._own_grants:
+            ends = [grant.expires_at for grant in self._own_grants.values() if grant.expires_at is not None]
+            due = min(ends if due is None else (due, *ends), default=None)
         if due is None:
             if self._is_scheduled:
                 self._is_scheduled = False

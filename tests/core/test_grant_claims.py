@@ -135,3 +135,17 @@ def test_the_compact_form() -> None:
 def test_malformed_settings_are_refused(text: str) -> None:
     with pytest.raises(BadGrant):
         read_setting(text)
+
+
+def test_equal_scopes_are_read_once_and_others_never_taken_for_them() -> None:
+    first, same = (read_claims({"relay": {"watch": {"owned": True}}, "sub": name}) for name in ("ann", "bob"))
+    assert first.scopes is same.scopes
+    assert (first.subject, same.subject) == ("ann", "bob")
+    assert read_claims({"relay": {"watch": {"owned": False}}}).scopes[Verb.WATCH] == Scope()
+    many = {"watch": {"tasks": [f"task-{number}" for number in range(200)]}}
+    assert read_claims({"relay": many}).scopes == read_scopes(many)
+    both = read_claims({"relay": {"watch": {"owned": True}}, "mercure": {"subscribe": ["a"]}})
+    assert both.scopes[Verb.WATCH] == Scope(owned=True, topics=frozenset({"a"}))
+    assert first.scopes[Verb.WATCH] == Scope(owned=True)
+    with pytest.raises(BadGrant, match="claim `relay` must be an object"):
+        read_claims({"relay": ["watch"]})

@@ -185,10 +185,11 @@ class TokenVerifier:
             raise _invalid("bad_token", "the token needs extensions of JWS that are not supported")
         checks = self._checks(header.get("alg"), header.get("kid"))
         message = signed.encode()
-        if not any(check(message, expected) for check in checks):
-            raise _invalid("bad_signature", "the token's signature is not valid")
-        self._check_parties(claims)
-        return claims
+        for check in checks:
+            if check(message, expected):
+                self._check_parties(claims)
+                return claims
+        raise _invalid("bad_signature", "the token's signature is not valid")
 
     def _checks(self, algorithm: Any, kid: Any) -> list[_Check]:
         """Return how a signature is checked: with each key of the token's `kid`, or if it has none of its algorithm."""

@@ -1,10 +1,12 @@
 """Grants on real relays: who sees what, by each way in, and how everything else is refused."""
 
+import json
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -274,6 +276,22 @@ def test_without_configuration_a_token_changes_nothing(share_relay: StartRelay) 
     client.subscribe("demo")
 
 
+def by_other_protocols(relay: RelayServer, text: str) -> str:
+    """What a token brings by Mercure, and by the Centrifuge protocol, whose SDKs have it in the URL of an event stream."""
+    seen = str(call(relay, "/.well-known/mercure?topic=task:else", {"Cookie": f"mercureAuthorization={text}"}))
+    seen += str(call(relay, f"/.well-known/mercure?topic=general&authorization={text}"))
+    first = json.dumps({"id": 1, "connect": {"token": text}})
+    with connect(f"ws://127.0.0.1:{relay.port}/connection/websocket", open_timeout=PATIENCE) as connection:
+        connection.send(first)
+        with suppress(ConnectionClosed):
+            seen += str(connection.recv(PATIENCE))
+            connection.send(json.dumps({"id": 2, "subscribe": {"channel": "task:demo", "token": text}}))
+            seen += str(connection.recv(PATIENCE))
+    url = f"http://127.0.0.1:{relay.port}/connection/sse?cf_connect={quote(first)}"
+    with urllib.request.urlopen(url, timeout=PATIENCE) as stream:
+        return seen + str([stream.readline() for _ in range(3)])
+
+
 def test_tokens_appear_nowhere(share_relay: StartRelay, shared_redis: RedisServer) -> None:
     relay = share_relay(**SETTINGS, log_level="DEBUG")
     good, bad = token(DEMO, seconds=2), token(seconds=-1)
@@ -283,6 +301,7 @@ def test_tokens_appear_nowhere(share_relay: StartRelay, shared_redis: RedisServe
         headers = [bearer(text), {"Cookie": f"__Host-relay={text}"}, {"X-API-Key": text}]
         for each in headers:
             seen += str(call(relay, "/api/tasks/demo", each)) + str(call(relay, "/api/ticket", each, "POST")[0])
+        seen += by_other_protocols(relay, text)
         seen += str(call(relay, f"/api/tasks?token={text}")) + str(call(relay, f"/events?task=a&ticket={text}"))
         for options in ({}, {"additional_headers": bearer(text)}):
             client = client_of(relay, text, **options)

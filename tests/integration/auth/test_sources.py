@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from threading import Event
 from typing import Any
 
 import jwt
@@ -124,6 +125,17 @@ def test_keys_of_a_url_change_without_a_good_token_refused(start_relay: StartRel
             status, _ = call(relay, "/api/tasks/demo", bearer(stranger.token()))
             assert status == 503, "it may be known to the server that cannot be read now"
             assert call(relay, "/api/tasks/demo", bearer(second.token())) == CREATED, "the keys that are known stay"
+        answering = Event()
+        provider.answer = lambda _: (answering.wait(PATIENCE), (200, {"keys": [second.jwk]}))[1]
+        try:
+            assert call(relay, "/api/tasks/demo", bearer(stranger.token()))[0] == 503, (
+                "who waits for it waits for seconds"
+            )
+            assert call(relay, "/api/tasks/demo", bearer(second.token())) == CREATED, "and nobody else waits"
+        finally:
+            answering.set()
+    assert call(relay, "/api/tasks/demo", bearer(stranger.token()))[0] in (401, 503)
+    assert call(relay, "/api/tasks/demo", bearer(second.token())) == CREATED, "the server is down"
 
 
 def _by_session(headers: Any) -> tuple[int, Any]:
@@ -174,3 +186,4 @@ def test_a_slow_backend_holds_nobody_up_beyond_its_deadline(start_relay: StartRe
         relay = start_relay(authorize_url=asked.url, authorize_timeout=0.3)
         assert call(relay, "/api/tasks/demo", {"Cookie": "session=ann"})[0] == 503
         assert relay.get("/readyz")[0] == 200
+    assert call(relay, "/api/tasks/demo", {"Cookie": "session=bob"})[0] == 503, "it is down"
