@@ -161,7 +161,7 @@ def schemas() -> str:
 
 _EXPORT = re.compile(r"export (?:type )?\{([^}]*)\} from")
 _DECLARATION = (
-    r"(/\*\*(?:(?!\*/).)*\*/\n)?export (?:abstract )?"
+    r"(/\*\*(?:(?!\*/).)*\*/\n)?^(?:export )?(?:abstract )?"
     r"(?:(class|interface) {name}\b(.*?)^\}}|(type) {name}\b(.*?)(?:;\n|\Z)|(function {name}\b[^\n]*?) \{{\n)"
 )
 _MEMBER = re.compile(
@@ -189,6 +189,11 @@ def _described(name: str, source: str) -> Iterator[str]:
         bases = re.match(r" extends ([\w, ]+) \{", members)
         for base in bases[1].split(", ") if bases and is_class == "interface" else ():
             yield from list(_described(base, source))[1:]
+        own = re.match(r"<[^\n]*> extends (\w+)<F, (.*)> \{\n", members)
+        # What a class has from one that is not exported is found nowhere else.
+        if own and is_class == "class" and f"export class {own[1]}<" not in source:
+            for line in list(_described(own[1], source))[1:]:
+                yield re.sub(r"\bS\b", own[2], line)
     elif function:
         yield f"```ts\n{function}\n```\n"
     else:
@@ -196,7 +201,7 @@ def _described(name: str, source: str) -> Iterator[str]:
 
 
 def javascript() -> str:
-    """Return the page of what the JavaScript package exports: classes, options and types, with their comments."""
+    """Return the page of what the JavaScript package exports: classes, options, types and functions, with their comments."""
     parts = [
         "# JavaScript API\n",
         "What `@trio-relay/client` exports. [Its page](../clients/js.md) shows how to use it.\n",

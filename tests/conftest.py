@@ -15,6 +15,7 @@ from hypothesis import settings
 from relay_wire import keys
 
 from relay.config import Settings
+from tests import preloaded
 from tests.harness import ROOT, Kind, RedisServer, RelayServer, eventually
 
 # On a busy machine any example may take long; what is too slow shows in the durations of the run.
@@ -43,6 +44,11 @@ def pytest_configure() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of policies, in Python 3.14
         asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    preloaded.enable()
+
+
+def pytest_unconfigure() -> None:
+    preloaded.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,7 +74,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 class StartRelay(Protocol):
     """Starts a relay on the test's Redis and waits until it is ready."""
 
-    def __call__(self, kind: Kind = "hypercorn", **settings: Any) -> RelayServer: ...
+    def __call__(self, kind: Kind = "serve", **settings: Any) -> RelayServer: ...
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +97,7 @@ def start_relay(redis_server: RedisServer, tmp_path: Path, certificate: tuple[Pa
     with ExitStack() as stack:
         count = 0
 
-        def start(kind: Kind = "hypercorn", **settings: Any) -> RelayServer:
+        def start(kind: Kind = "serve", **settings: Any) -> RelayServer:
             nonlocal count
             count += 1
             directory = tmp_path / f"relay{count}"
@@ -183,7 +189,7 @@ def share_relay(_shared_servers: SharedServers, shared_redis: RedisServer) -> It
     clients, and its counts and its log begin here. No test may end it or stop its processes."""
     relay: RelayServer | None = None
 
-    def share(kind: Kind = "hypercorn", **settings: Any) -> RelayServer:
+    def share(kind: Kind = "serve", **settings: Any) -> RelayServer:
         nonlocal relay
         assert relay is None, "one for each test"
         relay = _shared_servers.relay(kind, settings)

@@ -25,6 +25,7 @@ from relay.broker.embedded import start_server
 from relay.config import Settings
 from relay.processes import Child, start_child
 from tests.ports import free_port
+from tests.preloaded import PreloadedChild, start_program
 
 #: How a relay is run. All but "serve" are commands that others wrote: stock Hypercorn, stock uvicorn.
 Kind = Literal["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"]
@@ -56,10 +57,10 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.log = directory / "server.log"
-        self._child: Child | None = None
+        self._child: Child | PreloadedChild | None = None
 
     @property
-    def child(self) -> Child:
+    def child(self) -> Child | PreloadedChild:
         assert self._child is not None, "not started"
         return self._child
 
@@ -166,7 +167,7 @@ class RelayServer(Server):
         self,
         directory: Path,
         redis_url: str | None,
-        kind: Kind = "hypercorn",
+        kind: Kind = "serve",
         *,
         certificate: tuple[Path, Path] | None = None,
         arguments: tuple[str, ...] = (),
@@ -218,12 +219,16 @@ class RelayServer(Server):
 
     def start(self, wait: bool = True) -> None:
         """Start it (again), and wait until it is ready."""
-        pin = ["taskset", "-c", str(self._cpu)] if self._cpu is not None else []
-        command = [*pin, sys.executable, "-m", *self._command(), *self._arguments]
+        command = [*self._command(), *self._arguments]
         with self.log.open("ab") as log:
-            self._child = start_child(
-                command, env=self._environ, stdout=log, stderr=subprocess.STDOUT, cwd=self.directory
-            )
+            if self.kind == "serve" and self._cpu is None:
+                self._child = start_program(command, self._environ, log, self.directory)
+            else:  # Hypercorn and uvicorn as they are
+                pin = ["taskset", "-c", str(self._cpu)] if self._cpu is not None else []
+                command = [*pin, sys.executable, "-m", *command]
+                self._child = start_child(
+                    command, env=self._environ, stdout=log, stderr=subprocess.STDOUT, cwd=self.directory
+                )
         if wait:
             eventually(self.is_ready)
 

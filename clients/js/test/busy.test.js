@@ -64,6 +64,19 @@ for (const [what, response, wait] of [
   });
 }
 
+test("a relay that shuts down says when to come back, and in a time of its own", (t) => {
+  const pass = mockedClock(t);
+  const played = play({ random: () => 1, retryBase: 100 });
+  const waits = [["shutting down; retry after 3.25 s", 3_250], ["shutting down; retry after 86400 s", 60_000], ["retry after 5 s, or so", 0]];
+  for (const [reason, wait] of waits) {
+    const socket = played.sockets.at(-1);
+    socket.open();
+    pass(2_000);
+    socket.end(1001, reason);
+    assert.equal(untilNext(played.sockets, pass), wait + 100);
+  }
+});
+
 test("neither a page that is shown again nor one that wakes asks earlier", async (t) => {
   const { engine, sockets, pass } = await refused(t, answer(429, "7"));
   pass(1_000);

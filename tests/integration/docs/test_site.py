@@ -14,7 +14,7 @@ from tests.harness import ROOT
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(directory)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     return directory
 
@@ -47,7 +47,14 @@ def test_reference_pages_come_from_the_code(site: Path) -> None:
     assert "relay_redis_evicted_keys_total" in text("metrics.html")
     assert "4401" in text("close-codes.html")
     assert "POST /api/tasks/{task_id}" in text("schemas.html")
-    # Members of a class, of an interface with comments, and a type.
-    for shown in ("onUpdate(listener:", "token?: TokenSource", "type TaskStatus ="):
+    # Members of a class, also those that it inherits, of an interface with comments, a type and a function.
+    shown_there = (
+        "onUpdate(listener:",
+        "(state: FamilyState",
+        "token?: TokenSource",
+        "type TaskStatus =",
+        "retryAfter(answer:",
+    )
+    for shown in shown_there:
         assert shown in text("javascript.html"), shown
     assert "#read" not in text("javascript.html")

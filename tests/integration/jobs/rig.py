@@ -1,8 +1,6 @@
 """Worker processes for the tests."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +11,8 @@ from relay_jobs.operations import TaskState
 from relay_wire import keys
 from relay_wire.creation import PARENT_FIELD, owner_of
 
-from relay.processes import start_child
 from tests.harness import PATIENCE, ROOT, Client, RedisServer, Server, eventually
+from tests.preloaded import start_program
 
 HANDLERS = "tests.integration.jobs.handlers:worker"
 
@@ -29,13 +27,8 @@ class WorkerProcess(Server):
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
         with self.log.open("ab") as log:
-            self._child = start_child(
-                [sys.executable, "-m", "relay_jobs.command", place, *arguments],
-                env=inherited | {"REDIS_URL": redis_url} | environ,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            environ = inherited | {"REDIS_URL": redis_url} | environ
+            self._child = start_program(["relay_jobs.command", place, *arguments], environ, log, ROOT)
 
     def is_up(self) -> bool:
         if "takes tasks" in self.logged():  # first: a task may have killed the worker already

@@ -43,7 +43,7 @@ def ways(relay: RelayServer) -> float:
 
 @pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
 def test_both_ways_answer_and_refuse_alike(share_relay: StartRelay, arguments: tuple[str, ...]) -> None:
-    relay = share_relay(arguments=arguments, allowed_origins="https://good.example")
+    relay = share_relay("hypercorn", arguments=arguments, allowed_origins="https://good.example")
     good = b"Origin: https://good.example\r\n"
     cases = {
         request(): b" 101 ",
@@ -73,7 +73,7 @@ def test_both_ways_answer_and_refuse_alike(share_relay: StartRelay, arguments: t
 def test_headers_that_hypercorn_fails_at_end_only_their_connection(
     share_relay: StartRelay, shared_redis: RedisServer, arguments: tuple[str, ...]
 ) -> None:
-    relay = share_relay(arguments=arguments)
+    relay = share_relay("hypercorn", arguments=arguments)
     with relay.client("t") as client:
         for headers in (b"Sec-WebSocket-Extensions: \xff\r\n", b"Sec-WebSocket-Protocol: \xff\r\n"):
             with connected(relay) as sock, suppress(ConnectionResetError):

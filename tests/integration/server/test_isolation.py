@@ -180,7 +180,9 @@ REQUESTS = {
 def test_a_connection_without_a_request_is_closed(
     hijack_sockets: str, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay(hijack_sockets=hijack_sockets, heartbeat_interval=1, arguments=("--keep-alive", "1"))
+    relay = start_relay(
+        "hypercorn", hijack_sockets=hijack_sockets, heartbeat_interval=1, arguments=("--keep-alive", "1")
+    )
     open_connections = {}
     for name, request in REQUESTS.items():
         connection = open_connections[name] = socket.create_connection(("127.0.0.1", relay.port), timeout=20)

@@ -42,7 +42,7 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
 
 
 def test_several_workers_of_another_server_need_a_redis(start_relay: StartRelay) -> None:
-    relay = start_relay(redis_url=None, wait=False, arguments=("-w", "2"))
+    relay = start_relay("hypercorn", redis_url=None, wait=False, arguments=("-w", "2"))
     eventually(lambda: "several workers need one Redis for all: set REDIS_URL" in relay.logged())
     assert relay.wait() is not None
     assert relay.get("/healthz")[0] == 0

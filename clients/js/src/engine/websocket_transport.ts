@@ -1,5 +1,6 @@
 // Messages over a WebSocket.
 
+import { retryAfterIn } from "../core/retry_after.js";
 import type { Transport, TransportEvents } from "./transport.js";
 
 export class WebSocketTransport implements Transport {
@@ -18,15 +19,19 @@ export class WebSocketTransport implements Transport {
       (event: any): void => {
         if (!this.#isOver) handle(event);
       };
-    const end = (detail: string, code: number | null): void => {
+    const end = (detail: string, code: number | null, retryAfter = 0): void => {
       this.#isOver = true;
       clearTimeout(this.#failed);
-      events.onClose(detail, code);
+      events.onClose(detail, code, retryAfter);
     };
     socket.onopen = ifCurrent(() => events.onOpen());
     socket.onmessage = ifCurrent(({ data }) => events.onMessage(data));
     // After an error the code is that of this end, about something garbled on the way: no decision of the relay.
-    socket.onclose = ifCurrent(({ code, reason }) => end(`closed: ${code} ${reason}`.trim(), hasFailed ? null : code));
+    socket.onclose = ifCurrent(({ code, reason }) => {
+      const detail = `closed: ${code} ${reason}`.trim();
+      if (hasFailed) end(detail, null);
+      else end(detail, code, retryAfterIn(String(reason ?? "")));
+    });
     // A close event with more detail usually follows at once, but not from Node's own WebSocket when a handshake fails.
     socket.onerror = ifCurrent(() => {
       hasFailed = true;
