@@ -110,8 +110,9 @@ bench: $(VENV)/.installed-test  ## Compare Relay with its peers, about eight min
 browser-files:  ## Build the files that the relay serves to browsers, from clients/js (needs Node and npm)
 	cd clients/js && npm ci --no-audit --no-fund && npm run check && npm run build
 
-page-pictures: $(VENV)/.installed-test  ## Take the README's picture of the page, of the demonstration in Chromium
+page-pictures: $(VENV)/.installed-test  ## Take the pictures of the page in the README and in docs/integrations.md, in Chromium
 	$(BIN)/python docs/screenshots.py
+	$(BIN)/python docs/screenshots.py --celery
 
 bench-page: $(VENV)/.installed-test  ## Measure the page with 10,000 tasks in Chromium, for SECONDS (20)
 	$(BIN)/python -m benchmarks.page $(if $(SECONDS),--seconds $(SECONDS))

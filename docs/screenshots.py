@@ -1,6 +1,7 @@
 """Pictures of the relay's page at work, taken of the demonstration with the system's Chromium.
 
 python docs/screenshots.py                    docs/page.png, the picture of the README
+python docs/screenshots.py --celery           docs/integrations.png: a Celery worker's tasks, of the example with pictures
 python docs/screenshots.py --all DIRECTORY    each state at three widths, light and dark, to look at
 """
 
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,16 @@ ROOT = Path(__file__).parent.parent
 
 #: Seconds for the demonstration to have tasks in every state.
 _PATIENCE = 120
+
+#: The example with Celery; and the pictures that it draws: subject, lines, whether the ink runs out.
+_PICTURES = ROOT / "clients" / "python" / "examples" / "pictures" / "run.py"
+_SUBJECTS = (
+    ("a+lighthouse", 5, 0),
+    ("a+comet", 20, 1),
+    ("an+owl", 300, 0),
+    ("a+teapot", 300, 0),
+    ("a+harbour", 300, 0),
+)
 
 _WIDTHS = ((1440, 900), (900, 1100), (390, 844))
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -97,6 +109,30 @@ def take_one(browser: Browser, target: Path) -> None:
             _save(page, target)
 
 
+def take_celery(browser: Browser, target: Path) -> None:
+    """Take the picture of the integrations: what a Celery worker does, as the relay's page shows it."""
+    port, relay_port = free_port(0), free_port(0)
+    command = [sys.executable, str(_PICTURES), "--port", str(port), "--relay-port", str(relay_port)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as example:
+        try:
+            assert example.stdout is not None
+            if "The page" not in example.stdout.readline():
+                raise RuntimeError("the example did not start")
+            for subject, lines, trouble in _SUBJECTS:
+                asked = f"http://127.0.0.1:{port}/pictures?subject={subject}&lines={lines}&trouble={trouble}"
+                urllib.request.urlopen(urllib.request.Request(asked, method="POST"), timeout=_PATIENCE).close()
+            with _page(browser, f"http://127.0.0.1:{relay_port}/", (1440, 620), "light") as page:
+                for name in ("Completed", "In progress", "Waiting"):
+                    expect(page.locator(".chip:not([data-empty])", has_text=name)).to_be_visible()
+                page.locator("#rows > .row:not([hidden]) a", has_text=_SUBJECTS[-3][0].replace("+", " ")).click()
+                expect(page.get_by_text("Line ").first).to_be_visible()
+                page.wait_for_timeout(1000)
+                _save(page, target)
+        finally:
+            example.terminate()
+
+
 def take_all(browser: Browser, directory: Path) -> None:
     """Take each state at each width."""
     port = free_port(0)
@@ -136,6 +172,7 @@ def main() -> None:
     """Take pictures."""
     parser = argparse.ArgumentParser(description="Pictures of the relay's page.")
     parser.add_argument("--all", type=Path, metavar="DIRECTORY", help="each state at three widths, light and dark")
+    parser.add_argument("--celery", action="store_true", help="docs/integrations.png")
     options = parser.parse_args()
     program = shutil.which("chromium")
     if program is None:
@@ -143,7 +180,9 @@ def main() -> None:
     expect.set_options(timeout=_PATIENCE * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        if options.all is None:
+        if options.celery:
+            take_celery(browser, ROOT / "docs" / "integrations.png")
+        elif options.all is None:
             take_one(browser, ROOT / "docs" / "page.png")
         else:
             options.all.mkdir(parents=True, exist_ok=True)
