@@ -189,11 +189,10 @@ class _Forks:
                 parent = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    self._become_a_program(parent, output)
+                    self._become_a_program(parent, status, output)
                     return list(json.loads(request))
                 os.close(output)
                 self._running[pid] = socket.socket(fileno=status)
-                self._running[pid].send(str(pid).encode())
 
     def _tell_ends(self) -> None:
         while self._running:
@@ -203,13 +202,15 @@ class _Forks:
             with self._running.pop(pid) as connection, suppress(OSError):
                 connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
-    def _become_a_program(self, parent: int, output: int) -> None:
+    def _become_a_program(self, parent: int, status: int, output: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
+        # Only now: a signal to its group must find it.
+        os.write(status, str(os.getpid()).encode())
         null = os.open(os.devnull, os.O_RDWR)
         for source, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
