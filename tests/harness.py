@@ -281,7 +281,10 @@ class RelayServer(Server):
     def worker_pids(self) -> list[int]:
         """The processes that serve: Hypercorn's command is a supervisor with one child."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        names = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        names: dict[int, bytes] = {}
+        for pid in children:
+            with suppress(OSError):  # one of them has just ended
+                names[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes()
         return [pid for pid, line in names.items() if b"spawn_main" in line or b"relay.cli" in line] or [self.pid]
 
     def freeze_workers(self) -> None:

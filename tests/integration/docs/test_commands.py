@@ -253,7 +253,23 @@ def test_monitoring(snippet: Snippet) -> None:
             assert value.keys() <= values[name].keys()
 
 
-@pytest.mark.parametrize("snippet", [each for each in snippets("yaml") if "monitoring" not in each.page], ids=str)
+MANIFESTS = [each for each in snippets("yaml") if "monitoring" not in each.page and "apiVersion:" in each.text]
+
+
+def test_other_yaml_is_values_of_the_chart_or_rules_for_a_metric_that_there_is() -> None:
+    values = yaml.safe_load((ROOT / "docker" / "helm" / "relay" / "values.yaml").read_text())
+    for snippet in snippets("yaml"):
+        if "monitoring" in snippet.page or snippet in MANIFESTS:
+            continue
+        shown = yaml.safe_load(snippet.text)
+        (section,) = shown
+        if section == "rules":
+            assert "'relay_connections{" in snippet.text
+            continue
+        assert set(shown[section]) <= set(values[section]), snippet
+
+
+@pytest.mark.parametrize("snippet", MANIFESTS, ids=str)
 def test_manifest(snippet: Snippet, tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_text(snippet.text)
     program = Path(sys.executable).parent / "kubernetes-validate"

@@ -198,6 +198,8 @@ def test_while_redis_is_away_no_answer_says_where_it_is(redis_server: RedisServe
     with httpx.Client(base_url=f"http://127.0.0.1:{relay.port}", timeout=20) as client:
         for path, operations in api["paths"].items():
             body: dict[str, Any]
+            if path.endswith("/status"):  # for operators; it goes on answering, and says what is wrong
+                continue
             for method in operations.keys() & {"get", "post", "delete"}:
                 body = (
                     {"updates": []} if path.endswith("/batch") else {} if "{task_id}/" in path else {"data": {"n": 1}}
