@@ -130,9 +130,14 @@ def test_a_batch_is_published_in_order(api: httpx.Client, shared_redis: RedisSer
         "wrong_type",
         None,
     ]
-    assert [data["progress"] for _, _, data in log_of(shared_redis, "task:t")] == list(range(50))
+
+    def published() -> list[Any]:
+        """Without what the task tells of its child, after a while."""
+        return [data["progress"] for _, _, data in log_of(shared_redis, "task:t") if "progress" in data]
+
+    assert published() == list(range(50))
     assert api.post("/batch", json={"updates": updates}, headers=key).json() == answer.json()
-    assert len(log_of(shared_redis, "task:t")) == 50
+    assert len(published()) == 50
     assert api.post("/batch", json={"updates": updates[:3]}).status_code == 200
     for bad in ([], updates[:1] * 101):
         assert api.post("/batch", json={"updates": bad}).status_code == 400
