@@ -13,6 +13,7 @@ import trio_asyncio  # noqa: F401 - see pytest_configure
 import trustme
 from hypothesis import settings
 from relay_wire import keys
+from relay_wire.channels import GENERAL
 
 from relay.config import Settings
 from tests import preloaded
@@ -150,7 +151,8 @@ class SharedServers:
         assert self._relay.child.poll() is None, f"the relay ended:\n{self._relay.logged()}"
         self._relay.begin_again()
         with self.redis.client() as client:
-            eventually(lambda: not client.pubsub_channels("relay:{*"))
+            kept = keys.pubsub_channel(GENERAL).encode()
+            eventually(lambda: set(client.pubsub_channels("relay:{*")) <= {kept})
 
     def _is_as_it_was(self, relay: RelayServer) -> bool:
         """The relay runs, and no test has flushed its Redis."""

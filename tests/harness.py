@@ -18,7 +18,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 import redis
-from relay_wire import cancellation
+from relay_wire import cancellation, keys
+from relay_wire.channels import GENERAL
 from websockets.sync.client import ClientConnection, connect
 
 from relay.broker.embedded import start_server
@@ -132,10 +133,11 @@ class RedisServer(Server):
         return redis.Redis(port=self.port, socket_timeout=PATIENCE)
 
     def clear(self) -> None:
-        """Delete everything that was published, under the relays that run. The generations stay: a relay takes their loss for
-        the loss of all history, and tells its clients."""
+        """Delete everything that was published, under the relays that run. The generations stay, and the numbers of the channel
+        that every relay follows: a relay takes their loss for the loss of history, and tells its clients."""
         with self.client() as client:
-            names = [name for name in client.keys("*") if not name.endswith(b":generation")]
+            general = keys.meta(GENERAL).encode()
+            names = [name for name in client.keys("*") if not name.endswith(b":generation") and name != general]
             if names:
                 client.delete(*names)
 

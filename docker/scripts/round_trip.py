@@ -17,7 +17,8 @@ from relay_client.subscriber.trio import Updates, subscribe
 from relay_place import relay_url
 from relay_wire.redis_urls import parse
 
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings, load
 from relay.core.errors import RelayError
 

@@ -8,6 +8,8 @@ import msgspec
 import structlog
 import trio
 
+from relay.core.json_errors import NOT_JSON
+
 _log = structlog.get_logger("relay.redis")
 
 #: A callback takes the decoded message; it may be a plain function or an async one.
@@ -33,7 +35,7 @@ class CallbackQueue:
         """Take a message; it never waits. One that is not JSON is logged and skipped."""
         try:
             self._send.send_nowait(msgspec.json.decode(message))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             _log.warning("message skipped", channel=channel, error=str(error))
         except trio.WouldBlock:
             self.overflows += 1

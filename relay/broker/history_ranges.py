@@ -56,9 +56,8 @@ class HistoryRanges:
         end = "+" if wanted.reverse else "-"
         start = end if wanted.since is None else f"({wanted.since}-0"
         command = "XREVRANGE" if wanted.reverse else "XRANGE"
-        limit = (
-            0 if wanted.reverse and wanted.since == 0 else max(0, wanted.limit)
-        )  # Redis knows nothing before the first id
+        is_before_all = wanted.reverse and wanted.since == 0  # Redis takes no range that ends before the first id
+        limit = 0 if is_before_all else max(0, wanted.limit)
         values: list[Any] = [start, limit, MAX_BYTES, command]
         (answer,) = await self._run_calls([ScriptCall(_READ, [keys.meta(channel), keys.log(channel)], values)])
         if isinstance(answer, BrokerError):

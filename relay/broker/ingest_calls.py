@@ -78,7 +78,7 @@ class IngestCalls:
         """Return what became of each update.
 
         A number is how often it had been recorded before this relay began to count, or -1 less that number if this occurrence
-        of it had been recorded, by whomever. An error is the reason for which it was not recorded.
+        of it had been recorded, by this relay or another. An error is the reason for which it was not recorded.
 
         Args:
             answers: What the calls returned, with a BrokerError in place of a failed call's.
@@ -103,8 +103,7 @@ class IngestCalls:
     @staticmethod
     def _read_many(answer: Any, count: int) -> list[int | BrokerError]:
         if type(answer) is not list or len(answer) != count:
-            error = script_calls.unreadable("a script", TypeError(f"{answer!r:.200}"))
-            return [error] * count
+            return [_unreadable(answer)] * count
         return [each if type(each) is int or isinstance(each, BrokerError) else _unreadable(each) for each in answer]
 
 

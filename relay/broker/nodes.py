@@ -14,6 +14,7 @@ from relay_wire.scripts import Script
 
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerUnavailable
+from relay.core.json_errors import NOT_JSON
 
 _log = structlog.get_logger("relay.nodes")
 
@@ -93,7 +94,7 @@ class Nodes:
         """Take a question. Those beyond the limit are not answered: who asks gets what the others say."""
         try:
             self._send.send_nowait(_decode(message))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             _log.warning("message skipped: not a question", size=len(message))
         except trio.WouldBlock:
             _log.warning("question skipped: too many wait")

@@ -19,6 +19,7 @@ from relay_wire.scripts import Script
 from relay.config import Settings
 from relay.core.errors import BrokerRefused
 from relay.core.field_operations import check_operation, literal, may_have_operations, operation_of
+from relay.core.json_errors import NOT_JSON
 from relay.core.recovery import Snapshot
 from relay.core.task_state import STALLED, fields_of, object_of, status_of
 from relay.core.updates import Position, Update
@@ -203,7 +204,7 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
         return None
     try:
         announcement = _decode_created(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     info = announcement.get("task_info")
     if bytes(announcement.get("type", b"")) != CREATED_MARK or info is None or not bytes(info).startswith(b"{"):
@@ -211,7 +212,7 @@ def announced_task(data: bytes) -> tuple[str, dict[str, bytes]] | None:
     task = fields_of(bytes(info))
     try:
         task_id = str(msgspec.json.decode(task.pop("task_id", b""), type=str | int))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return None
     if not task or not 0 < len(task_id) <= MAX_NAME_LENGTH:
         return None
@@ -371,7 +372,7 @@ def readable_fields(state: Any) -> dict[str, bytes]:
     items = state.items() if isinstance(state, Mapping) else zip(*[iter(state)] * 2, strict=True)
     fields: dict[str, bytes] = {}
     for name, value in items:
-        with suppress(UnicodeDecodeError, msgspec.DecodeError):
+        with suppress(*NOT_JSON):
             _decode_raw(value)
             if not value.isascii():
                 value.decode()

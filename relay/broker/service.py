@@ -1,15 +1,7 @@
-"""Redis for Trio code, over redis-py and the trio-asyncio bridge: what publishes, reads and subscribes, and who owns it.
-
-open_redis
-  trio-asyncio loop     redis-py lives here
-  servers               connections for the relay itself
-  client_servers        connections for what clients ask to be read
-  publish_servers       connections for what clients publish over HTTP
-"""
+"""Redis for Trio code, over redis-py and the trio-asyncio bridge: what publishes, reads and subscribes."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -22,7 +14,6 @@ from relay_wire import keys, publications
 from relay_wire.channels import GENERAL, TASK_DELTA
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
-from relay_wire.redis_urls import parse
 
 from relay.broker import script_calls
 from relay.broker.callbacks import Callback, CallbackQueue
@@ -43,9 +34,9 @@ from relay.broker.publish_ingester import PublishIngester
 from relay.broker.pubsub import NO_RECEIVER, PubSub
 from relay.broker.server_usage import ServerUsage
 from relay.broker.task_store import TaskStore
-from relay.broker.topology import Servers, open_servers
+from relay.broker.topology import Servers
 from relay.broker.write_probe import WriteProbe
-from relay.config import RedisSettings, Settings
+from relay.config import Settings
 from relay.core.channels import task_channel
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.hub import Hub
@@ -377,35 +368,3 @@ class RedisBroker:
     async def _run_callbacks(self, nursery: trio.Nursery) -> None:
         async for queue in self._new_callbacks:
             nursery.start_soon(queue.run)
-
-
-@asynccontextmanager
-async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings) -> AsyncIterator[RedisBroker]:
-    """Open Redis for the time of the block. Opening does not connect: a Redis that is away is no error here.
-
-    Args:
-        url: The URL, see `relay_wire.redis_urls`.
-        settings: Time-outs, retention and bounds.
-        redis_settings: The authorities to trust.
-
-    Raises:
-        ValueError: The URL is wrong.
-    """
-    more = {} if redis_settings.ssl_ca_certs is None else {"ssl_ca_certs": str(redis_settings.ssl_ca_certs)}
-    target = parse(url)
-    async with trio_asyncio.open_loop() as loop:
-        servers = open_servers(target, settings, more, settings.redis_max_connections)
-        client_servers = open_servers(target, settings, more, CONNECTIONS)
-        publish_servers = open_servers(target, settings, more, PUBLISH_CONNECTIONS)
-        service = RedisBroker(servers, client_servers, publish_servers, loop, settings)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(service.run_client_calls)
-                yield service
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + settings.redis_timeout):
-                await service.close()
-                await loop.run_aio_coroutine(servers.close())
-                await loop.run_aio_coroutine(client_servers.close())
-                await loop.run_aio_coroutine(publish_servers.close())

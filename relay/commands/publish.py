@@ -11,7 +11,8 @@ from relay_client.tail.errors import ExitStatus
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.commands.errors import CommandError
 from relay.config import load
 from relay.core.updates import Position

@@ -8,7 +8,7 @@ from relay_wire.revocations import revoke_call
 
 from relay import logs
 from relay.broker.embedded import DEFAULT_PORT
-from relay.broker.service import open_redis
+from relay.broker.opening import open_redis
 from relay.commands.token import seconds_of
 from relay.config import load
 from relay.core.errors import BrokerError

@@ -19,6 +19,7 @@ from relay.commands.errors import CommandError
 from relay.commands.relay_urls import base_url, header_value, local_url
 from relay.commands.status_view import trouble, view
 from relay.config import load
+from relay.core.json_errors import NOT_JSON
 from relay.core.status import Status
 
 #: Most bytes of an answer: a thousand relays with all that each may report have less.
@@ -89,7 +90,7 @@ def _refusal(status: int, body: bytes, source: Source) -> CommandError:
     """Return the error of an answer that is no status."""
     place = source.url + source.path
     code = said = ""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+    with suppress(*NOT_JSON, AttributeError):
         answer = msgspec.json.decode(body)
         code, said = str(answer.get("code", "")), str(answer.get("message", ""))
     match status:
@@ -133,7 +134,7 @@ def fetch(source: Source) -> tuple[Status, bytes]:
         raise _refusal(code, body, source)
     try:
         return _decode(body), body
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise CommandError(
             f"what answers at {place} is no status of a relay of this version", ExitStatus.REFUSED
         ) from None

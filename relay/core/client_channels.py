@@ -13,6 +13,7 @@ from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 from relay.core.channels import ChannelPatterns
 from relay.core.extra_channels import channel_of, name_of
 from relay.core.grants import Grant, Scope, Verb, with_scope
+from relay.core.json_errors import NOT_JSON
 
 #: Most namespaces that can be configured.
 MAX_NAMESPACES = 256
@@ -54,7 +55,7 @@ def read_namespaces(text: str) -> tuple[Namespace, ...]:
     """
     try:
         namespaces = msgspec.json.decode(text, type=tuple[Namespace, ...])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ValueError(f"must be a JSON list of namespaces: {error}") from None
     names = [namespace.name for namespace in namespaces]
     if len(names) > MAX_NAMESPACES or len(set(names)) < len(names):

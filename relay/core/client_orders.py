@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from relay.core.json_errors import NOT_JSON
+
 #: The longest order, in bytes.
 MAX_BYTES = 128 * 1024
 
@@ -92,5 +94,5 @@ def read_order(message: bytes) -> AddressedOrder | None:
     """Return the order in a message; None if it is none."""
     try:
         return _decode(message) if len(message) <= MAX_BYTES else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None

@@ -11,6 +11,7 @@ import msgspec
 from relay_wire.channels import APPEND, SET
 
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -47,7 +48,7 @@ def operation_of(value: bytes) -> Operation | None:
         return None
     try:
         members = _decode_object(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     if len(members) != 1:
         return None

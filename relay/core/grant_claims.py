@@ -18,6 +18,7 @@ from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.core.errors import BadGrant
 from relay.core.grants import Grant, Scope, SharedBy, Verb
+from relay.core.json_errors import NOT_JSON
 from relay.core.topics import ANY, MAX_TOPIC, is_template
 
 #: Most ids, prefixes and names in one list, and most groups.
@@ -230,7 +231,7 @@ def read_setting(text: str) -> Mapping[Verb, Scope]:
         return read_compact(text)
     try:
         claim = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadGrant(f"not JSON: {error}") from None
     return read_scopes(claim)
 

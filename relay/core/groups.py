@@ -1,6 +1,6 @@
 """The listeners of one channel that share a format: what a turn has brought them, and what is withheld from them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from relay.core.batches import Batch, Format, Message, batch_of
@@ -152,3 +152,37 @@ class Groups:
     def _keys(self, format: Format) -> frozenset[str] | None:
         encoding = format.encoding
         return encoding.keys if self._keys_of is not None and isinstance(encoding, Selective) else None
+
+
+def offer_merged(several: Mapping[Listener, Sequence[Group]]) -> None:
+    """Give each listener of several channels what is pending in their groups, in the order in which it came, as one batch."""
+    batches: dict[tuple[int, ...], Batch] = {}  # shared by listeners of the same channels
+    entries: dict[Group, list[tuple[int, Message]]] = {}
+    for listener, groups in several.items():
+        key = tuple(map(id, groups))
+        batch = batches.get(key)
+        if any(group.format.encoding.stateful for group in groups):
+            batch = batch_of(_encode_in_order(groups))  # no other listener shares these groups
+        elif batch is None:
+            for group in groups:
+                if group not in entries:
+                    entries[group] = group.entries()
+            merged = sorted((entry for group in groups for entry in entries[group]), key=_sequence_number_of)
+            batch = batches[key] = batch_of([message for _, message in merged])
+        if batch.count:
+            listener.offer(batch)
+
+
+def _sequence_number_of(entry: tuple[int, Message]) -> int:
+    return entry[0]
+
+
+def _encode_in_order(groups: Sequence[Group]) -> list[Message]:
+    """Encode what is pending in several groups in the order in which it came: each payload depends on those before it."""
+    items = [
+        (number, group.format, item)
+        for group in groups
+        for number, item in zip(group.sequence_numbers, group.pending, strict=True)
+    ]
+    items.sort(key=lambda entry: entry[0])
+    return [item if isinstance(item, Message) else format.message(item) for _, format, item in items]

@@ -5,13 +5,13 @@ format, collects what one turn of the event loop brings, and hands every listene
 socket.
 """
 
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from types import MappingProxyType
 
 from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
-from relay.core.batches import Batch, Format, Message, batch_of
-from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering
+from relay.core.batches import Format, batch_of
+from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, offer_merged
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
@@ -25,14 +25,15 @@ FLUSH_BYTES = 1024 * 1024
 
 
 class _Channel:
-    """One channel with at least one subscriber."""
+    """One channel that has a subscriber, or is kept without."""
 
-    __slots__ = ("groups", "recovering", "sequence")
+    __slots__ = ("groups", "is_kept", "recovering", "sequence")
 
     def __init__(self, keys_of: KeysOf | None) -> None:
         self.sequence = ChannelSequence()
         self.groups = Groups(keys_of)
         self.recovering: dict[Recovering, None] = {}
+        self.is_kept = False
 
 
 class Hub:
@@ -93,7 +94,7 @@ class Hub:
 
     @property
     def channels(self) -> KeysView[str]:
-        """The channels that have subscribers."""
+        """The channels that have subscribers, or are kept."""
         return self._channels.keys()
 
     def position(self, name: str) -> Position | None:
@@ -102,9 +103,10 @@ class Hub:
         return channel.sequence.last if channel is not None else None
 
     def listener_counts(self) -> Iterator[tuple[str, int]]:
-        """Return how many listeners each channel has."""
+        """Return how many listeners each channel has, where there are any."""
         for name, channel in self._channels.items():
-            yield name, sum(len(group.listeners) for group in channel.groups.all())
+            if count := sum(len(group.listeners) for group in channel.groups.all()):
+                yield name, count
 
     def needs_snapshot(self, name: str) -> bool:
         """Whether a listener of a channel still needs its state."""
@@ -120,8 +122,13 @@ class Hub:
             self._on_first_subscriber(name)
         return channel
 
+    def keep(self, name: str) -> None:
+        """Follow a channel from now on, with subscribers or without: to the next one nothing is new, so it misses nothing."""
+        self._channel(name).is_kept = True
+
     def _remove_if_unused(self, name: str, channel: _Channel) -> None:
-        if not channel.groups and not channel.recovering and self._channels.get(name) is channel:
+        is_used = channel.groups or channel.recovering or channel.is_kept
+        if not is_used and self._channels.get(name) is channel:
             del self._channels[name]
             self._on_last_unsubscribed(name)
 
@@ -355,7 +362,7 @@ class Hub:
                     if first.setdefault(listener, group) is not group:
                         several.setdefault(listener, [first[listener]]).append(group)
         if several:
-            self._flush_merged(several)
+            offer_merged(several)
         for group in dirty:
             batch = group.batch
             # A listener that leaves while a batch is handed out is not offered anything more.
@@ -367,37 +374,3 @@ class Hub:
                         listener.offer(batch)
         for group in dirty:
             group.clear()
-
-    @staticmethod
-    def _flush_merged(several: dict[Listener, list[Group]]) -> None:
-        """Give a listener of several channels their updates in the order in which they came, as one batch."""
-        batches: dict[tuple[int, ...], Batch] = {}  # shared by listeners of the same channels
-        entries: dict[Group, list[tuple[int, Message]]] = {}
-        for listener, groups in several.items():
-            key = tuple(map(id, groups))
-            batch = batches.get(key)
-            if any(group.format.encoding.stateful for group in groups):
-                batch = batch_of(_encode_in_order(groups))  # no other listener shares these groups
-            elif batch is None:
-                for group in groups:
-                    if group not in entries:
-                        entries[group] = group.entries()
-                merged = sorted((entry for group in groups for entry in entries[group]), key=_sequence_number_of)
-                batch = batches[key] = batch_of([message for _, message in merged])
-            if batch.count:
-                listener.offer(batch)
-
-
-def _sequence_number_of(entry: tuple[int, Message]) -> int:
-    return entry[0]
-
-
-def _encode_in_order(groups: Sequence[Group]) -> list[Message]:
-    """Encode what is pending in several groups in the order in which it came: each payload depends on those before it."""
-    items = [
-        (number, group.format, item)
-        for group in groups
-        for number, item in zip(group.sequence_numbers, group.pending, strict=True)
-    ]
-    items.sort(key=lambda entry: entry[0])
-    return [item if isinstance(item, Message) else format.message(item) for _, format, item in items]

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from relay.core.json_errors import NOT_JSON
+
 #: Begins the name within Relay of such a channel.
 MEMBERS_PREFIX = "members:"
 
@@ -56,5 +58,5 @@ class _Info(msgspec.Struct):
 def _user_of(info: bytes) -> str:
     try:
         return msgspec.json.decode(info, type=_Info).user
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return ""

@@ -85,6 +85,8 @@ class ChannelSequence:
     live        an offset that was delivered                  live        dropped
     live        an offset beyond the next, or a new epoch     held        held back; a snapshot is needed
     live        merge of a snapshot                           live, held  what is newer than what was delivered
+    any         merge of another epoch, with a state          live, held  a reset to the snapshot
+    any         merge of another epoch, without a state       held        a reset to the start of that epoch
     any         disconnect                                    held        what was held back is dropped
     ==========  ============================================  ==========  ==========================================
 
@@ -164,6 +166,12 @@ class ChannelSequence:
                 return out
             self.last = max(last, top)
         elif not (self.is_live and top == last):
+            if top.epoch != last.epoch and snapshot.state is None and top.offset > 0:
+                # No state stands for the updates of the new epoch: read them, as far as they are kept.
+                start = Position(top.epoch, 0)
+                out.append(Reset(snapshot._replace(top=start)))
+                self._hold_from(start)
+                return out
             out.append(Reset(snapshot))
             self.last = top
         if is_newer:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from relay.config import Settings
+from relay.core.json_errors import NOT_JSON
 from relay.core.status import Status
 from relay.doctor.listeners import listeners, longest_backlog, overflows
 from relay.doctor.problems import Finding, NotCheckedError, found
@@ -229,7 +230,7 @@ def _status(client: Client) -> Status:
     answer = _get(client, STATUS, {})
     try:
         return msgspec.json.decode(answer.body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise NotCheckedError(
             f"{STATUS} answers {answer.status}: ask on the relay's machine, at RELAY_ADMIN_BIND, or with a token that watches "
             "and lists everything"

@@ -11,6 +11,7 @@ import msgspec
 
 from relay.core.client_channels import name_of_channel
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON
 from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
 from relay.core.updates import Update
@@ -144,7 +145,7 @@ def _info(json: bytes) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
         texts = {name: msgspec.json.decode(fields.pop(name, b'""'), type=str) for name in ("user", "client")}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return {}
     return {**fields, **texts}
 

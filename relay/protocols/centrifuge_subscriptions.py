@@ -14,6 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription, only_channel
 from relay.core.errors import Unauthenticated, Unverified
 from relay.core.grants import Grant
+from relay.core.json_errors import NOT_JSON
 from relay.core.membership import Member
 from relay.core.recovery import SubscribeResult
 from relay.protocols.base import Command, End, Join, Permit, Refusal, Reply, Subscribe, Unsubscribe, VerifyToken
@@ -318,6 +319,6 @@ def _wants_deltas(data: msgspec.Raw) -> bool:
     """Whether a client says, in the data of its subscribe, that it takes operations on fields."""
     try:
         value = msgspec.json.decode(data, type=dict[str, Any]) if bytes(data) else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return value.get("deltas") is True

@@ -16,6 +16,7 @@ from relay.core.client_orders import (
 )
 from relay.core.client_orders import Order as AnyOrder
 from relay.core.errors import BadMessage, RelayError
+from relay.core.json_errors import NOT_JSON
 from relay.core.updates import Position, Update
 from relay.core.whole_values import plain_data
 
@@ -258,7 +259,7 @@ def read_command(method: str, body: bytes) -> Command:
         raise BadMessage("invalid_utf8", "the body is not valid UTF-8") from None
     except msgspec.ValidationError as error:
         raise ApiError(ErrorCode.BAD_REQUEST, str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadMessage("not_json", f"the body is not JSON: {error}") from None
     if len(getattr(command, "channels", ())) > MAX_CHANNELS or len(getattr(command, "commands", ())) > MAX_COMMANDS:
         raise ApiError(ErrorCode.BAD_REQUEST, f"at most {MAX_CHANNELS} channels or commands at once")

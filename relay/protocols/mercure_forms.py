@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON
 from relay.core.topics import ANY, MAX_TOPIC
 from relay.core.updates import Position
 
@@ -126,5 +127,5 @@ def read_stored(data: bytes) -> TopicUpdate | None:
     """Return an update that Redis has kept; None for what is no update of topics."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None

@@ -15,6 +15,7 @@ from relay_wire import keys
 
 from relay.core.closecodes import Close
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON
 from relay.protocols.frames import Event, Received
 
 _log = structlog.get_logger("relay.emulation")
@@ -94,7 +95,7 @@ def read_request(body: bytes | str) -> EmulationRequest:
     """
     try:
         return msgspec.json.decode(body, type=EmulationRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadMessage("not_json", f"not a message of a client: {error}") from None
 
 
@@ -150,7 +151,7 @@ class Emulation:
         """Take what another relay has received."""
         try:
             received = msgspec.json.decode(message, type=_Message)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             _log.warning("message skipped: not one of a client", size=len(message))
             return
         self.deliver(received.session, received.data)

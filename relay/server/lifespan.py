@@ -17,11 +17,11 @@ from typing import Any
 import structlog
 import trio
 from relay_wire import keys
-from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
+from relay_wire.channels import GENERAL, GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker.embedded import embedded_redis
 from relay.broker.nodes import Nodes
-from relay.broker.service import open_redis
+from relay.broker.opening import open_redis
 from relay.config import RedisSettings, Settings
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
@@ -132,6 +132,7 @@ async def run_relay(
         publish_latency = PublishLatency(redis.publication_times(), metrics)
         flusher = Flusher(hub, metrics, publish_latency)
         channels = redis.follow(hub, flusher.on_flushed)
+        hub.keep(GENERAL)  # clients get it without asking, from the moment at which they connect
         ingester = redis.publish_ingester(
             hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
         )

@@ -13,6 +13,7 @@ from relay.core.channels import ChannelPatterns
 from relay.core.client_subscriptions import EarlyUpdates
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
 from relay.core.grants import Grant, Verb
+from relay.core.json_errors import NOT_JSON
 from relay.core.topics import TOPIC_PREFIX, TOPICS
 from relay.core.updates import Position
 from relay.protocols.base import ClientProtocol
@@ -183,7 +184,7 @@ async def _publish_on_channel(publisher: Publisher, update: TopicUpdate, channel
         raise BadMessage("bad_type", "an update of a task or a channel of Relay has no `type` and no `retry`")
     try:
         data = msgspec.json.decode(update.data, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadMessage("not_json", f"`data` must be a JSON object, as for the HTTP API: {error}") from None
     (topic,) = update.topics
     if channel.startswith(TASK_PREFIX):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from relay.core.extra_channels import name_of
+from relay.core.json_errors import NOT_JSON
 from relay.core.topics import TOPICS
 from relay.server.relay_report import RelayReports
 
@@ -65,6 +66,6 @@ def merged_channels(answers: Iterable[bytes]) -> dict[str, int]:
     for each in answers:
         try:
             counts.update(_decode_counts(each))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             continue
     return dict(counts)

@@ -8,6 +8,7 @@ from relay_wire.statuses import CANCELLED, FAILED
 
 from relay.core.channels import task_channel
 from relay.core.grants import Verb
+from relay.core.json_errors import NOT_JSON
 from relay.server.api_access import require_write
 from relay.server.api_answers import answer, error_answer, json_of, task_id_of_request
 from relay.server.publish_access import Target
@@ -54,5 +55,5 @@ def add_retry_route(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> Non
 def _decoded(value: bytes | None) -> object:
     try:
         return None if value is None else msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return None  # another program wrote it

@@ -13,6 +13,7 @@ from relay.broker.presence import Presence
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BadMessage, BrokerError, Forbidden, RelayError
 from relay.core.grants import Decision, Grant, Verb
+from relay.core.json_errors import NOT_JSON
 from relay.protocols.base import AskHistory, AskPresence, Publish, Query
 from relay.server.auth.access import require_all
 from relay.server.publish_access import for_writer, outcome_of, targets_of
@@ -85,7 +86,7 @@ def _publication(query: Publish, max_bytes: int) -> Publication:
     try:
         query.data.decode()  # of which a client that speaks Protocol Buffers has sent bytes
         msgspec.json.decode(query.data, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise BadMessage("wrong_type", "what is published must be a JSON object") from None
     if len(query.data) > max_bytes:
         raise BadMessage("update_too_large", f"an update has {max_bytes} bytes at most")

@@ -12,11 +12,12 @@ from relay.broker.service import RedisBroker
 from relay.broker.task_store import TaskStore
 from relay.config import Settings
 from relay.core.errors import BrokerError
+from relay.core.json_errors import NOT_JSON
 from relay.core.status import RedisServer, Relay, Status, Tasks, malformed_of, slowest_of, totals_of
 from relay.server.node_reports import STATUS
 from relay.server.relay_report import RelayReports
 
-#: Seconds for which a status is good enough for whoever asks: however many do, each relay is asked once in that time.
+#: Seconds for which a status is shown to all who ask: however many do, each relay is asked once in that time.
 _FRESH = 1.0
 
 _decode = msgspec.json.Decoder(Relay).decode
@@ -111,6 +112,6 @@ def _read(answers: Iterable[tuple[str, bytes]]) -> tuple[list[Relay], list[str]]
     for name, answer in answers:
         try:
             relays.append(_decode(answer))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             unread.append(name)
     return relays, unread

@@ -14,8 +14,8 @@ from relay.core.subscription import Request
 from relay.core.updates import Position, Update
 
 
-def update(channel: str, data: str) -> Update:
-    return Update(channel, "message", data.encode(), 0.0)
+def update(channel: str, data: str, position: Position | None = None) -> Update:
+    return Update(channel, "message", data.encode(), 0.0, position)
 
 
 class CountingEncoding:
@@ -165,6 +165,22 @@ def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turn
     assert (turns, hub.subscriptions) == (["+a"], 1)
     hub.unsubscribe(two, "a", loud)
     assert (turns, hub.subscriptions, list(hub.channels)) == (["+a", "-a"], 0, [])
+
+
+def test_a_channel_that_is_kept_is_followed_before_its_first_listener_and_after_its_last(
+    hub: Hub, turns: list[str]
+) -> None:
+    hub.keep("a")
+    hub.catch_up("a", Snapshot(Position("e", 4), None, None))
+    hub.on_publication(update("a", "x", position=Position("e", 5)))
+    assert (turns, hub.position("a")) == (["+a"], Position("e", 5))
+    format, listener = CountingFormat(), RecordingListener()
+    hub.subscribe(listener, "a", format)
+    hub.on_publication(update("a", "y", position=Position("e", 6)))
+    hub.flush()
+    assert listener.received == ["y"], "at once: nothing has to be read before"
+    hub.unsubscribe(listener, "a", format)
+    assert (turns, list(hub.channels), list(hub.listener_counts())) == (["+a", "pending"], ["a"], [])
 
 
 def test_who_comes_between_two_updates_of_a_turn_gets_the_second(hub: Hub) -> None:

@@ -19,13 +19,33 @@ def delivered(sequence: ChannelSequence, snapshot: Snapshot) -> list[Update | Re
 def test_a_late_message_of_a_lost_epoch_does_not_hold_the_sequence_up() -> None:
     sequence = live_sequence("old", 5)
     sequence.disconnect()
-    new = Snapshot(Position("new", 1), None, None)
+    new = Snapshot(Position("new", 1), None, *updates("new", 1))
     assert delivered(sequence, new) == [Reset(new)]
     assert not sequence.admit(*updates("old", 6))
     assert not sequence.is_live
     assert not sequence.admit(*updates("new", 2))
     assert delivered(sequence, Snapshot(Position("new", 1), [], None)) == updates("new", 2)
     assert sequence.is_live
+
+
+def test_updates_of_a_new_epoch_are_delivered_where_no_state_stands_for_them() -> None:
+    sequence = live_sequence("old", 5)
+    first, second, third = updates("new", 1, 2, 3)
+    assert not sequence.admit(second)
+    start = Snapshot(Position("new", 0), None, None)
+    assert delivered(sequence, Snapshot(Position("new", 2), None, None)) == [Reset(start)]
+    assert (sequence.last, sequence.is_live) == (start.top, False)  # the next read begins there
+    assert not sequence.admit(third)
+    assert delivered(sequence, Snapshot(Position("new", 2), [first, second], None)) == [first, second, third]
+    assert sequence.is_live
+
+
+def test_a_new_epoch_whose_first_updates_are_not_kept_is_reset_to_its_end() -> None:
+    sequence = live_sequence("old", 5)
+    new = Snapshot(Position("new", 7), None, None)
+    assert delivered(sequence, new) == [Reset(Snapshot(Position("new", 0), None, None))]
+    assert delivered(sequence, new) == [Reset(new)]
+    assert (sequence.last, sequence.is_live) == (new.top, True)
 
 
 def test_merging_into_a_live_sequence_brings_nothing_twice() -> None:

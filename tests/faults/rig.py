@@ -14,7 +14,8 @@ import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from relay.broker.embedded import start_server, wait_until_ready
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError
 from tests.faults.proxy import Proxy

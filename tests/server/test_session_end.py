@@ -2,7 +2,8 @@
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import pytest
 import trio
@@ -33,6 +34,24 @@ def is_goodbye(closed: CloseConnection | None) -> bool:
     return closed.code == 1001 and hint is not None and MIN_RETURN - 0.01 < float(hint[1]) <= MAX_RETURN
 
 
+async def closed_politely(peers: Iterable[Peer], drains: Callable[[], Awaitable[None]]) -> list[float]:
+    """Drain a relay whose clients answer the closing handshake; return when each was closed."""
+    closed_at: list[float] = []
+
+    async def close(peer: Peer) -> None:
+        messages, closed = await peer.rest()
+        assert not messages
+        assert is_goodbye(closed)
+        closed_at.append(trio.current_time())
+        peer.hang_up()
+
+    async with trio.open_nursery() as readers:
+        for peer in peers:
+            readers.start_soon(close, peer)
+        await drains()
+    return closed_at
+
+
 async def test_draining_delivers_what_waits_and_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
     world = make_world()
     peers = [await world.connect("a", pair=small_pair()) for _ in range(3)]
@@ -61,18 +80,8 @@ async def test_draining_takes_its_window_however_many_there_are(
     monkeypatch.setattr("relay.server.drain.DRAIN_RATE", 1)
     world = make_world()
     peers = [await world.connect() for _ in range(40)]
-    closed_at: list[float] = []
-
-    async def close_politely(peer: Peer) -> None:
-        await peer.rest()
-        closed_at.append(trio.current_time())
-        peer.hang_up()
-
-    async with trio.open_nursery() as readers:
-        for peer in peers:
-            readers.start_soon(close_politely, peer)
-        started = trio.current_time()
-        await drain(world.sessions, 20.0, 8.0)
+    started = trio.current_time()
+    closed_at = await closed_politely(peers, partial(drain, world.sessions, 20.0, 8.0))
     assert trio.current_time() - started == pytest.approx(8.0, abs=0.5)
     for second in range(8):
         assert 4 <= sum(int(at - started) == second for at in closed_at) <= 6, "five in each second"
@@ -109,20 +118,8 @@ async def test_draining_is_paced_within_half_of_its_time(
     monkeypatch.setattr("relay.server.drain.DRAIN_RATE", 10)
     world = make_world()
     peers = [await world.connect() for _ in range(40)]
-    closed_at: list[float] = []
-
-    async def close_politely(peer: Peer) -> None:
-        messages, closed = await peer.rest()
-        assert not messages
-        assert is_goodbye(closed)
-        closed_at.append(trio.current_time())
-        peer.hang_up()
-
-    async with trio.open_nursery() as readers:
-        for peer in peers:
-            readers.start_soon(close_politely, peer)
-        started = trio.current_time()
-        await world.drain(20.0)
+    started = trio.current_time()
+    closed_at = await closed_politely(peers, partial(world.drain, 20.0))
     per_second = [sum(int(at - started) == second for at in closed_at) for second in range(4)]
     # Ten a second, where one of the first second's may be due at its end.
     assert sum(per_second) == 40

@@ -63,7 +63,7 @@ test("its state is the task's, with the children", () => {
   stop();
 });
 
-test("it resumes, and what cannot be resumed begins anew", async () => {
+test("it resumes, and what cannot be resumed starts over", async () => {
   const played = play();
   played.relay.family("p").onUpdate(played.take);
   opened(played).deliver(subscribed(1), states(1, { p: {}, a: { text: "a" }, gone: { n: 1 } }));

@@ -14,6 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadGrant, Unauthenticated, Unverified
 from relay.core.grant_claims import read_claims
 from relay.core.grants import Grant
+from relay.core.json_errors import NOT_JSON
 from relay.server.auth.http_client import Answer, HttpClient
 from relay.server.cors import Headers, header
 
@@ -182,7 +183,7 @@ class AuthorizeUrl:
             claims.setdefault("exp", now + self._ttl)
             claims["iat"] = now
             return read_claims(claims)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             raise Unverified("the answer is no JSON object") from None
         except BadGrant as error:
             raise Unverified(f"the answer is no grant: {error}") from None

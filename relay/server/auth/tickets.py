@@ -17,6 +17,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadGrant, BrokerError, Unauthenticated, Unverified
 from relay.core.grant_claims import claims_of, read_claims
 from relay.core.grants import Grant
+from relay.core.json_errors import NOT_JSON
 
 #: Seconds for which a ticket can be used.
 LIFETIME = 30
@@ -76,7 +77,7 @@ class Tickets:
             raise unknown
         try:
             return read_claims(msgspec.json.decode(claims, type=dict[str, Any]))
-        except (msgspec.DecodeError, UnicodeDecodeError, BadGrant):
+        except (*NOT_JSON, BadGrant):
             raise unknown from None
 
     async def _run(self, call: ScriptCall) -> Any:

@@ -18,6 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import InvalidKeyError
 
+from relay.core.json_errors import NOT_JSON
 from relay.grant_settings import MIN_SECRET
 
 #: Most keys of one file or URL: a token without a `kid` is tried with each.
@@ -133,7 +134,7 @@ def read_jwk(jwk: Any) -> TokenKey:
 def _members(data: bytes) -> list[Any]:
     try:
         members = msgspec.json.decode(data, type=dict[str, Any])["keys"]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+    except (*NOT_JSON, KeyError):
         raise BadKey("it is no JWKS, which is a JSON object with `keys`") from None
     if not isinstance(members, list) or len(members) > MAX_KEYS:
         raise BadKey(f"`keys` must be a list of {MAX_KEYS} keys at most")

@@ -39,7 +39,7 @@ class Follower(ABC):
     #: Whether it subscribes, and shows another token, while it is connected.
     is_socket = True
 
-    #: What tells it that its token has expired, and that it was revoked.
+    #: How it learns that its token has expired, and that it was revoked.
     expired: int = 4401
     revoked: int = 4403
 

@@ -10,7 +10,8 @@ from relay_wire import keys, publications
 from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 
 from relay.broker import script_calls
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.channels import read_published
 from relay.core.errors import BrokerError

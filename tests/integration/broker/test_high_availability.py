@@ -15,8 +15,9 @@ import redis
 import trio
 from websockets.sync.client import connect
 
+from relay.broker.opening import open_redis
 from relay.broker.server_info import ServerInfo
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerUnavailable
 from relay.core.updates import Position

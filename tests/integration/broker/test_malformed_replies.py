@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerUnavailable
 from tests.harness import RedisServer

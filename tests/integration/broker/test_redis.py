@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from relay.broker import script_calls
 from relay.broker.callbacks import CALLBACK_QUEUE
 from relay.broker.channel_subscriptions import ChannelSubscriptions
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable

@@ -13,7 +13,8 @@ import trio
 from relay_wire import keys
 from structlog.testing import capture_logs
 
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, eventually

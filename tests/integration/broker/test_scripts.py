@@ -13,7 +13,8 @@ from relay_wire import keys, publications
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 from relay.broker import script_calls
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.recovery import Snapshot

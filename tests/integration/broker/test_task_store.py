@@ -13,7 +13,8 @@ from relay_wire.publications import Retention, ScriptCall
 from structlog.testing import capture_logs
 
 from relay.broker import script_calls, task_store
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.broker.task_list import Task
 from relay.broker.task_store import TaskStore
 from relay.config import RedisSettings, Settings

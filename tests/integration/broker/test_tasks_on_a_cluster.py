@@ -9,7 +9,7 @@ from relay_wire import keys
 from relay_wire.creation import creation_options
 
 from relay.broker import script_calls
-from relay.broker.service import open_redis
+from relay.broker.opening import open_redis
 from relay.core.errors import BrokerError
 from relay.core.task_filter import TaskFilter
 from tests.integration.broker.durable import REDIS_SETTINGS, RETENTION, SETTINGS

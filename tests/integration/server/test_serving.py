@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartRelay
-from tests.harness import Kind, RedisServer, eventually
+from tests.harness import PATIENCE, Kind, RedisServer, eventually
 
 HANDSHAKE = (
     b"GET /ws/tasks HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -85,3 +85,31 @@ def test_as_many_files_may_be_opened_as_the_system_lets_us() -> None:
         [sys.executable, "-c", source], capture_output=True, check=True, text=True
     ).stdout.split()
     assert int(soft) == min(int(hard), 65536) if int(hard) > 0 else int(soft) == 65536
+
+
+def test_the_first_client_misses_nothing_that_is_published_once_it_is_connected(
+    shared_redis: RedisServer, share_relay: StartRelay
+) -> None:
+    """What is for everybody needs no subscription of the client's, and must not wait for one of the relay's."""
+    relay = share_relay()
+    with shared_redis.client() as publisher:
+        publisher.ping()
+        for number in range(200):
+            with relay.client() as client:
+                publisher.publish("general_updates", b'{"type":"general_update","data":{"n":%d}}' % number)
+                assert client.receive(PATIENCE / 10)["data"] == {"n": number}
+
+
+def test_general_updates_reach_clients_when_redis_has_lost_its_history(
+    redis_server: RedisServer, start_relay: StartRelay
+) -> None:
+    """No state stands for them: the first one after the loss is not to be left out."""
+    relay = start_relay()
+    with relay.client() as early, redis_server.client() as admin:
+        for number in range(3):
+            redis_server.publish_general(n=number)
+            assert early.receive()["data"] == {"n": number}
+            admin.flushall()
+            with relay.client() as late:
+                redis_server.publish_general(n=-number)
+                assert [client.receive()["data"] for client in (early, late)] == [{"n": -number}] * 2

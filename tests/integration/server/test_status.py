@@ -74,7 +74,7 @@ def test_who_publishes_what_is_malformed(share_relay: StartRelay, shared_redis: 
     )
     assert (published["count"], published["example"]) == (1, '{"data": "\ufffd[2J')
     assert (posted["count"], "task_id or a channel" in posted["error"]) == (3, True)
-    # A proxy: whoever it is may not be on this machine.
+    # A proxy's client need not be on this machine.
     for path in ("/api/status", "/status"):
         elsewhere = httpx.get(
             f"{api.removesuffix('/api')}{path}", headers={"forwarded": "for=192.0.2.7"}, timeout=PATIENCE

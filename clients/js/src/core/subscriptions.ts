@@ -74,7 +74,7 @@ export class Subscriptions {
   follow(name: string, position: Position | null, state: Fields): ChannelState {
     let channel = this.channels.get(name);
     if (channel === undefined) {
-      // A family's updates may append to states that are not known: without them it begins anew.
+      // A family's updates may append to states that are not known: without them it starts over.
       if (isFamily(name) && Object.keys(state).length === 0) position = null;
       channel = new ChannelState(name, position, position === null ? {} : state);
       this.channels.set(name, channel);

@@ -277,7 +277,7 @@ class BackgroundReporter:
         while self._handed_over:
             try:
                 self._handed_over[0]()
-            except Exception as error:  # noqa: BLE001 - what comes behind it must not wait for ever
+            except Exception as error:  # noqa: BLE001 - what comes behind it must not be held up
                 self._drop(repr(error))
             self._handed_over.popleft()  # only now: until it is in the schedule, it waits here
         if schedule.is_empty:

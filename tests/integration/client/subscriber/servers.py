@@ -10,7 +10,8 @@ from relay_client.subscriber import (
     Update,
 )
 
-from relay.broker.service import RedisBroker, open_redis
+from relay.broker.opening import open_redis
+from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from tests.harness import PATIENCE, RedisServer, RelayServer
 from tests.integration.client.subscriber.bridge import Updates
