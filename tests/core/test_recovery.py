@@ -19,7 +19,7 @@ def delivered(sequence: ChannelSequence, snapshot: Snapshot) -> list[Update | Re
 def test_a_late_message_of_a_lost_epoch_does_not_hold_the_sequence_up() -> None:
     sequence = live_sequence("old", 5)
     sequence.disconnect()
-    new = Snapshot(Position("new", 1), None, *updates("new", 1))
+    new = Snapshot(Position("new", 1), None, updates("new", 1)[0])
     assert delivered(sequence, new) == [Reset(new)]
     assert not sequence.admit(*updates("old", 6))
     assert not sequence.is_live
