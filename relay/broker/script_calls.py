@@ -21,7 +21,7 @@ from relay.core.errors import BrokerRefused
 from relay.core.field_operations import check_operation, literal, may_have_operations, operation_of
 from relay.core.json_errors import NOT_JSON
 from relay.core.recovery import Snapshot
-from relay.core.task_state import STALLED, fields_of, object_of, status_of
+from relay.core.task_state import STALLED, fields_of, join_fields, status_of
 from relay.core.updates import Position, Update
 
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -143,7 +143,7 @@ def ingest_created_call(
     return publications.ingest_created_call(
         task_id,
         fields,
-        object_of(task),
+        join_fields(task),
         retention,
         occurrence,
         kind=kind,
@@ -184,7 +184,7 @@ def create_call(
     return publications.create_call(
         task_id,
         fields,
-        object_of(task),
+        join_fields(task),
         retention,
         kind=kind,
         status=status,
@@ -396,4 +396,4 @@ def state_update(channel: str, fields: dict[str, bytes], top: Position, received
     if not fields:
         return None
     literals = {name: literal(value) for name, value in fields.items()}
-    return Update(channel, TASK_UPDATE, object_of(literals), received_at, top, literals != fields)
+    return Update(channel, TASK_UPDATE, join_fields(literals), received_at, top, literals != fields)

@@ -15,7 +15,7 @@ from relay.core.channels import task_channel
 from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
-from relay.core.task_state import object_of
+from relay.core.task_state import join_fields
 from relay.protocols.positions import position_json
 from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
@@ -44,7 +44,7 @@ def _task_json(task: Task) -> bytes:
         options["cancel_requested"] = {"reason": task.cancel_reason}
     beside = b"," + json_of(options)[1:-1] if options else b""
     active = b"" if task.active is None else b',"active":%b' % json_of(round(task.active, 3))
-    return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))
+    return b'%b}%b%b,"data":%b}' % (head, beside, active, join_fields(task.fields))
 
 
 def _cursor(text: str) -> tuple[float, str]:
