@@ -237,7 +237,7 @@ def _with_operations(kind: str, fields: Mapping[str, bytes]) -> tuple[str, dict[
         operation = operation_of(value)
         if operation is not None:
             check_operation(name, operation)
-            marked[name] = publications.marked_value(operation.operand, is_append=operation.is_append)
+            marked[name] = publications.encode_operation(operation.operand, is_append=operation.is_append)
             plain[name] = operation.operand
             kind = TASK_DELTA
     return kind, marked, status_of(plain)
@@ -275,7 +275,7 @@ def read_call(
             goes on in a new epoch.
     """
     epoch, offset = since or ("", 0)
-    names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.of_channel(channel)[3]]
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.channel_keys(channel)[3]]
     values: list[Any] = [epoch, offset, retention.history_size, max_bytes, retention.history_meta_ttl * 1000]
     if is_ours and since is not None:
         return ScriptCall(scripts.load("catch_up"), names, [*values, new_epoch()])

@@ -130,7 +130,7 @@ class Updates:
         for name, (kind, operand) in operations.items():
             if kind == APPEND:
                 check_append(name, operand)
-            fields[name] = publications.marked_value(encode(operand), is_append=kind == APPEND)
+            fields[name] = publications.encode_operation(encode(operand), is_append=kind == APPEND)
         if not durable:
             # Twice the same fields come to the same: it may be sent again. To append is another matter.
             return [
