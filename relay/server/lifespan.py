@@ -204,7 +204,7 @@ async def run_relay(
             hub,
             registry,
             statistics,
-            channels.read,
+            channels,
             authenticator,
             owned_channels,
             revocations,
