@@ -43,7 +43,7 @@ class EmulatedSocketTransport(EventSocketTransport):
         return self._inbox.frames
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - messages come whole
-        events = await self._inbox.or_else(super().receive)
+        events = await self._inbox.receive_or(super().receive)
         self.bytes_received = self._inbox.size
         return events
 
@@ -71,7 +71,7 @@ class EmulatedAsgiTransport(EventAsgiTransport):
         self.framing = FRAMINGS[form, False]
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - messages come whole
-        events = await self._inbox.or_else(super().receive)
+        events = await self._inbox.receive_or(super().receive)
         self.bytes_received, self.frames_received = self._inbox.size, self._inbox.frames
         return events
 

@@ -137,7 +137,7 @@ async def run_relay(
         fan_out = FanOutTraces(traces, hub) if traces is not None else None
         flusher = Flusher(hub, metrics, publish_latency, fan_out)
         channels = redis.follow(hub, flusher.on_flushed, fan_out.on_trace if fan_out is not None else None)
-        hub.keep(GENERAL)  # clients get it without asking, from the moment at which they connect
+        hub.pin(GENERAL)  # clients get it without asking, from the moment at which they connect
         ingester = redis.publish_ingester(
             hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc, traces
         )
@@ -154,8 +154,8 @@ async def run_relay(
         statistics = Statistics(metrics, hub)
         metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
-        services = await stack.enter_async_context(_joined_nursery())
-        sessions = await stack.enter_async_context(_joined_nursery())
+        services = await stack.enter_async_context(_cancelling_nursery())
+        sessions = await stack.enter_async_context(_cancelling_nursery())
         returns = ReturnSchedule(settings.connect_rate)
         registry = SessionRegistry(
             sessions,
@@ -263,7 +263,7 @@ async def run_relay(
 
 
 @asynccontextmanager
-async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
+async def _cancelling_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks are cancelled at the end of the block."""
     async with trio.open_nursery() as nursery:
         try:

@@ -155,7 +155,7 @@ class Executor:
             except (DeliveryRefused, PublisherClosed):
                 raise
             except NotDelivered as error:
-                _log.warning("tried again until Redis takes it: %s", error)
+                _log.warning("Redis did not take a report, trying again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return calls[-1].outcome()

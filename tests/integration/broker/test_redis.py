@@ -249,10 +249,10 @@ async def test_a_callback_that_raises_is_logged_and_called_again(redis_server: R
 async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_server: RedisServer) -> None:
     stuck: list[int] = []
     others: list[int] = []
-    go_on = trio.Event()
+    keep_running = trio.Event()
 
     async def slow(message: int) -> None:
-        await go_on.wait()
+        await keep_running.wait()
         stuck.append(message)
 
     total = CALLBACK_QUEUE + 50
@@ -269,7 +269,7 @@ async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(r
                     await trio.to_thread.run_sync(pipeline.execute)
                 await until(lambda: len(others) == total + 1)
                 assert redis.callback_overflows == 50
-                go_on.set()
+                keep_running.set()
                 await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
     assert others == list(range(total + 1))
     assert stuck == list(range(CALLBACK_QUEUE + 1))

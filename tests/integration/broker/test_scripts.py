@@ -25,7 +25,9 @@ SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 REDIS_SETTINGS = RedisSettings(_env_file=None)  # type: ignore[call-arg]
 RETENTION = Retention()
 CHANNEL = "task:t"
-TASK_KEYS = dict(zip(("meta", "log", "state", "generation", "tasks", "running"), keys.of_channel(CHANNEL), strict=True))
+TASK_KEYS = dict(
+    zip(("meta", "log", "state", "generation", "tasks", "running"), keys.channel_keys(CHANNEL), strict=True)
+)
 
 
 @asynccontextmanager

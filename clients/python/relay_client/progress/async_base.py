@@ -13,7 +13,7 @@ from relay_wire.creation import CreationOptions, creation_options
 from relay_client import environment
 from relay_client.cancellation.watches import Watch
 from relay_client.errors import BufferFull, NotDelivered
-from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.block import BUFFER_FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
@@ -127,20 +127,20 @@ class AsyncTaskReporter(Generic[P]):
             elif task.raises:
                 await self.end(task, *terminal_fields(error))
             else:
-                await self._end_patiently(task, error)
+                await self._end_with_retries(task, error)
         except NotDelivered as lost:
             report_lost_end(task, error, lost)
         report_failure(task, error)
 
-    async def _end_patiently(self, task: Task, error: BaseException | None) -> None:
+    async def _end_with_retries(self, task: Task, error: BaseException | None) -> None:
         deadline = monotonic() + self._end_timeout
         while True:
             try:
                 await self.end(task, *terminal_fields(error), timeout=deadline - monotonic())
             except BufferFull:
-                if monotonic() + FULL_PAUSE >= deadline:
+                if monotonic() + BUFFER_FULL_PAUSE >= deadline:
                     raise
-                await self.publisher.sender.runtime.sleep(FULL_PAUSE)
+                await self.publisher.sender.runtime.sleep(BUFFER_FULL_PAUSE)
             else:
                 return
 
