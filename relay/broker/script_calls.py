@@ -72,7 +72,7 @@ def publish_call(
         retention: How much is kept, and for how long.
         options: The task's owner and parent.
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
-        fingerprint: What tells this update from others of the same name.
+        fingerprint: What distinguishes this update from others of the same name.
         sharded: Whether the server is a cluster.
 
     Raises:

@@ -234,7 +234,7 @@ export class Subscriptions {
     const name = channelNamed(message);
     const position = checkedPosition(message.position);
     if (position === null || typeof stateFollows !== "boolean" || name === undefined) {
-      throw new ProtocolError("a subscription without its position, or without telling whether a state follows");
+      throw new ProtocolError("a subscription without its position, or without saying whether a state follows");
     }
     const oldest = this.#unanswered[0];
     let channel = this.channels.get(name);
