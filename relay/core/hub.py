@@ -27,13 +27,13 @@ FLUSH_BYTES = 1024 * 1024
 class _Channel:
     """One channel that has a subscriber, or is kept without."""
 
-    __slots__ = ("groups", "is_kept", "recovering", "sequence")
+    __slots__ = ("groups", "is_pinned", "recovering", "sequence")
 
     def __init__(self, keys_of: KeysOf | None) -> None:
         self.sequence = ChannelSequence()
         self.groups = Groups(keys_of)
         self.recovering: dict[Recovering, None] = {}
-        self.is_kept = False
+        self.is_pinned = False
 
 
 class Hub:
@@ -122,12 +122,12 @@ class Hub:
             self._on_first_subscriber(name)
         return channel
 
-    def keep(self, name: str) -> None:
-        """Follow a channel from now on, with subscribers or without: to the next one nothing is new, so it misses nothing."""
-        self._channel(name).is_kept = True
+    def pin(self, name: str) -> None:
+        """Keep following a channel while it has no subscribers, so that the next one finds its sequence up to date."""
+        self._channel(name).is_pinned = True
 
     def _remove_if_unused(self, name: str, channel: _Channel) -> None:
-        is_used = channel.groups or channel.recovering or channel.is_kept
+        is_used = channel.groups or channel.recovering or channel.is_pinned
         if not is_used and self._channels.get(name) is channel:
             del self._channels[name]
             self._on_last_unsubscribed(name)

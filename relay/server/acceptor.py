@@ -157,7 +157,7 @@ class Acceptor:
 
     def _refuse(self, fresh: socket.socket, retry_after: float, reason: str = CLIENT_LIMIT) -> None:
         """Refuse a connection, of an address that has too many unless another reason is given, and close it."""
-        self._admission.count_rejection(reason)
+        self._admission.count_refusal(reason)
         status = _TOO_MANY if reason == CLIENT_LIMIT else _UNAVAILABLE
         with suppress(OSError):  # it hung up
             fresh.send(_REFUSAL % (status, whole_seconds(retry_after)))
@@ -226,14 +226,14 @@ class Acceptor:
                     opening = Opening(handshake.query, handshake.subprotocol)
                     return self._upgrade(fresh, client, entry, handshake, endpoint(opening))
             if is_too_large:
-                self._admission.count_rejection("too_large")
+                self._admission.count_refusal("too_large")
                 fresh.send(_TOO_LARGE)
                 fresh.close()
             elif data and (not is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
                 self._delegate_counted(fresh, data, key, handler, nursery)
             else:
                 if data:
-                    self._admission.count_rejection("no_files")
+                    self._admission.count_refusal("no_files")
                     fresh.send(_NO_FILES)
                 fresh.close()
         except OSError:  # the client hung up

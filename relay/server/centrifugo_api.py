@@ -45,10 +45,10 @@ from relay.protocols.centrifugo_api import (
     publication,
     read_command,
 )
-from relay.server.api_access import LocalOnly, refusals
-from relay.server.api_answers import answer, json_of
+from relay.server.api_access import LocalWritesOnly, refusals
 from relay.server.api_errors import Refused
 from relay.server.api_publish import with_key
+from relay.server.api_responses import json_of, json_response
 from relay.server.cors import header
 from relay.server.node_reports import CHANNELS, INFO, merged_channels
 from relay.server.publish_access import Target, for_writer, outcome_of, targets_of
@@ -154,7 +154,7 @@ class CentrifugoApi:
                     return await self._info()
         except ApiError as error:
             return error
-        except LocalOnly:
+        except LocalWritesOnly:
             raise
         except (Forbidden, Refused, BrokerError) as error:
             return _api_error(error)
@@ -326,9 +326,9 @@ def add_centrifugo_api(app: QuartTrio, prefix: str, api: CentrifugoApi) -> None:
         except ApiError as error:
             result = error
         if not isinstance(result, ApiError):
-            return answer(200, result)
+            return json_response(200, result)
         if result.code is ErrorCode.METHOD_NOT_FOUND:
-            return answer(404, json_of(result.body))
+            return json_response(404, json_of(result.body))
         if request.headers.get("x-centrifugo-error-mode", "").lower() == "transport":
-            return answer(result.code.value[2], json_of(result.body))
-        return answer(200, answered(result))
+            return json_response(result.code.value[2], json_of(result.body))
+        return json_response(200, answered(result))

@@ -132,7 +132,7 @@ async def run_relay(
         publish_latency = PublishLatency(redis.publication_times(), metrics)
         flusher = Flusher(hub, metrics, publish_latency)
         channels = redis.follow(hub, flusher.on_flushed)
-        hub.keep(GENERAL)  # clients get it without asking, from the moment at which they connect
+        hub.pin(GENERAL)  # clients get it without asking, from the moment at which they connect
         ingester = redis.publish_ingester(
             hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
         )
@@ -148,8 +148,8 @@ async def run_relay(
         statistics = Statistics(metrics, hub)
         metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
-        services = await stack.enter_async_context(_joined_nursery())
-        sessions = await stack.enter_async_context(_joined_nursery())
+        services = await stack.enter_async_context(_cancelling_nursery())
+        sessions = await stack.enter_async_context(_cancelling_nursery())
         returns = ReturnSchedule(settings.connect_rate)
         registry = SessionRegistry(
             sessions,
@@ -257,7 +257,7 @@ async def run_relay(
 
 
 @asynccontextmanager
-async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
+async def _cancelling_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks are cancelled at the end of the block."""
     async with trio.open_nursery() as nursery:
         try:

@@ -42,7 +42,7 @@ from relay.server.session_connection import REPLY_ENCODING, Connection
 from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
-from relay.server.subscription_run import SubscriptionRun, refusal_of, request_of, why_no_room
+from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of
 
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
@@ -335,7 +335,7 @@ class SessionCommands:
             return None
         format = self._format(self._access.encoding_of(command))
         share = self._connection.share
-        if channel not in subscriptions and (reason := why_no_room(subscriptions, share, self._context.settings)):
+        if channel not in subscriptions and (reason := no_room_reason(subscriptions, share, self._context.settings)):
             self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))
             return None
         if subscriptions.has(channel, format) and not command.requires_position:

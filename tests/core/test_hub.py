@@ -170,7 +170,7 @@ def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turn
 def test_a_channel_that_is_kept_is_followed_before_its_first_listener_and_after_its_last(
     hub: Hub, turns: list[str]
 ) -> None:
-    hub.keep("a")
+    hub.pin("a")
     hub.catch_up("a", Snapshot(Position("e", 4), None, None))
     hub.on_publication(update("a", "x", position=Position("e", 5)))
     assert (turns, hub.position("a")) == (["+a"], Position("e", 5))

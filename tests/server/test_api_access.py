@@ -43,7 +43,7 @@ class World:
         add_task_actions(self.app, relay, PATHS)
         add_retry_route(self.app, relay, PATHS)
 
-    async def of_request(self, request: object) -> Grant:
+    async def grant_of_request(self, request: object) -> Grant:
         return self.grant
 
     def limit_subject(self, grant: Grant, updates: int) -> float | None:

@@ -22,7 +22,7 @@ from relay_wire.creation import CreationOptions, creation_options
 from relay_wire.position import Position
 
 from relay_client.backoff import full_jitter
-from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.encoding import encode, encode_fields, join_fields
 from relay_client.errors import DeliveryRefused, DeliveryTimedOut
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -168,7 +168,7 @@ class Publisher:
     def _publish(
         self, path: str, channel: str, update: Mapping[str, Any], options: CreationOptions, key: str | None
     ) -> Position:
-        body = b'{"data":%b' % object_of(encode_fields(update))
+        body = b'{"data":%b' % join_fields(encode_fields(update))
         if options.owner is not None:
             body += b',"owner":%b' % encode(sorted(options.owner))
         if options.parent_id is not None:
@@ -183,7 +183,7 @@ class Publisher:
         """Return the answer to a request, of 2xx or 404; try until there is one."""
         deadline = monotonic() + self._deadline
         attempt = 0
-        maybe_sent = False
+        may_have_arrived = False
         while True:
             failure: Exception | str
             pause = full_jitter(attempt, _BASE_DELAY, _MAX_DELAY)
@@ -191,7 +191,7 @@ class Publisher:
                 answer = self._exchange(path, body, headers, min(self._timeout, max(0.05, deadline - monotonic())))
             except (OSError, HTTPException) as error:
                 failure = error
-                maybe_sent = maybe_sent or not isinstance(error, ConnectionRefusedError)
+                may_have_arrived = may_have_arrived or not isinstance(error, ConnectionRefusedError)
             else:
                 if answer.status == 204 or (answer.body and (answer.status < 300 or answer.status == 404)):
                     return answer
@@ -200,10 +200,10 @@ class Publisher:
                 if answer.body and answer.status not in _RETRYABLE:
                     raise DeliveryRefused(_message(answer), channel)
                 failure, pause = _message(answer), max(pause, answer.retry_after)
-                maybe_sent = maybe_sent or answer.body.get("code") == "outcome_unknown"
+                may_have_arrived = may_have_arrived or answer.body.get("code") == "outcome_unknown"
             if monotonic() + pause >= deadline:
                 message = f"the relay has not confirmed it within {self._deadline:g} s: {failure}"
-                raise DeliveryTimedOut(message, channel, may_have_arrived=maybe_sent)
+                raise DeliveryTimedOut(message, channel, may_have_arrived=may_have_arrived)
             attempt += 1
             time.sleep(pause)
 

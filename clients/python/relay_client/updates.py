@@ -27,7 +27,7 @@ from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
 
 from relay_client import environment
-from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
+from relay_client.encoding import encode, encode_fields, is_well_formed, join_fields
 from relay_client.errors import StateTooLarge
 from relay_client.field_operations import check_append, operation_of
 from relay_client.publishing.call import Call
@@ -67,7 +67,7 @@ def _appended_position(channel: str, answer: Any) -> Position:
     return result.position
 
 
-def _was_taken(answer: Any) -> bool:
+def _was_accepted(answer: Any) -> bool:
     return not publications.publish_result(answer).is_duplicate
 
 
@@ -104,7 +104,7 @@ class Updates:
             raise ValueError(
                 f"a channel's name is Unicode text of 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}"
             )
-        message = self._checked(object_of(encode_fields(data)))
+        message = self._checked(join_fields(encode_fields(data)))
         if not durable:
             return [_plain(channel, channel, message)]
         return [self._durable(channel, MESSAGE, message, key)]
@@ -125,12 +125,12 @@ class Updates:
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
             raise ValueError(f"an update has {MAX_FIELDS} fields at most, not {len(fields)}")
-        data = self._checked(object_of(fields))
+        data = self._checked(join_fields(fields))
         operations = {name: each for name, value in update.items() if (each := operation_of(value)) is not None}
         for name, (kind, operand) in operations.items():
             if kind == APPEND:
                 check_append(name, operand)
-            fields[name] = publications.marked_value(encode(operand), is_append=kind == APPEND)
+            fields[name] = publications.encode_operation(encode(operand), is_append=kind == APPEND)
         if not durable:
             # Twice the same fields come to the same: it may be sent again. To append is another matter.
             return [
@@ -153,7 +153,7 @@ class Updates:
         options: CreationOptions = NO_OPTIONS,
     ) -> list[Call]:
         """Return the calls of an update for every client. A task's announcement gives it its first state."""
-        data = self._checked(object_of(encode_fields(update)))
+        data = self._checked(join_fields(encode_fields(update)))
         if not durable:
             return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data, options=options))]
         key = key or token_hex(12)
@@ -194,7 +194,7 @@ class Updates:
         create = publications.create_call(
             channel[len(TASK_PREFIX) :],
             encoded,
-            object_of(encoded),
+            join_fields(encoded),
             self.retention,
             status=_status(fields),
             options=options,
@@ -268,7 +268,9 @@ def _task_call(channel: str, call: ScriptCall) -> Call:
     To create a task once more after it has ended is to begin another one.
     """
     nothing = ("EXISTS", call.keys[0])
-    return Call(channel, call.keys, call.script, call.values, fallback=nothing, is_void_late=True, read=_was_taken)
+    return Call(
+        channel, call.keys, call.script, call.values, fallback=nothing, fallback_if_overtaken=True, read=_was_accepted
+    )
 
 
 def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:

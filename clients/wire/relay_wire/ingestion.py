@@ -64,7 +64,7 @@ class IngestCall:
         """
         self.count += 1
         self.size += len(data)
-        self._keys.append(keys.of_channel(channel)[0])
+        self._keys.append(keys.channel_keys(channel)[0])
         owner, parent = _NO_OPTIONS if options is NO_OPTIONS else wire_args(options)
         digest, number, since_ms, _ = occurrence
         state_class = "" if status is None else status_class(status)

@@ -123,15 +123,15 @@ def publish_call(
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `encode_operation`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         fields: For a task: the JSON text of each field in ``data``.
         status: For a task: its status, if the update has one.
         idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
             position and is not sent again.
-        fingerprint: Letters and digits that tell this update from others. The key with another fingerprint is an error that
-            begins with `KEY_REUSED`.
+        fingerprint: Letters and digits that distinguish this update from others. The key with another fingerprint is an error
+            that begins with `KEY_REUSED`.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
     """
@@ -156,7 +156,7 @@ def ingest_call(
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `encode_operation`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal messages it is.
@@ -191,7 +191,7 @@ def create_call(
         fields: Its fields, as JSON text.
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
-        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `encode_operation`.
         status: Its status, if it has one.
         idempotency_key: A name of this announcement; within `IDEMPOTENCY_TTL_MS` it creates the task once.
         options: Its owner and its parent.
@@ -222,7 +222,7 @@ def ingest_created_call(
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal announcements it is.
-        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `encode_operation`.
         status: Its status, if it has one.
         options: Its owner and its parent.
         sharded: Whether the server is a cluster.
@@ -312,7 +312,7 @@ def roll_up_call(
     return ScriptCall(scripts.load("roll_up"), names, values)
 
 
-def marked_value(operand: bytes, *, is_append: bool) -> bytes:
+def encode_operation(operand: bytes, *, is_append: bool) -> bytes:
     """Return a field's operation as the scripts take it, among fields of an update whose type is TASK_DELTA.
 
     Args:
@@ -332,7 +332,7 @@ def _shared_arguments(
     options: CreationOptions = NO_OPTIONS,
 ) -> tuple[list[str], list[Any]]:
     """Return KEYS and ARGV as in ``lua/fragments/arguments.lua``."""
-    names = list(keys.of_channel(channel))
+    names = list(keys.channel_keys(channel))
     values: list[Any] = [
         names[0].removesuffix(":meta"),  # the Redis channel
         "SPUBLISH" if sharded else "PUBLISH",

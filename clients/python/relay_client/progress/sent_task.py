@@ -85,7 +85,7 @@ class SentTask:
         self._announcement = created if announce else None
         calls = self._announced(updates)
         calls += updates.task_update(self.id, started, options=self._options)
-        self._changes.start_with(started)
+        self._changes.set_first_fields(started)
         self.last_sent = self.not_before = monotonic()
         forks.track(self)
         return calls

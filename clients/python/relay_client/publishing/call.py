@@ -21,8 +21,8 @@ class Call:
         is_settled: It has an outcome: a result or an error.
         is_abandoned: Its caller waits no longer; it is not sent, unless it is being sent just now.
         is_in_flight: It is part of the exchange with Redis that goes on now.
-        maybe_sent: It was sent before, and may have been executed.
-        is_void_late: It must not be executed after a call that came behind it; its fallback is sent instead.
+        may_have_arrived: It was sent before, and may have been executed.
+        fallback_if_overtaken: It must not be executed after a call that came behind it; its fallback is sent instead.
         is_posted: Nobody waits for it; a loss is logged, and raised by the next flush.
         on_settled: Called once it is settled, in the thread of the sender. It must neither block nor raise.
     """
@@ -33,13 +33,13 @@ class Call:
         "deadline",
         "error",
         "fallback",
+        "fallback_if_overtaken",
         "is_abandoned",
         "is_in_flight",
         "is_posted",
         "is_settled",
-        "is_void_late",
         "keys",
-        "maybe_sent",
+        "may_have_arrived",
         "needs_replicas",
         "on_settled",
         "read",
@@ -62,7 +62,7 @@ class Call:
         repeatable: bool = True,
         fallback: Command | None = None,
         needs_replicas: bool = False,
-        is_void_late: bool = False,
+        fallback_if_overtaken: bool = False,
         read: Callable[[Any], Any] = lambda answer: answer,
     ) -> None:
         """Make a call.
@@ -76,7 +76,7 @@ class Call:
             repeatable: It may be sent again after a lost answer: the script recognises it, or it has no further effect.
             fallback: The plain command to send instead when Redis has no memory for it.
             needs_replicas: Where replicas are waited for, they must have it too.
-            is_void_late: It has a fallback, which is sent instead when a call that came behind it was executed before.
+            fallback_if_overtaken: It has a fallback, which is sent instead when a call that came behind it was executed before.
             read: Makes the outcome of Redis' answer.
         """
         self.channel = channel
@@ -87,11 +87,11 @@ class Call:
         self.repeatable = repeatable
         self.fallback = fallback
         self.needs_replicas = needs_replicas
-        self.is_void_late = is_void_late
+        self.fallback_if_overtaken = fallback_if_overtaken
         self.read = read
         self.size = 256 + sum(len(value) for value in (*values, *command) if isinstance(value, bytes | str))
         self.timeout = self.deadline = 0.0
-        self.is_posted = self.is_settled = self.is_abandoned = self.is_in_flight = self.maybe_sent = False
+        self.is_posted = self.is_settled = self.is_abandoned = self.is_in_flight = self.may_have_arrived = False
         self.on_settled: Callable[[], None] = _nobody
         self.result: Any = None
         self.error: NotDelivered | None = None

@@ -120,7 +120,7 @@ def checked_position(name: str, position: tuple[str, int]) -> Position:
     return Position(epoch, offset)
 
 
-def name_in(message: Mapping[str, Any]) -> str:
+def read_name(message: Mapping[str, Any]) -> str:
     """Return the channel of a relay's message. Raises KeyError if it names none."""
     if "family" in message:
         return FAMILY_PREFIX + str(message["family"])
@@ -131,7 +131,7 @@ def name_in(message: Mapping[str, Any]) -> str:
     return str(message["channel"])
 
 
-def position_in(message: Mapping[str, Any]) -> Position | None:
+def read_position(message: Mapping[str, Any]) -> Position | None:
     """Return the position in a relay's message, None if there is none. Raises KeyError, TypeError or ValueError if it is
     malformed."""
     position = message.get("position")

@@ -21,8 +21,8 @@ from relay_client.subscriber.channel_state import (
     Phase,
     checked_name,
     checked_position,
-    name_in,
-    position_in,
+    read_name,
+    read_position,
     task_channel,
 )
 from relay_client.subscriber.errors import SubscriptionRefused
@@ -284,10 +284,10 @@ class Subscriptions:
         return self._unanswered.popleft()
 
     def _on_subscribed(self, message: dict[str, Any], text: str) -> None:
-        name = name_in(message)
-        position, state_follows = position_in(message), message.get("state")
+        name = read_name(message)
+        position, state_follows = read_position(message), message.get("state")
         if position is None or not isinstance(state_follows, bool):
-            raise ProtocolError("a subscription without its position, or without telling whether a state follows")
+            raise ProtocolError("a subscription without its position, or without saying whether a state follows")
         oldest = self._unanswered[0].channel if self._unanswered else None
         if oldest is not None and oldest.name == name and self._unanswered[0].type == "subscribe":
             request = self._unanswered.popleft()
@@ -312,7 +312,7 @@ class Subscriptions:
     def _on_error(self, message: dict[str, Any], now: float) -> None:
         code, explanation = str(message["code"]), str(message.get("message", ""))
         oldest = self._unanswered[0] if self._unanswered else _Request("")
-        named = name_in(message) if "task_id" in message or "channel" in message else None
+        named = read_name(message) if "task_id" in message or "channel" in message else None
         if oldest.type == "authenticate" and named is None:
             self._unanswered.popleft()
             return  # the relay closes the connection, or the former token lasts a little longer
@@ -343,9 +343,9 @@ class Subscriptions:
         self._pending.append(_Request("subscribe", channel))
 
     def _on_update(self, kind: UpdateType, message: dict[str, Any], text: str) -> None:
-        name = GENERAL if kind == GENERAL_UPDATE else name_in(message)
+        name = GENERAL if kind == GENERAL_UPDATE else read_name(message)
         data = message["tasks"] if kind == TASK_STATES else message["data"]
-        position = position_in(message)
+        position = read_position(message)
         if name != GENERAL and not isinstance(data, list if kind == TASK_STATES else dict):
             raise TypeError
         channel = self._channels.get(name)
