@@ -33,7 +33,7 @@ class Publication(NamedTuple):
         options: For a task: its owner and its parent.
         key: The update's name: published again under it within five minutes, it is the same update. None where the client gave
             none.
-        fingerprint: Letters and digits that tell the update from others under the same key.
+        fingerprint: Letters and digits that distinguish the update from others under the same key.
     """
 
     channel: str

@@ -25,7 +25,8 @@ from relay.broker.record_traces import Spans, begin_spans, end_spans
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
-from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder
+from relay.core.plain_order import Announce, CountPeers, Outcome, Persist, PlainOrder
+from relay.core.plain_queue import Pending
 from relay.core.task_state import unpersisted_data
 from relay.core.updates import Update
 from relay.traces import Traces

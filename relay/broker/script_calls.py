@@ -21,6 +21,7 @@ from relay.core.errors import BrokerRefused
 from relay.core.field_operations import check_operation, literal, may_have_operations, operation_of
 from relay.core.json_errors import NOT_JSON
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.task_state import STALLED, fields_of, join_fields, status_of
 from relay.core.updates import Position, Update
 
@@ -72,7 +73,7 @@ def publish_call(
         retention: How much is kept, and for how long.
         options: The task's owner and parent.
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
-        fingerprint: What tells this update from others of the same name.
+        fingerprint: What distinguishes this update from others of the same name.
         sharded: Whether the server is a cluster.
         trace: The trace context that relays receive with it.
 
@@ -335,7 +336,7 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
     try:
         epoch, offset, flat, state, owner = answer
         top = Position(epoch.decode(), int(offset))
-        entries = None if flat is None else read_entries(channel, top.epoch, flat, received_at)
+        entries = None if flat is None else SharedUpdates(read_entries(channel, top.epoch, flat, received_at))
         state_now = state_update(channel, readable_fields(state), top, received_at)
         owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)

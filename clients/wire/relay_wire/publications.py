@@ -131,8 +131,8 @@ def publish_call(
         status: For a task: its status, if the update has one.
         idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
             position and is not sent again.
-        fingerprint: Letters and digits that tell this update from others. The key with another fingerprint is an error that
-            begins with `KEY_REUSED`.
+        fingerprint: Letters and digits that distinguish this update from others. The key with another fingerprint is an error
+            that begins with `KEY_REUSED`.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
         trace: The trace context that relays receive with the update, see `relay_wire.trace_context`.

@@ -294,7 +294,7 @@ class Subscriptions:
         name = read_name(message)
         position, state_follows = read_position(message), message.get("state")
         if position is None or not isinstance(state_follows, bool):
-            raise ProtocolError("a subscription without its position, or without telling whether a state follows")
+            raise ProtocolError("a subscription without its position, or without saying whether a state follows")
         oldest = self._unanswered[0].channel if self._unanswered else None
         if oldest is not None and oldest.name == name and self._unanswered[0].type == "subscribe":
             request = self._unanswered.popleft()
