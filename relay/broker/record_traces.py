@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from relay.core.errors import BadMessage, BrokerError, BrokerUnavailable
-from relay.core.plain_order import Pending
+from relay.core.plain_queue import Pending
 from relay.traces import Span, SpanName, Traces
 
 #: A batch's spans, by the places of the updates in it.
