@@ -296,9 +296,8 @@ def history_call(channel: str, since: Position | None, retention: Retention, max
         retention: Its history size bounds the entries.
         max_bytes: Most bytes of entries, as for `read_call`.
     """
-    epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel)]
-    return ScriptCall(scripts.load("history"), names, [epoch, offset, retention.history_size, max_bytes])
+    return ScriptCall(scripts.load("history"), names, [*(since or ("", 0)), retention.history_size, max_bytes])
 
 
 def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:

@@ -14,7 +14,7 @@ from relay_wire.channels import MAX_CHILDREN, MAX_FIELDS, TASK_PREFIX, TASK_UPDA
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
-from relay_wire.statuses import RUNNING, TERMINAL
+from relay_wire.statuses import status_class
 
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
@@ -349,11 +349,6 @@ def _shared_arguments(
         *wire_args(options),
     ]
     return names, values
-
-
-def status_class(status: str | None) -> str:
-    """Return the class of a status as the scripts take it."""
-    return "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other"
 
 
 def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
