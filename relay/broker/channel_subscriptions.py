@@ -15,6 +15,7 @@ from relay_wire import keys
 from relay_wire.channels import FAMILY_UPDATE, TASK_DELTA, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
+from relay_wire.trace_context import TRACE, sampled
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
@@ -60,6 +61,7 @@ class ChannelSubscriptions:
         retention: Retention,
         timeout: float,
         on_flushed: Callable[[], None] = lambda: None,
+        on_trace: Callable[[str, Position, str], None] | None = None,
     ) -> None:
         """Make the channels of a hub; run `run` beside the subscription.
 
@@ -72,13 +74,15 @@ class ChannelSubscriptions:
             retention: The limits of what Redis keeps.
             timeout: Seconds within which Redis has to answer.
             on_flushed: Called when the updates of a turn were handed out.
+            on_trace: Called with the trace context of an update that comes next: its channel, its position, and the context.
         """
         self._hub = hub
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._timeout = timeout
         self._on_flushed = on_flushed
-        self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout, self.recent, self._on_history)
+        self._on_trace = on_trace
+        self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout, self.recent, hub.histories)
         self._lifecycles = ChannelLifecycles[Read]()
         self._channels: dict[bytes, str] = {}  # confirmed channels by their names in Redis
         self._refused_at = 0.0
@@ -154,10 +158,9 @@ class ChannelSubscriptions:
         header, _, data = message.partition(b"\n")
         try:
             epoch, offset, kind = header.decode().split(" ")
-            position = None if epoch == "-" else _position(Position, (epoch, int(offset)))
-            if kind == "owner":
-                self._hub.on_owner(channel, owner_of(data))
+            if offset == "0" and self._on_notice(channel, epoch, kind, data):
                 return False
+            position = None if epoch == "-" else _position(Position, (epoch, int(offset)))
             has_operations = kind == TASK_DELTA
         except ValueError:
             self._on_invalid(channel)
@@ -173,6 +176,19 @@ class ChannelSubscriptions:
         self._hub.on_publication(update)
         return self._hub.is_full
 
+    def _on_notice(self, channel: str, epoch: str, kind: str, data: bytes) -> bool:
+        """Take a message that is no update, but about one that comes; return whether it is one. Raises ValueError."""
+        if kind == "owner":
+            self._hub.on_owner(channel, owner_of(data))
+        elif kind == TRACE:
+            offset, _, given = data.decode().partition(" ")
+            context = sampled(given)
+            if context is not None and self._on_trace is not None:
+                self._on_trace(channel, Position(epoch, int(offset)), context)
+        else:
+            return False
+        return True
+
     def _on_invalid(self, channel: str) -> None:
         self.invalid_messages += 1
         now = monotonic()
@@ -184,13 +200,8 @@ class ChannelSubscriptions:
 
     def recent(self, channel: str, since: Position) -> Snapshot | None:
         """Return what came after a position, where that is known from a moment ago; None where `resume` has to be awaited."""
-        if self._lifecycles.state(channel) is not ChannelState.LIVE or is_family(channel):
-            return None
-        return self._hub.recent_history(channel, since, monotonic())
-
-    def _on_history(self, channel: str, since: Position, snapshot: Snapshot) -> None:
-        if not is_family(channel):
-            self._hub.on_history(channel, since, snapshot, monotonic())
+        is_live = self._lifecycles.state(channel) is ChannelState.LIVE
+        return self._hub.histories.find(channel, since, monotonic()) if is_live else None
 
     async def resume(self, channel: str, since: Position | None) -> Snapshot:
         """Read what came after a position as `read` does, or return what was read for others a moment ago.
@@ -327,7 +338,7 @@ class ChannelSubscriptions:
             self._whole_values.on_read(channel, len(snapshot.state.data), monotonic())
         self._hub.catch_up(channel, snapshot)
         if read.since is not None:
-            self._on_history(channel, read.since, snapshot)
+            self._hub.histories.learn(channel, read.since, snapshot, monotonic())
         self._apply(ChannelEvent.CAUGHT_UP, channel)
         if self._lifecycles.state(channel) is ChannelState.LIVE:
             self._reported.discard(channel)

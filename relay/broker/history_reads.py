@@ -11,6 +11,7 @@ from relay.broker import families, script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerUnavailable
 from relay.core.families import is_family
+from relay.core.recent_history import RecentHistories
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position
 
@@ -80,7 +81,7 @@ class HistoryReads:
         retention: Retention,
         timeout: float,
         recent: Callable[[str, Position], Snapshot | None],
-        on_history: Callable[[str, Position, Snapshot], None],
+        histories: RecentHistories,
     ) -> None:
         """Make it.
 
@@ -90,10 +91,10 @@ class HistoryReads:
             retention: The limits of what Redis keeps.
             timeout: Seconds within which Redis has to answer.
             recent: Returns what was read of a channel a moment ago, and was delivered since; None where that does not do.
-            on_history: Called with a channel and a position when what came after it was read.
+            histories: Take what was read.
         """
         self._recent = recent
-        self._on_history = on_history
+        self._histories = histories
         self._run_calls = run_calls
         self._run_client_calls = run_client_calls
         self._retention = retention
@@ -153,7 +154,7 @@ class HistoryReads:
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
                 if read.since is not None and isinstance(result, Snapshot):
-                    self._on_history(read.channel, read.since, result)
+                    self._histories.learn(read.channel, read.since, result, monotonic())
                 self.settle(read, result)
 
     def settle_recent(self, read: Read) -> bool:

@@ -211,7 +211,7 @@ class Presence:
                 self._came.difference_update((channel, client) for client in came)
         for channel, gone in removed.items():
             answer = next(answers)
-            # Nobody was told yet of those that left at once.
+            # Those that left at once were not announced yet.
             passed = [client for client in gone if (channel, client) in self._came]
             self._came.difference_update((channel, client) for client in passed)
             names = [client.encode() for client in passed]

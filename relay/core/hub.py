@@ -11,7 +11,7 @@ from types import MappingProxyType
 from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Format, batch_of
-from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, offer_merged
+from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, Traced, offer_merged
 from relay.core.recent_history import RecentHistories, RecentHistory
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
@@ -82,7 +82,7 @@ class Hub:
         self._keys_of = keys_of
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[Group] = []
-        self.histories = RecentHistories()
+        self.histories = RecentHistories(self._channels)
         self._sequence_number = 0
         self._pending_bytes = 0
         self.is_in_turn = False
@@ -111,6 +111,11 @@ class Hub:
         for name, channel in self._channels.items():
             if count := sum(len(group.listeners) for group in channel.groups.all()):
                 yield name, count
+
+    def listener_count(self, name: str) -> int:
+        """Return how many listeners a channel has."""
+        channel = self._channels.get(name)
+        return 0 if channel is None else sum(len(group.listeners) for group in channel.groups.all())
 
     def needs_snapshot(self, name: str) -> bool:
         """Whether a listener of a channel still needs its state."""
@@ -206,19 +211,6 @@ class Hub:
             del channel.recovering[recovering]
             self._remove_if_unused(name, channel)
 
-    # Histories that several clients need.
-
-    def recent_history(self, name: str, since: Position, now: float) -> Snapshot | None:
-        """Return what a channel has delivered after a position; None where that has to be read. See `RecentHistories.find`."""
-        channel = self._channels.get(name)
-        return None if channel is None else self.histories.find(channel, since, now)
-
-    def on_history(self, name: str, since: Position, snapshot: Snapshot, now: float) -> None:
-        """A client's history was read: the next client may need it as well. See `RecentHistories.learn`."""
-        channel = self._channels.get(name)
-        if channel is not None:
-            self.histories.learn(channel, since, snapshot, now)
-
     # What Redis brings.
 
     def on_publication(self, update: Update) -> None:
@@ -243,17 +235,23 @@ class Hub:
 
     def on_owner(self, name: str, owner: frozenset[str]) -> None:
         """Take the news that a task has another owner; the updates that follow are of the task as the new owner has it."""
-        channel = self._channels.get(name)
-        if channel is not None:
+        if channel := self._channels.get(name):
             channel.recent = None
             self._on_owner(name, owner)
+
+    def on_trace(self, name: str, position: Position, context: str) -> None:
+        """Take the trace context of the update that comes next, for those that want it."""
+        channel = self._channels.get(name)
+        for group in channel.groups.all() if channel is not None else ():
+            if isinstance(group.format.encoding, Traced):
+                payload = group.format.encoding.trace(name, position, context)
+                self._append_payload(group, payload)
 
     def on_disconnect(self, names: Iterable[str]) -> None:
         """The connection that brought these channels is gone: each needs a snapshot when it is subscribed again."""
         for name in names:
             channel = self._channels.get(name)
             if channel is not None:
-                channel.recent = None
                 channel.sequence.disconnect()
 
     def catch_up(self, name: str, snapshot: Snapshot) -> None:
@@ -351,10 +349,13 @@ class Hub:
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
         for payload in group.format.encoding.reset(name, snapshot):
-            if not group.pending:
-                self._mark_dirty(group)
-            group.pending.append(group.format.payload(payload))
-            group.sequence_numbers.append(self._sequence_number)
+            self._append_payload(group, payload)
+
+    def _append_payload(self, group: Group, payload: bytes) -> None:
+        if not group.pending:
+            self._mark_dirty(group)
+        group.pending.append(group.format.payload(payload))
+        group.sequence_numbers.append(self._sequence_number)
 
     def _send_missing_states(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         """Give the state to the listeners that lack it, and to no others."""

@@ -6,9 +6,10 @@ for.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from relay.core.families import is_family
 from relay.core.recovery import ChannelSequence, Snapshot
 from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Position, Update
@@ -145,37 +146,45 @@ class Channel(Protocol):
 
 
 class RecentHistories:
-    """The recent histories of all channels: bounded in age, and in bytes together."""
+    """The recent histories of all channels but those of families: bounded in age, and in bytes together.
 
-    def __init__(self) -> None:
+    Args:
+        channels: The channels that there are.
+    """
+
+    def __init__(self, channels: Mapping[str, Channel]) -> None:
+        self._channels = channels
         #: Those that may not be over, the oldest first.
         self._all: deque[RecentHistory] = deque()
         #: Their bytes, without what was recorded since the last look at all of them.
         self._total = 0
 
-    def find(self, channel: Channel, since: Position, now: float) -> Snapshot | None:
+    def find(self, name: str, since: Position, now: float) -> Snapshot | None:
         """Return what came after a position; None where history has to be read, and then what is delivered is recorded.
 
         Args:
-            channel: The channel.
+            name: The channel.
             since: The position.
             now: The time, in seconds of the monotonic clock.
         """
-        recent = self._recent(channel, now)
+        recent = self._recent(name, now)
         return None if recent is None else recent.snapshot(since)
 
-    def learn(self, channel: Channel, since: Position, snapshot: Snapshot, now: float) -> None:
+    def learn(self, name: str, since: Position, snapshot: Snapshot, now: float) -> None:
         """Take what was read after a position, for clients that return soon. For the arguments see `find`."""
         if snapshot.entries is None or snapshot.is_partial:
             return
-        recent = self._recent(channel, now)
+        recent = self._recent(name, now)
         if recent is not None:
             before = recent.size
             recent.learn(since, snapshot)
             self._total += recent.size - before
             self._drop_oldest(now)
 
-    def _recent(self, channel: Channel, now: float) -> RecentHistory | None:
+    def _recent(self, name: str, now: float) -> RecentHistory | None:
+        channel = self._channels.get(name)
+        if channel is None or is_family(name):
+            return None
         last = channel.sequence.last
         if last is None or not channel.sequence.is_live:
             return None

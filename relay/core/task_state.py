@@ -72,7 +72,7 @@ def fold_operations(updates: Iterable[bytes]) -> bytes:
 def unpersisted_data(data: bytes) -> bytes | None:
     """Return what is delivered of a task update that Redis has not stored, or None if that is nothing.
 
-    What it appends is left out: nobody could tell later whether it is part of a value.
+    What it appends is left out: it could not be known later whether it is part of a value.
     """
     if not may_have_operations(data):
         return data

@@ -78,14 +78,8 @@ class EmulatedAsgiTransport(EventAsgiTransport):
     def heartbeat(self) -> Any | None:
         return None
 
-    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
-        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
-            return
-        if close.discards_queue:
-            queue.clear()
-        await self.drain(queue)
-        await self._send({"type": "http.response.body", "body": self._form(farewell.payload), "more_body": False})
-        self._abort_via = None
+    def _last_body(self, farewell: Farewell) -> bytes:
+        return self._form(farewell.payload)
 
 
 def _framing(form: Form, *, on_socket: bool) -> Framing:

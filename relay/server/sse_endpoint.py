@@ -128,8 +128,12 @@ class EventAsgiTransport(AsgiTransport):
         if close.discards_queue:
             queue.clear()
         await self.drain(queue)
-        await self._send({"type": "http.response.body", "body": _retry_of(farewell), "more_body": False})
+        await self._send({"type": "http.response.body", "body": self._last_body(farewell), "more_body": False})
         self._abort_via = None
+
+    def _last_body(self, farewell: Farewell) -> bytes:
+        """Return the end of the stream: what the client is to know of its close."""
+        return _retry_of(farewell)
 
 
 def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int) -> list[str]:

@@ -131,11 +131,11 @@ class SubscribedRelay(RuleBasedStateMachine):
         """What a client gets without a read of its own."""
         if since is None or self.lifecycles.state(channel) is not ChannelState.LIVE:
             return None
-        return self.hub.recent_history(channel, since, self.now)
+        return self.hub.histories.find(channel, since, self.now)
 
     def on_history(self, channel: str, since: Position | None, snapshot: Snapshot | None) -> None:
         if since is not None and snapshot is not None:
-            self.hub.on_history(channel, since, snapshot, self.now)
+            self.hub.histories.learn(channel, since, snapshot, self.now)
 
     @rule(seconds=st.sampled_from([0.5, 2 * MAX_AGE]))
     def pass_time(self, seconds: float) -> None:

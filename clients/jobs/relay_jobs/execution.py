@@ -255,7 +255,7 @@ class Executor:
 
 
 def _with_retryable(outcome: Outcome) -> Outcome:
-    """Return an outcome that tells watchers whether the task may be run again."""
+    """Return an outcome that shows watchers whether the task may be run again."""
     if outcome.status not in _RETRYABLE:
         return outcome
     return replace(outcome, fields={**outcome.fields, FIELD: True})

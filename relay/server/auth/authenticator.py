@@ -7,7 +7,7 @@ from relay.core.errors import Unauthenticated
 from relay.core.grants import EVERYTHING, Grant
 from relay.server.cors import Headers
 
-#: Finds out a grant that cannot be told at once. Raises Unauthenticated or Unverified. May be cancelled.
+#: Finds out a grant that is not known at once. Raises Unauthenticated or Unverified. May be cancelled.
 FindGrant = Callable[[], Awaitable[Grant]]
 
 #: What a request's credentials amount to: a grant, no grant, a grant that has to be found out first; None without credentials.

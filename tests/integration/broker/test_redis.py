@@ -37,6 +37,19 @@ async def service(url: str, **settings: Any) -> AsyncIterator[RedisBroker]:
         yield redis
 
 
+def followed(redis: RedisBroker) -> tuple[Hub, ChannelSubscriptions]:
+    """A hub, and what keeps its channels subscribed."""
+    channels: ChannelSubscriptions
+    hub = Hub(
+        on_pending=lambda: None,
+        on_first_subscriber=lambda channel: channels.on_change(channel),
+        on_last_unsubscribed=lambda channel: channels.on_change(channel),
+        on_gap=lambda channel: channels.on_gap(channel),
+    )
+    channels = redis.follow(hub)
+    return hub, channels
+
+
 async def until(check: Callable[[], object]) -> None:
     with trio.fail_after(PATIENCE):
         while not check():  # noqa: ASYNC110 - what is waited for is another process's doing
@@ -70,14 +83,7 @@ async def test_a_plain_publish_goes_to_its_subscribers(redis_server: RedisServer
 async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
     recording, format = RecordingListener(), CountingFormat()
     async with service(redis_server.url) as redis:
-        channels: ChannelSubscriptions
-        hub = Hub(
-            on_pending=lambda: None,
-            on_first_subscriber=lambda channel: channels.on_change(channel),
-            on_last_unsubscribed=lambda channel: channels.on_change(channel),
-            on_gap=lambda channel: channels.on_gap(channel),
-        )
-        channels = redis.follow(hub)
+        hub, channels = followed(redis)
         async with listening(redis, channels), trio.open_nursery() as nursery:
             nursery.start_soon(channels.run)
             for channel in ("task:42", "general"):
@@ -106,14 +112,7 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
     recording, format = RecordingListener(), CountingFormat()
     cuts = 0
     async with service(redis_server.url) as redis:
-        channels: ChannelSubscriptions
-        hub = Hub(
-            on_pending=lambda: None,
-            on_first_subscriber=lambda channel: channels.on_change(channel),
-            on_last_unsubscribed=lambda channel: channels.on_change(channel),
-            on_gap=lambda channel: channels.on_gap(channel),
-        )
-        channels = redis.follow(hub)
+        hub, channels = followed(redis)
 
         async def come_and_go() -> None:
             number = 0

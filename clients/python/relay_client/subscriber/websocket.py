@@ -1,7 +1,7 @@
 """The client's side of one WebSocket (RFC 6455), without I/O: bytes in, messages and bytes out.
 
 wsproto takes frames apart. This adds what a subscriber needs beyond it: whole messages with a bound, one pong for any number of
-pings, and telling a close frame of the other side from a violation that wsproto itself has found.
+pings, and distinguishing a close frame of the other side from a violation that wsproto itself has found.
 """
 
 import re

@@ -42,7 +42,7 @@ _BASE_DELAY, _MAX_DELAY = 0.1, 5.0
 
 
 class EventReporter:
-    """Reports on the tasks that an event stream tells of."""
+    """Reports on the tasks in an event stream."""
 
     def __init__(self, app: Celery, jobs: JobReporter) -> None:
         """Make it without tasks; app: reaches the broker."""
