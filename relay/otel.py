@@ -28,9 +28,6 @@ from relay.traces import Span, SpanName, Traces
 
 _log = structlog.get_logger("relay.traces")
 
-#: Seconds that the exporter has at the end for what is queued.
-_SHUTDOWN_TIMEOUT = 2.0
-
 #: Where it is not set, only what others have sampled is traced: no relay should begin to export every update by itself.
 _SAMPLER = "OTEL_TRACES_SAMPLER"
 
@@ -78,11 +75,12 @@ class _OtelTraces:
     def __init__(self, provider: TracerProvider, ids: _Ids, sampler: Sampler, *, with_names: bool) -> None:
         self._tracer = provider.get_tracer("relay", version("trio-relay"))
         self._ids = ids
-        self._sampler = None if sampler is ALWAYS_OFF else sampler
+        self._sampler = sampler
+        self.may_begin = sampler is not ALWAYS_OFF
         self._with_names = with_names
 
     def new_trace(self) -> str | None:
-        if self._sampler is None:
+        if not self.may_begin:
             return None
         trace_id = random.getrandbits(128) or 1
         # An empty context: what happens to be the current span has nothing to do with it.
@@ -146,11 +144,12 @@ def _resource() -> Resource:
 
 
 @asynccontextmanager
-async def exporting(*, with_names: bool) -> AsyncIterator[Traces]:
+async def exporting(*, with_names: bool, shutdown_timeout: float) -> AsyncIterator[Traces]:
     """Make and export spans for the time of the block.
 
     Args:
         with_names: Whether spans have the names of channels, and so the ids of tasks.
+        shutdown_timeout: Seconds that the exporter has at the end for what is queued.
 
     Raises:
         ConfigError: A setting of OpenTelemetry cannot be right.
@@ -166,8 +165,8 @@ async def exporting(*, with_names: bool) -> AsyncIterator[Traces]:
     try:
         yield _OtelTraces(provider, ids, sampler, with_names=with_names)
     finally:
-        with trio.move_on_after(_SHUTDOWN_TIMEOUT, shield=True) as scope:
+        with trio.move_on_after(shutdown_timeout, shield=True) as scope:
             # A thread of its own, since an exporter that hangs cannot be interrupted; it ends with the process at the latest.
             await trio.to_thread.run_sync(provider.shutdown, abandon_on_cancel=True)
         if scope.cancelled_caught:
-            _log.warning("spans left out: the receiver of traces did not take them in time", seconds=_SHUTDOWN_TIMEOUT)
+            _log.warning("spans left out: the receiver of traces did not take them in time", seconds=shutdown_timeout)

@@ -35,7 +35,13 @@ class Span(Protocol):
 
 
 class Traces(Protocol):
-    """Makes spans. Nothing here waits."""
+    """Makes spans. Nothing here waits.
+
+    Attributes:
+        may_begin: Whether updates that are part of no trace may begin one: `new_trace` is worth a call.
+    """
+
+    may_begin: bool
 
     def new_trace(self) -> str | None:
         """Return what `begin` takes for an update that begins a trace; None if it is not sampled."""

@@ -12,11 +12,12 @@ Spans = Mapping[int, Span]
 
 def begin_spans(traces: Traces, batch: Sequence[Pending]) -> Spans:
     """Begin the spans of a batch that is about to be recorded; several relays may begin one of the same update."""
-    return {
-        place: traces.begin(SpanName.RECORD, update.trace, update.channel, update.received_at, "publish")
-        for place, update in enumerate(pending.update for pending in batch)
-        if update.trace
-    }
+    traced = [place for place, pending in enumerate(batch) if pending.update.trace]
+    spans: dict[int, Span] = {}
+    for place in traced:
+        update = batch[place].update
+        spans[place] = traces.begin(SpanName.RECORD, update.trace, update.channel, update.received_at, "publish")
+    return spans
 
 
 def end_spans(spans: Spans, results: Sequence[int | BrokerError | BadMessage]) -> None:

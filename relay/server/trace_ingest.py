@@ -40,9 +40,13 @@ class TracedIngest:
 
     def __init__(self, traces: Traces, ingest: Callable[[Update, bytes], None]) -> None:
         self._traces = traces
+        self._may_begin = traces.may_begin
         self._ingest = ingest
 
     def __call__(self, update: Update, message: bytes) -> None:
+        if not self._may_begin and _MARK not in message:
+            self._ingest(update, message)
+            return
         given = context_in(message)
         context = self._traces.new_trace() if given is None else sampled(given)
         if context is not None:

@@ -7,6 +7,10 @@ from relay.config import Settings
 from relay.core.errors import ConfigError
 from relay.traces import Traces
 
+#: Seconds that the exporter has at the end for what is queued, and the share of a shutdown that this may take.
+_SHUTDOWN_TIMEOUT = 2.0
+_SHARE_OF_SHUTDOWN = 0.1
+
 
 @asynccontextmanager
 async def traces_of(settings: Settings) -> AsyncIterator[Traces | None]:
@@ -25,5 +29,6 @@ async def traces_of(settings: Settings) -> AsyncIterator[Traces | None]:
         raise ConfigError(
             f"RELAY_TRACES is set, and the package {error.name} is not installed. Run: pip install 'trio-relay[otel]'"
         ) from None
-    async with exporting(with_names=settings.trace_names) as traces:
+    timeout = min(_SHUTDOWN_TIMEOUT, settings.graceful_timeout * _SHARE_OF_SHUTDOWN)
+    async with exporting(with_names=settings.trace_names, shutdown_timeout=timeout) as traces:
         yield traces

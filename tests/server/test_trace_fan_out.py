@@ -30,6 +30,8 @@ class NotedSpan:
 class NotedTraces:
     """Notes the spans that are begun."""
 
+    may_begin = False
+
     def __init__(self) -> None:
         self.spans: list[NotedSpan] = []
 

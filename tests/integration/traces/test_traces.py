@@ -200,6 +200,18 @@ def test_a_relay_begins_traces_where_its_sampler_says_so(
     assert {span.trace_id: span.parent_id for span in fan_outs} == by_id
 
 
+def test_an_update_that_redis_does_not_record_has_a_span_with_the_error(
+    redis_server: RedisServer, start_relay: StartRelay, receiver: Receiver
+) -> None:
+    relay = start_relay(traces=True)
+    too_many = {f"field{number}": number for number in range(300)}
+    with relay.client("t") as client:
+        redis_server.publish("task_updates", plain(SAMPLED, **too_many))
+        assert client.receive()["data"] == too_many  # live only
+    (record,) = receiver.wait_for(TRACE_ID, 1)
+    assert (record.name, record.parent_id, record.is_error) == ("relay record", SPAN_ID, True)
+
+
 def test_without_the_setting_there_are_no_spans_and_the_context_goes_nowhere(
     redis_server: RedisServer, start_relay: StartRelay, receiver: Receiver
 ) -> None:
