@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from time import monotonic
 
 import trio
@@ -157,6 +158,48 @@ class SessionCommands:
         """End the subscription to a channel that the client may not follow any longer."""
         self._end_subscription(channel, Forbidden.code, Forbidden.message)
 
+    @property
+    def has_to_enter(self) -> bool:
+        """The client's credentials have to be checked, or say that it is to be closed: see `enter`."""
+        return not self._protocol.admits and self._entry is not None and not isinstance(self._entry, Grant)
+
+    def run_at_once(self, commands: Iterable[Command]) -> Iterable[Command] | None:
+        """Execute commands in order as far as that takes no waiting. Little waits for the client.
+
+        Returns:
+            The rest, for `run`; None if there is none.
+        """
+        rest = iter(commands)
+        for command in rest:
+            if self._subscriptions.is_closed:
+                break
+            if not self._execute_at_once(command):
+                return chain((command,), rest)
+        return None
+
+    def _execute_at_once(self, command: Command) -> bool:
+        """Execute a command; returns whether that could be done without waiting. If not, nothing was done."""
+        if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
+            self._reject(_NO_TOKEN)
+            return True
+        match command:
+            case Reply(payload):
+                self._send([payload])
+            case Permit(channel, grant):
+                self._access.permit(channel, grant)
+            case Unsubscribe(channel, payload):
+                self._leave(channel)
+                self._send([payload])
+            case Identify(client, user):
+                self._presence = SessionPresence(self._context, self._connection, client, user)
+            case Refusal():
+                self._refuse(command)
+            case End(close):
+                self.close(close)
+            case _:
+                return False
+        return True
+
     # What the session's own task does.
 
     async def enter(self) -> None:
@@ -177,8 +220,7 @@ class SessionCommands:
             await self._execute(command)
 
     async def _execute(self, command: Command) -> None:
-        if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
-            self._reject(_NO_TOKEN)
+        if self._execute_at_once(command):
             return
         match command:
             case Authenticate():
@@ -187,27 +229,14 @@ class SessionCommands:
                 await self.run(answer(await self._verify(token)))
             case Admit(grant):
                 await self._admit(grant)
-            case Permit(channel, grant):
-                self._access.permit(channel, grant)
             case Subscribe():
                 await self._subscribe(command)
             case SubscribeTogether():
                 await self._subscribe_together(command)
-            case Unsubscribe(channel, payload):
-                self._leave(channel)
-                self._send([payload])
-            case Identify(client, user):
-                self._presence = SessionPresence(self._context, self._connection, client, user)
             case Join() if self._presence is not None and command.channel in self._subscriptions:
                 await self._presence.join(command, self._connection)
             case AskPresence() | AskHistory() | Publish():
                 self._send(await answer_query(self._context.services, self._access, command))
-            case Reply(payload):
-                self._send([payload])
-            case Refusal():
-                self._refuse(command)
-            case End(close):
-                self.close(close)
 
     # Grants.
 
