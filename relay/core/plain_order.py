@@ -226,6 +226,11 @@ class PlainOrder:
             self.state = OrderState.FLOWING if is_alone_at_start else OrderState.HOLDING
         self._advance(now)
 
+    def on_all_persisted(self) -> None:
+        """A batch was tried, and all of it is persisted: as `on_outcomes`."""
+        self._gave_up = False
+        self._retry_at = -inf
+
     def on_outcomes(self, outcomes: Sequence[tuple[Pending, Outcome]], now: float, retry_delay: float) -> list[Update]:
         """A batch was tried.
 
