@@ -103,10 +103,10 @@ class PublishIngester:
         """Take an update that was published plainly.
 
         Args:
-            update: The update.
+            update: The update, received just now.
             message: The bytes that it was read from, by which relays recognise it.
         """
-        if self._order.on_received(update, self._occurrences.count(message, monotonic())):
+        if self._order.on_received(update, self._occurrences.count(message, update.received_at)):
             self._notify()
         else:
             self._deliver_unpersisted(update)
@@ -186,8 +186,7 @@ class PublishIngester:
             elif isinstance(effect, Announce):
                 await self._announce(effect.message)
             else:
-                await self._wait(effect.until)
-                await trio.lowlevel.checkpoint()  # as above
+                await self._wait(effect.until)  # for the end of a turn, which has brought all that it brings
 
     async def _persist(self, effect: Persist) -> None:
         results = await self._results(effect)
