@@ -11,7 +11,8 @@ import msgspec
 from relay_wire import keys, scripts
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import new_epoch
-from relay_wire.publications import Occurrence, Retention, ScriptCall, status_class
+from relay_wire.publications import Occurrence, Retention, ScriptCall
+from relay_wire.statuses import status_class
 
 _NO_OPTIONS = wire_args(NO_OPTIONS)
 

@@ -62,6 +62,7 @@ def publish_call(
     idempotency_key: str | None = None,
     fingerprint: str = "",
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that publishes an update.
 
@@ -74,6 +75,7 @@ def publish_call(
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
         fingerprint: What distinguishes this update from others of the same name.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with it.
 
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
@@ -90,6 +92,7 @@ def publish_call(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
         sharded=sharded,
+        trace=trace,
     )
 
 
@@ -116,6 +119,7 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
         status=status,
         options=update.options,
         sharded=sharded,
+        trace=update.trace,
     )
 
 
@@ -292,9 +296,8 @@ def history_call(channel: str, since: Position | None, retention: Retention, max
         retention: Its history size bounds the entries.
         max_bytes: Most bytes of entries, as for `read_call`.
     """
-    epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel)]
-    return ScriptCall(scripts.load("history"), names, [epoch, offset, retention.history_size, max_bytes])
+    return ScriptCall(scripts.load("history"), names, [*(since or ("", 0)), retention.history_size, max_bytes])
 
 
 def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
@@ -382,11 +385,8 @@ def readable_fields(state: Any) -> dict[str, bytes]:
 
 
 def utf8(data: bytes) -> bytes:
-    """Return data that may become a part of a text frame: bytes that are not UTF-8, which none of Relay's publishers sends, are
-    replaced by U+FFFD."""
-    if data.isascii():
-        return data
-    return data.decode(errors="replace").encode()
+    """Return data that may become a part of a text frame: what is not UTF-8, as none of Relay's publishers sends, is U+FFFD."""
+    return data if data.isascii() else data.decode(errors="replace").encode()
 
 
 def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:

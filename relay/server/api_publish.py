@@ -14,6 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MAX_FIELDS, MAX_NAME_LENGTH, MESSAGE, TASK_UPDATE
 from relay_wire.creation import MAX_OWNERS, CreationOptions, creation_options
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core import extra_channels
@@ -172,7 +173,9 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, targets_of(publication))
-        (published,) = await relay.publishes.publish([for_writer(with_key(publication, grant, key), grant)])
+        (published,) = await relay.publishes.publish(
+            [for_writer(with_key(publication, grant, key), grant)], request.headers.get(TRACEPARENT)
+        )
         outcome = outcome_of(published)
         if isinstance(outcome, Exception):
             raise outcome
@@ -198,7 +201,9 @@ class Publisher:
             else:
                 keyed = with_key(each, grant, None if key is None else f"{key} {place}")
                 accepted.append((place, for_writer(keyed, grant)))
-        published = await relay.publishes.publish([publication for _, publication in accepted])
+        published = await relay.publishes.publish(
+            [publication for _, publication in accepted], request.headers.get(TRACEPARENT)
+        )
         outcomes |= {place: outcome_of(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 

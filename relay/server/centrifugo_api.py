@@ -10,6 +10,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire import keys
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, TASK_UPDATE
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core.channels import ChannelPatterns
@@ -210,7 +211,7 @@ class CentrifugoApi:
             else:
                 key = f"centrifugo {content.idempotency_key}" if content.idempotency_key else None
                 accepted[place] = for_writer(with_key(each, grant, key), grant)
-        outcomes = await relay.publishes.publish(list(accepted.values()))
+        outcomes = await relay.publishes.publish(list(accepted.values()), request.headers.get(TRACEPARENT))
         for place, outcome in zip(accepted, map(outcome_of, outcomes), strict=True):
             results[place] = (
                 position_result(outcome.position) if isinstance(outcome, Published) else _api_error(outcome)

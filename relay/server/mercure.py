@@ -7,6 +7,7 @@ import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, TASK_PREFIX
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core.channels import ChannelPatterns
@@ -167,7 +168,9 @@ async def _publish_topics(relay: RunningRelay, update: TopicUpdate, max_bytes: i
     if len(update.data.encode()) > max_bytes:
         raise Refused(413, "update_too_large", f"`data` may have {max_bytes} bytes (RELAY_MAX_UPDATE_BYTES)")
     await require_write(relay, Verb.PUBLISH, [Target(TOPIC_PREFIX + topic) for topic in update.topics])
-    (outcome,) = await relay.publishes.publish([Publication(TOPICS, TOPIC_UPDATE, stored_form(update))])
+    (outcome,) = await relay.publishes.publish(
+        [Publication(TOPICS, TOPIC_UPDATE, stored_form(update))], request.headers.get(TRACEPARENT)
+    )
     if isinstance(outcome, Exception):
         raise outcome
     if update.id is None:

@@ -53,7 +53,9 @@ class World:
     async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
         return {task_id: OWNERS.get(task_id) for task_id in task_ids}
 
-    async def publish(self, publications: Sequence[Publication]) -> list[Published | RelayError]:
+    async def publish(
+        self, publications: Sequence[Publication], traceparent: str | None = None
+    ) -> list[Published | RelayError]:
         self.published += publications
         return [Published(Position("e", 1), False) for _ in publications]
 

@@ -20,10 +20,13 @@ from uuid import uuid4
 from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 from relay_wire.creation import CreationOptions, creation_options
 from relay_wire.position import Position
+from relay_wire.trace_context import TRACEPARENT
 
+from relay_client import tracing
 from relay_client.backoff import full_jitter
 from relay_client.encoding import encode, encode_fields, join_fields
 from relay_client.errors import DeliveryRefused, DeliveryTimedOut
+from relay_client.tracing import UpdateSpan
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -173,11 +176,27 @@ class Publisher:
             body += b',"owner":%b' % encode(sorted(options.owner))
         if options.parent_id is not None:
             body += b',"parent_id":%b' % encode(options.parent_id)
-        answer = self._request(path, channel, body + b"}", {"Idempotency-Key": key or uuid4().hex})
+        headers = {"Idempotency-Key": key or uuid4().hex}
+        span = tracing.begin_publish(channel)
+        if span is None:
+            answer = self._request(path, channel, body + b"}", headers)
+        else:
+            answer = self._request_traced(path, channel, body + b"}", headers, span)
         if answer.status == 404:
             raise ValueError(_message(answer))
         position = answer.body["position"]
         return Position(position["epoch"], position["offset"])
+
+    def _request_traced(
+        self, path: str, channel: str, body: bytes, headers: Mapping[str, str], span: UpdateSpan
+    ) -> _Answer:
+        try:
+            answer = self._request(path, channel, body, {**headers, TRACEPARENT: span.traceparent})
+        except Exception as error:
+            span.end(error)
+            raise
+        span.end()
+        return answer
 
     def _request(self, path: str, channel: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
         """Return the answer to a request, of 2xx or 404; try until there is one."""

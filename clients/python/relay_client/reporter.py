@@ -219,6 +219,7 @@ class TaskReporter:
             RuntimeError: The task has ended before.
         """
         schedule, updates = self._schedule, self.publisher.updates
+        task.note_trace()
 
         def make(put: Put) -> Sequence[Call]:
             self._remove(schedule, task)

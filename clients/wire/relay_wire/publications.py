@@ -14,7 +14,7 @@ from relay_wire.channels import MAX_CHILDREN, MAX_FIELDS, TASK_PREFIX, TASK_UPDA
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
-from relay_wire.statuses import RUNNING, TERMINAL
+from relay_wire.statuses import status_class
 
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
@@ -118,6 +118,7 @@ def publish_call(
     fingerprint: str = "",
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that publishes an update.
 
@@ -134,10 +135,11 @@ def publish_call(
             that begins with `KEY_REUSED`.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with the update, see `relay_wire.trace_context`.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
     _add_idempotency_key(names, values, idempotency_key, fingerprint)
-    return _with_fields("publish", names, values, fields)
+    return _with_fields("publish", names, values, fields, trace)
 
 
 def ingest_call(
@@ -151,6 +153,7 @@ def ingest_call(
     status: str | None = None,
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that records a plain message, unless this occurrence of it was recorded before.
 
@@ -164,10 +167,11 @@ def ingest_call(
         status: For a task: its status, if the update has one.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with the update, see `relay_wire.trace_context`.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
     _add_occurrence(names, values, occurrence)
-    return _with_fields("ingest", names, values, fields)
+    return _with_fields("ingest", names, values, fields, trace)
 
 
 def create_call(
@@ -347,11 +351,6 @@ def _shared_arguments(
     return names, values
 
 
-def status_class(status: str | None) -> str:
-    """Return the class of a status as the scripts take it."""
-    return "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other"
-
-
 def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
     if key is None:
         values.append("0")
@@ -365,9 +364,14 @@ def _add_occurrence(names: list[str], values: list[Any], occurrence: Occurrence)
     values += (occurrence.remember_ms, occurrence.number, occurrence.since_ms)
 
 
-def _with_fields(script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None) -> ScriptCall:
+def _with_fields(
+    script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None, trace: str = ""
+) -> ScriptCall:
     for name, value in (fields or {}).items():
         values += (name, value)
+    if trace:
+        values.append(trace)
+        script += "_traced"
     return ScriptCall(scripts.load(script), names, values)
 
 

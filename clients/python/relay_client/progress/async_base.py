@@ -205,6 +205,7 @@ class AsyncTaskReporter(Generic[P]):
         """
         self._schedule.remove(task)
         sender = self.publisher.sender
+        task.note_trace()
         calls = task.end(self.publisher.updates, lambda calls: sender.put(calls, timeout), status, fields)
         limit = max(call.timeout for call in calls) + sender.limits.timeout
         await sender.runtime.finish(lambda: sender.process(calls), grace=self._cancel_timeout, limit=limit)

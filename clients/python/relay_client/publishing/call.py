@@ -6,6 +6,7 @@ from typing import Any
 from relay_wire.scripts import Script
 
 from relay_client.errors import NotDelivered
+from relay_client.tracing import UpdateSpan
 
 Command = tuple[Any, ...]
 
@@ -24,6 +25,7 @@ class Call:
         may_have_arrived: It was sent before, and may have been executed.
         fallback_if_overtaken: It must not be executed after a call that came behind it; its fallback is sent instead.
         is_posted: Nobody waits for it; a loss is logged, and raised by the next flush.
+        span: Its span, if it is a part of a trace; it ends when the call is settled.
         on_settled: Called once it is settled, in the thread of the sender. It must neither block nor raise.
     """
 
@@ -47,6 +49,7 @@ class Call:
         "result",
         "script",
         "size",
+        "span",
         "timeout",
         "values",
     )
@@ -64,6 +67,7 @@ class Call:
         needs_replicas: bool = False,
         fallback_if_overtaken: bool = False,
         read: Callable[[Any], Any] = lambda answer: answer,
+        span: UpdateSpan | None = None,
     ) -> None:
         """Make a call.
 
@@ -78,6 +82,7 @@ class Call:
             needs_replicas: Where replicas are waited for, they must have it too.
             fallback_if_overtaken: It has a fallback, which is sent instead when a call that came behind it was executed before.
             read: Makes the outcome of Redis' answer.
+            span: Its span, if it is a part of a trace.
         """
         self.channel = channel
         self.keys = keys
@@ -89,6 +94,7 @@ class Call:
         self.needs_replicas = needs_replicas
         self.fallback_if_overtaken = fallback_if_overtaken
         self.read = read
+        self.span = span
         self.size = 256 + sum(len(value) for value in (*values, *command) if isinstance(value, bytes | str))
         self.timeout = self.deadline = 0.0
         self.is_posted = self.is_settled = self.is_abandoned = self.is_in_flight = self.may_have_arrived = False
@@ -115,6 +121,8 @@ class Call:
         self.result, self.error = result, error
         self.is_in_flight = False
         self.is_settled = True
+        if self.span is not None:
+            self.span.end(error)
         self.on_settled()
 
     def outcome(self) -> Any:

@@ -9,11 +9,14 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from relay_wire.channels import FAMILY_PREFIX, GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 from relay_wire.position import Position
+from relay_wire.trace_context import TRACE, TRACEPARENT
 
+from relay_client import tracing
 from relay_client.backoff import full_jitter
 from relay_client.field_operations import apply_update
 from relay_client.subscriber.channel_state import (
@@ -245,6 +248,8 @@ class Subscriptions:
                 request = request._replace(since=since)
                 fields["position"] = None if since is None else {"epoch": since.epoch, "offset": since.offset}
                 fields["deltas"] = True
+                if tracing.is_configured() and not channel.is_family:
+                    fields["traces"] = True
                 channel.phase = Phase.REQUESTED
         self._unanswered.append(request)
         return json.dumps(fields)
@@ -269,6 +274,8 @@ class Subscriptions:
                 self._on_subscribed(message, str(text))
             elif kind in _ANSWERS:
                 self._answered(_ANSWERS[kind])
+            elif kind == TRACE:
+                self._on_trace(message)
             elif kind == "token_expires":
                 self.is_token_due = True
             elif kind == "error":
@@ -366,7 +373,14 @@ class Subscriptions:
             return
         state: Mapping[str, Any] = {} if name == GENERAL else apply_update({} if is_state else channel.fields, data)
         channel.fields = state
-        self._updates.put(channel, Update(name, kind, data, state, position, text, is_state))
+        update = Update(name, kind, data, state, position, text, is_state)
+        span = None if channel.trace is None else channel.begin_receive()
+        self._updates.put(channel, update if span is None else replace(update, traceparent=span.traceparent), span)
+
+    def _on_trace(self, message: dict[str, Any]) -> None:
+        channel, position = self._channels.get(read_name(message)), read_position(message)
+        if channel is not None and position is not None:
+            channel.trace = position, str(message[TRACEPARENT])
 
     def _on_family(
         self, channel: ChannelState, kind: UpdateType, message: dict[str, Any], data: Any, text: str, *, is_state: bool
