@@ -46,6 +46,7 @@ class AsgiTransport:
     name = "asgi"
     framing = Framing(bytes.decode, tuple)
     write = None
+    direct = None
 
     def __init__(
         self,

@@ -33,6 +33,11 @@ class ConnectGate:
         self._turn = trio.Lock()
         self._waiting = 0
 
+    @property
+    def has_limit(self) -> bool:
+        """Clients may have to wait. If not, all may come in, and `enter` need not be called."""
+        return self._pace is not None
+
     async def enter(self) -> float | None:
         """Wait for a turn, `max_wait` seconds at most, or until the relay drains. May be cancelled.
 

@@ -39,6 +39,10 @@ class EmulatedSocketTransport(EventSocketTransport):
         self.framing = FRAMINGS[form, True]
 
     @property
+    def direct(self) -> None:
+        return None  # messages come by requests of their own
+
+    @property
     def frames_received(self) -> int:
         return self._inbox.frames
 

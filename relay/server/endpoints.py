@@ -9,15 +9,17 @@ from typing import Any, NamedTuple, TypedDict
 import structlog
 import trio
 
+from relay.core.client_subscriptions import EarlyUpdates
 from relay.core.closecodes import Close
-from relay.protocols.base import ClientProtocol
+from relay.core.hub import Hub
+from relay.protocols.base import ClientProtocol, Subscribe
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
 from relay.server.admission import CLIENT_LIMIT, REFUSAL_STATUS, Admission, whole_seconds
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
-from relay.server.session import Session, early_updates
+from relay.server.session import Session
 
 _log = structlog.get_logger("relay.endpoints")
 
@@ -48,6 +50,12 @@ class _Limits(TypedDict):
     max_message: int
     dead_peer_timeout: float
     is_binary: bool
+
+
+def early_updates(hub: Hub, protocol: ClientProtocol) -> EarlyUpdates:
+    """Keep what a client gets without asking, while its handshake is answered; see `relay.server.session.Session.register`."""
+    commands = [command for command in protocol.open() if isinstance(command, Subscribe)]
+    return EarlyUpdates(hub, [command.channel for command in commands if not command.wants_history])
 
 
 async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:

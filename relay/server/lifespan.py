@@ -3,7 +3,7 @@
 embedded redis            when none is configured
 trio-asyncio loop         redis-py lives here
   services                subscription, ingester, flusher, heartbeat, stall detection
-    sessions              one nursery for each client
+    sessions              the watch of all clients, and a nursery for each client for which something is awaited
 """
 
 import multiprocessing
@@ -63,6 +63,7 @@ from relay.server.running_relay import RunningRelay, unready_reason
 from relay.server.session_context import SessionContext, client_limits_of, limits_of
 from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
+from relay.server.socket_watch import SocketWatch
 from relay.server.stall_detection import StallCount, detect_stalls
 from relay.server.statistics import Statistics
 from relay.server.status_reports import StatusReports
@@ -156,6 +157,8 @@ async def run_relay(
         memory = MemoryTuner()
         services = await stack.enter_async_context(_cancelling_nursery())
         sessions = await stack.enter_async_context(_cancelling_nursery())
+        watch = SocketWatch()
+        sessions.start_soon(watch.run)
         returns = ReturnSchedule(settings.connect_rate)
         registry = SessionRegistry(
             sessions,
@@ -217,10 +220,11 @@ async def run_relay(
             channel_services,
             redis.has_families,
             directory,
+            watch=watch,
         )
-        watch = _ServerShutdown(services, registry, settings).watch
+        drain_when = _ServerShutdown(services, registry, settings).watch
         gate = ConnectGate(settings.connect_rate, min(MAX_WAIT, settings.handshake_timeout / 2), registry, returns)
-        admission = Admission(context, policy, proxies, metrics, gate, watch)
+        admission = Admission(context, policy, proxies, metrics, gate, drain_when)
         heartbeat = Heartbeat(context, memory)
         acceptor = Acceptor(endpoints, admission)
 
@@ -234,7 +238,7 @@ async def run_relay(
             services.start_soon(service.run)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds, stalls)
         services.start_soon(roll_up_children, redis.child_roll_ups())
-        services.start_soon(report_connection, redis, channels, hub, metrics)
+        services.start_soon(report_connection, redis, channels, receiver, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         services.start_soon(publish_latency.run)
         services.start_soon(measure_event_loop, metrics, activity.on_lag)

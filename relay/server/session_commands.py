@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from time import monotonic
 
 import trio
 
-from relay.core.batches import Encoding, Format, batch_of, format_of
+from relay.core.batches import Format
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
@@ -38,10 +39,11 @@ from relay.protocols.base import (
 from relay.server.auth.access import grant_or_refusal
 from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.session_access import SessionAccess
-from relay.server.session_connection import REPLY_ENCODING, Connection
+from relay.server.session_connection import Connection
 from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
+from relay.server.session_replies import SessionReplies
 from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of
 
 _NO_TOKEN = Unauthenticated(
@@ -49,7 +51,7 @@ _NO_TOKEN = Unauthenticated(
 )
 
 
-class SessionCommands:
+class SessionCommands(SessionReplies):
     """Executes what a client asks for, one command after the other.
 
     Args:
@@ -60,9 +62,7 @@ class SessionCommands:
         budget: What it may ask for.
     """
 
-    __slots__ = (
-        "_access", "_budget", "_connection", "_context", "_entry", "_errors", "_presence", "_protocol", "_subscriptions",
-    )  # fmt: skip
+    __slots__ = ("_access", "_budget", "_entry", "_presence", "_subscriptions")
 
     def __init__(
         self,
@@ -72,15 +72,12 @@ class SessionCommands:
         entry: Entry,
         budget: ClientBudget,
     ) -> None:
-        self._context = context
-        self._protocol = protocol
-        self._connection = connection
+        super().__init__(context, protocol, connection)
         self._entry = entry
         self._budget = budget
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
         self._presence: SessionPresence | None = None  # of a client that is known by an id
-        self._errors = 0
 
     # What others do: nothing here waits.
 
@@ -137,10 +134,6 @@ class SessionCommands:
         self._access.release()
         del self._connection, self._subscriptions
 
-    def close(self, close: Close) -> None:
-        """End the session this way."""
-        self._connection.close(close)
-
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""
         self._access.check_revoked(revocations)
@@ -156,6 +149,48 @@ class SessionCommands:
     def on_forbidden(self, channel: str) -> None:
         """End the subscription to a channel that the client may not follow any longer."""
         self._end_subscription(channel, Forbidden.code, Forbidden.message)
+
+    @property
+    def has_to_enter(self) -> bool:
+        """The client's credentials have to be checked, or say that it is to be closed: see `enter`."""
+        return not self._protocol.admits and self._entry is not None and not isinstance(self._entry, Grant)
+
+    def run_at_once(self, commands: Iterable[Command]) -> Iterable[Command] | None:
+        """Execute commands in order as far as that takes no waiting. Little waits for the client.
+
+        Returns:
+            The rest, for `run`; None if there is none.
+        """
+        rest = iter(commands)
+        for command in rest:
+            if self._subscriptions.is_closed:
+                break
+            if not self._execute_at_once(command):
+                return chain((command,), rest)
+        return None
+
+    def _execute_at_once(self, command: Command) -> bool:
+        """Execute a command; returns whether that could be done without waiting. If not, nothing was done."""
+        if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
+            self._reject(_NO_TOKEN)
+            return True
+        match command:
+            case Reply(payload):
+                self._send([payload])
+            case Permit(channel, grant):
+                self._access.permit(channel, grant)
+            case Unsubscribe(channel, payload):
+                self._leave(channel)
+                self._send([payload])
+            case Identify(client, user):
+                self._presence = SessionPresence(self._context, self._connection, client, user)
+            case Refusal():
+                self._refuse(command)
+            case End(close):
+                self.close(close)
+            case _:
+                return False
+        return True
 
     # What the session's own task does.
 
@@ -177,8 +212,7 @@ class SessionCommands:
             await self._execute(command)
 
     async def _execute(self, command: Command) -> None:
-        if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
-            self._reject(_NO_TOKEN)
+        if self._execute_at_once(command):
             return
         match command:
             case Authenticate():
@@ -187,27 +221,14 @@ class SessionCommands:
                 await self.run(answer(await self._verify(token)))
             case Admit(grant):
                 await self._admit(grant)
-            case Permit(channel, grant):
-                self._access.permit(channel, grant)
             case Subscribe():
                 await self._subscribe(command)
             case SubscribeTogether():
                 await self._subscribe_together(command)
-            case Unsubscribe(channel, payload):
-                self._leave(channel)
-                self._send([payload])
-            case Identify(client, user):
-                self._presence = SessionPresence(self._context, self._connection, client, user)
             case Join() if self._presence is not None and command.channel in self._subscriptions:
                 await self._presence.join(command, self._connection)
             case AskPresence() | AskHistory() | Publish():
                 self._send(await answer_query(self._context.services, self._access, command))
-            case Reply(payload):
-                self._send([payload])
-            case Refusal():
-                self._refuse(command)
-            case End(close):
-                self.close(close)
 
     # Grants.
 
@@ -236,12 +257,6 @@ class SessionCommands:
                     self._send([answer(self._access.expires_in)])
                 return self._open()
         return []
-
-    def _reject(self, error: Unauthenticated) -> None:
-        """Close a client that has no grant."""
-        self._context.statistics.on_invalid_message(error.code)
-        self._send([self._protocol.reject(error.code, error.message).payload])
-        self.close(error.close)
 
     async def _authenticate(self, command: Authenticate) -> None:
         """Give the client the grant of a token: its first one, or another one, with which it keeps what that allows."""
@@ -375,23 +390,3 @@ class SessionCommands:
             self._context.statistics.on_invalid_message(code)
         self._access.forget(command.channel)
         self._send([refusal_of(command, code, message, self._protocol.refuse).payload])
-
-    # Answers.
-
-    def _refuse(self, refusal: Refusal) -> None:
-        self._context.statistics.on_invalid_message(refusal.code)
-        self._send([refusal.payload])
-        self._errors += refusal.counts
-        if self._errors >= self._context.settings.max_client_errors:
-            self.close(Close.TOO_MANY_ERRORS)
-
-    def _send(self, payloads: Iterable[bytes]) -> None:
-        format = self._format(REPLY_ENCODING)
-        messages = [format.payload(payload) for payload in payloads if payload]
-        if messages:
-            self._connection.offer(batch_of(messages), paced=True)
-
-    def _format(self, encoding: Encoding) -> Format:
-        """Return the format of an encoding on this client's transport: one instance for all that share the encoding."""
-        framing = self._connection.framing
-        return Format(encoding, framing) if encoding.stateful else format_of(encoding, framing)

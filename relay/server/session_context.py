@@ -19,6 +19,7 @@ from relay.core.updates import Position
 from relay.server.auth.authenticator import Authenticator
 from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
+from relay.server.socket_watch import SocketWatch
 from relay.server.statistics import Statistics
 
 #: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
@@ -50,6 +51,7 @@ class SessionContext:
         directory: The clients that are known by an id.
         has_families: Tasks can be followed together with their children: Redis is a single server.
         grant_timers: When the sessions' grants are to be looked at.
+        watch: Reports what clients send that have no task; None where each has one.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
     """
 
@@ -66,6 +68,7 @@ class SessionContext:
     has_families: bool = True
     directory: ClientDirectory = field(default_factory=ClientDirectory)
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
+    watch: SocketWatch | None = None
     turnstile: trio.Lock = field(default_factory=trio.Lock)
 
     async def take_turn(self) -> None:

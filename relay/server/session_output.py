@@ -66,6 +66,10 @@ class SessionOutput(ABC):
         """End the session; the first reason wins. Returns at once."""
 
     @abstractmethod
+    def _wake(self) -> None:
+        """Start the session's task, if it has none since nothing was to be done; it has a nursery."""
+
+    @abstractmethod
     def farewell(self, close: Close) -> Farewell:
         """Return what is sent to the client at the end of the session."""
 
@@ -176,7 +180,9 @@ class SessionOutput(ABC):
 
     def _start_sending(self) -> None:
         """Start the send loop. Before the nursery is open it starts with the nursery; after it has closed nothing is taken."""
-        if not self._sending and self._nursery is not None:
+        if self._nursery is None:
+            self._wake()
+        elif not self._sending:
             self._sending = True
             self._context.registry.backlogged[self] = None
             self._nursery.start_soon(self._send_loop)

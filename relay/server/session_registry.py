@@ -68,6 +68,13 @@ class RegisteredSession(Protocol):
         """Close the connection at once."""
 
 
+class Cancellable(Protocol):
+    """What waits for the first bytes of a connection."""
+
+    def cancel(self) -> None:
+        """Wait no longer."""
+
+
 class SessionRegistry:
     """All sessions of this process.
 
@@ -102,7 +109,7 @@ class SessionRegistry:
         self._abort_at: dict[RegisteredSession, float] = {}
         #: Sessions that are closing, and free much memory when they end.
         self._large: set[RegisteredSession] = set()
-        self._silent: set[trio.CancelScope] = set()
+        self._silent: set[Cancellable] = set()
         self._is_draining = False
         self._empty = trio.Event()
         self._empty.set()
@@ -133,17 +140,25 @@ class SessionRegistry:
         Sessions that are open are closed by `relay.server.drain`.
         """
         self._is_draining = True
-        for scope in list(self._silent):
-            scope.cancel()
+        for silent in list(self._silent):
+            silent.cancel()
+
+    def add_silent(self, connection: Cancellable) -> None:
+        """Have what waits for the first bytes of a connection cancelled when draining starts, until `discard_silent`."""
+        self._silent.add(connection)
+
+    def discard_silent(self, connection: Cancellable) -> None:
+        """Undo `add_silent`. May be called again."""
+        self._silent.discard(connection)
 
     @contextmanager
     def silent_connection(self, scope: trio.CancelScope) -> Iterator[None]:
         """For the time of the block, cancel a scope when draining starts. It waits for the first bytes of a connection."""
-        self._silent.add(scope)
+        self.add_silent(scope)
         try:
             yield
         finally:
-            self._silent.discard(scope)
+            self.discard_silent(scope)
 
     def start(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a session in the registry's nursery.

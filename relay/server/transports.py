@@ -38,6 +38,38 @@ _EVENTS_AT_ONCE = 4
 _GATHER = 64
 
 
+#: No more events, for all transports.
+_NO_EVENTS: Iterator[Event] = iter(())
+
+#: A client that closes in the usual way, before it has.
+_NORMAL = PeerClosed(Close.NORMAL.code)
+
+
+class DirectReads(Protocol):
+    """Reading a client whose messages all come on a socket of the transport's own."""
+
+    #: There may be more to read than `receive_now` has returned.
+    may_have_more: bool
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a message of the client has begun and is not complete."""
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket.
+
+        Raises:
+            trio.ClosedResourceError: The connection was aborted.
+        """
+
+    def receive_now(self) -> list[Event] | None:
+        """Return the events in bytes of the client that have come; None if none have.
+
+        Raises:
+            trio.ClosedResourceError: The connection was aborted.
+        """
+
+
 class Transport(Protocol):
     """The operations that a session needs of its client's connection.
 
@@ -51,6 +83,10 @@ class Transport(Protocol):
 
     #: Bytes that the client has sent so far.
     bytes_received: int
+
+    @property
+    def direct(self) -> "DirectReads | None":
+        """How the client is read without a task; None where it can only be awaited."""
 
     @property
     def frames_received(self) -> int:
@@ -121,7 +157,7 @@ class Reader(Protocol):
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
 
-    __slots__ = ("_due", "_events", "_peer_closed", "_reader", "_sock", "bytes_received", "write")
+    __slots__ = ("_due", "_events", "_peer_closed", "_reader", "_sock", "bytes_received", "may_have_more", "write")
 
     name = "hijacked"
     framing = Framing(text_frame, b"".join)
@@ -131,10 +167,11 @@ class SocketTransport:
         self.write: Callable[[Any], int] | None = sock.send
         self._reader = reader
         #: Events in bytes that were read, which the reader finds as they are asked for.
-        self._events: Iterator[Event] = iter(())
+        self._events: Iterator[Event] = _NO_EVENTS
         self.bytes_received = 0
+        self.may_have_more = False
         self._due = math.inf
-        self._peer_closed = PeerClosed(Close.NORMAL.code)
+        self._peer_closed = _NORMAL
         if dead_peer_timeout is not None:
             sock.setblocking(False)
             set_tcp_options(sock, dead_peer_timeout)
@@ -183,12 +220,49 @@ class SocketTransport:
             self._peer_closed = events[-1]
         return events
 
+    @property
+    def direct(self) -> DirectReads | None:
+        return self
+
+    @property
+    def in_message(self) -> bool:
+        return self._reader.in_message
+
+    def fileno(self) -> int:
+        return self._open_socket().fileno()
+
+    def receive_now(self) -> list[Event] | None:
+        return self._next_events() or self._read(self._open_socket())
+
+    def _next_events(self) -> list[Event]:
+        """Return the next events in what was read. A client that sends many at once gets its turn with all others."""
+        if self._events is _NO_EVENTS:
+            return []
+        events = list(islice(self._events, _EVENTS_AT_ONCE))
+        if len(events) < _EVENTS_AT_ONCE:
+            self._events = _NO_EVENTS
+            self.may_have_more = self._reader.in_message
+        return self._noted(events)
+
+    def _read(self, sock: socket.socket) -> list[Event] | None:
+        try:
+            data = sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        self.bytes_received += len(data)
+        self._events = iter(self._reader.receive(data))
+        events = self._next_events()
+        if len(data) == RECEIVE_BYTES or self._events is not _NO_EVENTS:
+            self.may_have_more = True
+        return events
+
     async def receive(self, timeout: float = math.inf) -> list[Event]:
         sock = self._open_socket()
-        events = list(islice(self._events, _EVENTS_AT_ONCE))
-        if events:
+        if events := self._next_events():
             await trio.lowlevel.checkpoint()
-            return self._noted(events)
+            return events
         # From the first byte to the last: further bytes do not extend it.
         if not self._reader.in_message:
             self._due = math.inf
@@ -196,16 +270,7 @@ class SocketTransport:
             self._due = trio.current_time() + timeout
         with trio.fail_at(self._due) if self._due != math.inf else _NO_TIMEOUT:
             await trio.lowlevel.wait_readable(sock)
-        try:
-            data = sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        self.bytes_received += len(data)
-        # A client that sends many at once gets its turn with all others.
-        self._events = iter(self._reader.receive(data))
-        events = self._noted(list(islice(self._events, _EVENTS_AT_ONCE)))
+        events = self._read(sock) or []
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
         return events
@@ -217,7 +282,7 @@ class SocketTransport:
         if close is Close.ABNORMAL_CLOSURE:
             return
         self._reader.close()  # the client may take its time from here on
-        self._events = iter(())
+        self._events = _NO_EVENTS
         sock = self._open_socket()
         self._enqueue_close_frame(queue, close, farewell)
         self._write_some(queue)

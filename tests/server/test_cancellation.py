@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,20 @@ async def preloaded(world: World, session: Session, peer: Peer) -> None:
     await let_go_after_hanging_up_half(peer)
 
 
+Made = list[tuple[World, Session, Peer, socket.socket]]
+
+
+async def run_world(made: Made, make_world: MakeWorld, events: list[Event]) -> None:
+    """Run one session in a nursery of its own, with the watch to which it is left when it has no task."""
+    async with trio.open_nursery() as nursery:
+        world = make_world(in_nursery=nursery, queue_messages=20, coalesce_after=10, close_timeout=2.0)
+        session, peer, ours = world.session(small_pair())
+        made.append((world, session, peer, ours))
+        await session.run(events)
+        await world.sessions.wait_empty()
+        nursery.cancel_scope.cancel()
+
+
 SCENARIOS: list[tuple[Script, list[Event]]] = [
     (idle, []),
     (subscribed_and_receiving, []),
@@ -216,20 +231,19 @@ async def test_a_session_cancelled_anywhere_leaves_nothing(
     step = 0
     while True:
         step += 1
-        world = make_world(queue_messages=20, coalesce_after=10, close_timeout=2.0)
-        session, peer, ours = world.session(small_pair())
+        made: Made = []
 
-        async def drive(world: World = world, session: Session = session, peer: Peer = peer) -> None:
+        async def drive(made: Made = made) -> None:
+            await settled()
+            world, session, peer, _ = made[0]
             try:
                 await script(world, session, peer)
             except BrokenPipeError:  # the session has ended before the script
                 await peer.rest()
             peer.hang_up()
 
-        async def run(session: Session = session) -> None:
-            await session.run(events)
-
-        was_cancelled = await cancelled_at(step, run, drive)
+        was_cancelled = await cancelled_at(step, partial(run_world, made, make_world, events), drive)
+        world, session, _, ours = made[0]
         world.assert_empty()
         assert ours.fileno() == -1
         assert session.closing is not None
@@ -247,11 +261,12 @@ async def test_a_client_is_told_that_it_was_the_server_wherever_it_was_cancelled
     step = 0
     while True:
         step += 1
-        world = make_world()
-        session, peer, _ = world.session()
+        made: Made = []
         closed: list[CloseConnection | None] = []
 
-        async def drive(peer: Peer = peer, closed: list[CloseConnection | None] = closed) -> None:
+        async def drive(made: Made = made, closed: list[CloseConnection | None] = closed) -> None:
+            await settled()
+            peer = made[0][2]
             peer.send_bytes(SUBSCRIBE)
             await trio.sleep(0.1)
             peer.send_bytes(SUBSCRIBE)
@@ -260,8 +275,9 @@ async def test_a_client_is_told_that_it_was_the_server_wherever_it_was_cancelled
             closed.append((await peer.rest())[1])
             peer.hang_up()
 
-        if not await cancelled_at(step, session.run, drive):
+        if not await cancelled_at(step, partial(run_world, made, make_world, []), drive):
             break
+        world = made[0][0]
         (close,) = closed
         assert close is not None
         assert close.code in (1001, 4321)
@@ -354,5 +370,6 @@ async def test_a_handshake_or_hijack_cancelled_anywhere_leaves_nothing(
             if instrument.steps_left:
                 break
             assert step < 100
+        sessions_nursery.cancel_scope.cancel()  # the watch
     assert was_answered  # when nothing was cancelled
     assert ended  # and it was when something was

@@ -13,6 +13,8 @@ from wsproto.events import CloseConnection
 from relay.core.channels import ChannelPatterns
 from relay.core.closecodes import Close
 from relay.core.connect_pace import MAX_RETURN, MIN_RETURN
+from relay.core.recovery import Snapshot
+from relay.core.updates import Position
 from relay.protocols.base import Command
 from relay.protocols.tasks import TasksProtocol
 from relay.server.drain import drain
@@ -219,13 +221,25 @@ async def test_a_bug_in_one_session_ends_it_with_1011_and_no_other(
     assert (len(world.sessions), world.hub.subscriptions) == (1, 2)
 
 
-async def test_cancelled_from_outside_it_says_1001(autojump_clock: MockClock, make_world: MakeWorld) -> None:
-    world = make_world()
-    session, peer, ours = world.session()
+async def never_answers(channel: str, since: Position | None) -> Snapshot:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("has_a_task", [False, True])
+async def test_cancelled_from_outside_it_says_1001(
+    autojump_clock: MockClock, make_world: MakeWorld, has_a_task: bool
+) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as running:
+            world = make_world(in_nursery=running)
+            session, peer, ours = world.session()
             running.start_soon(session.run)
             await settled()
+            if has_a_task:
+                world.load_history = never_answers
+                peer.subscribe("a")
+                await settled()
             scope.cancel()
             peer.sock.shutdown(socket.SHUT_WR)
     messages, closed = await peer.rest()

@@ -41,6 +41,7 @@ from relay.server.session import Session
 from relay.server.session_context import LoadHistory, SessionContext, client_limits_of, limits_of
 from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
+from relay.server.socket_watch import SocketWatch
 from relay.server.statistics import Statistics
 from relay.server.transports import SocketTransport
 from tests.harness import masked_text
@@ -169,6 +170,8 @@ class World:
         self.owned_channels = OwnedChannels()
         self.revocations = Revocations()
         limits = limits_of(self.settings)
+        self.watch = SocketWatch()
+        nursery.start_soon(self.watch.run)
         self.context = SessionContext(
             self.settings,
             limits,
@@ -180,6 +183,7 @@ class World:
             self.owned_channels,
             self.revocations,
             services_without_redis(self.settings),
+            watch=self.watch,
         )
         self.heartbeat = Heartbeat(self.context, self.memory)
         self.peers: list[Peer] = []
