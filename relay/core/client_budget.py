@@ -116,6 +116,11 @@ class ClientBudget:
                 return Close.FLOODING
         return Close.FLOODING if shared_delay >= MAX_SLOWED else max(delay, shared_delay)
 
+    @property
+    def may_subscribe(self) -> bool:
+        """A subscription that reads history may begin without a delay."""
+        return self._subscriptions.tokens >= 1.0
+
     def charge_subscribe(self, now: float) -> float:
         """Charge a subscription that reads history.
 

@@ -44,7 +44,7 @@ from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
 from relay.server.session_replies import SessionReplies
-from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of
+from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of, resume_at_once
 
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
@@ -188,6 +188,9 @@ class SessionCommands(SessionReplies):
                 self._refuse(command)
             case End(close):
                 self.close(close)
+            case Subscribe():
+                link, following = self._connection, self._subscriptions
+                return resume_at_once(self._context, link, following, self._budget, self._access, command)
             case _:
                 return False
         return True

@@ -1,19 +1,25 @@
 """One subscription on its way to the live sequence of its channel: what `relay.core.subscription` decides is done here."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Protocol
 
 import trio
 
 from relay.config import Settings
-from relay.core.batches import Batch, Format
+from relay.core.batches import Batch, Format, format_of
+from relay.core.client_budget import ClientBudget
 from relay.core.client_limits import ClientShare
 from relay.core.client_subscriptions import SubscriptionSet
 from relay.core.errors import BrokerError, Forbidden
+from relay.core.grants import Decision
 from relay.core.recovery import Snapshot
-from relay.core.subscription import ReadHistory, Refuse, Request, Send
-from relay.core.updates import Position
+from relay.core.shared_updates import SharedUpdates
+from relay.core.subscription import PAGE_BYTES, PAGE_UPDATES, ReadHistory, Refuse, Request, Send
+from relay.core.updates import Position, Update
 from relay.protocols.base import Refusal, Subscribe
+from relay.server.session_access import SessionAccess
+from relay.server.session_connection import Connection
 from relay.server.session_context import SessionContext
 
 #: Seconds after which a history is read again whose first part was sent.
@@ -134,6 +140,61 @@ class SubscriptionRun:
         except BrokerError as error:
             if subscription.on_unavailable(error.public_message):
                 await trio.sleep(_READ_AGAIN)
+
+
+def resume_at_once(
+    context: SessionContext,
+    client: Connection,
+    subscriptions: SubscriptionSet,
+    budget: ClientBudget,
+    access: SessionAccess,
+    command: Subscribe,
+) -> bool:
+    """Subscribe a client that resumes, without waiting for anything.
+
+    Args:
+        context: What all sessions share.
+        client: Whose subscription it is.
+        subscriptions: The client's subscriptions.
+        budget: What it may ask for.
+        access: What it may follow.
+        command: What it asks for.
+
+    Returns:
+        Whether that was possible: what it missed is known and fits into one page, it may have it without its owner being
+        read, and no limit stands against it. If not, nothing was done.
+    """
+    channel, since = command.channel, command.since
+    is_special = command.grant is not None or command.filtered is not None or command.encoding.stateful
+    if since is None or is_special or channel in subscriptions or not (budget.may_subscribe and client.is_low):
+        return False
+    if access.decide(channel) is not Decision.ALLOWED or access.is_owned(channel):
+        return False
+    known = context.histories.recent(channel, since)
+    request = request_of(command, format_of(command.encoding, client.framing))
+    if known is None or not _is_one_page(known.entries, request.format) or not context.recoveries.turn_nowait():
+        return False
+    if no_room_reason(subscriptions, client.share, context.settings) is not None:
+        return False
+    budget.charge_subscribe(monotonic())
+    subscription = subscriptions.start(request)
+    while subscription is not None and (effect := subscription.next_effect()) is not None:
+        if isinstance(effect, Send):
+            if effect.result is not None:
+                context.statistics.on_recovery(effect.result.recovered)
+            if effect.batch.count:
+                client.offer(effect.batch, paced=True)
+        else:
+            assert isinstance(effect, ReadHistory), "what is known is not refused"
+            subscription.on_history(known)
+    return True
+
+
+def _is_one_page(missed: Sequence[Update] | None, format: Format) -> bool:
+    """Whether a client gets all it missed as one page, which it shares with others."""
+    if not isinstance(missed, SharedUpdates) or (format.encoding.whole_values and missed.has_operations):
+        return False
+    return len(missed.pages(format, PAGE_UPDATES, PAGE_BYTES)) <= 1
 
 
 def refusal_of(command: Subscribe, code: str, message: str, default: Callable[[str, str, str], Refusal]) -> Refusal:

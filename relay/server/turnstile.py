@@ -32,12 +32,17 @@ class TurnLimit:
 
     async def turn(self) -> None:
         """Go on at once, without a checkpoint, or wait for a turn. May be cancelled when it waits."""
-        if not self._left:
+        if not self.turn_nowait():
             await self._rest.turn()
-            return
+
+    def turn_nowait(self) -> bool:
+        """Return whether the caller may go on at once."""
+        if not self._left:
+            return False
         if self._left == self._at_once:
             trio.lowlevel.current_trio_token().run_sync_soon(self._begin_turn)
         self._left -= 1
+        return True
 
     def _begin_turn(self) -> None:
         self._left = self._at_once
