@@ -22,7 +22,7 @@ from relay.processes import start_child
 _MAX_CLIENTS = 15_000
 
 #: Above so many clients further load cores get a generator of their own, where the machine has them.
-_ENOUGH_CLIENTS = 2_000
+_CLIENTS_PER_PROCESS = 2_000
 
 #: Source addresses, from 127.0.0.1 up: each has some 28,000 ports, and those of closed connections rest for a minute.
 _SOURCES = 8
@@ -137,7 +137,7 @@ class Load:
     """
 
     def __init__(self, clients: int) -> None:
-        count = max(1, min(len(LOAD_CORES), clients // _ENOUGH_CLIENTS), -(-clients // _MAX_CLIENTS))
+        count = max(1, min(len(LOAD_CORES), clients // _CLIENTS_PER_PROCESS), -(-clients // _MAX_CLIENTS))
         self._processes = [_Process(LOAD_CORES[i % len(LOAD_CORES)]) for i in range(count)]
 
     def __enter__(self) -> Self:

@@ -58,13 +58,13 @@ def cpu_of(pids: Iterable[int]) -> Cpu:
     ran = waited = 0.0
     for pid in pids:
         with suppress(OSError):
-            one = _cpu_of(pid)
+            one = _cpu_of_process(pid)
             ran += one.ran
             waited += one.waited
     return Cpu(ran, waited)
 
 
-def _cpu_of(pid: int) -> Cpu:
+def _cpu_of_process(pid: int) -> Cpu:
     ran = waited = 0
     with suppress(OSError, IndexError):  # a thread ended, or the kernel has no such statistics
         for stats in Path(f"/proc/{pid}/task").glob("*/schedstat"):

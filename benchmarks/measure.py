@@ -136,14 +136,14 @@ class Testbed:
         *,
         sample: int = 1,
         quiet: float = 2.0,
-        one_sequence: bool = False,
+        shared_sequence: bool = False,
     ) -> Run:
         """Publish `count` in all, `rate` a second, and wait for the last one at the last client.
 
-        Each client expects one kind of update; with ``one_sequence``, all of them, numbered together.
+        Each client expects one kind of update; with ``shared_sequence``, all of them, numbered together.
         """
-        started = self._begin(updates, count if one_sequence else count // len(updates), sample)
-        return self._collect(self.publisher.paced(count, rate, one_sequence=one_sequence), *started, quiet)
+        started = self._begin(updates, count if shared_sequence else count // len(updates), sample)
+        return self._collect(self.publisher.paced(count, rate, shared_sequence=shared_sequence), *started, quiet)
 
     def _begin(self, updates: Sequence[Update], expected: int, sample: int) -> tuple[Cpu, float]:
         self.publisher.use(updates)

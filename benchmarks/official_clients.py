@@ -75,7 +75,7 @@ class OfficialClients:
         self._log = log
         self._buffer = b""
         #: Seconds in which all clients were connected.
-        self.ready_after = 0.0
+        self.startup_seconds = 0.0
 
     def __enter__(self) -> Self:
         command = ["node", str(DIRECTORY / "node" / "sdk" / "driver.mjs"), json.dumps(self._options)]
@@ -86,7 +86,7 @@ class OfficialClients:
         except BaseException:
             self._end()
             raise
-        self.ready_after = float(answer["ready"])
+        self.startup_seconds = float(answer["ready"])
         return self
 
     def __exit__(
@@ -122,7 +122,7 @@ class OfficialClients:
             self._child.stdin.write(json.dumps(command).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            raise LoadFailed(f"the clients' process ended: {self._last_words()}") from None
+            raise LoadFailed(f"the clients' process ended: {self._last_output()}") from None
 
     def _answer(self, timeout: float) -> dict[str, Any]:
         assert self._child.stdout is not None
@@ -132,10 +132,10 @@ class OfficialClients:
             data = self._child.stdout.read1(1 << 20) if readable else b""  # type: ignore[attr-defined]
             if not data:
                 what = "ended" if readable else f"did not answer within {timeout:.0f} s"
-                raise LoadFailed(f"the clients' process {what}: {self._last_words()}")
+                raise LoadFailed(f"the clients' process {what}: {self._last_output()}")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return dict(json.loads(line))
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]

@@ -25,7 +25,7 @@ from tests.harness import RedisServer, RelayServer, eventually
 _BATCH = 500
 
 #: Most plain publishes per second while the tasks are made: the relay stores each of them.
-_MAKE_RATE = 2000
+_CREATE_RATE = 2000
 
 #: Seconds between two looks at the heap.
 _PART = 60.0
@@ -73,7 +73,7 @@ def _make(url: str, tasks: int, moving: int) -> None:
                 }
                 batch.publish("task_updates", _message(number, fields | {"progress": 50}))
             batch.execute()
-        time.sleep(_BATCH / _MAKE_RATE)
+        time.sleep(_BATCH / _CREATE_RATE)
 
 
 def _move(url: str, tasks: int, moving: int, rate: float) -> None:

@@ -116,15 +116,15 @@ class Publisher:
         self._write(data, len(commands))
         return self._finish(started, cpu, 0)
 
-    def paced(self, count: int, rate: float, *, first: int = 0, one_sequence: bool = False) -> Published:
+    def paced(self, count: int, rate: float, *, first: int = 0, shared_sequence: bool = False) -> Published:
         """Publish `count` in all, `rate` a second, each stamped with the time that the schedule has for it. The updates of each
-        kind are numbered from `first`; with ``one_sequence``, all together.
+        kind are numbered from `first`; with ``shared_sequence``, all together.
 
         Where the publisher falls behind, it sends at once all that is due, with the times of the schedule: the latency
         contains the delay, so there is no coordinated omission.
         """
         templates, kinds = self._templates, len(self._templates)
-        each = 1 if one_sequence else kinds
+        each = 1 if shared_sequence else kinds
         cpu, start, interval = time.process_time(), time.monotonic_ns() + 10_000_000, 1e9 / rate
         sent = latest = 0
         while sent < count:

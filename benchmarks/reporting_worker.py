@@ -32,7 +32,7 @@ _TICKS = 100
 _WARM_UP = 20
 
 #: Seconds within which all must have arrived.
-_PATIENCE = 60.0
+_FLUSH_TIMEOUT = 60.0
 
 
 def _job(number: int) -> Job:
@@ -71,12 +71,12 @@ def _used(jobs: JobReporter, seconds: float, rate: int) -> float:
     """Return the CPU seconds for each second of a worker whose job reports so often."""
     job = _job(0)
     jobs.started(job, watched=False)
-    began, began_cpu = time.perf_counter(), time.process_time()
+    began, started_cpu = time.perf_counter(), time.process_time()
     for tick in range(1, int(seconds * _TICKS) + 1):
         for number in range(rate // _TICKS):
             current_task().progress(number, "Rendering", stage="image")
         time.sleep(max(0.0, began + tick / _TICKS - time.perf_counter()))
-    used = (time.process_time() - began_cpu) / (time.perf_counter() - began)
+    used = (time.process_time() - started_cpu) / (time.perf_counter() - began)
     jobs.succeeded(job.id)
     jobs.leave()
     return used
@@ -100,7 +100,7 @@ def main(redis_url: str, count: int, rate: int, seconds: float) -> None:
     waited = cpu_of([os.getpid()]).since(cpu).waited / (time.perf_counter() - began)
     # In turns: the machine is not equally fast all the time.
     shares = [_used(jobs, seconds / 4, rate) - _used(jobs, seconds / 4, 0) for _ in range(4)]
-    arrived = jobs.reporter.flush(_PATIENCE)
+    arrived = jobs.reporter.flush(_FLUSH_TIMEOUT)
     is_complete = arrived and not jobs.reporter.dropped and not jobs.reporter.lost
     print(json.dumps({"times": times, "waited": waited, "share": median(shares), "is_complete": is_complete}))
 

@@ -26,7 +26,7 @@ from relay_jobs.examples.processes import free_port
 ROOT = Path(__file__).parent.parent
 
 #: Seconds for the demonstration to have tasks in every state.
-_PATIENCE = 120
+_TIMEOUT = 120
 
 #: The example with Celery; and the pictures that it draws: subject, lines, whether the ink runs out.
 _PICTURES = ROOT / "clients" / "python" / "examples" / "pictures" / "run.py"
@@ -53,7 +53,7 @@ def _program(module: str, *arguments: str, port: int) -> Iterator[subprocess.Pop
             yield child
         finally:
             child.terminate()
-            child.wait(_PATIENCE)
+            child.wait(_TIMEOUT)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _page(browser: Browser, url: str, size: tuple[int, int], scheme: Literal["li
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
     )
     page = context.new_page()
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         try:
             page.goto(url)
@@ -121,7 +121,7 @@ def take_celery(browser: Browser, target: Path) -> None:
                 raise RuntimeError("the example did not start")
             for subject, lines, trouble in _SUBJECTS:
                 asked = f"http://127.0.0.1:{port}/pictures?subject={subject}&lines={lines}&trouble={trouble}"
-                urllib.request.urlopen(urllib.request.Request(asked, method="POST"), timeout=_PATIENCE).close()
+                urllib.request.urlopen(urllib.request.Request(asked, method="POST"), timeout=_TIMEOUT).close()
             with _page(browser, f"http://127.0.0.1:{relay_port}/", (1440, 620), "light") as page:
                 for name in ("Completed", "In progress", "Waiting"):
                     expect(page.locator(".chip:not([data-empty])", has_text=name)).to_be_visible()
@@ -177,7 +177,7 @@ def main() -> None:
     program = shutil.which("chromium")
     if program is None:
         parser.error("this needs chromium")
-    expect.set_options(timeout=_PATIENCE * 1000)
+    expect.set_options(timeout=_TIMEOUT * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         if options.celery:

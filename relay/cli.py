@@ -168,7 +168,9 @@ def tail(
     """
     from relay.commands import tail as command
 
-    raise typer.Exit(command.run(url, task or [], general=general, all_tasks=everything, go_on=follow, as_json=as_json))
+    raise typer.Exit(
+        command.run(url, task or [], general=general, all_tasks=everything, keep_running=follow, as_json=as_json)
+    )
 
 
 @app.command(epilog=_ends_with(ExitStatus.WARNINGS_FOUND, ExitStatus.ERRORS_FOUND))

@@ -118,6 +118,11 @@ class Settings(PaceSettings, GrantSettings):
     )
     page: bool = Field(True, description="serve the page with all tasks at `/`")
 
+    traces: bool = Field(
+        False, description="export OpenTelemetry traces; `OTEL_*` variables say where to (docs/traces.md)"
+    )
+    trace_names: bool = Field(False, description="put the names of channels, and so the ids of tasks, into traces")
+
     redis_timeout: FiniteFloat = Field(2.0, gt=0, le=60, description="deadline of every Redis call")
     redis_max_connections: int = Field(32, ge=2, le=10_000, description="size of the connection pool")
     extra_channels: Annotated[tuple[str, ...], NoDecode] = Field(

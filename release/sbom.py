@@ -19,7 +19,7 @@ def write_sbom(directory: Path) -> Path:
         environment = Path(name) / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=_TIMEOUT)
         python = environment / "bin" / "python"
-        wanted = [f"trio-relay[embedded,grants]=={version}", f"trio-relay-jobs=={version}"]
+        wanted = [f"trio-relay[embedded,grants,otel]=={version}", f"trio-relay-jobs=={version}"]
         pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--find-links", str(directory), *wanted], check=True, timeout=_TIMEOUT)
         list_packages = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--validate"]

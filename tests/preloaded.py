@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 from relay.processes import Child, start_child
 
 #: What most programs import. The programs themselves are left out: they run as `__main__`.
-MODULES = ("relay.commands.serve", "relay_jobs.worker")
+MODULES = ("relay.commands.serve", "relay_jobs.worker", "hypercorn.trio", "hypercorn.asyncio", "uvicorn")
 
 #: Bytes of a request, of which the environment is the most.
 _MAX_REQUEST = 200_000

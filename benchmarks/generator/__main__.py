@@ -44,7 +44,7 @@ class Generator:
         self._pongs: dict[bytes, bytes] = {}
         self._buffer = bytearray(_BUFFER * 2)
         self._view = memoryview(self._buffer)
-        self._lazy_until = 0
+        self._batch_until = 0
         self._seen = 0
         self._endpoint = TASKS
 
@@ -80,8 +80,8 @@ class Generator:
         self._clients += wanted
         wanted = wanted or [client for client in self._clients if client.is_closed]
         counting = self._counting
-        framed = counting.messages if endpoint.framing == "message" else counting.framed_stream
-        self._count = framed if endpoint.kind == "ws" else counting.bare_stream
+        framed = counting.messages if endpoint.framing == "message" else counting.websocket_stream
+        self._count = framed if endpoint.kind == "ws" else counting.byte_stream
         self._pongs = {ping.encode(): masked(TEXT, pong.encode()) for ping, pong in endpoint.pongs.items()}
         self._ready, self._noted = Latencies(), Counter(dict.fromkeys(notes, 0))
         started, cpu, deadline = time.monotonic_ns(), time.process_time(), time.monotonic() + timeout
@@ -119,7 +119,7 @@ class Generator:
         return sum(client.position is not None for client in self._clients)
 
     def arm(
-        self, *, expected: int, sample: int = 1, is_continued: bool = False, keep_last: bool = False,
+        self, *, expected: int, sample: int = 1, continues_sequence: bool = False, keep_last: bool = False,
         all_reconnect: bool = False,
     ) -> int:  # fmt: skip
         """From now on expect so many updates at each connected reader; returns the readers.
@@ -127,7 +127,7 @@ class Generator:
         Args:
             expected: Updates.
             sample: One client in so many checks order and age of its updates; with 0 they are only counted.
-            is_continued: Sequence numbers go on from those seen before.
+            continues_sequence: Sequence numbers go on from those seen before.
             keep_last: Keep the ends of the last updates, for their positions.
             all_reconnect: Readers that are closed count as well.
         """
@@ -136,11 +136,11 @@ class Generator:
         for i, client in enumerate(present):
             client.received = 0
             client.is_sampled = sample > 0 and i % sample == 0
-            if not is_continued:
+            if not continues_sequence:
                 client.following = 0
         self._counting.arm(Received(expected, readers), keep_last=keep_last)
         self._seen = 0
-        self._lazy_until = 0 if sample else expected * readers * 9 // 10
+        self._batch_until = 0 if sample else expected * readers * 9 // 10
         return readers
 
     def collect(self, *, timeout: float, quiet: float) -> Received:
@@ -265,7 +265,7 @@ class Generator:
         seen, self._seen = self._seen, received.updates
         if received.updates != seen and received.done < received.readers:
             received.last = time.monotonic_ns()
-            if seen < received.updates < min(self._lazy_until, seen + _FEW * events):
+            if seen < received.updates < min(self._batch_until, seen + _FEW * events):
                 time.sleep(_PAUSE)
 
 

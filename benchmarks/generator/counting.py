@@ -1,7 +1,7 @@
 """Counts the updates that clients receive: frames are delimited exactly, and of some clients order and age are checked.
 
 Servers differ in how they send updates: each as one WebSocket message (`messages`), several to a message or cut anywhere
-between messages (`framed_stream`), or without WebSocket as server-sent events (`bare_stream`).
+between messages (`websocket_stream`), or without WebSocket as server-sent events (`byte_stream`).
 """
 
 import time
@@ -39,7 +39,7 @@ class Counting:
         self._on_message = on_message
         self._on_control = on_control
         #: Header, size and place of the mark of the last frame that came alone: the next one is usually alike.
-        self._alone = (b"\0", 0, 0)
+        self._single = (b"\0", 0, 0)
         #: The numbers of the update that was checked last: many clients receive the same one.
         self._numbers = b""
         self._sequence = self._time = 0
@@ -66,10 +66,10 @@ class Counting:
 
     def messages(self, client: "Client", buffer: bytearray, end: int) -> None:
         """Count messages that are one update each."""
-        header_alone, size_alone, mark_alone = self._alone
-        if end == size_alone and buffer.startswith(header_alone) and buffer.startswith(MARK, mark_alone):
+        single_header, single_size, single_mark = self._single
+        if end == single_size and buffer.startswith(single_header) and buffer.startswith(MARK, single_mark):
             if client.is_sampled:
-                self._check(client, buffer, (mark_alone,))
+                self._check(client, buffer, (single_mark,))
             client.rest = b""
             if self._keep_last:
                 client.last = bytes(buffer[max(0, end - _LAST_BYTES) : end])
@@ -81,7 +81,7 @@ class Counting:
             first = buffer[position]
             mark = buffer.find(MARK, start, stop) if first in (TEXT, BINARY) else -1
             if mark < 0:
-                self._pass_on(client, first, bytes(buffer[start:stop]))
+                self._dispatch(client, first, bytes(buffer[start:stop]))
                 position = stop
                 continue
             size = stop - position
@@ -89,7 +89,7 @@ class Counting:
             if client.is_sampled:
                 self._check(client, buffer, _marks(buffer, position, mark, size, run))
             if size == end:
-                self._alone = (bytes(buffer[:start]), size, mark)
+                self._single = (bytes(buffer[:start]), size, mark)
             position += size * run
             count += run
             if self._keep_last:
@@ -98,7 +98,7 @@ class Counting:
         if count:
             self._add(client, count)
 
-    def framed_stream(self, client: "Client", buffer: bytearray, end: int) -> None:
+    def websocket_stream(self, client: "Client", buffer: bytearray, end: int) -> None:
         """Count updates in the payloads of messages, taken together."""
         data = bytes(buffer[:end])
         position, payloads = 0, [client.tail]
@@ -110,12 +110,12 @@ class Counting:
                 if self._keep_last and MARK in payload:
                     client.last = payload[-_LAST_BYTES:]
             if not is_data or len(payload) < _AFTER:  # too short for an update
-                self._pass_on(client, first, payload)
+                self._dispatch(client, first, payload)
             position = span[1]
         client.rest = data[position:]
         client.tail = self._count_marks(client, b"".join(payloads))
 
-    def bare_stream(self, client: "Client", buffer: bytearray, end: int) -> None:
+    def byte_stream(self, client: "Client", buffer: bytearray, end: int) -> None:
         """Count updates in a stream of bytes without frames."""
         client.rest = b""
         client.tail = self._count_marks(client, client.tail + bytes(buffer[:end]))
@@ -158,7 +158,7 @@ class Counting:
             add_latency(now - self._time)
         client.following = following
 
-    def _pass_on(self, client: "Client", first: int, payload: bytes) -> None:
+    def _dispatch(self, client: "Client", first: int, payload: bytes) -> None:
         if first in (TEXT, BINARY):
             self._on_message(client, payload)
         elif first & 0x08:

@@ -52,7 +52,7 @@ def publish_delta(update: Update) -> bytes:
     data = b'%b,"pad":{"$append":%b}}' % (head, delta)
     pairs = (pair.partition(b":") for pair in head[1:].split(b","))
     fields = {name.strip(b'"').decode(): value for name, _, value in pairs}
-    fields["pad"] = publications.marked_value(delta, is_append=True)
+    fields["pad"] = publications.encode_operation(delta, is_append=True)
     retention = publications.Retention(max_state_bytes=1 << 26)
     call = publications.publish_call(channel, channels.TASK_DELTA, data, retention, fields=fields)
     return resp("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.values)

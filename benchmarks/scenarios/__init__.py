@@ -8,7 +8,7 @@ from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
 from benchmarks.scenarios.network import avalanche, deploy, jitter
 from benchmarks.scenarios.reports import CLIENT, OFTEN, reports
 from benchmarks.scenarios.slow import MAX_RATIO, slow
-from benchmarks.scenarios.tasks import few_watchers, reconnect, ways_to_publish
+from benchmarks.scenarios.tasks import few_watchers, publish_variants, reconnect
 
 _CROWD = Sizes(max(CLIENTS.full), max(CLIENTS.quick), max(CLIENTS.tiny))
 _LADDER = (5, 10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1_000)  # thousands
@@ -157,7 +157,7 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         {"tasks": Sizes(50, 50, 5), "fan-out clients": Sizes(500, 100, 5), "bytes": 160,
          "updates of each": Sizes(100, 40, 5), "rounds": Sizes(5, 3, 1)},
         ("round_trip", "p99", "redis_per_update", "update_rate", "cpu_per_update", "per_core", "server", "load_core"),
-        ways_to_publish, relay.PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
+        publish_variants, relay.PUBLISH_VARIANTS, has_peers=False, complete="ways to publish that lost no update",
     ),
     Scenario(
         "reports", "Reports on jobs", "What does a report cost the code that reports, as an integration does?",

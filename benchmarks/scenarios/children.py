@@ -27,14 +27,14 @@ def children(trial: Trial) -> None:
     if runs is None:
         return
     costs = {}
-    for case, of_case in runs.items():
-        redis = median([run.redis_cpu / run.received.updates for run in of_case])
-        server = median([run.server.ran / run.received.updates for run in of_case])
+    for case, case_runs in runs.items():
+        redis = median([run.redis_cpu / run.received.updates for run in case_runs])
+        server = median([run.server.ran / run.received.updates for run in case_runs])
         costs[case] = redis, server
         row = trial.add(
-            relay.RELAY_DURABLE.name, {"redis_per_update": redis, "cpu_per_update": server}, of_case, case=case
+            relay.RELAY_DURABLE.name, {"redis_per_update": redis, "cpu_per_update": server}, case_runs, case=case
         )
-        row.complete = all_complete(of_case)
+        row.complete = all_complete(case_runs)
     for case in (_CHILDREN, _FAMILY):
         for what, mine, alone in zip(("Redis'", "Relay's"), costs[case], costs[_ALONE], strict=True):
             text = f"{what} CPU for an update, times that without a parent ({case})"
@@ -51,10 +51,10 @@ def _measured(trial: Trial) -> dict[str, list[Run]]:
             creator.use(_updates(trial, names))
             creator.burst(1)
         for _ in range(trial.p["rounds"]):
-            runs[_ALONE].append(_watched_each(trial, bed, alone))
-            runs[_CHILDREN].append(_watched_each(trial, bed, _updates(trial, updated)))
+            runs[_ALONE].append(_run_with_watchers(trial, bed, alone))
+            runs[_CHILDREN].append(_run_with_watchers(trial, bed, _updates(trial, updated)))
             bed.load.connect(relay.FAMILY, bed.server.ports[0], [relay.PARENT])
-            runs[_FAMILY].append(_run(trial, bed, _updates(trial, updated), one_sequence=True))
+            runs[_FAMILY].append(_run(trial, bed, _updates(trial, updated), shared_sequence=True))
             bed.leave()
     return runs
 
@@ -64,7 +64,7 @@ def _updates(trial: Trial, names: Sequence[str]) -> list[Update]:
     return [Update(update.task, update.data[:-1] + progress) for update in trial.updates(*names)]
 
 
-def _watched_each(trial: Trial, bed: Testbed, updates: Sequence[Update]) -> Run:
+def _run_with_watchers(trial: Trial, bed: Testbed, updates: Sequence[Update]) -> Run:
     bed.follow([str(update.task) for update in updates])
     bed.warm_up(updates)
     run = _run(trial, bed, updates)
@@ -72,6 +72,6 @@ def _watched_each(trial: Trial, bed: Testbed, updates: Sequence[Update]) -> Run:
     return run
 
 
-def _run(trial: Trial, bed: Testbed, updates: Sequence[Update], *, one_sequence: bool = False) -> Run:
+def _run(trial: Trial, bed: Testbed, updates: Sequence[Update], *, shared_sequence: bool = False) -> Run:
     count = trial.p["updates of each"] * len(updates)
-    return bed.paced(updates, count, trial.p["updates/s"], one_sequence=one_sequence)
+    return bed.paced(updates, count, trial.p["updates/s"], shared_sequence=shared_sequence)

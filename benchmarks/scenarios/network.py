@@ -79,7 +79,7 @@ def avalanche(trial: Trial, peer: Peer) -> None:
         _clients(trial, peer, server, networks=1) as clients,
     ):
         updates, first = trial.updates(*_names(trial)), 0
-        ready_after = clients.ready_after
+        startup_seconds = clients.startup_seconds
         for number, count in enumerate(parts):
             if number == 1:
                 stopped = time.monotonic_ns()
@@ -96,7 +96,7 @@ def avalanche(trial: Trial, peer: Peer) -> None:
                 began = time.monotonic_ns()
                 delivered = _collect(trial, clients, first)
         delivered = _collect(trial, clients, first)
-    figures = {"accepted": trial.p["clients"] / max(ready_after, 1e-3), "away": (began - stopped) / 1e9}
+    figures = {"accepted": trial.p["clients"] / max(startup_seconds, 1e-3), "away": (began - stopped) / 1e9}
     row = _add(trial, peer, delivered, figures)
     if delivered.complete == trial.p["clients"]:
         row.figures["served"] = max(0, delivered.last - began) / 1e9

@@ -74,11 +74,11 @@ def _with_stalled(trial: Trial, bed: Testbed, updates: list[Update]) -> _Stalled
     stalled = trial.p["stalled"]
     ports = bed.follow(["bench"] * stalled, stalled=stalled).stalled_ports
     began = time.time()
-    is_waited_for = bed.peer.is_relay and trial.context.size != "tiny"
+    waits_for_drop = bed.peer.is_relay and trial.context.size != "tiny"
     reset_peak_memory(bed.server.pids)
     memory = peak_memory_of(bed.server.pids)
     run = bed.paced(updates, trial.p["updates"], trial.p["updates/s"])
-    closings = bed.load.closings(_TIMEOUT if is_waited_for else _TIMEOUT_PEERS)
+    closings = bed.load.closings(_TIMEOUT if waits_for_drop else _TIMEOUT_PEERS)
     growth = peak_memory_of(bed.server.pids) - memory
     dropped = [closings.get(port) for port in ports]
     return _Stalled(run, growth, [None if at is None else at - began for at in dropped])

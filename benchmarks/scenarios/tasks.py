@@ -85,7 +85,7 @@ def reconnect(trial: Trial, peer: Peer) -> None:
         known = bed.load.drop()
         time.sleep(trial.pick(Sizes(1.0, 0.5, 0.2)))  # until the server has noticed
         bed.publisher.burst(away, first=before)
-        bed.load.arm(away if peer.recovers else 0, is_continued=True, all_reconnect=True)
+        bed.load.arm(away if peer.recovers else 0, continues_sequence=True, all_reconnect=True)
         cpu = bed.server.cpu()
         back = bed.load.connect(
             peer.endpoint, bed.server.ports[0], [], in_flight=len(watchers), retry=_RETRY, notes=[_RECOVERED],
@@ -111,7 +111,7 @@ def reconnect(trial: Trial, peer: Peer) -> None:
         row.complete &= after.is_complete and recovered == known == len(watchers)
 
 
-def ways_to_publish(trial: Trial) -> None:
+def publish_variants(trial: Trial) -> None:
     """Measure the cost of each way to publish: for the publisher, for Redis, and for Relay.
 
     An unpersisted update costs least. How much more a durable one costs Relay is measured on one process, in turns: processes,
@@ -120,7 +120,7 @@ def ways_to_publish(trial: Trial) -> None:
     """
     trial.expect(len(PUBLISH_VARIANTS) + 2)
     for peer in PUBLISH_VARIANTS:
-        trial.attempt(peer, "", partial(_one_way, trial, peer))
+        trial.attempt(peer, "", partial(_measure_variant, trial, peer))
     work = trial.attempt(RELAY_DURABLE, " in turns", lambda: _work_ratios(trial))
     growth = trial.attempt(RELAY, ", steady rate", lambda: _growth(trial))
     ratios = {
@@ -138,7 +138,7 @@ def ways_to_publish(trial: Trial) -> None:
     ]
 
 
-def _one_way(trial: Trial, peer: Peer) -> None:
+def _measure_variant(trial: Trial, peer: Peer) -> None:
     names, count, rounds = _names(trial), trial.p["updates of each"], trial.p["rounds"]
     updates, shared = trial.updates(*names), trial.updates("bench")
     with testbed(peer, trial.directory, max(len(names), trial.p["fan-out clients"])) as bed:

@@ -15,6 +15,7 @@ from relay_wire import keys
 from relay_wire.channels import FAMILY_UPDATE, TASK_DELTA, TASK_UPDATE
 from relay_wire.creation import owner_of
 from relay_wire.publications import Retention
+from relay_wire.trace_context import TRACE, sampled
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
@@ -60,6 +61,7 @@ class ChannelSubscriptions:
         retention: Retention,
         timeout: float,
         on_flushed: Callable[[], None] = lambda: None,
+        on_trace: Callable[[str, Position, str], None] | None = None,
     ) -> None:
         """Make the channels of a hub; run `run` beside the subscription.
 
@@ -72,12 +74,14 @@ class ChannelSubscriptions:
             retention: The limits of what Redis keeps.
             timeout: Seconds within which Redis has to answer.
             on_flushed: Called when the updates of a turn were handed out.
+            on_trace: Called with the trace context of an update that comes next: its channel, its position, and the context.
         """
         self._hub = hub
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._timeout = timeout
         self._on_flushed = on_flushed
+        self._on_trace = on_trace
         self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout)
         self._lifecycles = ChannelLifecycles[Read]()
         self._channels: dict[bytes, str] = {}  # confirmed channels by their names in Redis
@@ -154,10 +158,9 @@ class ChannelSubscriptions:
         header, _, data = message.partition(b"\n")
         try:
             epoch, offset, kind = header.decode().split(" ")
-            position = None if epoch == "-" else _position(Position, (epoch, int(offset)))
-            if kind == "owner":
-                self._hub.on_owner(channel, owner_of(data))
+            if offset == "0" and self._on_notice(channel, epoch, kind, data):
                 return False
+            position = None if epoch == "-" else _position(Position, (epoch, int(offset)))
             has_operations = kind == TASK_DELTA
         except ValueError:
             self._on_invalid(channel)
@@ -172,6 +175,19 @@ class ChannelSubscriptions:
             update = Update(channel, kind, data, monotonic(), position)
         self._hub.on_publication(update)
         return self._hub.is_full
+
+    def _on_notice(self, channel: str, epoch: str, kind: str, data: bytes) -> bool:
+        """Take a message that is no update, but about one that comes; return whether it is one. Raises ValueError."""
+        if kind == "owner":
+            self._hub.on_owner(channel, owner_of(data))
+        elif kind == TRACE:
+            offset, _, given = data.decode().partition(" ")
+            context = sampled(given)
+            if context is not None and self._on_trace is not None:
+                self._on_trace(channel, Position(epoch, int(offset)), context)
+        else:
+            return False
+        return True
 
     def _on_invalid(self, channel: str) -> None:
         self.invalid_messages += 1

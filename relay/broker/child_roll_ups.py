@@ -48,7 +48,7 @@ end
 return { clock[1] * 1000 + math.floor(clock[2] / 1000), found }
 """
 )
-_STRIKE_OUT = Script.of(
+_REMOVE_NOTES = Script.of(
     """
 local names, done = {}, {}
 for i = 1, #ARGV, 2 do
@@ -136,14 +136,14 @@ class ChildRollUps:
         for parent_id, answer in zip(parents, await self._run_calls(calls), strict=True):
             if isinstance(answer, BrokerError):
                 failed.add(parent_id)
-                _log.warning("children cannot be rolled up now", task=parent_id, error=str(answer))
-        await self._strike_out([note for parent_id in notes if parent_id not in failed for note in notes[parent_id]])
+                _log.warning("children of a task cannot be rolled up", task=parent_id, error=str(answer))
+        await self._remove_notes([note for parent_id in notes if parent_id not in failed for note in notes[parent_id]])
 
-    async def _strike_out(self, notes: Sequence[_Note]) -> None:
+    async def _remove_notes(self, notes: Sequence[_Note]) -> None:
         by_bucket: dict[int, list[bytes]] = defaultdict(list)
         for note in notes:
             by_bucket[note.bucket] += (note.name, note.value)
-        calls = [ScriptCall(_STRIKE_OUT, [keys.roll_ups(bucket)], pairs) for bucket, pairs in by_bucket.items()]
+        calls = [ScriptCall(_REMOVE_NOTES, [keys.roll_ups(bucket)], pairs) for bucket, pairs in by_bucket.items()]
         if calls:
             await self._run_calls(calls)
 

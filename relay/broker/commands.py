@@ -37,10 +37,18 @@ _T = TypeVar("_T")
 _REDIRECTIONS = 4
 
 #: Errors that pass: the same call may succeed later.
-_NOT_READY = (BusyLoadingError, ReadOnlyError, ClusterDownError, MovedError, AskError, TryAgainError, MasterDownError)
+_UNAVAILABLE_ERRORS = (
+    BusyLoadingError,
+    ReadOnlyError,
+    ClusterDownError,
+    MovedError,
+    AskError,
+    TryAgainError,
+    MasterDownError,
+)
 
 #: The same, for which redis-py has no classes: a script that runs on, replicas that are missing.
-_NOT_NOW = ("BUSY ", "NOREPLICAS ")
+_UNAVAILABLE_TEXTS = ("BUSY ", "NOREPLICAS ")
 
 
 #: Refusals of the scripts, by their first words, and what clients know them as.
@@ -52,7 +60,7 @@ def translated(error: Exception) -> BrokerError:
     text = str(error)
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
         return BrokerUnavailable(f"Redis cannot be reached: {text}")
-    if isinstance(error, _NOT_READY) or text.startswith(_NOT_NOW):
+    if isinstance(error, _UNAVAILABLE_ERRORS) or text.startswith(_UNAVAILABLE_TEXTS):
         return BrokerUnavailable(f"Redis is not ready: {text}")
     if text.startswith(publications.KEY_REUSED):
         return UpdateConflict(
@@ -78,8 +86,8 @@ def _translated_answer(answer: Any) -> Any:
 def _is_not_ready(answer: Any) -> bool:
     """Whether an answer, or one of the answers of a script to several, says that another server or a later time may do."""
     if type(answer) is list:
-        return any(isinstance(each, _NOT_READY) for each in answer)
-    return isinstance(answer, (*_NOT_READY, NoScriptError))
+        return any(isinstance(each, _UNAVAILABLE_ERRORS) for each in answer)
+    return isinstance(answer, (*_UNAVAILABLE_ERRORS, NoScriptError))
 
 
 class Commands:
@@ -245,7 +253,7 @@ class Commands:
             await run(*groups.popitem())
             return
 
-        async def run_or_note(server: Server, own: list[int]) -> None:
+        async def run_or_keep_error(server: Server, own: list[int]) -> None:
             """One node that does not answer must not take the others' answers with it."""
             try:
                 async with asyncio.timeout(self._timeout * 0.9):
@@ -257,7 +265,7 @@ class Commands:
 
         async with asyncio.TaskGroup() as group:
             for server, own in groups.items():
-                group.create_task(run_or_note(server, own))
+                group.create_task(run_or_keep_error(server, own))
 
     def _invalidate_topology(self) -> None:
         self._is_stale = True

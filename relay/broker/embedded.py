@@ -110,16 +110,14 @@ async def embedded_redis(preferred_port: int = DEFAULT_PORT) -> AsyncIterator[st
     port = free_port(preferred_port)
     with temporary_directory("relay-redis-") as directory:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_keep_running, port, Path(directory))
+            await nursery.start(_supervise, port, Path(directory))
             try:
                 yield f"redis://127.0.0.1:{port}/0"
             finally:
                 nursery.cancel_scope.cancel()
 
 
-async def _keep_running(
-    port: int, directory: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _supervise(port: int, directory: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     started = False
     while True:
         child = start_server(port, directory, "--save", "", "--appendonly", "no")
@@ -136,13 +134,13 @@ async def _keep_running(
 
 
 async def _wait_for_start(child: Child, port: int, directory: Path) -> None:
-    async def cancel_when_it_ends() -> None:
+    async def cancel_on_exit() -> None:
         await wait_for_exit(child)
         nursery.cancel_scope.cancel()
 
     with trio.move_on_after(_START_TIMEOUT):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_when_it_ends)
+            nursery.start_soon(cancel_on_exit)
             await wait_until_ready(port)
             nursery.cancel_scope.cancel()
             return

@@ -14,6 +14,7 @@ from relay.core.errors import BrokerRefused
 from relay.core.families import MAX_CHILDREN, MAX_STATES_BYTES, MIN_TTL, parent_of
 from relay.core.field_operations import literal
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Position, Update
 
 _json = msgspec.json.Encoder().encode
@@ -38,7 +39,9 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
         epoch, offset, flat, states, owner, is_truncated = answer
         top = Position(epoch.decode(), int(offset))
         if flat is not None:
-            return Snapshot(top, read_entries(channel, top.epoch, flat, received_at), None, owner_of(owner))
+            return Snapshot(
+                top, SharedUpdates(read_entries(channel, top.epoch, flat, received_at)), None, owner_of(owner)
+            )
         tasks = [
             (
                 task_id.decode(),

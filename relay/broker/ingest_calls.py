@@ -33,20 +33,27 @@ class IngestCalls:
         self._sharded = sharded
         self._calls: list[ScriptCall] = []
         self._counts: list[int] = []  # how many updates each call records; 0 for one that creates a task
+        self._singles: set[int] = set()  # the places of calls that record one update by itself
         self._open: IngestCall | None = None
         self._errors: dict[int, BadMessage] = {}
         self._count = 0
 
-    def add(self, update: Update, occurrence: Occurrence) -> None:
-        """Add an update. One that cannot be recorded at all has the reason as its result."""
+    def add(self, update: Update, occurrence: Occurrence, *, is_single: bool = False) -> None:
+        """Add an update. One that cannot be recorded at all has the reason as its result.
+
+        Args:
+            update: The update.
+            occurrence: Which one of several equal messages it is.
+            is_single: Record it by a call of its own, as one with a trace context needs it.
+        """
         place = self._count
         self._count += 1
         try:
             created: ScriptCall | None = None
             if script_calls.CREATED_MARK in update.data:
                 created = script_calls.ingest_created_call(update, occurrence, self._retention, sharded=self._sharded)
-            if self._sharded:
-                self._append(script_calls.ingest_call(update, occurrence, self._retention, sharded=True), 1)
+            if is_single or self._sharded:
+                self._append_single(update, occurrence)
             else:
                 call = self._open
                 if call is None or call.is_full:
@@ -59,6 +66,12 @@ class IngestCalls:
         if created is not None:
             self._close()
             self._append(created, 0)
+
+    def _append_single(self, update: Update, occurrence: Occurrence) -> None:
+        call = script_calls.ingest_call(update, occurrence, self._retention, sharded=self._sharded)
+        self._close()
+        self._singles.add(len(self._calls))
+        self._append(call, 1)
 
     def _append(self, call: ScriptCall, count: int) -> None:
         self._calls.append(call)
@@ -84,16 +97,15 @@ class IngestCalls:
             answers: What the calls returned, with a BrokerError in place of a failed call's.
         """
         results: list[int | BrokerError | BadMessage] = []
-        for answer, count in zip(answers, self._counts, strict=True):
+        for place, (answer, count) in enumerate(zip(answers, self._counts, strict=True)):
             if isinstance(answer, BrokerError):
                 results += [answer] * count
-            elif self._sharded:
-                if count:
-                    result = script_calls.read_result(answer)
-                    if isinstance(result, PublishResult):
-                        results.append(-1 - result.previous if result.is_duplicate else result.previous)
-                    else:
-                        results.append(result)
+            elif place in self._singles:
+                result = script_calls.read_result(answer)
+                if isinstance(result, PublishResult):
+                    results.append(-1 - result.previous if result.is_duplicate else result.previous)
+                else:
+                    results.append(result)
             elif count:
                 results += self._read_many(answer, count)
         for place in sorted(self._errors):

@@ -23,8 +23,8 @@ _NODE_TTL = 10
 _INTERVAL = 3.0
 
 #: Seconds within which the relays have to answer, and between two looks for their answers.
-_PATIENCE = 1.0
-_LOOK_EVERY = 0.02
+_ANSWER_SECONDS = 1.0
+_POLL_SECONDS = 0.02
 
 #: Seconds for which answers are kept, and most bytes of one.
 _ANSWER_TTL = 10
@@ -112,12 +112,12 @@ class Nodes:
         question = _Question(uuid4().hex, subject)
         living = await self._living()
         await self._publish(keys.QUESTIONS, _encode(question))
-        until = monotonic() + _PATIENCE
+        until = monotonic() + _ANSWER_SECONDS
         while True:
             answers = await self._read_answers(question.id)
             if living <= answers.keys() or monotonic() >= until:
                 return Survey(answers, sorted(living - answers.keys()))
-            await trio.sleep(_LOOK_EVERY)
+            await trio.sleep(_POLL_SECONDS)
 
     async def _living(self) -> set[str]:
         (names,) = await self._run_calls([ScriptCall(_LIVING, [keys.NODES], [_NODE_TTL * 1000, _MAX_NODES])])
@@ -141,7 +141,7 @@ class Nodes:
                     await self._try([ScriptCall(_ANNOUNCE, [keys.NODES], [self.uid, _NODE_TTL * 1000])])
                     await trio.sleep(_INTERVAL)
         finally:
-            with trio.move_on_after(_PATIENCE, shield=True):
+            with trio.move_on_after(_ANSWER_SECONDS, shield=True):
                 await self._try([ScriptCall(_LEAVE, [keys.NODES], [self.uid])])
         raise AssertionError("it runs until it is cancelled")
 
@@ -158,4 +158,4 @@ class Nodes:
         except BrokerUnavailable:
             return  # the next announcement says it; a request does not wait indefinitely
         if isinstance(result, BrokerError):
-            _log.error("the relays cannot be told", error=str(result))
+            _log.error("redis refused what this relay has for the others", error=str(result))

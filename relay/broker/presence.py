@@ -104,8 +104,8 @@ class Presence:
         self._came: set[tuple[str, str]] = set()
         self._reads: dict[str, _Read] = {}
         self._has_work = trio.Event()
-        self._is_away = False
-        self._is_back = trio.Event()
+        self._is_unavailable = False
+        self._available_again = trio.Event()
 
     # What sessions do; nothing but `read` waits.
 
@@ -164,21 +164,21 @@ class Presence:
                 try:
                     await self._work()
                 except BrokerError as error:
-                    self._is_away |= not isinstance(error, BrokerBusy)
+                    self._is_unavailable |= not isinstance(error, BrokerBusy)
                     _fail(self._reads.values(), error)
                     self._reads.clear()
                     await trio.sleep(_RETRY_INTERVAL)
                 else:
-                    if self._is_away:
-                        self._is_away = False
-                        self._is_back.set()
+                    if self._is_unavailable:
+                        self._is_unavailable = False
+                        self._available_again.set()
         raise AssertionError("presence is kept until cancelled")
 
     async def _confirm_all(self) -> NoReturn:
         while True:
             with trio.move_on_after(self._confirm_interval):
-                await self._is_back.wait()
-            self._is_back = trio.Event()
+                await self._available_again.wait()
+            self._available_again = trio.Event()
             pairs = [(channel, client) for channel, members in self._members.items() for client in members]
             while pairs:
                 for channel, client in pairs[:_CLIENTS_AT_ONCE]:
@@ -211,7 +211,7 @@ class Presence:
                 self._came.difference_update((channel, client) for client in came)
         for channel, gone in removed.items():
             answer = next(answers)
-            # Nobody was told yet of those that left at once.
+            # Those that left at once were not announced yet.
             passed = [client for client in gone if (channel, client) in self._came]
             self._came.difference_update((channel, client) for client in passed)
             names = [client.encode() for client in passed]
@@ -281,7 +281,7 @@ class Presence:
         try:
             await self._run_calls(calls)
         except BrokerError as error:
-            _log.warning("joining and leaving was not announced", error=str(error), channels=len(calls))
+            _log.warning("members that joined or left were not announced", error=str(error), channels=len(calls))
 
 
 def _fail(reads: Iterable[_Read], error: BrokerError) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 from relay_wire import keys
@@ -20,12 +21,15 @@ from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
 from relay.broker.ingest_calls import IngestCalls
+from relay.broker.record_traces import Spans, begin_spans, end_spans
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
-from relay.core.plain_order import Announce, CountPeers, Outcome, Pending, Persist, PlainOrder
+from relay.core.plain_order import Announce, CountPeers, Outcome, Persist, PlainOrder
+from relay.core.plain_queue import Pending
 from relay.core.task_state import unpersisted_data
 from relay.core.updates import Update
+from relay.traces import Traces
 
 _log = structlog.get_logger("relay.publish_ingester")
 
@@ -58,6 +62,7 @@ class PublishIngester:
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
         on_stored: Callable[[int], None],
+        traces: Traces | None = None,
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -70,6 +75,7 @@ class PublishIngester:
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
             on_stored: Called with how many messages this process has stored, and no other before it.
+            traces: Makes spans, if anything does.
         """
         self._run_calls = run_calls
         self._retention = retention
@@ -79,6 +85,7 @@ class PublishIngester:
         self._deliver = deliver
         self._on_unpersisted = on_unpersisted
         self._on_stored = on_stored
+        self._traces = traces
         self._order = PlainOrder(_new_request(), _new_request)
         self._occurrences = OccurrenceCounter(monotonic())
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
@@ -199,8 +206,12 @@ class PublishIngester:
         answers: Sequence[Any] = []
         away = await self._read_clock()
         batch = IngestCalls(self._retention, int(DEDUP_TTL * 1000), sharded=self._sharded)
-        for pending in effect.batch:
-            batch.add(pending.update, self._occurrence(pending))
+        spans: Spans = {} if self._traces is None else begin_spans(self._traces, effect.batch)
+        if spans:
+            self._add_traced(batch, effect.batch, spans)
+        else:
+            for pending in effect.batch:
+                batch.add(pending.update, self._occurrence(pending))
         calls = batch.calls()
         if away is None and calls:
             try:
@@ -208,6 +219,8 @@ class PublishIngester:
             except BrokerError as error:
                 away = error
         results = batch.results(answers if away is None else [away] * len(calls))
+        if spans:
+            end_spans(spans, results)
         stored = 0
         outcomes: list[tuple[Pending, Outcome]] = []
         for pending, result in zip(effect.batch, results, strict=True):
@@ -221,6 +234,13 @@ class PublishIngester:
         if stored:
             self._on_stored(stored)
         return outcomes
+
+    def _add_traced(self, calls: IngestCalls, batch: Sequence[Pending], spans: Spans) -> None:
+        for place, pending in enumerate(batch):
+            span, update = spans.get(place), pending.update
+            if span is not None:
+                update = msgspec.structs.replace(update, trace=span.traceparent)
+            calls.add(update, self._occurrence(pending), is_single=span is not None)
 
     def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
         if isinstance(reason, BrokerUnavailable):

@@ -63,8 +63,8 @@ class PubSub:
         self._plain: list[PubSubConnection] = []
         self._nodes: dict[Server, PubSubConnection] = {}
         self._is_stale = trio.Event()
-        self._made_at = monotonic()
-        self._reconnects_of_gone = 0
+        self._created_at = monotonic()
+        self._past_reconnects = 0
         self._past_output_buffer_disconnects = 0
 
     @property
@@ -86,12 +86,12 @@ class PubSub:
     @property
     def probe_age(self) -> float:
         """Seconds since the last probe arrived, of the connection where that is longest; at first since this was made."""
-        return monotonic() - min((connection.probed_at for connection in self._connections), default=self._made_at)
+        return monotonic() - min((connection.probed_at for connection in self._connections), default=self._created_at)
 
     @property
     def reconnects(self) -> int:
         """How often a connection was lost."""
-        return self._reconnects_of_gone + sum(connection.reconnects for connection in self._connections)
+        return self._past_reconnects + sum(connection.reconnects for connection in self._connections)
 
     @property
     def output_buffer_disconnects(self) -> int:
@@ -210,12 +210,12 @@ class PubSub:
                     _log.info("no primary of the cluster any more", server=server.name)
                     running.pop(server).cancel()
                     gone = self._nodes.pop(server)
-                    self._reconnects_of_gone += gone.reconnects
+                    self._past_reconnects += gone.reconnects
                     self._past_output_buffer_disconnects += gone.output_buffer_disconnects
                 for server in primaries - set(running):
                     running[server] = trio.CancelScope()
                     self._nodes[server] = PubSubConnection(_always(server), receiver, options, loop, is_sharded=True)
-                    nursery.start_soon(self._run_within, running[server], self._nodes[server])
+                    nursery.start_soon(self._run_in_scope, running[server], self._nodes[server])
             if attempt:
                 await trio.sleep(backoff(attempt))
                 continue
@@ -224,7 +224,7 @@ class PubSub:
                 await self._is_stale.wait()
 
     @staticmethod
-    async def _run_within(scope: trio.CancelScope, connection: PubSubConnection) -> None:
+    async def _run_in_scope(scope: trio.CancelScope, connection: PubSubConnection) -> None:
         with scope:
             await connection.run()
 

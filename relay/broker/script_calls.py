@@ -21,7 +21,8 @@ from relay.core.errors import BrokerRefused
 from relay.core.field_operations import check_operation, literal, may_have_operations, operation_of
 from relay.core.json_errors import NOT_JSON
 from relay.core.recovery import Snapshot
-from relay.core.task_state import STALLED, fields_of, object_of, status_of
+from relay.core.shared_updates import SharedUpdates
+from relay.core.task_state import STALLED, fields_of, join_fields, status_of
 from relay.core.updates import Position, Update
 
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -61,6 +62,7 @@ def publish_call(
     idempotency_key: str | None = None,
     fingerprint: str = "",
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that publishes an update.
 
@@ -71,8 +73,9 @@ def publish_call(
         retention: How much is kept, and for how long.
         options: The task's owner and parent.
         idempotency_key: A name of this update, see `relay_wire.publications.publish_call`.
-        fingerprint: What tells this update from others of the same name.
+        fingerprint: What distinguishes this update from others of the same name.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with it.
 
     Raises:
         BadMessage: The data of a task is no object, has too many fields, or an operation that cannot be done.
@@ -89,6 +92,7 @@ def publish_call(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
         sharded=sharded,
+        trace=trace,
     )
 
 
@@ -115,6 +119,7 @@ def ingest_call(update: Update, occurrence: Occurrence, retention: Retention, *,
         status=status,
         options=update.options,
         sharded=sharded,
+        trace=update.trace,
     )
 
 
@@ -143,7 +148,7 @@ def ingest_created_call(
     return publications.ingest_created_call(
         task_id,
         fields,
-        object_of(task),
+        join_fields(task),
         retention,
         occurrence,
         kind=kind,
@@ -184,7 +189,7 @@ def create_call(
     return publications.create_call(
         task_id,
         fields,
-        object_of(task),
+        join_fields(task),
         retention,
         kind=kind,
         status=status,
@@ -237,7 +242,7 @@ def _with_operations(kind: str, fields: Mapping[str, bytes]) -> tuple[str, dict[
         operation = operation_of(value)
         if operation is not None:
             check_operation(name, operation)
-            marked[name] = publications.marked_value(operation.operand, is_append=operation.is_append)
+            marked[name] = publications.encode_operation(operation.operand, is_append=operation.is_append)
             plain[name] = operation.operand
             kind = TASK_DELTA
     return kind, marked, status_of(plain)
@@ -275,7 +280,7 @@ def read_call(
             goes on in a new epoch.
     """
     epoch, offset = since or ("", 0)
-    names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.of_channel(channel)[3]]
+    names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.channel_keys(channel)[3]]
     values: list[Any] = [epoch, offset, retention.history_size, max_bytes, retention.history_meta_ttl * 1000]
     if is_ours and since is not None:
         return ScriptCall(scripts.load("catch_up"), names, [*values, new_epoch()])
@@ -291,9 +296,8 @@ def history_call(channel: str, since: Position | None, retention: Retention, max
         retention: Its history size bounds the entries.
         max_bytes: Most bytes of entries, as for `read_call`.
     """
-    epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel)]
-    return ScriptCall(scripts.load("history"), names, [epoch, offset, retention.history_size, max_bytes])
+    return ScriptCall(scripts.load("history"), names, [*(since or ("", 0)), retention.history_size, max_bytes])
 
 
 def prepare_call(buckets: Iterable[int], retention: Retention) -> ScriptCall:
@@ -331,7 +335,7 @@ def read_snapshot(channel: str, answer: Any, received_at: float) -> Snapshot | B
     try:
         epoch, offset, flat, state, owner = answer
         top = Position(epoch.decode(), int(offset))
-        entries = None if flat is None else read_entries(channel, top.epoch, flat, received_at)
+        entries = None if flat is None else SharedUpdates(read_entries(channel, top.epoch, flat, received_at))
         state_now = state_update(channel, readable_fields(state), top, received_at)
         owners = owner_of(owner)
         return Snapshot(top, entries, state_now, owners)
@@ -381,11 +385,8 @@ def readable_fields(state: Any) -> dict[str, bytes]:
 
 
 def utf8(data: bytes) -> bytes:
-    """Return data that may become a part of a text frame: bytes that are not UTF-8, which none of Relay's publishers sends, are
-    replaced by U+FFFD."""
-    if data.isascii():
-        return data
-    return data.decode(errors="replace").encode()
+    """Return data that may become a part of a text frame: what is not UTF-8, as none of Relay's publishers sends, is U+FFFD."""
+    return data if data.isascii() else data.decode(errors="replace").encode()
 
 
 def state_update(channel: str, fields: dict[str, bytes], top: Position, received_at: float) -> Update | None:
@@ -396,4 +397,4 @@ def state_update(channel: str, fields: dict[str, bytes], top: Position, received
     if not fields:
         return None
     literals = {name: literal(value) for name, value in fields.items()}
-    return Update(channel, TASK_UPDATE, object_of(literals), received_at, top, literals != fields)
+    return Update(channel, TASK_UPDATE, join_fields(literals), received_at, top, literals != fields)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class ServerUsage(NamedTuple):
-    """The usage of one server. A number that Redis does not tell is None.
+    """The usage of one server. A number that Redis does not report is None.
 
     Attributes:
         memory_used: Bytes that Redis has allocated.

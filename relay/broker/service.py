@@ -41,6 +41,7 @@ from relay.core.channels import task_channel
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.hub import Hub
 from relay.core.updates import Position, Update
+from relay.traces import Traces
 
 _log = structlog.get_logger("relay.redis")
 
@@ -253,12 +254,18 @@ class RedisBroker:
 
         return end
 
-    def follow(self, hub: Hub, on_flushed: Callable[[], None] = lambda: None) -> ChannelSubscriptions:
+    def follow(
+        self,
+        hub: Hub,
+        on_flushed: Callable[[], None] = lambda: None,
+        on_trace: Callable[[str, Position, str], None] | None = None,
+    ) -> ChannelSubscriptions:
         """Return what keeps a hub's channels subscribed; pass it to `start_listening`, and run it beside that.
 
         Args:
             hub: Whose channels they are.
             on_flushed: Called when the updates of a turn were handed out.
+            on_trace: See `ChannelSubscriptions`.
         """
         return ChannelSubscriptions(
             hub,
@@ -269,6 +276,7 @@ class RedisBroker:
             self._retention,
             self._settings.redis_timeout,
             on_flushed,
+            on_trace,
         )
 
     def tasks(self, max_tasks: int) -> TaskStore:
@@ -285,9 +293,10 @@ class RedisBroker:
         """Return what rolls up children into their parents."""
         return ChildRollUps(self._commands.run_calls, self._retention, sharded=self._servers.is_sharded)
 
-    def client_publishes(self) -> ClientPublishes:
+    def client_publishes(self, traces: Traces | None = None) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""
-        return ClientPublishes(self._publish_calls.run_calls, self._retention, sharded=self._servers.is_sharded)
+        run_calls, sharded = self._publish_calls.run_calls, self._servers.is_sharded
+        return ClientPublishes(run_calls, self._retention, sharded=sharded, traces=traces)
 
     def event_positions(self) -> EventPositions:
         """Return what remembers the ids of updates, on the connections for clients."""
@@ -314,6 +323,7 @@ class RedisBroker:
         deliver: Callable[[Update], None],
         on_unpersisted: Callable[[], None],
         on_stored: Callable[[int], None] = lambda _: None,
+        traces: Traces | None = None,
     ) -> PublishIngester:
         """Return what persists plain messages; pass its `on_reconnecting` to `start_listening`, and run it beside that.
 
@@ -321,6 +331,7 @@ class RedisBroker:
             deliver: Delivers an update that Redis does not persist to this process's own clients.
             on_unpersisted: Called each time that this happens.
             on_stored: Called with how many messages this process has stored, and no other before it.
+            traces: Makes spans, if anything does.
         """
         run_calls: RunCalls = self._commands.run_calls
         if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
@@ -336,6 +347,7 @@ class RedisBroker:
             deliver,
             on_unpersisted,
             on_stored,
+            traces,
         )
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester

@@ -23,7 +23,7 @@ from relay.core.task_filter import TaskFilter
 MAX_IDENTITIES = 64
 
 #: Ids of a bucket that Redis looks at in one call for those that begin in a certain way, and those of one step.
-_LOOK_AT = 2048
+_SCAN_COUNT = 2048
 _STEP = 256
 
 #: Beginnings that are looked up one by one. For more of them a look at the ids costs less.
@@ -189,12 +189,12 @@ class TaskIndexes:
         for index in sources.indexes:
             yield ScriptCall(_LATEST, [index], [newest, self._oldest, of_each])
         if sources.beginnings:
-            values = [newest, self._oldest, at_once, max(_LOOK_AT, 8 * at_once), *sources.beginnings]
+            values = [newest, self._oldest, at_once, max(_SCAN_COUNT, 8 * at_once), *sources.beginnings]
             for bucket in _BUCKETS:
                 yield ScriptCall(_BEGINNING, [keys.tasks(bucket), keys.names(bucket)], values)
         by_index: dict[str, list[str]] = {}
         for task_id in sources.task_ids:
-            by_index.setdefault(keys.of_channel(TASK_PREFIX + task_id)[4], []).append(task_id)
+            by_index.setdefault(keys.channel_keys(TASK_PREFIX + task_id)[4], []).append(task_id)
         for index, task_ids in by_index.items():
             yield ScriptCall(_THESE, [index], [self._oldest, *task_ids])
 

@@ -98,12 +98,7 @@ class TaskStore:
         Returns:
             False when there is no such task.
         """
-        call = publications.heartbeat_call(task_id, self._retention, sharded=self._sharded)
-        (answer,) = await run_all(self._run_client_calls, [call])
-        result = script_calls.read_result(answer)
-        if isinstance(result, BrokerRefused):
-            raise result
-        return not result.is_duplicate
+        return await self._change(publications.heartbeat_call(task_id, self._retention, sharded=self._sharded))
 
     async def request_cancel(self, task_id: str, reason: str) -> str:
         """Request a task's end: its worker is notified, or finds the request when it begins. May be repeated.
@@ -152,7 +147,10 @@ class TaskStore:
         Returns:
             False when there is no such task.
         """
-        call = publications.delete_call(task_id, self._retention, sharded=self._sharded)
+        return await self._change(publications.delete_call(task_id, self._retention, sharded=self._sharded))
+
+    async def _change(self, call: ScriptCall) -> bool:
+        """Run a call that changes one task. Returns False when there is no such task."""
         (answer,) = await run_all(self._run_client_calls, [call])
         result = script_calls.read_result(answer)
         if isinstance(result, BrokerRefused):

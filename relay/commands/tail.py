@@ -11,7 +11,7 @@ from relay.config import load
 
 
 def run(
-    url: str | None, task_ids: Sequence[str], *, general: bool, all_tasks: bool, go_on: bool, as_json: bool
+    url: str | None, task_ids: Sequence[str], *, general: bool, all_tasks: bool, keep_running: bool, as_json: bool
 ) -> ExitStatus:
     """Follow tasks at `url`, at ``RELAY_URL``, or where the settings say, and return the exit status."""
     if url is not None:
@@ -25,7 +25,7 @@ def run(
         task_ids,
         general=general,
         all_tasks=all_tasks,
-        go_on=go_on,
+        keep_running=keep_running,
         as_json=as_json,
         url_source=source,
     )

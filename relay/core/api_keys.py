@@ -15,7 +15,7 @@ from relay.core.errors import BadGrant
 from relay.core.grant_claims import read_compact
 from relay.core.grants import Grant
 
-#: What every key begins with: it tells keys from tokens, and lets scanners find keys that were published by mistake.
+#: What every key begins with: it distinguishes keys from tokens, and lets scanners find keys that were published by mistake.
 PREFIX = "relay_"
 
 #: Random bytes of a key. A hash without a salt or a cost is enough for what nobody can guess.

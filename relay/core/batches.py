@@ -118,6 +118,10 @@ class Batch:
         self._items = items
         self._format = format
 
+    def followed_by(self, other: "Batch") -> "Batch":
+        """Return both as one batch, which is never coalesced."""
+        return Batch(self.chunk + other.chunk, self.count + other.count, self.size + other.size)
+
     @property
     def messages(self) -> Sequence[Message] | None:
         """The single messages, for coalescing; None if the batch cannot be coalesced. Only queued batches are asked."""

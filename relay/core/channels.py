@@ -59,8 +59,8 @@ _CLASS_PART = compile_pattern(r"\\(.)|(.)-(.)|(.)", DOTALL)
 
 def _expression(part: Match[str]) -> str:
     """Return what one part of a Redis glob, which is no star, matches, as a regular expression for one character."""
-    _, any_one, negated, members, character = part.groups()
-    if any_one:
+    _, any_character, negated, members, character = part.groups()
+    if any_character:
         return "."
     if character is not None:
         return escape(character)

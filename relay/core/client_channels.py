@@ -24,7 +24,7 @@ class Namespace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: What stands before the first colon of its channels; empty for channels without one, such as ``general``.
-        presence: Who is subscribed is kept, and told to those who may follow the channel.
+        presence: Who is subscribed is kept; clients that may follow the channel can ask for it.
         join_leave: Clients that ask for it are notified who joins and leaves.
         force_push_join_leave: All clients are.
         force_recovery: Every subscription has a position and can be resumed, whether the client asks for that or not.

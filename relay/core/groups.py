@@ -37,6 +37,14 @@ class Selective(Protocol):
     keys: frozenset[str] | None
 
 
+@runtime_checkable
+class Traced(Protocol):
+    """An encoding whose clients want the trace contexts of updates."""
+
+    def trace(self, channel: str, position: Position, context: str) -> bytes:
+        """Return the payload with the trace context of the update at a position, which comes before that."""
+
+
 #: Returns the keys by which some want an update and others do not.
 KeysOf = Callable[[Update], Iterable[str]]
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Format, batch_of
-from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, offer_merged
+from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, Traced, offer_merged
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
@@ -27,13 +27,13 @@ FLUSH_BYTES = 1024 * 1024
 class _Channel:
     """One channel that has a subscriber, or is kept without."""
 
-    __slots__ = ("groups", "is_kept", "recovering", "sequence")
+    __slots__ = ("groups", "is_pinned", "recovering", "sequence")
 
     def __init__(self, keys_of: KeysOf | None) -> None:
         self.sequence = ChannelSequence()
         self.groups = Groups(keys_of)
         self.recovering: dict[Recovering, None] = {}
-        self.is_kept = False
+        self.is_pinned = False
 
 
 class Hub:
@@ -108,6 +108,11 @@ class Hub:
             if count := sum(len(group.listeners) for group in channel.groups.all()):
                 yield name, count
 
+    def listener_count(self, name: str) -> int:
+        """Return how many listeners a channel has."""
+        channel = self._channels.get(name)
+        return 0 if channel is None else sum(len(group.listeners) for group in channel.groups.all())
+
     def needs_snapshot(self, name: str) -> bool:
         """Whether a listener of a channel still needs its state."""
         channel = self._channels.get(name)
@@ -122,12 +127,12 @@ class Hub:
             self._on_first_subscriber(name)
         return channel
 
-    def keep(self, name: str) -> None:
-        """Follow a channel from now on, with subscribers or without: to the next one nothing is new, so it misses nothing."""
-        self._channel(name).is_kept = True
+    def pin(self, name: str) -> None:
+        """Keep following a channel while it has no subscribers, so that the next one finds its sequence up to date."""
+        self._channel(name).is_pinned = True
 
     def _remove_if_unused(self, name: str, channel: _Channel) -> None:
-        is_used = channel.groups or channel.recovering or channel.is_kept
+        is_used = channel.groups or channel.recovering or channel.is_pinned
         if not is_used and self._channels.get(name) is channel:
             del self._channels[name]
             self._on_last_unsubscribed(name)
@@ -229,6 +234,14 @@ class Hub:
         if name in self._channels:
             self._on_owner(name, owner)
 
+    def on_trace(self, name: str, position: Position, context: str) -> None:
+        """Take the trace context of the update that comes next, for those that want it."""
+        channel = self._channels.get(name)
+        for group in channel.groups.all() if channel is not None else ():
+            if isinstance(group.format.encoding, Traced):
+                payload = group.format.encoding.trace(name, position, context)
+                self._append_payload(group, payload)
+
     def on_disconnect(self, names: Iterable[str]) -> None:
         """The connection that brought these channels is gone: each needs a snapshot when it is subscribed again."""
         for name in names:
@@ -328,10 +341,13 @@ class Hub:
         if group.format.encoding.stateful and self._dirty:
             self.flush()  # it is encoded now, and what is pending came before
         for payload in group.format.encoding.reset(name, snapshot):
-            if not group.pending:
-                self._mark_dirty(group)
-            group.pending.append(group.format.payload(payload))
-            group.sequence_numbers.append(self._sequence_number)
+            self._append_payload(group, payload)
+
+    def _append_payload(self, group: Group, payload: bytes) -> None:
+        if not group.pending:
+            self._mark_dirty(group)
+        group.pending.append(group.format.payload(payload))
+        group.sequence_numbers.append(self._sequence_number)
 
     def _send_missing_states(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
         """Give the state to the listeners that lack it, and to no others."""

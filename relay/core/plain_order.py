@@ -18,14 +18,13 @@ Not covered: a relay whose connection breaks while it holds back. Until it conne
 may be persisted behind later messages: once each, but out of order.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
 from relay.core.occurrences import CountedMessage
+from relay.core.plain_queue import BarrierRequest, Pending, PlainQueue
 from relay.core.updates import Update
 
 #: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
@@ -73,20 +72,6 @@ class Outcome(Enum):
 _pending = tuple.__new__
 
 
-class Pending(NamedTuple):
-    """An update that waits to be persisted."""
-
-    update: Update
-    counted: CountedMessage
-
-
-class _BarrierRequest(NamedTuple):
-    """Another relay's request, at its place in the queue. `held_count`: see "held" above; None for "done"."""
-
-    request: bytes
-    held_count: int | None
-
-
 class Persist(NamedTuple):
     """Effect: persist these, in order, and call `PlainOrder.on_outcomes`."""
 
@@ -125,7 +110,7 @@ class PlainOrder:
     =======  ================================================  =======  ==================================================
 
     ==================  ==============================================================================================
-    state               what `next_persist` lets pass, in the order of the queue
+    state               what `next_persist` lets pass, in the order of `relay.core.plain_queue`
     ==================  ==============================================================================================
     ASKING, HOLDING     updates received before the state was ASKING, and "held" answers behind them
     FLOWING             everything; a "done" answer when all before it is persisted
@@ -144,8 +129,7 @@ class PlainOrder:
         """
         self._name = name
         self._new_request = new_request
-        self._queue: deque[Pending | _BarrierRequest] = deque()
-        self._queued_bytes = 0
+        self._queue = PlainQueue()
         self._connected_at = -inf
         #: Since when something may have been missed that is not persisted: the first connection after the state was FLOWING.
         self._held_from = -inf
@@ -172,6 +156,7 @@ class PlainOrder:
         self._advance(now)
         if self.state is OrderState.FLOWING:
             self._held_from = now
+            self._queue.end_segment()
         self._connected_at = now
         self._connections += 1
         self._received_count = 0
@@ -186,11 +171,10 @@ class PlainOrder:
     def on_received(self, update: Update, counted: CountedMessage) -> bool:
         """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
         self._received_count += 1
-        size = len(update.data)
-        if len(self._queue) >= MAX_QUEUED or self._queued_bytes + size > MAX_QUEUED_BYTES:
+        queue = self._queue
+        if len(queue) >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
             return False
-        self._queue.append(_pending(Pending, (update, counted)))
-        self._queued_bytes += size
+        queue.append(_pending(Pending, (update, counted)))
         return True
 
     def on_barrier_message(self, message: bytes, now: float) -> None:
@@ -215,8 +199,8 @@ class PlainOrder:
         # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
         # other one waits until it is done.
         if self.state is not OrderState.FLOWING and self._held_from == self._connected_at:
-            self._queue.insert(self._old_count(), _BarrierRequest(request, self._received_count))
-        self._queue.append(_BarrierRequest(request, None))
+            self._queue.insert_request(BarrierRequest(request, self._received_count), self._held_from)
+        self._queue.append_request(BarrierRequest(request, None))
 
     def on_asked(self, now: float, *, is_refused: bool) -> None:
         """Our request was published, or could not be. is_refused: Redis does not let us."""
@@ -266,8 +250,7 @@ class PlainOrder:
                 live_only.append(pending.update)
             else:
                 again.append(pending)
-        self._queue.extendleft(reversed(again))
-        self._queued_bytes += sum(len(pending.update.data) for pending in again)
+        self._queue.restore(again)
         # Less than others hold back for: they may have missed what waits here.
         self._retry_at = now + min(retry_delay, REORDER_WINDOW / 4) if again else -inf
         return live_only
@@ -279,11 +262,12 @@ class PlainOrder:
         self._advance(now)
         if now < self._retry_at:
             return Wait(self._retry_at)
-        batch = self._take(len(self._queue) if self.state is OrderState.FLOWING else self._old_count())
+        before = inf if self.state is OrderState.FLOWING else self._held_from
+        batch = self._queue.take(BATCH_UPDATES, BATCH_BYTES, before)
         if batch:
             return Persist(batch)
-        if self._queue and isinstance(head := self._queue[0], _BarrierRequest):
-            self._queue.popleft()
+        head = self._queue.take_request()
+        if head is not None:
             if head.held_count is None:
                 return Announce(b"done %b %b" % (head.request, self._name))
             return Announce(b"held %b %b %d" % (head.request, self._name, head.held_count))
@@ -315,24 +299,3 @@ class PlainOrder:
             self.state = OrderState.HOLDING
         if self.state is OrderState.HOLDING and now >= self._connected_at + REORDER_WINDOW:
             self.state = OrderState.FLOWING
-
-    def _old_count(self) -> int:
-        """Return how much at the head of the queue was received before something may have been missed."""
-        since = self._held_from
-        old = takewhile(lambda item: isinstance(item, _BarrierRequest) or item.update.received_at < since, self._queue)
-        return sum(1 for _ in old)
-
-    def _take(self, limit: int) -> list[Pending]:
-        """Remove updates from the head of the queue, up to a request."""
-        batch: list[Pending] = []
-        size = 0
-        while (
-            len(batch) < min(limit, BATCH_UPDATES)
-            and size < BATCH_BYTES
-            and isinstance(item := self._queue[0], Pending)
-        ):
-            self._queue.popleft()
-            batch.append(item)
-            size += len(item.update.data)
-        self._queued_bytes -= size
-        return batch

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 class RateWindow:
-    """Keeps a limited number of samples of some counts, and tells how fast they grow.
+    """Keeps a limited number of samples of some counts, and returns how fast they grow.
 
     Args:
         samples: Samples that are kept. The rates are those between the oldest and the latest.

@@ -13,6 +13,7 @@ from relay.core.batches import Batch, Format, Message, batch_of
 from relay.core.groups import Listener
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
 
@@ -156,8 +157,8 @@ class Subscription:
         self._position = request.since
         #: Where history went up to.
         self._until: Position | None = None
-        #: What waits for room, in order: payloads are those of answers.
-        self._pages: deque[Update | bytes | SubscribeResult] = deque()
+        #: What waits for room, in order: payloads are those of answers, batches are pages that many clients get.
+        self._pages: deque[Update | bytes | SubscribeResult | Batch] = deque()
         self._read_is_due = False
         self._needs_snapshot = False
         self._refusal: str | None = None
@@ -211,6 +212,8 @@ class Subscription:
         size = 0
         while self._pages and size < PAGE_BYTES and len(messages) < PAGE_UPDATES:
             item = self._pages.popleft()
+            if isinstance(item, Batch):
+                return Send(batch_of(messages).followed_by(item) if messages else item, result)
             if isinstance(item, SubscribeResult):
                 result = item
                 messages += [self.format.payload(payload) for payload in self._request.answer(item)]
@@ -240,7 +243,7 @@ class Subscription:
             self._settle()
         return None
 
-    def _take_buffered(self) -> list[Update]:
+    def _take_buffered(self) -> Sequence[Update]:
         assert self._position is not None
         updates = self._buffer.take(self._position)
         for update in reversed(updates):
@@ -249,9 +252,13 @@ class Subscription:
                 break
         return self._without_withheld(updates)
 
-    def _without_withheld(self, updates: Sequence[Update]) -> list[Update]:
+    def _without_withheld(self, updates: Sequence[Update]) -> Sequence[Update]:
         """Return those that are given out as they are: for whole values, those before the first with an operation."""
         encoding = self.format.encoding
+        if isinstance(updates, SharedUpdates) and not (
+            encoding.stateful or self._withheld or (encoding.whole_values and updates.has_operations)
+        ):
+            return updates
         if not encoding.whole_values:
             return [update for update in updates if not (encoding.stateful and encoding.leaves_out(update))]
         given: list[Update] = []
@@ -290,12 +297,19 @@ class Subscription:
             updates = given if given is not None else state
             self._pages.append(SubscribeResult(snapshot.top, recovered, updates))
             if not self._request.updates_in_answer:
-                self._pages.extend(updates)
+                self._plan(updates)
         elif given is not None:
-            self._pages.extend(given)
+            self._plan(given)
         else:  # history was cut off while it was sent
             self._pages.extend(self.format.encoding.reset(self.channel, snapshot))
         self._position = entries[-1].position if entries and snapshot.is_partial else snapshot.top
+
+    def _plan(self, updates: Sequence[Update]) -> None:
+        """Give out updates when there is room: those that many clients get are encoded for all of them."""
+        if isinstance(updates, SharedUpdates) and not self.format.encoding.stateful:
+            self._pages.extend(updates.pages(self.format, PAGE_UPDATES, PAGE_BYTES))
+        else:
+            self._pages.extend(updates)
 
     def on_unavailable(self, reason: str) -> bool:
         """History cannot be read now.

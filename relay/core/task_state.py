@@ -43,7 +43,7 @@ def raw_fields_of(data: bytes) -> dict[str, msgspec.Raw]:
     return fields
 
 
-def object_of(fields: Mapping[str, bytes]) -> bytes:
+def join_fields(fields: Mapping[str, bytes]) -> bytes:
     """Return the JSON object of fields that are JSON texts."""
     return b"{%b}" % b",".join(_encode(name) + b":" + value for name, value in fields.items())
 
@@ -53,7 +53,7 @@ def fold(updates: Iterable[bytes]) -> bytes:
     fields: dict[str, bytes] = {}
     for data in updates:
         fields.update(fields_of(data))
-    return object_of(fields)
+    return join_fields(fields)
 
 
 def fold_operations(updates: Iterable[bytes]) -> bytes:
@@ -66,13 +66,13 @@ def fold_operations(updates: Iterable[bytes]) -> bytes:
     for data in updates:
         for name, value in fields_of(data).items():
             fields.setdefault(name, FoldedField()).add(value)
-    return object_of({name: field.value() for name, field in fields.items()})
+    return join_fields({name: field.value() for name, field in fields.items()})
 
 
 def unpersisted_data(data: bytes) -> bytes | None:
     """Return what is delivered of a task update that Redis has not stored, or None if that is nothing.
 
-    What it appends is left out: nobody could tell later whether it is part of a value.
+    What it appends is left out: it could not be known later whether it is part of a value.
     """
     if not may_have_operations(data):
         return data
@@ -80,7 +80,7 @@ def unpersisted_data(data: bytes) -> bytes | None:
     plain = without_operations(fields)
     if fields and not plain:
         return None
-    return data if plain == fields else object_of({name: literal(value) for name, value in plain.items()})
+    return data if plain == fields else join_fields({name: literal(value) for name, value in plain.items()})
 
 
 def status_of(fields: Mapping[str, bytes]) -> str | None:

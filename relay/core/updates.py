@@ -18,6 +18,7 @@ class Update(msgspec.Struct, frozen=True, gc=False):
         position: Where it stands in its channel; None if Redis did not persist it.
         has_operations: There are operations among its fields, see `relay.core.field_operations`.
         options: On its way to Redis: the owner and the parent that its publisher gives the task.
+        trace: On its way to Redis: its trace context, see `relay.traces`; empty where it is no part of a trace.
     """
 
     channel: str
@@ -27,3 +28,4 @@ class Update(msgspec.Struct, frozen=True, gc=False):
     position: Position | None = None
     has_operations: bool = False
     options: CreationOptions = NO_OPTIONS
+    trace: str = ""

@@ -10,7 +10,7 @@ from math import inf
 from relay.core.errors import BadMessage
 from relay.core.field_operations import without_operations
 from relay.core.recovery import Snapshot
-from relay.core.task_state import fields_of, is_terminal, object_of
+from relay.core.task_state import fields_of, is_terminal, join_fields
 from relay.core.updates import Position, Update
 
 #: Seconds between two readings of whole values, at least and at most.
@@ -121,11 +121,11 @@ class WithheldUpdates:
         parts = [part for part in parts if part]
         positions = [None] * (len(parts) - 1) + [snapshot.top]
         return [
-            Update(state.channel, state.type, object_of(part), state.received_at, position)
+            Update(state.channel, state.type, join_fields(part), state.received_at, position)
             for part, position in zip(parts, positions, strict=False)
         ]
 
 
 def plain_data(update: Update) -> bytes:
     """Return the data of an update for a client that knows no operations: values that were marked as none are plain again."""
-    return object_of(without_operations(fields_of(update.data))) if update.has_operations else update.data
+    return join_fields(without_operations(fields_of(update.data))) if update.has_operations else update.data

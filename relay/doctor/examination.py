@@ -23,14 +23,14 @@ class Check(NamedTuple):
         title: What is right if it finds nothing.
         run: Returns what it found; runs in a thread. Raises NotCheckedError if it cannot be made.
         on_timeout: The problem that it is if there is no answer in time.
-        ends_way: Whether the rest of its stage is left out when it finds an error, or cannot be made.
+        ends_stage: Whether the rest of its stage is left out when it finds an error, or cannot be made.
         seconds: How long it takes beyond the time that it waits for answers.
     """
 
     title: str
     run: Callable[[], Sequence[Finding]]
     on_timeout: str
-    ends_way: bool = False
+    ends_stage: bool = False
     seconds: float = 0.0
 
 
@@ -171,5 +171,5 @@ async def examine(stages: Sequence[Sequence[Check]], deadline: float) -> Report:
             report.results.append(result)
             is_unreachable = any(finding.problem.id in _UNREACHABLE for finding in result.findings)
             is_failed = result.severity is Severity.ERROR or result.not_checked is not None
-            is_over = is_unreachable or (check.ends_way and is_failed)
+            is_over = is_unreachable or (check.ends_stage and is_failed)
     return report

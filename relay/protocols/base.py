@@ -150,7 +150,7 @@ class Join:
     Attributes:
         channel: The channel.
         member: What others see.
-        encoding: How it is itself told who comes and goes; None if it is not.
+        encoding: How the client itself gets joins and leaves; None if it does not.
     """
 
     channel: str
@@ -160,7 +160,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class AskPresence:
-    """The client asks who is in a channel. `answer` makes the payloads, of that or of why it cannot be told."""
+    """The client asks who is in a channel. `answer` makes the payloads, of that or of why it is not known."""
 
     channel: str
     answer: Callable[[Present | RelayError], Iterable[bytes]]

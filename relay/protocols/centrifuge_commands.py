@@ -1,6 +1,6 @@
 """Commands of the Centrifuge client protocol, as both of its formats carry them. docs/centrifuge.md names what is served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -210,8 +210,8 @@ class Codec(Protocol):
     def push(self, push: dict[str, Any]) -> bytes:
         """Return a push."""
 
-    def publications(self, updates: tuple[Update, ...], *, whole_values: bool) -> Any:
-        """Return publications as `reply` takes them."""
+    def publications(self, updates: Sequence[Update], *, whole_values: bool) -> Any:
+        """Return publications as `reply` takes them. Of updates that clients share they are made once."""
 
 
 def data_of(update: Update, *, whole_values: bool) -> bytes:

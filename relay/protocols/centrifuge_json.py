@@ -1,6 +1,6 @@
 """The Centrifuge protocol in JSON: commands that are separated by line breaks, one reply or push in each message."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from relay.core.client_channels import name_of_channel
 from relay.core.errors import BadMessage
 from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Update
 from relay.protocols.centrifuge_commands import ClientCommand, Pushes, data_of, encodings_of, one_line
 
@@ -78,11 +79,12 @@ class JsonCodec:
         """See `Codec.push`."""
         return _json({"push": push})
 
-    def publications(self, updates: tuple[Update, ...], *, whole_values: bool) -> Any:
-        """See `Codec.publications`. They are made once for all clients that missed the same."""
+    def publications(self, updates: Sequence[Update], *, whole_values: bool) -> Any:
+        """See `Codec.publications`."""
+        if isinstance(updates, SharedUpdates):
+            return updates.encoded((JsonCodec, whole_values), lambda: _publications(updates, whole_values))
         return _publications(updates, whole_values)
 
 
-@lru_cache(maxsize=16)
-def _publications(updates: tuple[Update, ...], whole_values: bool) -> msgspec.Raw:
+def _publications(updates: Sequence[Update], whole_values: bool) -> msgspec.Raw:
     return msgspec.Raw(b"[%b]" % b",".join(_publication(update, whole_values) for update in updates))

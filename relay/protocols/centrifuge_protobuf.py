@@ -3,7 +3,7 @@
 The numbers of the fields are those of the protocol's public schema; fields that are neither read nor sent are not here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from relay.core.errors import BadMessage
 from relay.core.json_errors import NOT_JSON
 from relay.core.membership import JOIN, LEAVE, channel_of_members
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Update
 from relay.protocols.centrifuge_commands import ClientCommand, Pushes, data_of, encodings_of
 from relay.protocols.protobuf import (
@@ -22,6 +23,7 @@ from relay.protocols.protobuf import (
     INT,
     TEXT,
     UINT,
+    EncodedList,
     Field,
     Table,
     decode,
@@ -218,12 +220,12 @@ class ProtobufCodec:
         """See `Codec.push`."""
         return _push(push)
 
-    def publications(self, updates: tuple[Update, ...], *, whole_values: bool) -> Any:
+    def publications(self, updates: Sequence[Update], *, whole_values: bool) -> Any:
         """See `Codec.publications`."""
-        return [
-            {
-                "data": msgspec.Raw(data_of(update, whole_values=whole_values)),
-                "offset": update.position[1] if update.position else 0,
-            }
-            for update in updates
-        ]
+        if isinstance(updates, SharedUpdates):
+            return updates.encoded((ProtobufCodec, whole_values), lambda: _publications(updates, whole_values))
+        return _publications(updates, whole_values)
+
+
+def _publications(updates: Sequence[Update], whole_values: bool) -> EncodedList:
+    return EncodedList(_publication(update, whole_values) for update in updates)

@@ -89,8 +89,7 @@ class CentrifugeQueries:
             epoch, offset = part.top or ("", 0)
             if since is not None and since.epoch not in ("", epoch):
                 return (self._client.error_payload(id, ErrorCode.UNRECOVERABLE),)
-            updates = tuple(part.updates)
-            publications = self._client.codec.publications(updates, whole_values=False)
+            publications = self._client.codec.publications(part.updates, whole_values=False)
             result = {"publications": publications, "epoch": epoch, "offset": offset}
             return (self._client.codec.reply(id, "history", result),)
 

@@ -31,7 +31,7 @@ def subscribe_result(
         found["positioned"] = True
     found |= {"epoch": position.epoch, "offset": position.offset}
     has_position = request.offset == position.offset and request.epoch in ("", position.epoch)
-    updates = tuple(result.updates)
+    updates = result.updates
     if request.recover:
         found["was_recovering"] = True
         if result.recovered or has_position:

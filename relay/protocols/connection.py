@@ -41,8 +41,8 @@ class _FrameProtocol(FrameProtocol):
         payload = frame.payload
         if not isinstance(payload, bytes | bytearray) or payload[:2] != _code.pack(_BAD_GATEWAY):
             return super()._process_close(frame)
-        like_another = frame._replace(payload=_code.pack(_BAD_GATEWAY - 1) + payload[2:])
-        read = super()._process_close(like_another)
+        permitted = frame._replace(payload=_code.pack(_BAD_GATEWAY - 1) + payload[2:])
+        read = super()._process_close(permitted)
         assert isinstance(read.payload, tuple)
         return read._replace(payload=(_BAD_GATEWAY, read.payload[1]))
 

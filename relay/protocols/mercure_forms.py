@@ -72,15 +72,15 @@ def checked(name: str, text: str, limit: int) -> str:
     if len(text) > limit:
         raise BadMessage("too_long", f"`{name}` may have {limit} characters")
     if not text.isascii():
-        has_control = any(category(character) in ("Cc", "Cf") for character in text)
+        has_control_characters = any(category(character) in ("Cc", "Cf") for character in text)
     else:
-        has_control = not text.isprintable()
-    if has_control:
+        has_control_characters = not text.isprintable()
+    if has_control_characters:
         raise BadMessage("bad_character", f"`{name}` must have no control or format characters")
     return text
 
 
-def __checked_topic(topic: str) -> str:
+def _checked_topic(topic: str) -> str:
     if not topic or topic == ANY:
         raise BadMessage("bad_topic", "a topic must not be empty and not be `*`, which selects every topic")
     try:
@@ -103,7 +103,7 @@ def read_form(body: bytes) -> TopicUpdate:
     except ValueError:
         message = f"the body must be application/x-www-form-urlencoded, in UTF-8, with {_MAX_FIELDS} fields at most"
         raise BadMessage("bad_form", message) from None
-    topics = list(dict.fromkeys(__checked_topic(value) for name, value in fields if name == "topic"))
+    topics = list(dict.fromkeys(_checked_topic(value) for name, value in fields if name == "topic"))
     if not 0 < len(topics) <= MAX_TOPICS:
         raise BadMessage("bad_topic", f"an update needs 1 to {MAX_TOPICS} fields `topic`")
     form = dict(fields)

@@ -4,7 +4,7 @@ Messages are described by tables, and are dictionaries here. What a table does n
 against the bytes that are there, so nothing is read or reserved beyond a message.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,9 +40,39 @@ class Field(NamedTuple):
 #: The fields of a message by their numbers.
 Table = Mapping[int, Field]
 
+#: The varints of one byte.
+_SHORT = [bytes((number,)) for number in range(0x80)]
+
+
+class EncodedList:
+    """Messages of a field that is a list, encoded once for any number of messages that have them.
+
+    Args:
+        messages: The bytes of each.
+    """
+
+    __slots__ = ("_by_number", "_messages")
+
+    def __init__(self, messages: Iterable[bytes]) -> None:
+        self._messages = list(map(delimited, messages))
+        self._by_number: dict[int, bytes] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def field(self, number: int) -> bytes:
+        """Return the field of this number."""
+        field = self._by_number.get(number)
+        if field is None:
+            key = varint(number << 3 | _DELIMITED)
+            field = self._by_number[number] = b"".join([key + message for message in self._messages])
+        return field
+
 
 def varint(number: int) -> bytes:
     """Return a number as a varint; one below zero is that of 64 bits."""
+    if 0 <= number <= 0x7F:
+        return _SHORT[number]
     number &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while number > 0x7F:
@@ -62,6 +92,8 @@ def _malformed(reason: str) -> BadMessage:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    if at < len(data) and data[at] < 0x80:
+        return data[at], at + 1
     number = shift = 0
     for position in range(at, min(len(data), at + _MAX_VARINT)):
         byte = data[position]
@@ -117,7 +149,7 @@ def decode(table: Table, data: bytes, depth: int = 0) -> dict[str, Any]:
 
 def _store(message: dict[str, Any], field: Field, value: int | bytes, depth: int) -> None:
     if field.form == "map":
-        assert isinstance(field.kind, Mapping)
+        assert not isinstance(field.kind, str)
         entry = decode({1: Field("key", TEXT), 2: Field("value", field.kind)}, bytes(value), depth + 1)
         message.setdefault(field.name, {})[entry.get("key", "")] = entry.get("value", {})
     else:
@@ -129,7 +161,7 @@ def _value(kind: str | Table, value: int | bytes, depth: int) -> Any:
         if kind == BOOL:
             return value != 0
         return value - (1 << 64) if kind == INT and value >= 1 << 63 else value
-    if isinstance(kind, Mapping):
+    if not isinstance(kind, str):
         return decode(kind, value, depth + 1)
     if kind == BYTES:
         return msgspec.Raw(value)
@@ -141,23 +173,25 @@ def _value(kind: str | Table, value: int | bytes, depth: int) -> Any:
 
 def encode(table: Table, message: Mapping[str, Any]) -> bytes:
     """Return the bytes of a message. Scalars that are zero or empty are left out, as the format has it."""
-    out = bytearray()
+    out: list[bytes] = []
     for number, field in table.items():
-        if field.name not in message:
+        value = message.get(field.name)
+        if value is None:
             continue
-        value = message[field.name]
-        if field.form == "map":
+        if isinstance(value, EncodedList):
+            out.append(value.field(number))
+        elif field.form == "map":
             entry = {1: Field("key", TEXT), 2: Field("value", field.kind)}
             for key, item in value.items():
-                out += varint(number << 3 | _DELIMITED) + delimited(encode(entry, {"key": key, "value": item}))
+                out += (varint(number << 3 | _DELIMITED), delimited(encode(entry, {"key": key, "value": item})))
         else:
             for item in value if field.form == "list" else (value,):
-                out += _encoded(number, field.kind, item)
-    return bytes(out)
+                out.append(_encoded(number, field.kind, item))
+    return b"".join(out)
 
 
 def _encoded(number: int, kind: str | Table, value: Any) -> bytes:
-    if isinstance(kind, Mapping):
+    if not isinstance(kind, str):
         return varint(number << 3 | _DELIMITED) + delimited(encode(kind, value))
     if not isinstance(value, msgspec.Raw) and not value:
         return b""

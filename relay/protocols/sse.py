@@ -66,7 +66,7 @@ class _Events(PlainUpdates):
         return [self.event("reset", _json({"channel": channel})), *super().reset(channel, snapshot)]
 
 
-class _EventsOfOne(PlainUpdates):
+class _SingleChannelEvents(PlainUpdates):
     """The events of all clients that follow one channel only: an id depends on the update alone."""
 
     stateful = False
@@ -79,7 +79,7 @@ class _EventsOfOne(PlainUpdates):
         return _Events(whole_values=self.whole_values).reset(channel, snapshot)
 
 
-_OF_ONE, _DELTAS_OF_ONE = _EventsOfOne(), _EventsOfOne(whole_values=False)
+_SINGLE, _SINGLE_DELTAS = _SingleChannelEvents(), _SingleChannelEvents(whole_values=False)
 
 
 class SseProtocol(ProtocolDefaults):
@@ -95,7 +95,7 @@ class SseProtocol(ProtocolDefaults):
         self._channels = channels
         self._since = positions_of(last_event_id, channels) if last_event_id else {}
         self._resuming = bool(last_event_id)
-        self._events: PlainUpdates = _DELTAS_OF_ONE if deltas else _OF_ONE
+        self._events: PlainUpdates = _SINGLE_DELTAS if deltas else _SINGLE
         if len(channels) > 1 or any(map(is_family, channels)):
             self._events = _Events(whole_values=not deltas)
             for channel, position in (self._since or {}).items():

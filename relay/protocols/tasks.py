@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
+from relay_wire.trace_context import TRACE, TRACEPARENT
 
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
@@ -44,6 +45,7 @@ class _Request(msgspec.Struct, gc=False):
     token: Any = None
     deltas: Any = None
     children: Any = None
+    traces: Any = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -138,8 +140,17 @@ class PositionedUpdates(PlainUpdates):
         return [answer, *super().reset(channel, snapshot)]
 
 
+class TracedUpdates(PositionedUpdates):
+    """Updates for clients that asked for positions and for trace contexts, which come in messages of their own."""
+
+    def trace(self, channel: str, position: Position, context: str) -> bytes:
+        named = {"type": TRACE, **channel_fields(channel)}
+        return _json({**named, "position": position_json(position), TRACEPARENT: context})
+
+
 PLAIN, PLAIN_DELTAS = PlainUpdates(), PlainUpdates(whole_values=False)
 POSITIONED, POSITIONED_DELTAS = PositionedUpdates(), PositionedUpdates(whole_values=False)
+TRACED, TRACED_DELTAS = TracedUpdates(), TracedUpdates(whole_values=False)
 
 
 class _UnknownChannel(BadMessage):
@@ -252,7 +263,8 @@ class TasksProtocol(ProtocolDefaults):
 
         if is_family(channel):
             return Subscribe(channel, FAMILY, positioned, since, requires_position=True, filtered=FamilyUpdates)
-        encoding = POSITIONED_DELTAS if request.deltas is True else POSITIONED
+        whole, deltas = (TRACED, TRACED_DELTAS) if request.traces is True else (POSITIONED, POSITIONED_DELTAS)
+        encoding = deltas if request.deltas is True else whole
         return Subscribe(channel, encoding, positioned, since, requires_position=True)
 
     def refuse(self, code: str, message: str, channel: str) -> Refusal:

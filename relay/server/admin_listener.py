@@ -16,7 +16,7 @@ from relay.core.errors import ConfigError
 from relay.server.bridge import AsgiApp
 from relay.server.cors import header, is_same_origin
 from relay.server.http_connections import HttpConnections
-from relay.server.http_guard import answer
+from relay.server.http_guard import send_json
 from relay.server.hypercorn_compat.listeners import ListenerServer, WorkerListeners, serving_listeners_of
 from relay.server.operator_paths import ADMIN_KEY
 
@@ -66,16 +66,16 @@ class _AdminApp:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 await send({"type": "lifespan.shutdown.complete"})
-            case "http" if not _is_of_foreign_page(scope):
+            case "http" if not _is_cross_origin(scope):
                 await self._app({**scope, ADMIN_KEY: True}, receive, send)
             case "http":
-                await answer(send, 403, {"code": "origin", "message": "this page's origin is not allowed here"})
+                await send_json(send, 403, {"code": "origin", "message": "this page's origin is not allowed here"})
             case _:
                 await receive()
                 await send({"type": "websocket.close"})
 
 
-def _is_of_foreign_page(scope: Any) -> bool:
+def _is_cross_origin(scope: Any) -> bool:
     origin, host = header(scope["headers"], b"origin"), header(scope["headers"], b"host")
     is_foreign = origin is not None and not is_same_origin(origin, host or "")
     return is_foreign or header(scope["headers"], b"sec-fetch-site") in ("cross-site", "same-site")

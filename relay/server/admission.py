@@ -21,7 +21,7 @@ from relay.server.session_context import SessionContext
 CLIENT_LIMIT = Close.CLIENT_LIMIT.label
 
 #: HTTP statuses of requests that are refused for good. For any other reason it is 503: the client should try again.
-REJECTION_STATUS = {"origin": 403, "host": 403, "cookie_origin": 403, "token_in_url": 400}
+REFUSAL_STATUS = {"origin": 403, "host": 403, "cookie_origin": 403, "token_in_url": 400}
 
 
 def whole_seconds(seconds: float) -> int:
@@ -109,18 +109,18 @@ class Admission:
         usages = limits.by_address.find(client.network), limits.by_subject.find(grant.subject)
         return all(usage is None or usage.has_room(subscriptions) for usage in usages)
 
-    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:
+    def refusal_reason(self, headers: Headers, query: bytes) -> str | None:
         """Return why a client with this request may not connect, as a metrics label; None when it may.
 
         Whether the relay is full is not among the reasons: some ways in can say that better after the handshake.
         """
         if self.context.registry.is_draining:
             return "draining"
-        return self.policy.rejection_reason(headers) or self.context.authenticator.rejection_reason(headers, query)
+        return self.policy.refusal_reason(headers) or self.context.authenticator.refusal_reason(headers, query)
 
     def is_allowed(self, headers: Headers, query: bytes) -> bool:
         """Whether a client with this request may connect now, as far as its address may."""
-        return not self.is_full and self.rejection_reason(headers, query) is None
+        return not self.is_full and self.refusal_reason(headers, query) is None
 
     def entry(self, headers: Headers, query: bytes) -> Entry:
         """Return what the credentials of a request amount to. Call it once for a request, since a ticket is used up."""
@@ -131,7 +131,7 @@ class Admission:
         usage = self.context.registry.client_limits.by_subject.find(entry.subject if isinstance(entry, Grant) else None)
         return None if usage is None else usage.retry_after(monotonic())
 
-    def count_rejection(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count a client that was not accepted."""
         self._metrics.connections_refused.labels(reason).inc()
 

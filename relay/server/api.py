@@ -15,10 +15,10 @@ from relay.core.channels import task_channel
 from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
 from relay.core.task_filter import TaskFilter
-from relay.core.task_state import object_of
+from relay.core.task_state import join_fields
 from relay.protocols.positions import position_json
-from relay.server.api_answers import answer, error_answer, json_of, tagged, task_id_of_request
 from relay.server.api_errors import add_error_handlers
+from relay.server.api_responses import error_response, json_of, json_response, tagged, task_id_of_request
 from relay.server.auth.access import require
 from relay.server.malformed_requests import record_malformed
 from relay.server.running_relay import RelayHandle
@@ -44,7 +44,7 @@ def _task_json(task: Task) -> bytes:
         options["cancel_requested"] = {"reason": task.cancel_reason}
     beside = b"," + json_of(options)[1:-1] if options else b""
     active = b"" if task.active is None else b',"active":%b' % json_of(round(task.active, 3))
-    return b'%b}%b%b,"data":%b}' % (head, beside, active, object_of(task.fields))
+    return b'%b}%b%b,"data":%b}' % (head, beside, active, join_fields(task.fields))
 
 
 def _cursor(text: str) -> tuple[float, str]:
@@ -109,7 +109,7 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
     add_error_handlers(app, paths, partial(record_malformed, relay))
 
     async def grant() -> Grant:
-        return await relay.running.access.of_request(request)
+        return await relay.running.access.grant_of_request(request)
 
     @app.get(paths.list_route)
     async def list_tasks() -> Response:
@@ -131,7 +131,7 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
         if decision is Decision.NEEDS_OWNER:
             require(granted, Verb.WATCH, task_channel(task_id), frozenset() if task is None else task.owner)
         if task is None:
-            return error_answer(404, "unknown_task", "no such task, or it ended long ago")
+            return error_response(404, "unknown_task", "no such task, or it ended long ago")
         return tagged(_task_json(task))
 
     @app.post(paths.heartbeat_route)
@@ -143,5 +143,5 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
             task = await relay.running.tasks.get(task_id)
             require(granted, Verb.PUBLISH, task_channel(task_id), frozenset() if task is None else task.owner)
         if not await relay.running.tasks.heartbeat(task_id):
-            return error_answer(404, "unknown_task", "no such task; publish an update first")
-        return answer(204, b"")
+            return error_response(404, "unknown_task", "no such task; publish an update first")
+        return json_response(204, b"")

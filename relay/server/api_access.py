@@ -15,7 +15,7 @@ from relay.server.publish_access import Target
 from relay.server.running_relay import RunningRelay
 
 
-class LocalOnly(Forbidden):
+class LocalWritesOnly(Forbidden):
     """A relay that asks for no credentials is written to from its own machine only."""
 
     code = "local_only"
@@ -39,12 +39,12 @@ async def refusals(relay: RunningRelay, verb: Verb, targets: Sequence[Target]) -
     Raises:
         Unauthenticated, Unverified: The client's credentials do not hold, or cannot be checked now.
         Refused: The grant's subject has sent too much.
-        LocalOnly: The relay is configured to ask for none, and the client is not on its machine.
+        LocalWritesOnly: The relay is configured to ask for none, and the client is not on its machine.
         BrokerError: The owners of tasks cannot be read.
     """
-    grant = await relay.access.of_request(request)
+    grant = await relay.access.grant_of_request(request)
     if grant is EVERYTHING and not is_local(request.scope):
-        raise LocalOnly
+        raise LocalWritesOnly
     retry_after = relay.admission.limit_subject(grant, len(targets))
     if retry_after is not None:
         raise Refused(429, CLIENT_LIMIT, "too many updates with this key or token; send fewer", retry_after)

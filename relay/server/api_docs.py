@@ -10,8 +10,8 @@ from typing import Any
 from quart import Response
 from quart_trio import QuartTrio
 
-from relay.server.api_answers import json_of, tagged
 from relay.server.api_operations import OPERATIONS
+from relay.server.api_responses import json_of, tagged
 from relay.server.asyncapi import asyncapi_document
 from relay.server.openapi import openapi_document
 

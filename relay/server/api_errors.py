@@ -20,7 +20,7 @@ from relay.core.errors import (
     Unverified,
     UpdateConflict,
 )
-from relay.server.api_answers import error_answer
+from relay.server.api_responses import error_response
 from relay.server.task_paths import TaskPaths
 
 #: Errors of the relay that have an answer of their own. Any other is a bug, and answered with 500.
@@ -83,12 +83,12 @@ def failure_of(error: RelayError) -> Failure:
     raise error
 
 
-def answer_of(failure: Failure) -> Response:
-    """Return the answer to a request that was not served."""
+def failure_response(failure: Failure) -> Response:
+    """Return the response to a request that was not served."""
     headers = {"www-authenticate": "Bearer"} if failure.status == 401 else {}
     if failure.retry_after is not None:
         headers["retry-after"] = str(max(1, ceil(failure.retry_after)))
-    return error_answer(failure.status, failure.code, failure.message, headers)
+    return error_response(failure.status, failure.code, failure.message, headers)
 
 
 def add_error_handlers(app: QuartTrio, paths: TaskPaths, on_failure: Callable[[int, str, str], None]) -> None:
@@ -103,7 +103,7 @@ def add_error_handlers(app: QuartTrio, paths: TaskPaths, on_failure: Callable[[i
     async def answered(error: RelayError) -> Response:
         failure = failure_of(error)
         on_failure(failure.status, failure.code, failure.message)
-        return answer_of(failure)
+        return failure_response(failure)
 
     for kind in _ANSWERED:
         app.register_error_handler(kind, answered)
@@ -116,5 +116,5 @@ def add_error_handlers(app: QuartTrio, paths: TaskPaths, on_failure: Callable[[i
         name = (error.name or "error").lower().replace(" ", "_")
         if isinstance(error, MethodNotAllowed):
             allowed = ", ".join(sorted(error.valid_methods or ()))
-            return error_answer(status, name, f"this path takes {allowed}", {"allow": allowed})
-        return error_answer(status, name, error.description or "")
+            return error_response(status, name, f"this path takes {allowed}", {"allow": allowed})
+        return error_response(status, name, error.description or "")

@@ -14,6 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MAX_FIELDS, MAX_NAME_LENGTH, MESSAGE, TASK_UPDATE
 from relay_wire.creation import MAX_OWNERS, CreationOptions, creation_options
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core import extra_channels
@@ -28,14 +29,14 @@ from relay.core.errors import (
 from relay.core.grants import Grant, Verb
 from relay.protocols.positions import position_json
 from relay.server.api_access import refusals, require_write
-from relay.server.api_answers import (
-    answer,
+from relay.server.api_errors import Failure, Refused, failure_of, failure_response
+from relay.server.api_responses import (
     body_of_request,
     channel_of_request,
     json_of,
+    json_response,
     task_id_of_request,
 )
-from relay.server.api_errors import Failure, Refused, answer_of, failure_of
 from relay.server.malformed_requests import record_malformed
 from relay.server.publish_access import for_writer, outcome_of, targets_of
 from relay.server.running_relay import RelayHandle
@@ -123,34 +124,34 @@ class Publisher:
         self._named = named
         self.max_update_bytes = max_update_bytes
 
-    def of_task(self, task_id: str, update: TaskUpdate | BatchItem) -> Publication:
+    def task_publication(self, task_id: str, update: TaskUpdate | BatchItem) -> Publication:
         """Return the publication of a task's update. Raises BadMessage."""
         channel = task_channel(task_id)
         return Publication(channel, TASK_UPDATE, self._checked(update.data), _options(update, task_id))
 
-    def of_general(self, update: GeneralUpdate | BatchItem) -> Publication:
-        """Return the publication of a general update; raises as `of_task`."""
+    def general_publication(self, update: GeneralUpdate | BatchItem) -> Publication:
+        """Return the publication of a general update; raises as `task_publication`."""
         return Publication(GENERAL, GENERAL_UPDATE, self._checked(update.data), _options(update))
 
-    def of_channel(self, name: str, data: msgspec.Raw) -> Publication:
-        """Return the publication of a message on an extra channel; raises as `of_task`."""
+    def channel_publication(self, name: str, data: msgspec.Raw) -> Publication:
+        """Return the publication of a message on an extra channel; raises as `task_publication`."""
         if name not in self._named:
             raise Refused(
                 404, "unknown_channel", "no such channel; the relay's operator names them in RELAY_EXTRA_CHANNELS"
             )
         return Publication(extra_channels.channel_of(name), MESSAGE, self._checked(data))
 
-    def of_item(self, item: BatchItem) -> Publication:
+    def item_publication(self, item: BatchItem) -> Publication:
         """Return the publication of an item of a batch; raises as the others."""
         if (item.task_id is None) == (item.channel is None):
             raise BadMessage("wrong_type", "an update has either a task_id or a channel")
         if item.task_id is not None:
-            return self.of_task(item.task_id, item)
+            return self.task_publication(item.task_id, item)
         if item.channel == GENERAL:
-            return self.of_general(item)
+            return self.general_publication(item)
         if item.owner is not None or item.parent_id is not None:
             raise BadMessage("wrong_type", "only tasks have an owner and a parent")
-        return self.of_channel(item.channel or "", item.data)
+        return self.channel_publication(item.channel or "", item.data)
 
     def _checked(self, data: msgspec.Raw) -> bytes:
         text = _object(data)
@@ -172,7 +173,9 @@ class Publisher:
         relay = self._relay.running
         key = _key_of_request()
         grant = await require_write(relay, Verb.PUBLISH, targets_of(publication))
-        (published,) = await relay.publishes.publish([for_writer(with_key(publication, grant, key), grant)])
+        (published,) = await relay.publishes.publish(
+            [for_writer(with_key(publication, grant, key), grant)], request.headers.get(TRACEPARENT)
+        )
         outcome = outcome_of(published)
         if isinstance(outcome, Exception):
             raise outcome
@@ -198,7 +201,9 @@ class Publisher:
             else:
                 keyed = with_key(each, grant, None if key is None else f"{key} {place}")
                 accepted.append((place, for_writer(keyed, grant)))
-        published = await relay.publishes.publish([publication for _, publication in accepted])
+        published = await relay.publishes.publish(
+            [publication for _, publication in accepted], request.headers.get(TRACEPARENT)
+        )
         outcomes |= {place: outcome_of(outcome) for (place, _), outcome in zip(accepted, published, strict=True)}
         return [outcomes[place] for place in range(len(items))]
 
@@ -209,7 +214,7 @@ class Publisher:
 
     def _prepared(self, item: BatchItem) -> Publication | RelayError:
         try:
-            return self.of_item(item)
+            return self.item_publication(item)
         except BadMessage as error:
             return error
 
@@ -227,13 +232,13 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
     async def publish_task_update() -> Response:
         """Publish an update of a task; the first one creates it."""
         task_id = task_id_of_request()
-        publication = publisher.of_task(task_id, await body_of_request(TaskUpdate))
+        publication = publisher.task_publication(task_id, await body_of_request(TaskUpdate))
         return await _published(publisher, publication, {"task_id": task_id})
 
     @app.post(paths.general_route)
     async def publish_general_update() -> Response:
         """Publish an update for every client."""
-        publication = publisher.of_general(await body_of_request(GeneralUpdate))
+        publication = publisher.general_publication(await body_of_request(GeneralUpdate))
         return await _published(publisher, publication, {"channel": GENERAL})
 
     @app.post(paths.channel_route)
@@ -241,7 +246,7 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
         """Publish a message on an extra channel."""
         name = channel_of_request()
         body = await body_of_request(ChannelMessage)
-        return await _published(publisher, publisher.of_channel(name, body.data), {"channel": name})
+        return await _published(publisher, publisher.channel_publication(name, body.data), {"channel": name})
 
     @app.post(paths.batch_route)
     async def publish_batch() -> Response:
@@ -250,22 +255,22 @@ def add_publish_api(app: QuartTrio, paths: TaskPaths, publisher: Publisher) -> N
         try:
             outcomes = await publisher.publish_all(items)
         except BrokerError as error:
-            return answer_of(_failure(error))
+            return failure_response(_failure(error))
         for outcome in outcomes:
             if isinstance(outcome, BadMessage):
                 publisher.note_malformed(outcome)
         results = [_result(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         has_failed = any(isinstance(outcome, RelayError) for outcome in outcomes)
-        return answer(207 if has_failed else 200, json_of({"results": results}))
+        return json_response(207 if has_failed else 200, json_of({"results": results}))
 
 
 async def _published(publisher: Publisher, publication: Publication, names: dict[str, str]) -> Response:
     try:
         published = await publisher.publish(publication)
     except BrokerError as error:
-        return answer_of(_failure(error))
+        return failure_response(_failure(error))
     headers = {"idempotency-replayed": "true"} if published.is_repeated else {}
-    return answer(200, json_of({**names, "position": position_json(published.position)}), headers)
+    return json_response(200, json_of({**names, "position": position_json(published.position)}), headers)
 
 
 def _result(item: BatchItem, outcome: Published | RelayError) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from relay.core.grants import Decision, Verb
 from relay.core.updates import Position, Update
 from relay.protocols.positions import position_json
 from relay.server.api_access import require_write
-from relay.server.api_answers import answer, body_of_request, error_answer, json_of, task_id_of_request
+from relay.server.api_responses import body_of_request, error_response, json_of, json_response, task_id_of_request
 from relay.server.auth.access import require
 from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
@@ -53,8 +53,8 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         if outcome == UNKNOWN:
             return _unknown_task()
         if outcome == ENDED:
-            return answer(200, json_of({"task_id": task_id, "outcome": "ended_before"}))
-        return answer(202, json_of({"task_id": task_id, "outcome": "cancel_requested"}))
+            return json_response(200, json_of({"task_id": task_id, "outcome": "ended_before"}))
+        return json_response(202, json_of({"task_id": task_id, "outcome": "cancel_requested"}))
 
     @app.delete(paths.task_route)
     async def delete() -> Response:
@@ -62,7 +62,7 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         task_id = task_id_of_request()
         running = relay.running
         await require_write(running, Verb.PUBLISH, [Target(task_channel(task_id))])
-        return answer(204, b"") if await running.tasks.delete(task_id) else _unknown_task()
+        return json_response(204, b"") if await running.tasks.delete(task_id) else _unknown_task()
 
     @app.get(paths.history_route)
     async def history() -> Response:
@@ -70,7 +70,7 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         task_id = task_id_of_request()
         since, limit = _since_of_request(), _limit_of_request()
         running = relay.running
-        grant = await running.access.of_request(request)
+        grant = await running.access.grant_of_request(request)
         channel = task_channel(task_id)
         decision = require(grant, Verb.WATCH, channel)
         page = await running.history.read(task_id, since)
@@ -80,18 +80,18 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
             return _unknown_task()
         if page.updates is None:
             message = "updates after this position are gone; read the task's state, and go on from its position"
-            return error_answer(410, "history_gone", message)
+            return error_response(410, "history_gone", message)
         some = page.updates[:limit]
         last = some[-1].position if some else None
         following = last if last is not None and last.offset < page.top.offset else None
         head = json_of(
             {"task_id": task_id, "position": position_json(page.top), "next": following and _text_of(following)}
         )
-        return answer(200, b'%b,"updates":[%b]}' % (head[:-1], b",".join(map(_update_json, some))))
+        return json_response(200, b'%b,"updates":[%b]}' % (head[:-1], b",".join(map(_update_json, some))))
 
 
 def _unknown_task() -> Response:
-    return error_answer(404, "unknown_task", "no such task, or it ended long ago")
+    return error_response(404, "unknown_task", "no such task, or it ended long ago")
 
 
 def _text_of(position: Position) -> str:

@@ -39,7 +39,7 @@ from relay.server.cors import CorsPolicy
 from relay.server.endpoints import Endpoint, accept_client, path_of, refuse_starting
 from relay.server.grant_routes import add_grant_routes
 from relay.server.http_connections import request_in_progress
-from relay.server.http_guard import HttpGuard, answer
+from relay.server.http_guard import HttpGuard, send_json
 from relay.server.lifespan import run_relay
 from relay.server.operator_paths import OPERATORS, PROBES, OperatorPaths
 from relay.server.request_bodies import BodyRefused, ClientLeft, RequestBodies
@@ -151,12 +151,12 @@ class RelayApp(QuartTrio):
         guard = self._guard
         running = self.relay.current
         if path == MERCURE:
-            scope = mercure.with_own_cookie(scope)
+            scope = mercure.with_relay_cookie(scope)
         elif path.startswith(self._centrifugo):
             scope = with_api_key(scope)
         if not self.operator_paths.is_served(scope, path):
-            await answer(send, 404, {"code": "not_found", "message": "nothing is here"})
-        elif (reason := guard.rejection_reason(path, scope)) is not None:
+            await send_json(send, 404, {"code": "not_found", "message": "nothing is here"})
+        elif (reason := guard.refusal_reason(path, scope)) is not None:
             self.metrics.connections_refused.labels(reason).inc()
             await guard.refuse(send, reason)
         elif await guard.answers_preflight(scope, path, send):
@@ -245,7 +245,7 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             nursery.cancel_scope.cancel()
     except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is informed
         failed = errors
-        if not started and isinstance(cause := _only_cause(errors), RelayError):
+        if not started and isinstance(cause := _single_cause(errors), RelayError):
             app.start_failure = cause
         else:
             _log.critical("relay failed", exc_info=errors)
@@ -261,7 +261,7 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
         await _end_process(app, receive, send)
 
 
-def _only_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
+def _single_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
     """Return the one error of a group; None when there are several."""
     error: Exception | BaseExceptionGroup[Exception] = errors
     while isinstance(error, BaseExceptionGroup):

@@ -47,6 +47,7 @@ CLIENT_MESSAGES = {
             "channel": _NAME,
             "position": {"anyOf": [_POSITION, {"type": "null"}]},
             "deltas": {"type": "boolean", "description": "Updates have what was appended, not the whole value."},
+            "traces": {"type": "boolean", "description": "With a position: send the contexts of traced updates."},
             "children": _CHILDREN,
         },
         (),
@@ -148,6 +149,20 @@ RELAY_MESSAGES = {
         {"channel": _NAME, "position": _POSITION, "data": {}},
         ("data",),
         ({"type": "general_update", "data": {"type": "task_created", "task_info": {"task_id": "film-1"}}},),
+    ),
+    "trace": Message(
+        "The W3C trace context of the update at a position, which follows; for clients that asked for traces.",
+        "trace",
+        {"task_id": _NAME, "channel": _NAME, "position": _POSITION, "traceparent": {"type": "string"}},
+        ("position", "traceparent"),
+        (
+            {
+                "type": "trace",
+                "task_id": "film-1",
+                "position": _EXAMPLE_POSITION,
+                "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            },
+        ),
     ),
     "authenticated": Message(
         "The token holds; for so many seconds, if it ends.",

@@ -169,7 +169,7 @@ class AsyncioBridge:
             raise
 
 
-def _keep_asyncio_as_it_was() -> None:
+def _keep_own_event_loop_policy() -> None:
     """Let asyncio servers of this thread make the event loops that they would make without us.
 
     Importing trio-asyncio replaces the policy, so that a loop made outside of Trio is one that runs Trio within: the server
@@ -185,7 +185,7 @@ class AsgiDispatcher:
 
     def __init__(self, app: AsgiApp) -> None:
         self.app = app
-        _keep_asyncio_as_it_was()
+        _keep_own_event_loop_policy()
         self._bridge = AsyncioBridge(app)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

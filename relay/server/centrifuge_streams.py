@@ -13,13 +13,13 @@ from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.centrifuge_client import CentrifugeServer
 from relay.protocols.centrifuge_json import JsonCodec
 from relay.protocols.frames import Received
-from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REFUSAL_STATUS, Admission, whole_seconds
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.emulated_transports import EmulatedAsgiTransport, EmulatedSocketTransport, Form, event, line
 from relay.server.emulation import Emulation, Inbox, read_request
 from relay.server.hijack import abort_hook, hijack_response
-from relay.server.http_guard import answer
+from relay.server.http_guard import send_json
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.running_relay import RelayHandle
 from relay.server.session import Session
@@ -65,10 +65,10 @@ async def accept_emulated(
     cors = admission.policy.response_headers(scope["headers"])
     client = admission.proxies.client(scope.get("client"), scope["headers"])
     if scope["method"] not in _METHODS[path]:
-        await answer(send, 405, {"code": "method_not_allowed", "message": f"use {_METHODS[path][-1]} here"}, cors)
+        await send_json(send, 405, {"code": "method_not_allowed", "message": f"use {_METHODS[path][-1]} here"}, cors)
         return
     retry_after = admission.limit_connect(client)
-    reason = CLIENT_LIMIT if retry_after is not None else _rejection_reason(admission, scope)
+    reason = CLIENT_LIMIT if retry_after is not None else _refusal_reason(admission, scope)
     if reason is None and (retry_after := await admission.gate.enter()) is not None:
         reason = CONNECT_RATE
     if reason is not None:
@@ -78,10 +78,12 @@ async def accept_emulated(
         with trio.fail_after(settings.message_timeout):
             commands = await _first_commands(scope, receive, settings.max_message_bytes)
     except trio.TooSlowError:
-        admission.count_rejection("handshake_timeout")
+        admission.count_refusal("handshake_timeout")
         return
     if commands is None:
-        await answer(send, 400, {"code": "bad_request", "message": "the first commands are missing or too long"}, cors)
+        await send_json(
+            send, 400, {"code": "bad_request", "message": "the first commands are missing or too long"}, cors
+        )
         return
     entry = admission.entry(scope["headers"], scope["query_string"])
     retry_after = admission.retry_after_for(entry)
@@ -101,7 +103,7 @@ async def accept_emulated(
             if settings.hijack_sockets and scope["http_version"] == "1.1" and path == SSE:
                 sock = await hijack_response(send)
     except trio.TooSlowError:
-        admission.count_rejection("handshake_timeout")
+        admission.count_refusal("handshake_timeout")
         return
     form = STREAMS[path]
     transport: EmulatedSocketTransport | EmulatedAsgiTransport
@@ -125,18 +127,18 @@ async def accept_emulated(
         admission.start(run, session.abort)
 
 
-def _rejection_reason(admission: Admission, scope: Any) -> str | None:
-    reason = admission.rejection_reason(scope["headers"], scope["query_string"])
+def _refusal_reason(admission: Admission, scope: Any) -> str | None:
+    reason = admission.refusal_reason(scope["headers"], scope["query_string"])
     return Close.FULL.label if reason is None and admission.is_full else reason
 
 
 async def _refuse(
     admission: Admission, send: Send, reason: str, retry_after: float | None, cors: list[tuple[bytes, bytes]]
 ) -> None:
-    admission.count_rejection(reason)
-    status = 429 if reason == CLIENT_LIMIT else REJECTION_STATUS.get(reason, 503)
+    admission.count_refusal(reason)
+    status = 429 if reason == CLIENT_LIMIT else REFUSAL_STATUS.get(reason, 503)
     headers = [(b"retry-after", b"%d" % whole_seconds(retry_after or 1.0)), *cors] if status in (429, 503) else cors
-    await answer(send, status, {"code": reason, "message": "this client may not connect now"}, headers)
+    await send_json(send, status, {"code": reason, "message": "this client may not connect now"}, headers)
 
 
 async def _first_commands(scope: Any, receive: Receive, limit: int) -> str | None:

@@ -10,6 +10,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire import keys
 from relay_wire.channels import GENERAL, GENERAL_UPDATE, MESSAGE, TASK_PREFIX, TASK_UPDATE
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core.channels import ChannelPatterns
@@ -45,10 +46,10 @@ from relay.protocols.centrifugo_api import (
     publication,
     read_command,
 )
-from relay.server.api_access import LocalOnly, refusals
-from relay.server.api_answers import answer, json_of
+from relay.server.api_access import LocalWritesOnly, refusals
 from relay.server.api_errors import Refused
 from relay.server.api_publish import with_key
+from relay.server.api_responses import json_of, json_response
 from relay.server.cors import header
 from relay.server.node_reports import CHANNELS, INFO, merged_channels
 from relay.server.publish_access import Target, for_writer, outcome_of, targets_of
@@ -154,7 +155,7 @@ class CentrifugoApi:
                     return await self._info()
         except ApiError as error:
             return error
-        except LocalOnly:
+        except LocalWritesOnly:
             raise
         except (Forbidden, Refused, BrokerError) as error:
             return _api_error(error)
@@ -210,7 +211,7 @@ class CentrifugoApi:
             else:
                 key = f"centrifugo {content.idempotency_key}" if content.idempotency_key else None
                 accepted[place] = for_writer(with_key(each, grant, key), grant)
-        outcomes = await relay.publishes.publish(list(accepted.values()))
+        outcomes = await relay.publishes.publish(list(accepted.values()), request.headers.get(TRACEPARENT))
         for place, outcome in zip(accepted, map(outcome_of, outcomes), strict=True):
             results[place] = (
                 position_result(outcome.position) if isinstance(outcome, Published) else _api_error(outcome)
@@ -326,9 +327,9 @@ def add_centrifugo_api(app: QuartTrio, prefix: str, api: CentrifugoApi) -> None:
         except ApiError as error:
             result = error
         if not isinstance(result, ApiError):
-            return answer(200, result)
+            return json_response(200, result)
         if result.code is ErrorCode.METHOD_NOT_FOUND:
-            return answer(404, json_of(result.body))
+            return json_response(404, json_of(result.body))
         if request.headers.get("x-centrifugo-error-mode", "").lower() == "transport":
-            return answer(result.code.value[2], json_of(result.body))
-        return answer(200, answered(result))
+            return json_response(result.code.value[2], json_of(result.body))
+        return json_response(200, answered(result))

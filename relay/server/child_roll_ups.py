@@ -32,4 +32,4 @@ async def roll_up_children(roll_ups: ChildRollUps) -> None:
             if await roll_ups.lock(token, _LOCK_SECONDS) and await roll_ups.carry():
                 pause = _BUSY
         except BrokerError as error:
-            _log.warning("children are not rolled up now", error=str(error))
+            _log.warning("rolling up children failed", error=str(error))

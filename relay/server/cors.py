@@ -102,7 +102,7 @@ class CorsPolicy:
         self._allows_any_origin = "*" in given
         self._allows_any_host = "*" in self._hosts
 
-    def rejection_reason(self, headers: Headers) -> str | None:
+    def refusal_reason(self, headers: Headers) -> str | None:
         """Return "origin" or "host", by which a request is refused; None when it is allowed.
 
         A request without Origin comes from a program and not from a page, and is allowed.

@@ -17,7 +17,7 @@ DRAIN_RATE = 100
 _WAVE = 0.05
 
 
-def _most_in_a_wave(rate: float) -> int:
+def _max_wave(rate: float) -> int:
     return math.ceil(2 * rate * _WAVE)
 
 
@@ -45,7 +45,7 @@ async def drain(registry: SessionRegistry, timeout: float, window: float) -> Non
         while remaining:
             # By the clock: waves after one that came late close what it has missed, a part in each.
             due = math.ceil((trio.current_time() - started + _WAVE) * rate) - (clients - len(remaining))
-            for _ in range(min(due, _most_in_a_wave(rate), len(remaining))):
+            for _ in range(min(due, _max_wave(rate), len(remaining))):
                 remaining.pop().close(Close.SHUTDOWN)
             await trio.sleep(_WAVE)
         await registry.wait_empty()

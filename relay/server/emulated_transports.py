@@ -47,7 +47,7 @@ class EmulatedSocketTransport(EventSocketTransport):
         return self._inbox.frames
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - messages come whole
-        events = await self._inbox.or_else(super().receive)
+        events = await self._inbox.receive_or(super().receive)
         self.bytes_received = self._inbox.size
         return events
 
@@ -75,21 +75,15 @@ class EmulatedAsgiTransport(EventAsgiTransport):
         self.framing = FRAMINGS[form, False]
 
     async def receive(self, timeout: float = 0) -> list[Event]:  # noqa: ARG002 - messages come whole
-        events = await self._inbox.or_else(super().receive)
+        events = await self._inbox.receive_or(super().receive)
         self.bytes_received, self.frames_received = self._inbox.size, self._inbox.frames
         return events
 
     def heartbeat(self) -> Any | None:
         return None
 
-    async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
-        if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:
-            return
-        if close.discards_queue:
-            queue.clear()
-        await self.drain(queue)
-        await self._send({"type": "http.response.body", "body": self._form(farewell.payload), "more_body": False})
-        self._abort_via = None
+    def _last_body(self, farewell: Farewell) -> bytes:
+        return self._form(farewell.payload)
 
 
 def _framing(form: Form, *, on_socket: bool) -> Framing:

@@ -46,7 +46,7 @@ class Inbox:
         self._arrived.set()
         return True
 
-    async def or_else(self, receive: Callable[[], Awaitable[list[Event]]]) -> list[Event]:
+    async def receive_or(self, receive: Callable[[], Awaitable[list[Event]]]) -> list[Event]:
         """Wait for messages, or for what the connection itself brings."""
         events: list[Event] = []
 
@@ -152,7 +152,7 @@ class Emulation:
         try:
             received = msgspec.json.decode(message, type=_Message)
         except NOT_JSON:
-            _log.warning("message skipped: not one of a client", size=len(message))
+            _log.warning("message skipped: not a client's", size=len(message))
             return
         self.deliver(received.session, received.data)
 

@@ -14,7 +14,7 @@ from relay.core.closecodes import Close
 from relay.core.hub import Hub
 from relay.protocols.base import ClientProtocol, Subscribe
 from relay.protocols.handshake import agreed_subprotocol, is_valid_key
-from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REFUSAL_STATUS, Admission, whole_seconds
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import header
 from relay.server.hijack import asgi_transport, prepare
@@ -78,30 +78,30 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
             await receive()  # websocket.connect
             key = header(scope["headers"], b"sec-websocket-key")
             if key is not None and not is_valid_key(key):  # over HTTP/2 there is none
-                admission.count_rejection("bad_request")
+                admission.count_refusal("bad_request")
                 await _refuse(scope, send, 400, "Sec-WebSocket-Key is not the base64 of 16 bytes")
                 return
             retry_after = admission.limit_connect(client)
             if retry_after is not None:
-                admission.count_rejection(CLIENT_LIMIT)
+                admission.count_refusal(CLIENT_LIMIT)
                 await _refuse(scope, send, 429, "too many connections of this address", retry_after)
                 return
-            reason = admission.rejection_reason(scope["headers"], scope["query_string"])
+            reason = admission.refusal_reason(scope["headers"], scope["query_string"])
             if reason is not None:
-                admission.count_rejection(reason)
+                admission.count_refusal(reason)
                 if reason in ("origin", "host"):
                     _log.info(f"{reason} refused", client=str(client), value=header(scope["headers"], reason.encode()))
-                await _refuse(scope, send, REJECTION_STATUS.get(reason, 503), reason)
+                await _refuse(scope, send, REFUSAL_STATUS.get(reason, 503), reason)
                 return
             retry_after = None if admission.is_full else await admission.gate.enter()
             if retry_after is not None:
-                admission.count_rejection(CONNECT_RATE)
+                admission.count_refusal(CONNECT_RATE)
                 await _refuse(scope, send, 503, "too many connects at once", retry_after)
                 return
             entry = admission.entry(scope["headers"], scope["query_string"])
             retry_after = admission.retry_after_for(entry)
             if retry_after is not None:
-                admission.count_rejection(CLIENT_LIMIT)
+                admission.count_refusal(CLIENT_LIMIT)
                 await _refuse(scope, send, 429, "too many connections of this user", retry_after)
                 return
             with early_updates(admission.context.hub, protocol) as early:
@@ -111,7 +111,7 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 if full is None and admission.has_too_many(client):  # others of its address came meanwhile
                     full = Close.CLIENT_LIMIT
                 if full is not None:
-                    admission.count_rejection(full.label)
+                    admission.count_refusal(full.label)
                     await send({"type": "websocket.close", "code": full.code, "reason": full.reason})
                     return
                 hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
@@ -119,7 +119,7 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                 session = Session(admission.context, transport, protocol, client, entry, path_of(scope))
                 session.register(early)
     except trio.TooSlowError:
-        admission.count_rejection("handshake_timeout")
+        admission.count_refusal("handshake_timeout")
         return
     if hijacked is None:
         await session.run()

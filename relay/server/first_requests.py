@@ -156,7 +156,7 @@ class FirstRequests:
 
     def refuse(self, connection: Connection, retry_after: float, reason: str = CLIENT_LIMIT) -> None:
         """Refuse a connection, of an address that has too many unless another reason is given, and close it."""
-        self._admission.count_rejection(reason)
+        self._admission.count_refusal(reason)
         status = _TOO_MANY if reason == CLIENT_LIMIT else _UNAVAILABLE
         self.close(connection, _REFUSAL % (status, whole_seconds(retry_after)))
 
@@ -288,12 +288,12 @@ class FirstRequests:
                 self._enter(connection, request, is_drained=is_drained)
                 return None
         if is_too_large:
-            admission.count_rejection("too_large")
+            admission.count_refusal("too_large")
             self.close(connection, _TOO_LARGE)
         elif data and (not connection.is_short_of_files or data.startswith(_HEALTH_REQUESTS)):
             self._delegate(connection, data)
         elif data:
-            admission.count_rejection("no_files")
+            admission.count_refusal("no_files")
             self.close(connection, _NO_FILES)
         else:
             self.close(connection)

@@ -13,8 +13,8 @@ from relay.core.channels import task_channel
 from relay.core.errors import BrokerError, Forbidden, Unauthenticated
 from relay.core.grants import EVERYTHING, Decision, Grant, Verb
 from relay.server.admission import CLIENT_LIMIT
-from relay.server.api_answers import body_of_request, json_of, task_id_of_request
 from relay.server.api_errors import Refused
+from relay.server.api_responses import body_of_request, json_of, task_id_of_request
 from relay.server.auth.access import require
 from relay.server.auth.share_links import ShareLinks
 from relay.server.auth.tickets import LIFETIME
@@ -79,7 +79,7 @@ class _Revocation(NamedTuple):
     seconds: float
 
 
-def _secret_answer(status: int, body: Any) -> Response:
+def _secret_response(status: int, body: Any) -> Response:
     # Tickets and tokens are secrets: nothing on the way may keep them.
     headers = {"cache-control": "no-store"}
     return Response(json_of(body), status, headers, content_type="application/json")
@@ -110,7 +110,7 @@ async def _wanted(running: RunningRelay, grant: Grant, ttl: float) -> _Revocatio
     if named or body.seconds is not None:
         raise Refused(422, "bad_revocation", _EXPECTED)
     try:
-        shared = await running.access.of_token(body.token)
+        shared = await running.access.grant_of_token(body.token)
     except Unauthenticated:
         raise Refused(422, "bad_revocation", "the token does not hold, or holds no longer") from None
     if not may_all and not _is_shared_by(grant, shared):
@@ -142,13 +142,13 @@ def add_grant_routes(app: QuartTrio, relay: RelayHandle, paths: TaskPaths, revoc
     """
 
     async def grant() -> Grant:
-        return await relay.running.access.of_request(request)
+        return await relay.running.access.grant_of_request(request)
 
     @app.post(f"{paths.api_prefix}/ticket")
     async def ticket() -> Response:
         """Exchange credentials for a ticket: ``?ticket=`` lets one WebSocket or event stream in."""
         issued = await relay.running.access.tickets.issue(await grant())
-        return _secret_answer(201, {"ticket": issued, "expires_in": LIFETIME})
+        return _secret_response(201, {"ticket": issued, "expires_in": LIFETIME})
 
     @app.post(paths.share_route)
     async def share() -> Response:
@@ -172,7 +172,7 @@ def add_grant_routes(app: QuartTrio, relay: RelayHandle, paths: TaskPaths, revoc
             "expires_at": link.grant.expires_at,
             "fragment": f"#share={link.token}",
         }
-        return _secret_answer(201, answer)
+        return _secret_response(201, answer)
 
     @app.post(f"{paths.api_prefix}/revoke")
     async def revoke() -> Response:
@@ -184,4 +184,4 @@ def add_grant_routes(app: QuartTrio, relay: RelayHandle, paths: TaskPaths, revoc
         (answer,) = await running.redis.run_calls([call])
         if isinstance(answer, BrokerError):
             raise answer
-        return _secret_answer(200, {"revoked": {wanted.kind: wanted.name}, "seconds": wanted.seconds})
+        return _secret_response(200, {"revoked": {wanted.kind: wanted.name}, "seconds": wanted.seconds})

@@ -21,10 +21,10 @@ _STREAMS = frozenset({"/events", MERCURE, "/connection/sse", "/connection/http_s
 _SEND_TIMEOUT = 10.0
 
 
-async def answer(
+async def send_json(
     send: Any, status: int, body: dict[str, str] | None, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """Answer a request with JSON, or without a body."""
+    """Send a response with a JSON body, or with none."""
     content = b"" if body is None else json.dumps(body).encode() + b"\n"
     own = [(b"content-type", b"application/json")] if content else []
     own += [(b"content-length", b"%d" % len(content)), *(headers or [])] if status != 204 else (headers or [])
@@ -55,24 +55,24 @@ class HttpGuard:
         """Whether an answer depends on who asks."""
         return self._needs_grants and path.startswith((self._api, MERCURE)) and path not in self._public
 
-    def rejection_reason(self, path: str, scope: Any) -> str | None:
+    def refusal_reason(self, path: str, scope: Any) -> str | None:
         """Return why a request to this path is refused; None when it is allowed."""
         if path in OPERATORS or is_on_admin(scope):
             return None
-        return self._policy.rejection_reason(scope["headers"])
+        return self._policy.refusal_reason(scope["headers"])
 
     async def refuse(self, send: Any, reason: str) -> None:
         """Answer a request that is refused."""
         which = "this page's origin" if reason == "origin" else "this Host"
         body = {"code": reason, "message": f"{which} is not allowed here"}
-        await answer(send, 403, body, self._policy.refusal_headers())
+        await send_json(send, 403, body, self._policy.refusal_headers())
 
     async def refuse_busy(self, scope: Any, send: Any, status: int, message: str, retry_after: float) -> None:
         """Answer a request that cannot be served now, with 429 or 503."""
         code = CLIENT_LIMIT if status == 429 else "unavailable"
         seconds = b"%d" % whole_seconds(retry_after)
         headers = [(b"retry-after", seconds), *self._policy.response_headers(scope["headers"])]
-        await answer(send, status, {"code": code, "message": message}, headers)
+        await send_json(send, status, {"code": code, "message": message}, headers)
 
     async def refuse_body(self, scope: Any, send: Any, refused: BodyRefused) -> None:
         """Answer a request whose body is not received to its end. The connection ends with the answer."""
@@ -80,7 +80,7 @@ class HttpGuard:
         if refused.status == 503:
             headers.append((b"retry-after", b"1"))
         body = {"code": refused.code, "message": refused.message}
-        await answer(send, refused.status, body, [*headers, *self._policy.response_headers(scope["headers"])])
+        await send_json(send, refused.status, body, [*headers, *self._policy.response_headers(scope["headers"])])
 
     async def answers_preflight(self, scope: Any, path: str, send: Any) -> bool:
         """Answer a browser that asks before its request; False when this is another request."""
@@ -88,7 +88,7 @@ class HttpGuard:
         is_preflight = scope["method"] == "OPTIONS" and header(headers, b"access-control-request-method") is not None
         if not is_preflight or not self._is_for_pages(path):
             return False
-        await answer(send, 204, None, self._policy.preflight_headers(headers))
+        await send_json(send, 204, None, self._policy.preflight_headers(headers))
         return True
 
     def guarded(self, scope: Any, path: str, send: Any, on_answer: Callable[[], None] = lambda: None) -> Any:

@@ -67,6 +67,9 @@ from relay.server.socket_watch import SocketWatch
 from relay.server.stall_detection import StallCount, detect_stalls
 from relay.server.statistics import Statistics
 from relay.server.status_reports import StatusReports
+from relay.server.trace_fan_out import FanOutTraces
+from relay.server.trace_ingest import TracedIngest
+from relay.server.trace_setup import traces_of
 
 _log = structlog.get_logger("relay.lifespan")
 
@@ -120,6 +123,7 @@ async def run_relay(
             _require_single_worker()
             url = await stack.enter_async_context(embedded_redis())
         redis = await stack.enter_async_context(open_redis(url, settings, redis_settings))
+        traces = await stack.enter_async_context(traces_of(settings))
         owned_channels = OwnedChannels()
         hub = Hub(
             on_pending=lambda: flusher.on_pending(),
@@ -131,15 +135,17 @@ async def run_relay(
             keys_of={TOPICS: topics_of},
         )
         publish_latency = PublishLatency(redis.publication_times(), metrics)
-        flusher = Flusher(hub, metrics, publish_latency)
-        channels = redis.follow(hub, flusher.on_flushed)
-        hub.keep(GENERAL)  # clients get it without asking, from the moment at which they connect
+        fan_out = FanOutTraces(traces, hub) if traces is not None else None
+        flusher = Flusher(hub, metrics, publish_latency, fan_out)
+        channels = redis.follow(hub, flusher.on_flushed, fan_out.on_trace if fan_out is not None else None)
+        hub.pin(GENERAL)  # clients get it without asking, from the moment at which they connect
         ingester = redis.publish_ingester(
-            hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc
+            hub.on_publication, metrics.updates_unpersisted.inc, metrics.plain_publishes_stored.inc, traces
         )
+        ingest = TracedIngest(traces, ingester.on_message) if traces is not None else ingester.on_message
         malformed = MalformedPublishes()
         receiver = PlainPublishReceiver(
-            named, settings.max_update_bytes, settings.strict_publishes, metrics, malformed, ingester.on_message
+            named, settings.max_update_bytes, settings.strict_publishes, metrics, malformed, ingest
         )
         for channel in (TASK_UPDATES, GENERAL_UPDATES):
             redis.subscribe_raw(channel, receiver.on_publish)
@@ -149,8 +155,8 @@ async def run_relay(
         statistics = Statistics(metrics, hub)
         metrics.connections_max.set(settings.max_clients)
         memory = MemoryTuner()
-        services = await stack.enter_async_context(_joined_nursery())
-        sessions = await stack.enter_async_context(_joined_nursery())
+        services = await stack.enter_async_context(_cancelling_nursery())
+        sessions = await stack.enter_async_context(_cancelling_nursery())
         watch = SocketWatch()
         sessions.start_soon(watch.run)
         returns = ReturnSchedule(settings.connect_rate)
@@ -194,7 +200,7 @@ async def run_relay(
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
         presence = redis.presence()
-        publishes = redis.client_publishes()
+        publishes = redis.client_publishes(traces)
         channel_services = ChannelServices(
             presence, redis.history_ranges(), publishes, tasks, settings.max_update_bytes
         )
@@ -261,7 +267,7 @@ async def run_relay(
 
 
 @asynccontextmanager
-async def _joined_nursery() -> AsyncIterator[trio.Nursery]:
+async def _cancelling_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks are cancelled at the end of the block."""
     async with trio.open_nursery() as nursery:
         try:

@@ -7,6 +7,7 @@ import msgspec
 from quart import Response, request
 from quart_trio import QuartTrio
 from relay_wire.channels import GENERAL, TASK_PREFIX
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.broker.client_publishes import Publication, Published
 from relay.core.channels import ChannelPatterns
@@ -30,7 +31,7 @@ from relay.protocols.mercure_forms import (
     stored_form,
 )
 from relay.server.api_access import require_write
-from relay.server.api_errors import Refused, answer_of, failure_of
+from relay.server.api_errors import Refused, failure_of, failure_response
 from relay.server.api_publish import GeneralUpdate, Publisher, TaskUpdate
 from relay.server.auth.access import TOKEN_IN_URL
 from relay.server.auth.credentials import COOKIE, has_token
@@ -46,7 +47,7 @@ MERCURE_COOKIE = "mercureAuthorization"
 _LAST_EVENT_ID = ("lastEventID", "last_event_id", "Last-Event-ID")
 
 
-def with_own_cookie(scope: Any) -> Any:
+def with_relay_cookie(scope: Any) -> Any:
     """Return the scope of a request in which Mercure's cookie stands as Relay's own, so that it is checked like that."""
     cookies = header(scope["headers"], b"cookie")
     if cookies is None or MERCURE_COOKIE not in cookies:
@@ -122,8 +123,8 @@ async def _position_of(relay: RunningRelay, event_id: str) -> Position | None:
 async def _preceding(relay: RunningRelay, event_id: str, since: Position | None) -> bytes:
     """Return the id of the update before the first that is sent: the client's own if it can resume."""
     # A header has no control characters and no blanks at its ends; an id with such is none that a publisher may give.
-    is_sent_back = since is not None and event_id.isprintable() and event_id == event_id.strip()
-    return (event_id if is_sent_back else id_of(await _top(relay))).encode()
+    can_be_sent = since is not None and event_id.isprintable() and event_id == event_id.strip()
+    return (event_id if can_be_sent else id_of(await _top(relay))).encode()
 
 
 # Publishing.
@@ -157,9 +158,9 @@ def add_mercure(app: QuartTrio, handle: RelayHandle, named: ChannelPatterns, pub
         except BrokerUnavailable as error:
             failure = failure_of(error)
             message = "Redis did not confirm it, and it may have been published or not"
-            return answer_of(failure._replace(code="outcome_unknown", message=message))
+            return failure_response(failure._replace(code="outcome_unknown", message=message))
         except BrokerError as error:
-            return answer_of(failure_of(error))
+            return failure_response(failure_of(error))
         return Response(event_id, content_type="text/plain; charset=utf-8", headers={"cache-control": "no-store"})
 
 
@@ -167,7 +168,9 @@ async def _publish_topics(relay: RunningRelay, update: TopicUpdate, max_bytes: i
     if len(update.data.encode()) > max_bytes:
         raise Refused(413, "update_too_large", f"`data` may have {max_bytes} bytes (RELAY_MAX_UPDATE_BYTES)")
     await require_write(relay, Verb.PUBLISH, [Target(TOPIC_PREFIX + topic) for topic in update.topics])
-    (outcome,) = await relay.publishes.publish([Publication(TOPICS, TOPIC_UPDATE, stored_form(update))])
+    (outcome,) = await relay.publishes.publish(
+        [Publication(TOPICS, TOPIC_UPDATE, stored_form(update))], request.headers.get(TRACEPARENT)
+    )
     if isinstance(outcome, Exception):
         raise outcome
     if update.id is None:
@@ -188,11 +191,11 @@ async def _publish_on_channel(publisher: Publisher, update: TopicUpdate, channel
         raise BadMessage("not_json", f"`data` must be a JSON object, as for the HTTP API: {error}") from None
     (topic,) = update.topics
     if channel.startswith(TASK_PREFIX):
-        publication = publisher.of_task(topic[len(TASK_PREFIX) :], TaskUpdate(data))
+        publication = publisher.task_publication(topic[len(TASK_PREFIX) :], TaskUpdate(data))
     elif channel == GENERAL:
-        publication = publisher.of_general(GeneralUpdate(data))
+        publication = publisher.general_publication(GeneralUpdate(data))
     else:
-        publication = publisher.of_channel(topic, data)
+        publication = publisher.channel_publication(topic, data)
     published: Published = await publisher.publish(publication)
     event_id = EventId()
     event_id.set(channel, published.position)

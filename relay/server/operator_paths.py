@@ -27,7 +27,7 @@ class OperatorPaths:
     Args:
         has_listener: There is a listener for operators.
         api_prefix: The path before ``/tasks`` of the HTTP API.
-        is_open: Clients need no grant, so that the list of tasks tells everybody of all tasks.
+        is_open: Clients need no grant, so that the list of tasks shows all tasks to everybody.
     """
 
     def __init__(self, *, has_listener: bool, api_prefix: str, is_open: bool) -> None:

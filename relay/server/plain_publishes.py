@@ -55,7 +55,7 @@ class PlainPublishReceiver:
         """Take a message of one of the two channels that every relay serves."""
         self._take(channel, message)
 
-    def _take(self, channel: str, message: bytes, of_channel: str | None = None) -> None:
+    def _take(self, channel: str, message: bytes, as_channel: str | None = None) -> None:
         """Take a message; the update is of another channel within Relay where one is given."""
         self._plain_metric.inc()
         self.received += 1
@@ -70,8 +70,8 @@ class PlainPublishReceiver:
                 "published message skipped", channel=channel, code=error.code, error=error.message, size=len(message)
             )
             return
-        if of_channel is not None:
-            update = msgspec.structs.replace(update, channel=of_channel)
+        if as_channel is not None:
+            update = msgspec.structs.replace(update, channel=as_channel)
         self._ingest(update, message)
 
     def on_pattern(self, pattern: str, channel: str, message: bytes) -> None:

@@ -18,7 +18,7 @@ _log = structlog.get_logger("relay.redis")
 _CONNECTION_SECONDS = 1.0
 
 #: Looks at the connection for each question to Redis about its usage.
-_LOOKS_PER_QUESTION = 10
+_CHECKS_PER_READ = 10
 
 
 async def report_connection(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
@@ -49,9 +49,9 @@ async def report_usage(redis: RedisBroker, metrics: Metrics) -> None:
             except BrokerError as error:
                 if isinstance(error, BrokerRefused) and not is_refused:
                     is_refused = True
-                    _log.warning("redis does not say what it uses: those metrics are missing", error=str(error))
+                    _log.warning("redis usage cannot be read: its metrics are missing", error=str(error))
         metrics.set_redis_usage(usage)
-        for _ in range(_LOOKS_PER_QUESTION if usage else 1):
+        for _ in range(_CHECKS_PER_READ if usage else 1):
             await trio.sleep(_CONNECTION_SECONDS)
             if not redis.alive:
                 break

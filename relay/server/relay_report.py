@@ -20,7 +20,7 @@ from relay.server.stall_detection import StallCount
 from relay.server.statistics import Statistics
 
 #: Clients that are looked at for the slowest ones: those that have been behind the longest.
-_LOOK_AT = 1024
+_SCAN_COUNT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RelayReports:
         now = monotonic()
         updates, plain, deliveries, coalesced = self.activity.rates
         is_connected, reconnects = self.read_redis()
-        backlogged = [(session.report(now), session) for session in islice(self.registry.backlogged, _LOOK_AT)]
+        backlogged = [(session.report(now), session) for session in islice(self.registry.backlogged, _SCAN_COUNT)]
         slowest = nlargest(MAX_SLOWEST, backlogged, key=lambda each: (each[0].limit_used, each[0].age))
         return Relay(
             id=uid,

@@ -10,7 +10,7 @@ from relay.core.channels import task_channel
 from relay.core.grants import Verb
 from relay.core.json_errors import NOT_JSON
 from relay.server.api_access import require_write
-from relay.server.api_answers import answer, error_answer, json_of, task_id_of_request
+from relay.server.api_responses import error_response, json_of, json_response, task_id_of_request
 from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
@@ -39,17 +39,17 @@ def add_retry_route(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> Non
         await require_write(running, Verb.PUBLISH, [Target(task_channel(task_id))])
         task = await running.tasks.get(task_id)
         if task is None:
-            return error_answer(404, "unknown_task", "no such task, or it ended long ago")
+            return error_response(404, "unknown_task", "no such task, or it ended long ago")
         if _decoded(task.fields.get("status")) not in (FAILED, CANCELLED):
-            return error_answer(409, "not_failed", _NOT_FAILED)
+            return error_response(409, "not_failed", _NOT_FAILED)
         if _decoded(task.fields.get(FIELD)) is not True:
-            return error_answer(409, "not_retryable", _NOT_RETRYABLE)
+            return error_response(409, "not_retryable", _NOT_RETRYABLE)
         outcome = await running.tasks.retry(task_id)
         if outcome == NOT_KEPT:
-            return error_answer(409, "not_retryable", _NOT_RETRYABLE)
+            return error_response(409, "not_retryable", _NOT_RETRYABLE)
         if outcome == RUNNING:
-            return error_answer(409, "runs_already", _RUNNING)
-        return answer(202, json_of({"task_id": task_id, "outcome": "queued"}))
+            return error_response(409, "runs_already", _RUNNING)
+        return json_response(202, json_of({"task_id": task_id, "outcome": "queued"}))
 
 
 def _decoded(value: bytes | None) -> object:

@@ -119,7 +119,7 @@ async def serve(
                     on_up(binds[0], app.relay.running.redis_url)
                 nursery.cancel_scope.cancel()
     except* _StartInterrupted:
-        _log.info("ended by a signal before it was up")
+        _log.info("ended by a signal before the relay was up")
     except* LifespanFailureError:
         if app.start_failure is None:
             raise

@@ -8,7 +8,7 @@ from time import monotonic
 
 import trio
 
-from relay.core.batches import Encoding, Format, batch_of, format_of
+from relay.core.batches import Format
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
@@ -38,18 +38,19 @@ from relay.protocols.base import (
 from relay.server.auth.access import grant_or_refusal
 from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.session_access import SessionAccess
-from relay.server.session_connection import REPLY_ENCODING, Connection
+from relay.server.session_connection import Connection
 from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
-from relay.server.subscription_run import SubscriptionRun, refusal_of, request_of, why_no_room
+from relay.server.session_replies import SessionReplies
+from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of
 
 _NO_TOKEN = Unauthenticated(
     "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
 )
 
 
-class SessionCommands:
+class SessionCommands(SessionReplies):
     """Executes what a client asks for, one command after the other.
 
     Args:
@@ -60,9 +61,7 @@ class SessionCommands:
         budget: What it may ask for.
     """
 
-    __slots__ = (
-        "_access", "_budget", "_connection", "_context", "_entry", "_errors", "_presence", "_protocol", "_subscriptions",
-    )  # fmt: skip
+    __slots__ = ("_access", "_budget", "_entry", "_presence", "_subscriptions")
 
     def __init__(
         self,
@@ -72,15 +71,12 @@ class SessionCommands:
         entry: Entry,
         budget: ClientBudget,
     ) -> None:
-        self._context = context
-        self._protocol = protocol
-        self._connection = connection
+        super().__init__(context, protocol, connection)
         self._entry = entry
         self._budget = budget
         self._access = SessionAccess(context, self)
         self._subscriptions = SubscriptionSet(context.hub, connection)
         self._presence: SessionPresence | None = None  # of a client that is known by an id
-        self._errors = 0
 
     # What others do: nothing here waits.
 
@@ -136,10 +132,6 @@ class SessionCommands:
         """Drop what refers back to the session, after its end: a cycle would keep it in memory. Nothing can be called then."""
         self._access.release()
         del self._connection, self._subscriptions
-
-    def close(self, close: Close) -> None:
-        """End the session this way."""
-        self._connection.close(close)
 
     def check_revoked(self, revocations: Revocations) -> None:
         """Close the session if its grant is revoked."""
@@ -265,12 +257,6 @@ class SessionCommands:
                 return self._open()
         return []
 
-    def _reject(self, error: Unauthenticated) -> None:
-        """Close a client that has no grant."""
-        self._context.statistics.on_invalid_message(error.code)
-        self._send([self._protocol.reject(error.code, error.message).payload])
-        self.close(error.close)
-
     async def _authenticate(self, command: Authenticate) -> None:
         """Give the client the grant of a token: its first one, or another one, with which it keeps what that allows."""
         find = partial(self._context.authenticator.grant_of_token, command.token)
@@ -363,7 +349,7 @@ class SessionCommands:
             return None
         format = self._format(self._access.encoding_of(command))
         share = self._connection.share
-        if channel not in subscriptions and (reason := why_no_room(subscriptions, share, self._context.settings)):
+        if channel not in subscriptions and (reason := no_room_reason(subscriptions, share, self._context.settings)):
             self._refuse(refusal_of(command, "too_many_subscriptions", reason, self._protocol.refuse))
             return None
         if subscriptions.has(channel, format) and not command.requires_position:
@@ -405,23 +391,3 @@ class SessionCommands:
             self._context.statistics.on_invalid_message(code)
         self._access.forget(command.channel)
         self._send([refusal_of(command, code, message, self._protocol.refuse).payload])
-
-    # Answers.
-
-    def _refuse(self, refusal: Refusal) -> None:
-        self._context.statistics.on_invalid_message(refusal.code)
-        self._send([refusal.payload])
-        self._errors += refusal.counts
-        if self._errors >= self._context.settings.max_client_errors:
-            self.close(Close.TOO_MANY_ERRORS)
-
-    def _send(self, payloads: Iterable[bytes]) -> None:
-        format = self._format(REPLY_ENCODING)
-        messages = [format.payload(payload) for payload in payloads if payload]
-        if messages:
-            self._connection.offer(batch_of(messages), paced=True)
-
-    def _format(self, encoding: Encoding) -> Format:
-        """Return the format of an encoding on this client's transport: one instance for all that share the encoding."""
-        framing = self._connection.framing
-        return Format(encoding, framing) if encoding.stateful else format_of(encoding, framing)

@@ -20,14 +20,14 @@ from relay.protocols.base import ClientProtocol, Farewell
 from relay.protocols.frames import Event, PeerClosed
 from relay.protocols.sse import HEARTBEAT, SseProtocol, retry
 from relay.protocols.task_events import TaskEventsProtocol
-from relay.server.admission import CLIENT_LIMIT, REJECTION_STATUS, Admission, whole_seconds
+from relay.server.admission import CLIENT_LIMIT, REFUSAL_STATUS, Admission, whole_seconds
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.auth.access import TOKEN_IN_URL, grant_of, require_all
 from relay.server.connect_gate import CONNECT_RATE
 from relay.server.cors import PRIVATE, header
 from relay.server.endpoints import path_of
 from relay.server.hijack import abort_hook, hijack_response
-from relay.server.http_guard import answer
+from relay.server.http_guard import send_json
 from relay.server.hypercorn_compat.chain import Receive, Send, inspect
 from relay.server.session import Session
 from relay.server.transports import SocketTransport
@@ -61,7 +61,7 @@ def _retry_of(farewell: Farewell) -> bytes:
     return b"" if seconds is None else retry(round(seconds * 1000), round(seconds * 1000))
 
 
-class _HangUpReader:
+class _DisconnectReader:
     """Reads a client of an event stream, which can do nothing but hang up."""
 
     in_message = False
@@ -82,7 +82,7 @@ class EventSocketTransport(SocketTransport):
     framing = Framing(chunk, b"".join)
 
     def __init__(self, sock: socket.socket, dead_peer_timeout: float) -> None:
-        super().__init__(sock, _HangUpReader(), dead_peer_timeout)
+        super().__init__(sock, _DisconnectReader(), dead_peer_timeout)
 
     def heartbeat(self) -> bytes:
         return chunk(HEARTBEAT)
@@ -128,8 +128,12 @@ class EventAsgiTransport(AsgiTransport):
         if close.discards_queue:
             queue.clear()
         await self.drain(queue)
-        await self._send({"type": "http.response.body", "body": _retry_of(farewell), "more_body": False})
+        await self._send({"type": "http.response.body", "body": self._last_body(farewell), "more_body": False})
         self._abort_via = None
+
+    def _last_body(self, farewell: Farewell) -> bytes:
+        """Return the end of the stream: what the client is to know of its close."""
+        return _retry_of(farewell)
 
 
 def _channels_of(query: dict[str, list[str]], named: ChannelPatterns, limit: int) -> list[str]:
@@ -224,7 +228,7 @@ async def _refuse_for_limit(scope: Any, send: Send, cors: list[tuple[bytes, byte
         await refuse(send, cors)
         return
     headers = [(b"retry-after", b"%d" % whole_seconds(retry_after)), *cors]
-    await answer(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
+    await send_json(send, 429, {"code": CLIENT_LIMIT, "message": Close.CLIENT_LIMIT.reason}, headers)
 
 
 async def _grant_of(admission: Admission, scope: Any, channels: Sequence[str]) -> Grant:
@@ -252,11 +256,11 @@ async def _grant_or_refusal(
         return await _grant_of(admission, scope, channels)
     except Unauthenticated as error:
         body = {"code": error.code, "message": error.message}
-        await answer(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
+        await send_json(send, 401, body, [(b"www-authenticate", b"Bearer"), *cors])
     except Forbidden as error:
-        await answer(send, 403, {"code": error.code, "message": error.message}, cors)
+        await send_json(send, 403, {"code": error.code, "message": error.message}, cors)
     except (Unverified, BrokerError):
-        admission.count_rejection(Close.UNVERIFIED.label)
+        admission.count_refusal(Close.UNVERIFIED.label)
         await refuse(send, cors)
     return None
 
@@ -273,14 +277,14 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
     client = admission.proxies.client(scope.get("client"), scope["headers"])
     retry_after = admission.limit_connect(client)
     if retry_after is not None:
-        admission.count_rejection(CLIENT_LIMIT)
+        admission.count_refusal(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
-    reason = admission.rejection_reason(scope["headers"], scope["query_string"])
-    if reason is not None and reason in REJECTION_STATUS:
-        admission.count_rejection(reason)
+    reason = admission.refusal_reason(scope["headers"], scope["query_string"])
+    if reason is not None and reason in REFUSAL_STATUS:
+        admission.count_refusal(reason)
         message = TOKEN_IN_URL if reason == "token_in_url" else ForeignOrigin.message
-        await answer(send, REJECTION_STATUS[reason], {"code": reason, "message": message}, cors)
+        await send_json(send, REFUSAL_STATUS[reason], {"code": reason, "message": message}, cors)
         return
     if reason is None and admission.is_full:
         reason = Close.FULL.label
@@ -288,13 +292,13 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
         retry_after = await admission.gate.enter()
         reason = None if retry_after is None else CONNECT_RATE
     if reason is not None:
-        admission.count_rejection(reason)
+        admission.count_refusal(reason)
         await refuse(send, cors, retry_after)
         return
     try:
         stream = read(scope, settings.max_subscriptions)
     except BadMessage as error:
-        await answer(send, 400, {"code": error.code, "message": error.message}, cors)
+        await send_json(send, 400, {"code": error.code, "message": error.message}, cors)
         return
     grant = await _grant_or_refusal(admission, scope, send, stream.channels, cors)
     if grant is None:
@@ -303,13 +307,13 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
     if retry_after is None and not admission.has_room(client, grant, stream.subscriptions):
         retry_after = RETRY_REFUSED[1] / 1000
     if retry_after is not None:
-        admission.count_rejection(CLIENT_LIMIT)
+        admission.count_refusal(CLIENT_LIMIT)
         await _refuse_for_limit(scope, send, cors, retry_after)
         return
     try:
         protocol, headers = await stream.protocol(grant)
     except BrokerError:
-        admission.count_rejection(Close.UNVERIFIED.label)
+        admission.count_refusal(Close.UNVERIFIED.label)
         await refuse(send, cors)
         return
     sock = None
@@ -321,7 +325,7 @@ async def accept_stream(admission: Admission, read: ReadStream, scope: Any, rece
             if settings.hijack_sockets and scope["http_version"] == "1.1":
                 sock = await hijack_response(send)
     except trio.TooSlowError:
-        admission.count_rejection("handshake_timeout")
+        admission.count_refusal("handshake_timeout")
         return
     if sock is None:
         abort_via = abort_hook(chain, send, settings.dead_peer_timeout)

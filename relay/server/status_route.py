@@ -5,14 +5,14 @@ from quart_trio import QuartTrio
 
 from relay.core.errors import Forbidden
 from relay.core.grants import EVERYTHING, Verb
-from relay.server.api_answers import answer, json_of
+from relay.server.api_responses import json_of, json_response
 from relay.server.local_requests import is_local
 from relay.server.operator_paths import STATUS, is_on_admin
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
 
 
-class OnlyHere(Forbidden):
+class LocalStatusOnly(Forbidden):
     """A relay that asks for no credentials shows its status on its own machine and to operators only."""
 
     code = "local_only"
@@ -31,9 +31,9 @@ async def _require_operator(relay: RelayHandle) -> None:
         Unauthenticated, Unverified: The client's credentials do not hold, or cannot be checked now.
         Forbidden: Its grant is none of an operator, or it has none and is elsewhere.
     """
-    grant = await relay.running.access.of_request(request)
+    grant = await relay.running.access.grant_of_request(request)
     if grant is EVERYTHING and not (is_on_admin(request.scope) or is_local(request.scope)):
-        raise OnlyHere
+        raise LocalStatusOnly
     if not all(grant.scope(verb).everything for verb in (Verb.WATCH, Verb.LIST)):
         raise Forbidden
 
@@ -50,7 +50,7 @@ def add_status_route(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
     async def show_status() -> Response:
         """What all relays do now, for operators."""
         await _require_operator(relay)
-        return answer(200, json_of(await relay.running.status.gather()))
+        return json_response(200, json_of(await relay.running.status.gather()))
 
     for path, endpoint in ((STATUS, "status"), (paths.status_route, "api_status")):
         app.add_url_rule(path, endpoint, show_status, methods=["GET"])

@@ -143,7 +143,7 @@ def request_of(command: Subscribe, format: Format, *, needs_owner: bool = False)
     )
 
 
-def why_no_room(subscriptions: SubscriptionSet, share: ClientShare, settings: Settings) -> str | None:
+def no_room_reason(subscriptions: SubscriptionSet, share: ClientShare, settings: Settings) -> str | None:
     """Return why a client may have no further subscription; None when it may, which is counted then."""
     count, limit = len(subscriptions), settings.max_subscriptions
     if count >= limit:

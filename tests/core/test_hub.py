@@ -170,7 +170,7 @@ def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turn
 def test_a_channel_that_is_kept_is_followed_before_its_first_listener_and_after_its_last(
     hub: Hub, turns: list[str]
 ) -> None:
-    hub.keep("a")
+    hub.pin("a")
     hub.catch_up("a", Snapshot(Position("e", 4), None, None))
     hub.on_publication(update("a", "x", position=Position("e", 5)))
     assert (turns, hub.position("a")) == (["+a"], Position("e", 5))
@@ -313,3 +313,56 @@ def test_a_listener_that_is_closed_for_what_a_subscription_flushes_leaves_nothin
     late.next_effect()
     assert (hub.subscriptions, list(hub.channels)) == (1, ["b"])
     assert staying.received == ["!2"]
+
+
+def test_messages_with_offset_0_are_never_delivered() -> None:
+    """Relays before traces take the messages with trace contexts for updates, so these must not change a sequence."""
+    gaps: list[str] = []
+    hub = Hub(on_pending=lambda: None, on_gap=gaps.append)
+    format, listener = CountingFormat(), RecordingListener()
+    hub.subscribe(listener, "a", format)
+    hub.on_publication(update("a", "trace", Position("e", 0)))  # while the snapshot is awaited
+    hub.on_publication(update("a", "1", Position("e", 1)))
+    hub.catch_up("a", Snapshot(Position("e", 0), None, None))
+    for offset in range(2, 4):
+        hub.on_publication(update("a", "trace", Position("e", 0)))
+        hub.on_publication(update("a", str(offset), Position("e", offset)))
+    assert gaps == []
+    # A new life: its first update would ask for a snapshot as well.
+    hub.on_publication(update("a", "trace", Position("f", 0)))
+    hub.on_publication(update("a", "f1", Position("f", 1)))
+    assert gaps == ["a"]
+    state = update("a", "f1", Position("f", 1))
+    hub.catch_up("a", Snapshot(Position("f", 1), None, state))
+    hub.on_publication(update("a", "f2", Position("f", 2)))
+    hub.flush()
+    assert listener.received == ["1", "2", "3", "f2"]
+    assert hub.position("a") == Position("f", 2)
+
+
+class TracedFormat(CountingFormat):
+    """Has trace contexts as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        counter = self.counter
+        counter.trace = lambda channel, position, context: f"{channel} {position.offset} {context}".encode()  # type: ignore[attr-defined]
+
+
+def test_a_trace_context_comes_before_its_update_to_those_who_want_it(hub: Hub) -> None:
+    plain, traced, both = RecordingListener(), RecordingListener(), RecordingListener()
+    plain_format, traced_format = CountingFormat(), TracedFormat()
+    hub.subscribe(plain, "a", plain_format)
+    for listener, channels in ((traced, "a"), (both, "ab")):
+        for channel in channels:
+            hub.subscribe(listener, channel, traced_format)
+    hub.catch_up("a", Snapshot(Position("e", 0), None, None))
+    hub.on_publication(update("b", "other"))
+    hub.on_trace("a", Position("e", 1), "context")
+    hub.on_publication(update("a", "1", Position("e", 1)))
+    hub.on_trace("c", Position("e", 1), "of no channel here")
+    hub.flush()
+    assert plain.received == ["1"]
+    assert traced.received == ["a 1 context", "1"]
+    assert both.received == ["other", "a 1 context", "1"]
+    assert (hub.listener_count("a"), hub.listener_count("b"), hub.listener_count("c")) == (3, 1, 0)

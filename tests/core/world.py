@@ -7,6 +7,7 @@ from typing import Any
 
 from relay.core.batches import Format, Framing
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Position, Update
 
 CHANNELS = ("task:a", "task:b")
@@ -96,9 +97,9 @@ class Line:
         entries = None
         kept = since is not None and since.epoch == self.top.epoch and self.first_kept - 1 <= since.offset
         if since is not None and kept and since.offset <= self.top.offset:
-            entries = [
+            entries = SharedUpdates(
                 update_of(channel, Position(since.epoch, offset), self.entries[offset - 1])
                 for offset in range(since.offset + 1, min(self.top.offset, since.offset + limit) + 1)
-            ]
+            )
         state = update_of(channel, self.top, {**self.state}) if self.state else None
         return Snapshot(self.top, entries, state)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from relay.core.errors import BadMessage
 from relay.core.recovery import Snapshot
+from relay.core.shared_updates import SharedUpdates
 from relay.core.updates import Position, Update
 from relay.protocols.centrifuge_protobuf import ProtobufCodec
 from relay.protocols.protobuf import BOOL, BYTES, INT, TEXT, UINT, Field, Table, decode, delimited, encode, varint
@@ -133,3 +134,19 @@ def test_data_that_is_no_utf_8_ends_no_session() -> None:
     client.run(client.protocol.receive(delimited(subscribe)))
     assert client.closed is None
     assert client.followed == {"task:t"}
+
+
+def test_publications_that_clients_share_are_the_same_bytes_in_each_reply() -> None:
+    missed = [
+        Update("task:t", "task_update", b'{"n":%d}' % offset, 0.0, Position("e", offset)) for offset in (300, 301)
+    ]
+    codec = ProtobufCodec()
+    alone = codec.reply(7, "subscribe", {"publications": codec.publications(missed, whole_values=True)})
+    shared = SharedUpdates(missed)
+    publications = codec.publications(shared, whole_values=True)
+    assert codec.publications(shared, whole_values=True) is publications
+    assert codec.reply(7, "subscribe", {"publications": publications}) == alone
+    # The same publications have another number in the reply to `history`.
+    history = codec.reply(7, "history", {"publications": publications})
+    assert history == codec.reply(7, "history", {"publications": codec.publications(missed, whole_values=True)})
+    assert history != alone

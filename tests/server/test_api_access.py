@@ -43,7 +43,7 @@ class World:
         add_task_actions(self.app, relay, PATHS)
         add_retry_route(self.app, relay, PATHS)
 
-    async def of_request(self, request: object) -> Grant:
+    async def grant_of_request(self, request: object) -> Grant:
         return self.grant
 
     def limit_subject(self, grant: Grant, updates: int) -> float | None:
@@ -53,7 +53,9 @@ class World:
     async def owners(self, task_ids: Sequence[str]) -> dict[str, frozenset[str] | None]:
         return {task_id: OWNERS.get(task_id) for task_id in task_ids}
 
-    async def publish(self, publications: Sequence[Publication]) -> list[Published | RelayError]:
+    async def publish(
+        self, publications: Sequence[Publication], traceparent: str | None = None
+    ) -> list[Published | RelayError]:
         self.published += publications
         return [Published(Position("e", 1), False) for _ in publications]
 

@@ -53,14 +53,14 @@ def headers(host: str | None = "relay.example", origin: str | None = None, **mor
 @pytest.mark.parametrize("origin", FOREIGN)
 def test_an_origin_that_only_looks_like_one_that_is_allowed_is_refused(origin: str) -> None:
     for policy in (NAMED, OWN, UNNAMED_HOST):
-        assert policy.rejection_reason(headers(origin=origin)) == "origin"
+        assert policy.refusal_reason(headers(origin=origin)) == "origin"
     for policy in (NAMED, OWN, UNNAMED_HOST, ANY, NULL):
         assert not policy.allows_cookies(headers(origin=origin), is_secure=False)
 
 
 @pytest.mark.parametrize("origin", ["https://app.example", "http://localhost:3000", None])
 def test_an_origin_that_is_named_is_allowed_with_its_cookies(origin: str | None) -> None:
-    assert NAMED.rejection_reason(headers(origin=origin)) is None
+    assert NAMED.refusal_reason(headers(origin=origin)) is None
     assert NAMED.allows_cookies(headers(origin=origin), is_secure=False)
 
 
@@ -77,7 +77,7 @@ def test_an_origin_that_is_named_is_allowed_with_its_cookies(origin: str | None)
 )
 def test_the_relays_own_pages_are_allowed(origin: str, host: str) -> None:
     assert is_same_origin(origin, host)
-    assert NAMED.rejection_reason(headers(host, origin)) is None
+    assert NAMED.refusal_reason(headers(host, origin)) is None
     assert ANY.allows_cookies(headers(host, origin), is_secure=False)
 
 
@@ -99,7 +99,7 @@ def test_the_relays_own_pages_are_allowed(origin: str, host: str) -> None:
 def test_pages_of_another_name_or_port_are_not_the_relays_own(origin: str, host: str) -> None:
     assert not is_same_origin(origin, host)
     assert not ANY.allows_cookies(headers(host, origin), is_secure=False)
-    assert OWN.rejection_reason(headers(host, origin)) is not None
+    assert OWN.refusal_reason(headers(host, origin)) is not None
 
 
 @pytest.mark.parametrize(
@@ -125,32 +125,32 @@ def test_pages_of_another_name_or_port_are_not_the_relays_own(origin: str, host:
     ],
 )
 def test_a_host_that_is_not_named_is_refused(host: str | None) -> None:
-    assert NAMED.rejection_reason(headers(host)) == "host"
-    assert ANY.rejection_reason(headers(host)) is None
+    assert NAMED.refusal_reason(headers(host)) == "host"
+    assert ANY.refusal_reason(headers(host)) is None
 
 
 @pytest.mark.parametrize("host", ["relay.example", "Relay.Example", "relay.example:8000", "[::1]", "[::1]:8000"])
 def test_a_host_that_is_named_is_allowed_at_any_port(host: str) -> None:
-    assert NAMED.rejection_reason(headers(host)) is None
+    assert NAMED.refusal_reason(headers(host)) is None
 
 
 def test_several_hosts_or_origins_are_refused() -> None:
     twice = [*headers("relay.example"), *headers("evil.example")]
-    assert NAMED.rejection_reason(twice) == NAMED.rejection_reason(twice[::-1]) == "host"
+    assert NAMED.refusal_reason(twice) == NAMED.refusal_reason(twice[::-1]) == "host"
     both = [*headers(origin="https://app.example"), (b"Origin", b"https://evil.example")]
-    assert NAMED.rejection_reason(both) == NAMED.rejection_reason(both[::-1]) == "origin"
+    assert NAMED.refusal_reason(both) == NAMED.refusal_reason(both[::-1]) == "origin"
     assert not NAMED.allows_cookies(both, is_secure=False)
 
 
 def test_a_name_that_was_made_to_lead_here_has_no_pages_of_its_own() -> None:
     """DNS rebinding: the page, its Origin and the Host are the attacker's. Only the names of the relay tell them apart."""
     rebound = headers("evil.example:8000", "http://evil.example:8000")
-    assert NAMED.rejection_reason(rebound) == "host"
-    assert UNNAMED_HOST.rejection_reason(rebound) == "origin"
+    assert NAMED.refusal_reason(rebound) == "host"
+    assert UNNAMED_HOST.refusal_reason(rebound) == "origin"
 
 
 def test_null_may_be_named_but_its_cookies_never_count() -> None:
-    assert NULL.rejection_reason(headers(origin="null")) is None
+    assert NULL.refusal_reason(headers(origin="null")) is None
     assert not NULL.allows_cookies(headers(origin="null"), is_secure=False)
 
 
@@ -164,7 +164,7 @@ def test_without_an_origin_the_browser_says_whose_request_it_is(site: str, count
 
 @given(st.text(st.characters(max_codepoint=255), max_size=30), st.text(st.characters(max_codepoint=255), max_size=30))
 def test_no_header_is_an_error_and_no_other_origin_is_let_in(origin: str, host: str) -> None:
-    reason = NAMED.rejection_reason(headers(host, origin))
+    reason = NAMED.refusal_reason(headers(host, origin))
     is_own = is_same_origin(origin, host)
     assert reason is not None or is_own or origin in ("https://app.example", "http://localhost:3000")
     assert not is_own or origin.partition("://")[2] == host.lower().removesuffix(":80").removesuffix(":443")

@@ -65,7 +65,7 @@ async def test_another_one_gets_the_reports_of_a_socket_that_was_passed_on(nurse
 
 async def test_others_get_their_turn_between_many_that_are_readable(nursery: trio.Nursery) -> None:
     watch, reader = SocketWatch(), Reader()
-    pairs = [socket.socketpair() for _ in range(3 * AT_ONCE)]
+    pairs = [socket.socketpair() for _ in range(6 * AT_ONCE)]
     try:
         for ours, theirs in pairs:
             watch.add(ours.fileno(), reader)
@@ -76,7 +76,7 @@ async def test_others_get_their_turn_between_many_that_are_readable(nursery: tri
             await trio.lowlevel.checkpoint()
             counts.append(len(reader.reports))
         steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
-        assert max(steps) == AT_ONCE
+        assert max(steps) <= 2 * AT_ONCE  # of one turn, or of two with the test between them
     finally:
         for pair in pairs:
             for sock in pair:

@@ -11,7 +11,7 @@ channels = st.text(min_size=1, max_size=30) | st.text(min_size=1, max_size=30).m
 @given(channels)
 def test_all_keys_of_a_channel_share_a_slot_with_its_redis_channel(channel: str) -> None:
     names = [keys.pubsub_channel(channel), keys.meta(channel), keys.log(channel), keys.state(channel)]
-    names += keys.of_channel(channel)
+    names += keys.channel_keys(channel)
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 
@@ -41,9 +41,9 @@ def test_the_tag_is_what_redis_hashes() -> None:
 
 
 def test_a_task_has_the_indexes_of_its_bucket() -> None:
-    *own, tasks, running = keys.of_channel("task:t")
+    *own, tasks, running = keys.channel_keys("task:t")
     bucket = int(keys.tag_of(tasks))
     assert own == [keys.meta("task:t"), keys.log("task:t"), keys.state("task:t"), keys.generation(bucket)]
     assert (tasks, running) == (keys.tasks(bucket), keys.running(bucket))
-    of_general = [keys.meta("general"), keys.log("general"), keys.state("general")]
-    assert list(keys.of_channel("general"))[:3] == of_general
+    general_publication = [keys.meta("general"), keys.log("general"), keys.state("general")]
+    assert list(keys.channel_keys("general"))[:3] == general_publication

@@ -155,7 +155,7 @@ class Executor:
             except (DeliveryRefused, PublisherClosed):
                 raise
             except NotDelivered as error:
-                _log.warning("tried again until Redis takes it: %s", error)
+                _log.warning("Redis did not take a report, trying again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return calls[-1].outcome()
@@ -255,7 +255,7 @@ class Executor:
 
 
 def _with_retryable(outcome: Outcome) -> Outcome:
-    """Return an outcome that tells watchers whether the task may be run again."""
+    """Return an outcome that shows watchers whether the task may be run again."""
     if outcome.status not in _RETRYABLE:
         return outcome
     return replace(outcome, fields={**outcome.fields, FIELD: True})

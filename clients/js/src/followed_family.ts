@@ -23,7 +23,7 @@ export class FollowedFamily extends Followed {
   /** What of them was shown, until they change. */
   #shown: ReadonlyMap<string, Fields> | null = null;
   #isTruncated = false;
-  #isTold = true;
+  #isReported = true;
 
   constructor(name: string, position: Position | null, state: Fields) {
     super(name, position, state);
@@ -37,7 +37,7 @@ export class FollowedFamily extends Followed {
 
   protected override updatesIn(update: Received): Update<any>[] {
     const { type, taskId, state: states, position, isTruncated = false, ...more } = update;
-    this.#isTold = false;
+    this.#isReported = false;
     if (type === "task_states") {
       this.#takeAll(states, isTruncated);
       return this.#states(position);
@@ -55,8 +55,8 @@ export class FollowedFamily extends Followed {
   }
 
   protected override isNews(former: TaskState<any>, known: TaskState<any>): boolean {
-    const isNews = !this.#isTold || super.isNews(former, known);
-    this.#isTold = true;
+    const isNews = !this.#isReported || super.isNews(former, known);
+    this.#isReported = true;
     return isNews;
   }
 

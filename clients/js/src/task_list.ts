@@ -9,8 +9,8 @@ import type { ChannelHandle, TaskHandle } from "./task.js";
 /** Tasks in one answer of the relay, at most. */
 const PAGE = 500;
 
-/** Of so many readings one reads the whole list, to drop what the relay has forgotten. */
-const WHOLE_EVERY = 12;
+/** One in so many reads takes the whole list, to drop tasks that the relay no longer has. */
+const FULL_READ_EVERY = 12;
 
 /** Requests of one reading, at most: with a filter, an answer may have few tasks and still not be the last. */
 const MAX_REQUESTS = 100;
@@ -19,7 +19,7 @@ const MAX_REQUESTS = 100;
 const NOTIFY_MS = 100;
 
 /** Milliseconds for the relay to answer. */
-const PATIENCE_MS = 15_000;
+const REQUEST_TIMEOUT_MS = 15_000;
 
 export interface TaskListOptions {
   /** Milliseconds between two readings of the list. Default 5000. A task that is announced is there at once. */
@@ -151,7 +151,7 @@ export class TaskList<F extends object = TaskFields> {
   /** Read what is new, or everything. Returns the error if that fails. */
   async #read(stop: unknown): Promise<RelayError | null> {
     // Those that no longer fit a filter of the relay are not in its answer: only a whole reading shows that they are gone.
-    const isWhole = this.#reading % WHOLE_EVERY === 0 || this.#filter.status !== undefined || this.#filter.text !== undefined;
+    const isWhole = this.#reading % FULL_READ_EVERY === 0 || this.#filter.status !== undefined || this.#filter.text !== undefined;
     this.#reading += 1;
     const limit = this.#filter.limit ?? 1_000;
     let count = 0;
@@ -163,7 +163,7 @@ export class TaskList<F extends object = TaskFields> {
       do {
         const isFirst: boolean = after === null;
         const headers: Record<string, string> = isFirst && this.#etag !== null ? { "if-none-match": this.#etag } : {};
-        const signal = AbortSignal.timeout(PATIENCE_MS);
+        const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
         const response = await this.#source.fetch(`tasks?${this.#query(Math.min(PAGE, limit - count), after)}`, { headers, signal, cache: "no-store" });
         if (response.status === 304) return null;
         if (!response.ok) {

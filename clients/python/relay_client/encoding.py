@@ -95,7 +95,7 @@ def encode_fields(update: Mapping[str, Any]) -> dict[str, bytes]:
     return fields
 
 
-def object_of(fields: Mapping[str, bytes]) -> bytes:
+def join_fields(fields: Mapping[str, bytes]) -> bytes:
     """Return the JSON object of encoded fields."""
     return b"{%b}" % b",".join(encode(name) + b":" + value for name, value in fields.items())
 

@@ -20,10 +20,13 @@ from uuid import uuid4
 from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 from relay_wire.creation import CreationOptions, creation_options
 from relay_wire.position import Position
+from relay_wire.trace_context import TRACEPARENT
 
+from relay_client import tracing
 from relay_client.backoff import full_jitter
-from relay_client.encoding import encode, encode_fields, object_of
+from relay_client.encoding import encode, encode_fields, join_fields
 from relay_client.errors import DeliveryRefused, DeliveryTimedOut
+from relay_client.tracing import UpdateSpan
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -168,22 +171,38 @@ class Publisher:
     def _publish(
         self, path: str, channel: str, update: Mapping[str, Any], options: CreationOptions, key: str | None
     ) -> Position:
-        body = b'{"data":%b' % object_of(encode_fields(update))
+        body = b'{"data":%b' % join_fields(encode_fields(update))
         if options.owner is not None:
             body += b',"owner":%b' % encode(sorted(options.owner))
         if options.parent_id is not None:
             body += b',"parent_id":%b' % encode(options.parent_id)
-        answer = self._request(path, channel, body + b"}", {"Idempotency-Key": key or uuid4().hex})
+        headers = {"Idempotency-Key": key or uuid4().hex}
+        span = tracing.begin_publish(channel)
+        if span is None:
+            answer = self._request(path, channel, body + b"}", headers)
+        else:
+            answer = self._request_traced(path, channel, body + b"}", headers, span)
         if answer.status == 404:
             raise ValueError(_message(answer))
         position = answer.body["position"]
         return Position(position["epoch"], position["offset"])
 
+    def _request_traced(
+        self, path: str, channel: str, body: bytes, headers: Mapping[str, str], span: UpdateSpan
+    ) -> _Answer:
+        try:
+            answer = self._request(path, channel, body, {**headers, TRACEPARENT: span.traceparent})
+        except Exception as error:
+            span.end(error)
+            raise
+        span.end()
+        return answer
+
     def _request(self, path: str, channel: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
         """Return the answer to a request, of 2xx or 404; try until there is one."""
         deadline = monotonic() + self._deadline
         attempt = 0
-        maybe_sent = False
+        may_have_arrived = False
         while True:
             failure: Exception | str
             pause = full_jitter(attempt, _BASE_DELAY, _MAX_DELAY)
@@ -191,7 +210,7 @@ class Publisher:
                 answer = self._exchange(path, body, headers, min(self._timeout, max(0.05, deadline - monotonic())))
             except (OSError, HTTPException) as error:
                 failure = error
-                maybe_sent = maybe_sent or not isinstance(error, ConnectionRefusedError)
+                may_have_arrived = may_have_arrived or not isinstance(error, ConnectionRefusedError)
             else:
                 if answer.status == 204 or (answer.body and (answer.status < 300 or answer.status == 404)):
                     return answer
@@ -200,10 +219,10 @@ class Publisher:
                 if answer.body and answer.status not in _RETRYABLE:
                     raise DeliveryRefused(_message(answer), channel)
                 failure, pause = _message(answer), max(pause, answer.retry_after)
-                maybe_sent = maybe_sent or answer.body.get("code") == "outcome_unknown"
+                may_have_arrived = may_have_arrived or answer.body.get("code") == "outcome_unknown"
             if monotonic() + pause >= deadline:
                 message = f"the relay has not confirmed it within {self._deadline:g} s: {failure}"
-                raise DeliveryTimedOut(message, channel, may_have_arrived=maybe_sent)
+                raise DeliveryTimedOut(message, channel, may_have_arrived=may_have_arrived)
             attempt += 1
             time.sleep(pause)
 

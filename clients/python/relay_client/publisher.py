@@ -11,20 +11,17 @@ from typing import Any, Self
 
 from relay_wire.creation import creation_options
 from relay_wire.position import Position
-from relay_wire.publications import Retention
-from relay_wire.redis_urls import parse
 
-from relay_client import environment
 from relay_client.errors import NotDelivered
+from relay_client.publishing.base import BasePublisher
 from relay_client.publishing.call import Call
-from relay_client.publishing.queue import DeliveryLimits
 from relay_client.publishing.threads import ThreadSender
-from relay_client.updates import Updates, position_of
+from relay_client.updates import position_of
 
 _log = logging.getLogger("relay_client")
 
 
-class Publisher:
+class Publisher(BasePublisher):
     """Publishes updates, from any number of threads, over one connection. Making one does not connect.
 
     Updates reach Redis in the order in which they were handed over, also when Redis was away meanwhile, and one that had to be
@@ -42,38 +39,9 @@ class Publisher:
     A forked child may go on using it: it has an empty buffer and a connection of its own there.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        deadline: float = 15.0,
-        timeout: float = 2.0,
-        max_waiting: int = 1000,
-        max_waiting_bytes: int = 16 << 20,
-        wait_replicas: int = 0,
-        retention: Retention | None = None,
-    ) -> None:
-        """Make a publisher.
-
-        Args:
-            url: URL of Redis, its Sentinels or its cluster; by default ``REDIS_URL``, or ``REDIS_HOST``, ``REDIS_PORT``, ...
-            deadline: Seconds for which an update is tried when Redis is away; at most 150.
-            timeout: Seconds for one try, from connecting to the answer.
-            max_waiting: Number of updates that may wait for Redis, of all threads together. Threads that hand over at the same
-                instant may exceed it by one update each.
-            max_waiting_bytes: Bytes of the updates that may wait.
-            wait_replicas: Number of replicas that must have a durable update before it counts as published.
-            retention: How much Redis keeps, and for how long; by default what ``RELAY_HISTORY_SIZE`` and its like say.
-
-        Raises:
-            ValueError: An argument, or the environment, cannot be right.
-        """
-        #: The Redis, for the other parts of this package.
-        self.target = target = parse(url or environment.redis_url())
-        limits = DeliveryLimits(deadline, timeout, max_waiting, max_waiting_bytes, wait_replicas)
-        #: Make the calls, and send them: for the other parts of this package.
-        self.updates = Updates.from_environment(retention, sharded=target.is_sharded)
-        self.sender = ThreadSender(target, limits, self.updates.retention.history_meta_ttl * 1000)
+    def _set_up(self) -> None:
+        #: Sends the calls: for the other parts of this package.
+        self.sender = ThreadSender(self.target, self._limits, self.updates.retention.history_meta_ttl * 1000)
 
     @property
     def waiting(self) -> int:
@@ -148,40 +116,8 @@ class Publisher:
         self.sender.deliver(calls)
         return position_of(calls)
 
-    def post_task_update(
-        self,
-        task_id: str | int,
-        update: Mapping[str, Any],
-        *,
-        durable: bool = True,
-        owner: str | Iterable[str] | None = None,
-        parent_id: str | int | None = None,
-    ) -> None:
-        """Hand over a task's update without waiting for Redis.
-
-        Raises:
-            BufferFull: Too many updates wait.
-            PublisherClosed: The publisher was closed.
-            ValueError, TypeError: It cannot be published.
-        """
-        options = creation_options(owner, parent_id)
-        self.sender.post(self.updates.task_update(task_id, update, durable=durable, options=options))
-
-    def post_general_update(
-        self,
-        update: Mapping[str, Any],
-        *,
-        durable: bool = True,
-        owner: str | Iterable[str] | None = None,
-        parent_id: str | int | None = None,
-    ) -> None:
-        """Hand over an update for every client without waiting for Redis; raises as `post_task_update`."""
-        options = creation_options(owner, parent_id)
-        self.sender.post(self.updates.general_update(update, durable=durable, options=options))
-
-    def post(self, channel: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Hand over a message on a channel without waiting for Redis; raises as `post_task_update`."""
-        self.sender.post(self.updates.on(channel, data, durable=durable))
+    def _post(self, calls: Sequence[Call]) -> None:
+        self.sender.post(calls)
 
     def flush(self) -> None:
         """Wait until all that was handed over is delivered or lost, at the latest at its deadline.

@@ -22,7 +22,7 @@ from relay_wire.creation import CreationOptions, creation_options
 from relay_client import environment
 from relay_client.cancellation.threads import CancelListener
 from relay_client.errors import BufferFull, NotDelivered
-from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.block import BUFFER_FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
@@ -148,20 +148,20 @@ class TaskReporter:
             elif task.raises:
                 self.end(task, *terminal_fields(error))
             else:
-                self._end_patiently(task, error)
+                self._end_with_retries(task, error)
         except NotDelivered as lost:
             report_lost_end(task, error, lost)
         report_failure(task, error)
 
-    def _end_patiently(self, task: Task, error: BaseException | None) -> None:
+    def _end_with_retries(self, task: Task, error: BaseException | None) -> None:
         deadline = monotonic() + self._end_timeout
         while True:
             try:
                 self.end(task, *terminal_fields(error), timeout=deadline - monotonic())
             except BufferFull:
-                if monotonic() + FULL_PAUSE >= deadline:
+                if monotonic() + BUFFER_FULL_PAUSE >= deadline:
                     raise
-                time.sleep(FULL_PAUSE)
+                time.sleep(BUFFER_FULL_PAUSE)
             else:
                 return
 
@@ -219,12 +219,13 @@ class TaskReporter:
             RuntimeError: The task has ended before.
         """
         schedule, updates = self._schedule, self.publisher.updates
+        task.note_trace()
 
         def make(put: Put) -> Sequence[Call]:
             self._remove(schedule, task)
             return task.end(updates, put, status, fields)
 
-        calls = self.publisher.sender.deliver_built(make, timeout)
+        calls = self.publisher.sender.build_and_deliver(make, timeout)
         if calls:
             calls[-1].outcome()
 

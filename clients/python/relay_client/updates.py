@@ -25,12 +25,14 @@ from relay_wire.channels import (
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.position import Position
 from relay_wire.publications import Retention, ScriptCall
+from relay_wire.trace_context import TRACEPARENT
 
-from relay_client import environment
-from relay_client.encoding import encode, encode_fields, is_well_formed, object_of
+from relay_client import environment, tracing
+from relay_client.encoding import encode, encode_fields, is_well_formed, join_fields
 from relay_client.errors import StateTooLarge
 from relay_client.field_operations import check_append, operation_of
 from relay_client.publishing.call import Call
+from relay_client.tracing import UpdateSpan
 
 #: Length of an idempotency key, in characters.
 _MAX_KEY_LENGTH = 1000
@@ -67,7 +69,7 @@ def _appended_position(channel: str, answer: Any) -> Position:
     return result.position
 
 
-def _was_taken(answer: Any) -> bool:
+def _was_accepted(answer: Any) -> bool:
     return not publications.publish_result(answer).is_duplicate
 
 
@@ -104,7 +106,7 @@ class Updates:
             raise ValueError(
                 f"a channel's name is Unicode text of 1 to {MAX_NAME_LENGTH} characters, not {channel!r:.80}"
             )
-        message = self._checked(object_of(encode_fields(data)))
+        message = self._checked(join_fields(encode_fields(data)))
         if not durable:
             return [_plain(channel, channel, message)]
         return [self._durable(channel, MESSAGE, message, key)]
@@ -125,22 +127,15 @@ class Updates:
         fields = encode_fields(update)
         if len(fields) > MAX_FIELDS:
             raise ValueError(f"an update has {MAX_FIELDS} fields at most, not {len(fields)}")
-        data = self._checked(object_of(fields))
+        data = self._checked(join_fields(fields))
         operations = {name: each for name, value in update.items() if (each := operation_of(value)) is not None}
         for name, (kind, operand) in operations.items():
             if kind == APPEND:
                 check_append(name, operand)
-            fields[name] = publications.marked_value(encode(operand), is_append=kind == APPEND)
+            fields[name] = publications.encode_operation(encode(operand), is_append=kind == APPEND)
         if not durable:
             # Twice the same fields come to the same: it may be sent again. To append is another matter.
-            return [
-                _plain(
-                    channel,
-                    TASK_UPDATES,
-                    self._envelope(TASK_UPDATE, data, str(task_id), options),
-                    repeatable=not operations,
-                )
-            ]
+            return [self._enveloped(channel, TASK_UPDATE, data, str(task_id), options, repeatable=not operations)]
         kind = TASK_DELTA if operations else TASK_UPDATE
         return [self._durable(channel, kind, data, key, fields, _status(update), options)]
 
@@ -153,9 +148,9 @@ class Updates:
         options: CreationOptions = NO_OPTIONS,
     ) -> list[Call]:
         """Return the calls of an update for every client. A task's announcement gives it its first state."""
-        data = self._checked(object_of(encode_fields(update)))
+        data = self._checked(join_fields(encode_fields(update)))
         if not durable:
-            return [_plain(GENERAL, GENERAL_UPDATES, self._envelope(GENERAL_UPDATE, data, options=options))]
+            return [self._enveloped(GENERAL, GENERAL_UPDATE, data, None, options)]
         key = key or token_hex(12)
         return [*self._creation(update, key, options), self._durable(GENERAL, GENERAL_UPDATE, data, key)]
 
@@ -194,7 +189,7 @@ class Updates:
         create = publications.create_call(
             channel[len(TASK_PREFIX) :],
             encoded,
-            object_of(encoded),
+            join_fields(encoded),
             self.retention,
             status=_status(fields),
             options=options,
@@ -217,6 +212,7 @@ class Updates:
             raise ValueError(
                 f"an idempotency key is Unicode text of {_MAX_KEY_LENGTH} characters at most, not {key!r:.80}"
             )
+        span = tracing.begin_publish(channel)
         script, names, values = publications.publish_call(
             channel,
             kind,
@@ -227,6 +223,7 @@ class Updates:
             options=options,
             idempotency_key=key or token_hex(12),
             sharded=self.sharded,
+            trace="" if span is None else span.traceparent,
         )
         live = (
             "SPUBLISH" if self.sharded else "PUBLISH",
@@ -234,26 +231,39 @@ class Updates:
             publications.unpersisted_message(kind, data),
         )
         if kind == TASK_DELTA:  # nothing is appended without a position
-            return Call(channel, names, script, values, needs_replicas=True, read=partial(_appended_position, channel))
-        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position)
+            read = partial(_appended_position, channel)
+            return Call(channel, names, script, values, needs_replicas=True, read=read, span=span)
+        return Call(channel, names, script, values, fallback=live, needs_replicas=True, read=_position, span=span)
 
     def _checked(self, data: bytes) -> bytes:
         if len(data) > self.max_bytes:
             raise ValueError(f"an update has {self.max_bytes} bytes at most (RELAY_MAX_UPDATE_BYTES), not {len(data)}")
         return data
 
-    def _envelope(
-        self, kind: str, data: bytes, task_id: str | None = None, options: CreationOptions = NO_OPTIONS
-    ) -> bytes:
-        """Return a message as existing services write it."""
+    def _enveloped(
+        self,
+        channel: str,
+        kind: str,
+        data: bytes,
+        task_id: str | None,
+        options: CreationOptions,
+        *,
+        repeatable: bool = False,
+    ) -> Call:
+        """Return the plain PUBLISH of a message as existing services write it."""
         beside = b"" if task_id is None else b'"task_id":%b,' % encode(task_id)
         if options.owner is not None:
             beside += b'"owner":%b,' % encode(sorted(options.owner))
         if options.parent_id is not None:
             beside += b'"parent_id":%b,' % encode(options.parent_id)
-        return self._checked(
+        span = tracing.begin_publish(channel)
+        if span is not None:
+            beside += b'"%b":"%b",' % (TRACEPARENT.encode(), span.traceparent.encode())
+        message = self._checked(
             b'{"type":%b,%b"data":%b,"timestamp":%b}' % (encode(kind), beside, data, encode(time.time()))
         )
+        redis_channel = GENERAL_UPDATES if task_id is None else TASK_UPDATES
+        return _plain(channel, redis_channel, message, repeatable=repeatable, span=span)
 
 
 def _status(update: Mapping[str, Any]) -> str | None:
@@ -268,10 +278,14 @@ def _task_call(channel: str, call: ScriptCall) -> Call:
     To create a task once more after it has ended is to begin another one.
     """
     nothing = ("EXISTS", call.keys[0])
-    return Call(channel, call.keys, call.script, call.values, fallback=nothing, is_void_late=True, read=_was_taken)
+    return Call(
+        channel, call.keys, call.script, call.values, fallback=nothing, fallback_if_overtaken=True, read=_was_accepted
+    )
 
 
-def _plain(channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False) -> Call:
+def _plain(
+    channel: str, redis_channel: str, message: bytes, *, repeatable: bool = False, span: UpdateSpan | None = None
+) -> Call:
     """Return a plain PUBLISH. Its outcome is the number of subscribers; on a cluster, of one node."""
     command = ("PUBLISH", redis_channel, message)
-    return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int)
+    return Call(channel, [redis_channel], command=command, repeatable=repeatable, read=int, span=span)

@@ -6,7 +6,8 @@ from typing import Any, SupportsBytes
 from relay_wire import keys, scripts
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import new_epoch
-from relay_wire.publications import Occurrence, Retention, ScriptCall, status_class
+from relay_wire.publications import Occurrence, Retention, ScriptCall
+from relay_wire.statuses import status_class
 
 _NO_OPTIONS = wire_args(NO_OPTIONS)
 
@@ -64,7 +65,7 @@ class IngestCall:
         """
         self.count += 1
         self.size += len(data)
-        self._keys.append(keys.of_channel(channel)[0])
+        self._keys.append(keys.channel_keys(channel)[0])
         owner, parent = _NO_OPTIONS if options is NO_OPTIONS else wire_args(options)
         digest, number, since_ms, _ = occurrence
         state_class = "" if status is None else status_class(status)

@@ -136,7 +136,7 @@ def roll_ups(bucket: int) -> str:
 
 
 @lru_cache(4096)
-def of_channel(channel: str) -> tuple[str, ...]:
+def channel_keys(channel: str) -> tuple[str, ...]:
     """Return the keys that scripts take for a channel: meta, log, state and generation, and a task's two indexes."""
     name = pubsub_channel(channel)
     bucket = name[: -len(channel) - 1]

@@ -14,7 +14,7 @@ from relay_wire.channels import MAX_CHILDREN, MAX_FIELDS, TASK_PREFIX, TASK_UPDA
 from relay_wire.creation import NO_OPTIONS, CreationOptions, wire_args
 from relay_wire.position import Position, new_epoch
 from relay_wire.scripts import Script
-from relay_wire.statuses import RUNNING, TERMINAL
+from relay_wire.statuses import status_class
 
 #: How long Redis remembers an idempotency key, in milliseconds.
 IDEMPOTENCY_TTL_MS = 300_000
@@ -118,26 +118,28 @@ def publish_call(
     fingerprint: str = "",
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that publishes an update.
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `encode_operation`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         fields: For a task: the JSON text of each field in ``data``.
         status: For a task: its status, if the update has one.
         idempotency_key: A name of this update. Published again under the same name within `IDEMPOTENCY_TTL_MS`, it keeps its
             position and is not sent again.
-        fingerprint: Letters and digits that tell this update from others. The key with another fingerprint is an error that
-            begins with `KEY_REUSED`.
+        fingerprint: Letters and digits that distinguish this update from others. The key with another fingerprint is an error
+            that begins with `KEY_REUSED`.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with the update, see `relay_wire.trace_context`.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
     _add_idempotency_key(names, values, idempotency_key, fingerprint)
-    return _with_fields("publish", names, values, fields)
+    return _with_fields("publish", names, values, fields, trace)
 
 
 def ingest_call(
@@ -151,12 +153,13 @@ def ingest_call(
     status: str | None = None,
     options: CreationOptions = NO_OPTIONS,
     sharded: bool = False,
+    trace: str = "",
 ) -> ScriptCall:
     """Return a call that records a plain message, unless this occurrence of it was recorded before.
 
     Args:
         channel: Relay's channel name.
-        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `marked_value`.
+        kind: The update's type as clients see it; TASK_DELTA if fields are marked as operations, see `encode_operation`.
         data: JSON text, as clients are to get it.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal messages it is.
@@ -164,10 +167,11 @@ def ingest_call(
         status: For a task: its status, if the update has one.
         options: For a task: its owner and its parent.
         sharded: Whether the server is a cluster.
+        trace: The trace context that relays receive with the update, see `relay_wire.trace_context`.
     """
     names, values = _shared_arguments(channel, kind, data, retention, status, sharded, options)
     _add_occurrence(names, values, occurrence)
-    return _with_fields("ingest", names, values, fields)
+    return _with_fields("ingest", names, values, fields, trace)
 
 
 def create_call(
@@ -191,7 +195,7 @@ def create_call(
         fields: Its fields, as JSON text.
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
-        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `encode_operation`.
         status: Its status, if it has one.
         idempotency_key: A name of this announcement; within `IDEMPOTENCY_TTL_MS` it creates the task once.
         options: Its owner and its parent.
@@ -222,7 +226,7 @@ def ingest_created_call(
         data: The JSON object of the fields.
         retention: How much is kept, and for how long.
         occurrence: Which one of several equal announcements it is.
-        kind: TASK_DELTA if some of the fields are marked as operations, see `marked_value`.
+        kind: TASK_DELTA if some of the fields are marked as operations, see `encode_operation`.
         status: Its status, if it has one.
         options: Its owner and its parent.
         sharded: Whether the server is a cluster.
@@ -312,7 +316,7 @@ def roll_up_call(
     return ScriptCall(scripts.load("roll_up"), names, values)
 
 
-def marked_value(operand: bytes, *, is_append: bool) -> bytes:
+def encode_operation(operand: bytes, *, is_append: bool) -> bytes:
     """Return a field's operation as the scripts take it, among fields of an update whose type is TASK_DELTA.
 
     Args:
@@ -332,7 +336,7 @@ def _shared_arguments(
     options: CreationOptions = NO_OPTIONS,
 ) -> tuple[list[str], list[Any]]:
     """Return KEYS and ARGV as in ``lua/fragments/arguments.lua``."""
-    names = list(keys.of_channel(channel))
+    names = list(keys.channel_keys(channel))
     values: list[Any] = [
         names[0].removesuffix(":meta"),  # the Redis channel
         "SPUBLISH" if sharded else "PUBLISH",
@@ -345,11 +349,6 @@ def _shared_arguments(
         *wire_args(options),
     ]
     return names, values
-
-
-def status_class(status: str | None) -> str:
-    """Return the class of a status as the scripts take it."""
-    return "" if status is None else "ended" if status in TERMINAL else "running" if status in RUNNING else "other"
 
 
 def _add_idempotency_key(names: list[str], values: list[Any], key: str | None, fingerprint: str = "") -> None:
@@ -365,9 +364,14 @@ def _add_occurrence(names: list[str], values: list[Any], occurrence: Occurrence)
     values += (occurrence.remember_ms, occurrence.number, occurrence.since_ms)
 
 
-def _with_fields(script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None) -> ScriptCall:
+def _with_fields(
+    script: str, names: list[str], values: list[Any], fields: Mapping[str, bytes] | None, trace: str = ""
+) -> ScriptCall:
     for name, value in (fields or {}).items():
         values += (name, value)
+    if trace:
+        values.append(trace)
+        script += "_traced"
     return ScriptCall(scripts.load(script), names, values)
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    grant = await access.of_request(request)
+    grant = await access.grant_of_request(request)
     if require(grant, Verb.WATCH, channel) is Decision.NEEDS_OWNER:
         require(grant, Verb.WATCH, channel, owner_that_was_read)
 
@@ -139,13 +139,13 @@ class Access:
         self.tickets = tickets
         self.share_links = share_links
 
-    async def of_token(self, token: str) -> Grant:
+    async def grant_of_token(self, token: str) -> Grant:
         """Return the grant of a token that is the subject of a request; raises as `Authenticator.grant_of_token`."""
         with trio.move_on_after(_CHECK_TIMEOUT):
             return await self._authenticator.grant_of_token(token)
         raise Unverified("the token could not be checked in time")
 
-    async def of_request(self, request: HasScope) -> Grant:
+    async def grant_of_request(self, request: HasScope) -> Grant:
         """Return the grant of the client that sent a request. On the operators' listener it is everything.
 
         Raises:
@@ -157,7 +157,7 @@ class Access:
         scope = request.scope
         if is_on_admin(scope):
             return EVERYTHING
-        reason = self._authenticator.rejection_reason(scope["headers"], scope["query_string"])
+        reason = self._authenticator.refusal_reason(scope["headers"], scope["query_string"])
         if reason == "token_in_url":
             raise BadMessage(reason, TOKEN_IN_URL)
         if reason is not None:

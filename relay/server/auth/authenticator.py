@@ -7,7 +7,7 @@ from relay.core.errors import Unauthenticated
 from relay.core.grants import EVERYTHING, Grant
 from relay.server.cors import Headers
 
-#: Finds out a grant that cannot be told at once. Raises Unauthenticated or Unverified. May be cancelled.
+#: Finds out a grant that is not known at once. Raises Unauthenticated or Unverified. May be cancelled.
 FindGrant = Callable[[], Awaitable[Grant]]
 
 #: What a request's credentials amount to: a grant, no grant, a grant that has to be found out first; None without credentials.
@@ -17,7 +17,7 @@ Entry = Grant | Unauthenticated | FindGrant | None
 class Authenticator(Protocol):
     """Reads the credentials of clients. Nothing that it raises, logs or counts has any of them in it."""
 
-    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:
+    def refusal_reason(self, headers: Headers, query: bytes) -> str | None:
         """Return why a request is refused, whatever it asks for, as a metrics label; None when it is not.
 
         It is "token_in_url" for a token in the query, where it would end up in logs and histories, or "cookie_origin" for a
@@ -45,7 +45,7 @@ class Authenticator(Protocol):
 class OpenAuthenticator:
     """Grants everything to everyone: a relay for which no grants are configured."""
 
-    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:  # noqa: ARG002 - the contract's
+    def refusal_reason(self, headers: Headers, query: bytes) -> str | None:  # noqa: ARG002 - the contract's
         return None
 
     def entry(self, headers: Headers, query: bytes) -> Entry:  # noqa: ARG002

@@ -155,7 +155,7 @@ class AuthorizeUrl:
             return  # one of several that were under way together
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
         self._paused_until = now + self._pause
-        _log.error("clients cannot be checked", error=str(error), retry_in=self._pause)
+        _log.error("RELAY_AUTHORIZE_URL cannot be asked", error=str(error), retry_in=self._pause)
 
     def _remember(self, key: bytes, grant: Grant | Unauthenticated) -> None:
         age = self._max_age

@@ -63,8 +63,8 @@ class GrantAuthenticator:
         self._feed = feed
         self._policy = policy
 
-    def rejection_reason(self, headers: Headers, query: bytes) -> str | None:
-        """See `Authenticator.rejection_reason`."""
+    def refusal_reason(self, headers: Headers, query: bytes) -> str | None:
+        """See `Authenticator.refusal_reason`."""
         if has_token(query):
             return "token_in_url"
         if header(headers, b"cookie") is None:

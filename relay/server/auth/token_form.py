@@ -1,4 +1,4 @@
-"""The form of a JSON Web Token, for those who only have to tell one from other texts. It needs no package for grants."""
+"""The form of a JSON Web Token, for those who only have to recognise one. It needs no package for grants."""
 
 import re
 

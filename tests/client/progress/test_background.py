@@ -63,7 +63,7 @@ def test_what_is_handed_over_waits_at_every_moment(monkeypatch: pytest.MonkeyPat
 def test_an_announcement_that_is_too_long_is_left_out_alone() -> None:
     opening = Opening("attempt:1", {"status": "pending", "order": "x" * 1000})
     task = BackgroundTask("t", lambda task: None, opening)
-    task.start_with({"status": "in_progress"})
+    task.set_first_fields({"status": "in_progress"})
     sent: list[Call] = []
     assert task.take(Updates(Retention(), sharded=False, max_bytes=500), sent.extend) == sent
     assert [call.channel for call in sent] == ["task:t"]

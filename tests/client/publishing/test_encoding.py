@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from relay_client import Publisher
-from relay_client.encoding import encode, encode_fields, object_of, plain_copy
+from relay_client.encoding import encode, encode_fields, join_fields, plain_copy
 from relay_client.updates import Updates
 from relay_wire.publications import Retention
 
@@ -72,7 +72,7 @@ def test_a_copy_can_always_be_sent(value: Any) -> None:
 
 
 def test_names_of_fields_are_repaired_too() -> None:
-    assert json.loads(object_of(encode_fields({"caf\udce9": 1}))) == {"caf�": 1}
+    assert json.loads(join_fields(encode_fields({"caf\udce9": 1}))) == {"caf�": 1}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_of_several_scripts_those_are_spelled_out_that_this_connection_has_not_r
 
 def test_what_must_not_come_late_does_not() -> None:
     """The server has forgotten one of two scripts, under a connection that has run both."""
-    creation = Call("t", ["key"], Script("return 2", "other"), fallback=("EXISTS", "key"), is_void_late=True)
+    creation = Call("t", ["key"], Script("return 2", "other"), fallback=("EXISTS", "key"), fallback_if_overtaken=True)
     update = call("t")
     queue = queue_with(creation, update)
     queue.answered(queue.take(0.0), [errors.NoScriptError(), 1], 0.0)

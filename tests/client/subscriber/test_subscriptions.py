@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -333,3 +335,54 @@ def test_a_refusal_ends_the_subscription() -> None:
 def test_bad_arguments_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Subscriptions(**options)
+
+
+CONTEXT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def trace_of(task_id: str, offset: int, epoch: str = "e", context: str = CONTEXT) -> Message:
+    return {"type": "trace", "task_id": task_id, "position": at(offset, epoch), "traceparent": context}
+
+
+def test_a_trace_context_belongs_to_the_update_at_its_position() -> None:
+    subscriptions = subscriber("t", "u")
+    requests(subscriptions)
+    receive(subscriptions, subscribed("t", 0))
+    requests(subscriptions)
+    receive(
+        subscriptions,
+        subscribed("u", 0),
+        trace_of("t", 2),
+        update("t", 1, n=1),
+        update("u", 2, n=1),
+        update("t", 2, n=2),
+        update("t", 3, n=3),
+        trace_of("t", 4),
+        trace_of("t", 5),
+        update("t", 6, n=6),  # merged of several
+        trace_of("t", 7, "another life"),
+        update("t", 7, n=7),
+        trace_of("t", 8, context="00-malformed"),
+        update("t", 8, n=8),
+        trace_of("not followed", 1),
+    )
+    # Without a provider of spans, the context of the relay's is passed on.
+    assert [each.data["n"] for each in taken(subscriptions) if each.traceparent == CONTEXT] == [2, 6]
+
+
+def test_only_programs_that_export_spans_ask_for_trace_contexts() -> None:
+    program = (
+        "import sys\n"
+        "from relay_client.subscriber.subscriptions import Subscriptions\n"
+        "def asked():\n"
+        "    subscriptions = Subscriptions(['t'], general=True)\n"
+        "    subscriptions.on_connected()\n"
+        "    return 'traces' in subscriptions.next_request(0.0)\n"
+        "print(asked(), 'opentelemetry' in sys.modules)\n"
+        "from opentelemetry import trace\n"
+        "print(asked())\n"
+        "trace.set_tracer_provider(trace.NoOpTracerProvider())  # an application's own\n"
+        "print(asked())\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "False", "False", "True"]

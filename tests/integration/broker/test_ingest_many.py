@@ -73,7 +73,7 @@ def recorded(server: RedisServer, prefix: str) -> dict[str, object]:
     with server.client() as client:
         held: dict[str, object] = {}
         for channel in [f"task:{prefix}}}:task:{number}" for number in range(3)] + [f"{prefix}jobs:task:x"]:
-            meta, log, state, *_ = keys.of_channel(channel)
+            meta, log, state, *_ = keys.channel_keys(channel)
             held[channel.removeprefix(prefix)] = (
                 client.hmget(meta, "top", "volume", "status", "owner", "parent", "run", "texts", "truncated"),
                 [(each[0], each[1][b"type"], each[1][b"data"]) for each in client.xrange(log)],

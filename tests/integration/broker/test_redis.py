@@ -37,6 +37,19 @@ async def service(url: str, **settings: Any) -> AsyncIterator[RedisBroker]:
         yield redis
 
 
+def followed(redis: RedisBroker) -> tuple[Hub, ChannelSubscriptions]:
+    """A hub, and what keeps its channels subscribed."""
+    channels: ChannelSubscriptions
+    hub = Hub(
+        on_pending=lambda: None,
+        on_first_subscriber=lambda channel: channels.on_change(channel),
+        on_last_unsubscribed=lambda channel: channels.on_change(channel),
+        on_gap=lambda channel: channels.on_gap(channel),
+    )
+    channels = redis.follow(hub)
+    return hub, channels
+
+
 async def until(check: Callable[[], object]) -> None:
     with trio.fail_after(PATIENCE):
         while not check():  # noqa: ASYNC110 - what is waited for is another process's doing
@@ -70,14 +83,7 @@ async def test_a_plain_publish_goes_to_its_subscribers(redis_server: RedisServer
 async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
     recording, format = RecordingListener(), CountingFormat()
     async with service(redis_server.url) as redis:
-        channels: ChannelSubscriptions
-        hub = Hub(
-            on_pending=lambda: None,
-            on_first_subscriber=lambda channel: channels.on_change(channel),
-            on_last_unsubscribed=lambda channel: channels.on_change(channel),
-            on_gap=lambda channel: channels.on_gap(channel),
-        )
-        channels = redis.follow(hub)
+        hub, channels = followed(redis)
         async with listening(redis, channels), trio.open_nursery() as nursery:
             nursery.start_soon(channels.run)
             for channel in ("task:42", "general"):
@@ -106,14 +112,7 @@ async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(
     recording, format = RecordingListener(), CountingFormat()
     cuts = 0
     async with service(redis_server.url) as redis:
-        channels: ChannelSubscriptions
-        hub = Hub(
-            on_pending=lambda: None,
-            on_first_subscriber=lambda channel: channels.on_change(channel),
-            on_last_unsubscribed=lambda channel: channels.on_change(channel),
-            on_gap=lambda channel: channels.on_gap(channel),
-        )
-        channels = redis.follow(hub)
+        hub, channels = followed(redis)
 
         async def come_and_go() -> None:
             number = 0
@@ -249,10 +248,10 @@ async def test_a_callback_that_raises_is_logged_and_called_again(redis_server: R
 async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_server: RedisServer) -> None:
     stuck: list[int] = []
     others: list[int] = []
-    go_on = trio.Event()
+    keep_running = trio.Event()
 
     async def slow(message: int) -> None:
-        await go_on.wait()
+        await keep_running.wait()
         stuck.append(message)
 
     total = CALLBACK_QUEUE + 50
@@ -269,7 +268,7 @@ async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(r
                     await trio.to_thread.run_sync(pipeline.execute)
                 await until(lambda: len(others) == total + 1)
                 assert redis.callback_overflows == 50
-                go_on.set()
+                keep_running.set()
                 await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
     assert others == list(range(total + 1))
     assert stuck == list(range(CALLBACK_QUEUE + 1))

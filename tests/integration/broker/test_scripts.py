@@ -1,7 +1,6 @@
 """The scripts on a real Valkey: all or nothing, bounds, and what outsiders have put under Relay's keys."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,18 @@ from relay_wire import keys, publications
 from relay_wire.publications import Occurrence, Retention, ScriptCall
 
 from relay.broker import script_calls
-from relay.broker.opening import open_redis
 from relay.broker.service import RedisBroker
-from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from tests.harness import RedisServer
+from tests.integration.broker.durable import opened
 
-SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
-REDIS_SETTINGS = RedisSettings(_env_file=None)  # type: ignore[call-arg]
 RETENTION = Retention()
 CHANNEL = "task:t"
-TASK_KEYS = dict(zip(("meta", "log", "state", "generation", "tasks", "running"), keys.of_channel(CHANNEL), strict=True))
-
-
-@asynccontextmanager
-async def opened(server: RedisServer) -> AsyncIterator[RedisBroker]:
-    with trio.fail_after(30):
-        async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
-            assert await redis.check_writes() is None
-            yield redis
+TASK_KEYS = dict(
+    zip(("meta", "log", "state", "generation", "tasks", "running"), keys.channel_keys(CHANNEL), strict=True)
+)
 
 
 def update(data: bytes, channel: str = CHANNEL, retention: Retention = RETENTION, key: str | None = None) -> ScriptCall:

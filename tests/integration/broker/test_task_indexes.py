@@ -211,7 +211,7 @@ async def test_few_tasks_by_the_beginnings_of_their_ids_are_not_looked_for(share
             assert await listed(tasks, wanted) == []
             await tasks.forget_old()
             assert await listed(tasks, wanted) == ["über", "a/2", "a/1"]
-            for key in (keys.of_channel("task:über")[4], keys.of_channel("task:a/2")[4]):
+            for key in (keys.channel_keys("task:über")[4], keys.channel_keys("task:a/2")[4]):
                 client.zrem(key, "über", "a/2")
             assert await listed(tasks, wanted) == ["a/1"], "names alone list nothing"
             await tasks.forget_old()

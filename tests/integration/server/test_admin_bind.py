@@ -14,7 +14,7 @@ from tests.ports import free_port
 
 KINDS: list[tuple[Kind, tuple[str, ...]]] = [
     ("hypercorn", ()),
-    ("hypercorn", ("-w", "2")),
+    ("hypercorn-supervised", ("-w", "2")),
     ("serve", ()),
     ("serve", ("--workers", "2")),
     ("uvicorn", ()),

@@ -1,6 +1,8 @@
 """A publish over HTTP whose answer is lost: repeated with its key, on another relay, it is one update; and no yes is lost."""
 
+import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -60,32 +62,38 @@ def post(relay: RelayServer, progress: int, headers: dict[str, str] | None = Non
     return httpx.post(url, json={"data": {"progress": progress}}, headers=headers, timeout=20)
 
 
-def test_killed_between_publish_and_answer(
+def curl(relay: RelayServer, progress: int, status: str = "in_progress", key: str | None = None) -> list[str]:
+    url, data = f"http://127.0.0.1:{relay.port}/api/tasks/t", {"progress": progress, "status": status}
+    command = ["curl", "-sS", "-m", "30", "-w", "\n%{http_code}", url, "--json", json.dumps({"data": data})]
+    return [*command, "-H", f"Idempotency-Key: {key}"] if key else command
+
+
+def answer_to(command: list[str]) -> tuple[dict[str, Any], int]:
+    body, status = subprocess.run(command, check=True, capture_output=True, timeout=40).stdout.rsplit(b"\n", 1)
+    return json.loads(body), int(status)
+
+
+def test_curl_alone_makes_moves_and_ends_a_task_though_a_relay_is_killed(
     redis_server: RedisServer, muted: MutedRedis, start_relay: StartRelay
 ) -> None:
     first = start_relay(redis_url=f"redis://127.0.0.1:{muted.port}", redis_timeout=20)
     second = start_relay()
-    assert post(first, 0).json()["position"]["offset"] == 1  # the script is known, and the connection open
-    muted.is_muted.set()
-    outcome: list[Any] = []
-
-    def request() -> None:
-        try:
-            outcome.append(post(first, 1, KEY))
-        except httpx.TransportError as error:
-            outcome.append(error)
-
-    client = threading.Thread(target=request)
-    client.start()
-    eventually(lambda: len(log_of(redis_server, "task:t")) == 2)
-    first.kill()
-    client.join(20)
-    assert isinstance(outcome[0], httpx.TransportError)
-    again = post(second, 1, KEY)
-    assert (again.status_code, again.json()["position"]["offset"]) == (200, 2)
-    assert again.headers["idempotency-replayed"] == "true"
-    assert post(second, 1, KEY).json() == again.json()
-    assert [data["progress"] for _, _, data in log_of(redis_server, "task:t")] == [0, 1]
+    with second.client("t") as watcher:
+        made, status = answer_to(curl(first, 0))  # the script is known then, and the connection open
+        assert (status, made["position"]["offset"]) == (200, 1)
+        muted.is_muted.set()
+        with subprocess.Popen(curl(first, 50, key="the-same"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as moved:
+            eventually(lambda: len(log_of(redis_server, "task:t")) == 2)
+            first.kill()  # after it published, and before it answered
+            assert moved.communicate(timeout=40)[0].endswith(b"\n000")
+            assert moved.returncode != 0
+        for _ in range(2):
+            again, status = answer_to(curl(second, 50, key="the-same"))
+            assert (status, again["position"]["offset"]) == (200, 2)
+        ended, status = answer_to(curl(second, 100, "completed"))
+        assert (status, ended["position"]["offset"]) == (200, 3)
+        assert [watcher.receive()["data"]["progress"] for _ in range(3)] == [0, 50, 100]
+    assert [data["progress"] for _, _, data in log_of(redis_server, "task:t")] == [0, 50, 100]
 
 
 def test_an_answer_that_redis_does_not_give_is_no_yes(

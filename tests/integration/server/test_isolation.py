@@ -247,7 +247,7 @@ PublishIngester.on_message = fail_or_not
 """
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "serve"])
+@pytest.mark.parametrize("kind", ["hypercorn-supervised", "serve"])
 def test_a_relay_that_fails_is_replaced_or_says_so(
     kind: Kind, redis_server: RedisServer, start_relay: StartRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

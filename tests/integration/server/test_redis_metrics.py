@@ -53,6 +53,6 @@ def test_a_redis_that_may_not_say_is_logged(redis_server: RedisServer, start_rel
     with redis_server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-info")
     relay = start_relay()
-    eventually(lambda: "redis does not say what it uses" in relay.logged())
+    eventually(lambda: "redis usage cannot be read" in relay.logged())
     assert usage(relay) == {}
     assert relay.get("/readyz")[0] == 200

@@ -19,7 +19,9 @@ HANDSHAKE = (
 )
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"])
+@pytest.mark.parametrize(
+    "kind", ["hypercorn", "hypercorn-supervised", "hypercorn-asyncio", "hypercorn-tls", "uvicorn", "serve"]
+)
 def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind)
     options = relay.tls_options()
@@ -34,15 +36,15 @@ def test_publish_reaches_subscriber(kind: Kind, redis_server: RedisServer, start
         news = {"type": "general_update", "data": {"kind": "news"}}
         assert client.receive() == news
         assert other.receive() == news
-    expected = "hijacked" if kind in ("hypercorn", "serve") else "asgi"
+    expected = "hijacked" if kind in ("hypercorn", "hypercorn-supervised", "serve") else "asgi"
     if kind != "hypercorn-tls":
         assert relay.metric(f'relay_connections_accepted_total{{transport="{expected}"}}') == 2
-    # uvicorn, when it has shut down in good order, ends by the signal that it was sent.
-    assert relay.terminate() == (-signal.SIGTERM if kind == "uvicorn" else 0)
+    # uvicorn, when it has shut down in good order, ends by the signal that it was sent. Hypercorn's supervisor handles signals.
+    assert relay.terminate() == (0 if kind in ("hypercorn-supervised", "serve") else -signal.SIGTERM)
 
 
 def test_several_workers_of_another_server_need_a_redis(start_relay: StartRelay) -> None:
-    relay = start_relay("hypercorn", redis_url=None, wait=False, arguments=("-w", "2"))
+    relay = start_relay("hypercorn-supervised", redis_url=None, wait=False, arguments=("-w", "2"))
     eventually(lambda: "several workers need one Redis for all: set REDIS_URL" in relay.logged())
     assert relay.wait() is not None
     assert relay.get("/healthz")[0] == 0

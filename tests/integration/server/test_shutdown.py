@@ -17,7 +17,7 @@ from tests.kernel import process_is_gone
 CLIENTS = 1000
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "serve"])
+@pytest.mark.parametrize("kind", ["hypercorn-supervised", "serve"])
 def test_sigterm_with_a_thousand_clients(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind, graceful_timeout=15)
     clients = [relay.raw_client() for _ in range(CLIENTS)]
@@ -47,7 +47,7 @@ def test_sigterm_with_a_thousand_clients(kind: Kind, redis_server: RedisServer, 
     assert len({hint[1] for hint in hints if hint}) > 50, "each is asked to come back at another time"
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "serve"])
+@pytest.mark.parametrize("kind", ["hypercorn-supervised", "serve"])
 def test_clients_that_do_not_hang_up_cannot_hold_up_the_end(
     kind: Kind, redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
@@ -61,7 +61,7 @@ def test_clients_that_do_not_hang_up_cannot_hold_up_the_end(
         sock.close()
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "uvicorn"])
+@pytest.mark.parametrize("kind", ["hypercorn-supervised", "uvicorn"])
 def test_plain_asgi_clients_get_a_close_frame(kind: Kind, redis_server: RedisServer, start_relay: StartRelay) -> None:
     relay = start_relay(kind, hijack_sockets="false")
     sock = relay.raw_client()
@@ -69,7 +69,7 @@ def test_plain_asgi_clients_get_a_close_frame(kind: Kind, redis_server: RedisSer
     frame = sock.recv(4096)
     assert frame[0] == 0x88
     # uvicorn says goodbye itself, before it tells the app
-    assert int.from_bytes(frame[2:4]) == (1001 if kind == "hypercorn" else 1012)
+    assert int.from_bytes(frame[2:4]) == (1001 if kind == "hypercorn-supervised" else 1012)
     sock.close()
     relay.wait()
 
@@ -82,7 +82,7 @@ def embedded_pid(relay: RelayServer) -> int:
     return valkeys[0]
 
 
-@pytest.mark.parametrize("kind", ["hypercorn", "serve"])
+@pytest.mark.parametrize("kind", ["hypercorn-supervised", "serve"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_embedded_redis_goes_with_the_relay(kind: Kind, end: signal.Signals, start_relay: StartRelay) -> None:
     relay = start_relay(kind, redis_url=None)
@@ -139,7 +139,7 @@ def test_workers_do_not_outlive_their_supervisor(redis_server: RedisServer, star
 
 
 def test_worker_of_stock_hypercorn_does_not_outlive_it(redis_server: RedisServer, start_relay: StartRelay) -> None:
-    relay = start_relay("hypercorn")
+    relay = start_relay("hypercorn-supervised")
     (worker,) = relay.worker_pids()
     assert worker != relay.pid
     os.kill(relay.pid, signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_worker_of_stock_hypercorn_does_not_outlive_it(redis_server: RedisServer
 def test_worker_that_is_still_starting_does_not_outlive_it_either(
     redis_server: RedisServer, start_relay: StartRelay
 ) -> None:
-    relay = start_relay("hypercorn", wait=False)
+    relay = start_relay("hypercorn-supervised", wait=False)
     (worker,) = eventually(lambda: [pid for pid in relay.worker_pids() if pid != relay.pid])
     os.kill(relay.pid, signal.SIGKILL)
     eventually(lambda: process_is_gone(worker))

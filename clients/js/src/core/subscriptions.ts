@@ -60,7 +60,7 @@ export class Subscriptions {
   #pending: Request[] = [];
   #unanswered: Request[] = [];
   #window = 1;
-  #widest = WINDOW;
+  #maxWindow = WINDOW;
   #limit = Infinity;
   #retryAt = -Infinity;
   #attempts = 0;
@@ -100,7 +100,7 @@ export class Subscriptions {
    */
   connected(token: string | null, isWindowed = true): void {
     this.isConnected = true;
-    this.#widest = isWindowed ? WINDOW : Infinity;
+    this.#maxWindow = isWindowed ? WINDOW : Infinity;
     this.#window = isWindowed ? 1 : Infinity;
     if (token !== null) this.#pending.push({ type: "authenticate", token });
     // A relay sends general updates to every client that does not decline them.
@@ -234,14 +234,14 @@ export class Subscriptions {
     const name = channelNamed(message);
     const position = checkedPosition(message.position);
     if (position === null || typeof stateFollows !== "boolean" || name === undefined) {
-      throw new ProtocolError("a subscription without its position, or without telling whether a state follows");
+      throw new ProtocolError("a subscription without its position, or without saying whether a state follows");
     }
     const oldest = this.#unanswered[0];
     let channel = this.channels.get(name);
     let hadPosition: boolean = recovered === false;
     if (oldest?.type === "subscribe" && oldest.channel.name === name) {
       this.#unanswered.shift();
-      this.#window = this.#widest;
+      this.#window = this.#maxWindow;
       this.#attempts = 0;
       this.isRedisAvailable = true;
       channel = oldest.channel;
@@ -269,7 +269,7 @@ export class Subscriptions {
     const channel = request !== undefined && "channel" in request ? request.channel : null;
     const isWanted = channel !== null && this.channels.get(channel.name) === channel;
     if (code === "unavailable" && channel !== null) {
-      this.#window = Math.min(this.#window, this.#widest === Infinity ? Infinity : 1);
+      this.#window = Math.min(this.#window, this.#maxWindow === Infinity ? Infinity : 1);
       this.isRedisAvailable = false;
       channel.phase = "unsubscribed";
       if (isWanted) this.#pending.push({ type: "subscribe", channel });

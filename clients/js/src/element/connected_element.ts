@@ -90,8 +90,8 @@ export abstract class ConnectedElement extends Base {
     });
   }
 
-  /** Tell the page of something: an event that leaves shadow trees. */
-  protected tell(type: string, detail: unknown): void {
+  /** Dispatch an event to the page. It leaves shadow trees. */
+  protected emit(type: string, detail: unknown): void {
     this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
   }
 

@@ -111,11 +111,11 @@ export class RelayTaskElement extends ConnectedElement {
     const isOther = former?.status !== state.status || former?.stalled !== state.stalled;
     if (isOther && former !== null && state.status !== undefined) {
       this.#set("announcement", `${this.#nodes["title"]!.textContent}: ${status}`);
-      this.tell("relay-status", { task: this.task, status: state.status, stalled: state.stalled });
+      this.emit("relay-status", { task: this.task, status: state.status, stalled: state.stalled });
     }
-    if (former?.data !== state.data) this.tell("relay-update", state);
-    if (former?.connection !== state.connection) this.tell("relay-connection", { task: this.task, connection: state.connection });
-    if (state.error !== null && former?.error !== state.error) this.tell("relay-error", state.error);
+    if (former?.data !== state.data) this.emit("relay-update", state);
+    if (former?.connection !== state.connection) this.emit("relay-connection", { task: this.task, connection: state.connection });
+    if (state.error !== null && former?.error !== state.error) this.emit("relay-error", state.error);
   }
 
   #set(name: string, text: string): void {

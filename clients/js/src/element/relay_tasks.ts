@@ -73,6 +73,6 @@ export class RelayTasksElement extends ConnectedElement {
     }
     const note = state.error?.message ?? (state.isLoading ? "Reading the list" : state.tasks.length === 0 ? "No tasks" : "");
     if (this.#note.textContent !== note) this.#note.textContent = note;
-    this.tell("relay-list", state);
+    this.emit("relay-list", state);
   }
 }

@@ -23,7 +23,7 @@ const FAILURES_BEFORE_EVENTS = 2;
 /** How long the answer to a ping may take when the page has reason to doubt the connection, in milliseconds. */
 const PROBE_MS = 5_000;
 
-/** What an engine tells. */
+/** The events of an engine. */
 export interface EngineEvents {
   onUpdate(channel: ChannelState, update: Received, since: Position | null): void;
   onStatus(channel: ChannelState): void;
@@ -111,7 +111,7 @@ export class Engine {
     if (this.#state === "closed" || this.#state === "paused") return;
     this.#drop();
     this.#state = "paused";
-    this.#tell("reconnecting", detail);
+    this.#report("reconnecting", detail);
   }
 
   resume(): void {
@@ -155,7 +155,7 @@ export class Engine {
       onOpen: ifCurrent(() => this.#opened(token)),
       onMessage: ifCurrent((text) => this.#receive(text)),
       onSign: ifCurrent(() => {
-        this.#tellLive();
+        this.#reportLive();
         this.#restartHeartbeat();
       }),
       onClose: ifCurrent((detail, code, retryAfter) => this.#lost(detail, code, retryAfter)),
@@ -185,15 +185,15 @@ export class Engine {
     this.subscriptions.connected(token, transport.kind === "websocket");
     this.#restartHeartbeat();
     // An event stream is not open yet: what it is to say must be known first.
-    if (transport.kind === "websocket" || this.subscriptions.channels.size === 0) this.#tellLive();
+    if (transport.kind === "websocket" || this.subscriptions.channels.size === 0) this.#reportLive();
     this.#send();
   }
 
-  #tellLive(): void {
+  #reportLive(): void {
     const { status, transport } = this.connection;
     const kind = this.#transport?.kind ?? null;
     if (status === "live" && transport === kind) return;
-    this.#tell("live", `connected to ${this.#url.href}${kind === "events" ? " by /events, as WebSockets do not get through" : ""}`);
+    this.#report("live", `connected to ${this.#url.href}${kind === "events" ? " by /events, as WebSockets do not get through" : ""}`);
   }
 
   #receive(text: string): void {
@@ -209,7 +209,7 @@ export class Engine {
     }
     if (this.#state !== "open") return; // closed by what was called
     if (subscriptions.isRedisAvailable !== wasAvailable) {
-      this.#tell("live", subscriptions.isRedisAvailable ? "the relay can reach Redis again" : "the relay cannot reach Redis");
+      this.#report("live", subscriptions.isRedisAvailable ? "the relay can reach Redis again" : "the relay cannot reach Redis");
     }
     this.#send();
   }
@@ -287,7 +287,7 @@ export class Engine {
     const cannotRenew = code === TOKEN_EXPIRED && typeof token !== "function";
     if (isFinal(code) || cannotRenew) {
       this.#state = "closed";
-      this.#tell("closed", detail);
+      this.#report("closed", detail);
       const advice = cannotRenew ? (token === null ? "; pass a `token`" : "; pass `token` as a callback that returns a new one") : "";
       const what = code === FORBIDDEN || cannotRenew ? "the relay does not permit this" : "the relay does not accept this client";
       this.#events.onError(new RelayError(`${what}: ${detail}${advice}`, code));
@@ -314,7 +314,7 @@ export class Engine {
     this.#state = "waiting";
     clearTimeout(this.#timers.retry);
     this.#timers.retry = setTimeout(() => this.#connect(), wait);
-    this.#tell(globalThis.navigator?.onLine === false ? "offline" : "reconnecting", detail, Date.now() + wait);
+    this.#report(globalThis.navigator?.onLine === false ? "offline" : "reconnecting", detail, Date.now() + wait);
   }
 
   #drop(code?: number): void {
@@ -327,7 +327,7 @@ export class Engine {
     transport?.close(code);
   }
 
-  #tell(status: ConnectionState["status"], detail: string, retryAt: number | null = null): void {
+  #report(status: ConnectionState["status"], detail: string, retryAt: number | null = null): void {
     const { isRedisAvailable } = this.subscriptions;
     this.connection = { status, transport: this.#transport?.kind ?? null, isRedisAvailable, retryAt, detail };
     this.#events.onConnection(this.connection);

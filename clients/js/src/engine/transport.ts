@@ -1,6 +1,6 @@
 // What carries messages to and from a relay: a WebSocket, or an event stream in its place.
 
-/** What a transport tells. After `onClose`, or after it was closed from here, it tells nothing more. */
+/** The events of a transport. None follow `onClose`, or a `close` from here. */
 export interface TransportEvents {
   onOpen(): void;
   onMessage(text: string): void;

@@ -10,7 +10,7 @@ import { Follower } from "./follower.js";
 import type { ToHost, ToTab } from "./messages.js";
 
 /** Milliseconds for a tab to answer with a token, before the next one is asked. */
-const TOKEN_PATIENCE = 5_000;
+const TOKEN_TIMEOUT_MS = 5_000;
 
 /** Milliseconds for which the connection is kept without a tab: a page that is reloaded finds it. */
 const LINGER_MS = 1_000;
@@ -149,7 +149,7 @@ export class Host {
       const id = ++this.#asked;
       const answer = new Promise<string | null>((resolve) => {
         this.#tokens.set(id, resolve);
-        setTimeout(() => resolve(null), TOKEN_PATIENCE);
+        setTimeout(() => resolve(null), TOKEN_TIMEOUT_MS);
       });
       tab.post({ type: "wants token", id });
       const token = await answer;

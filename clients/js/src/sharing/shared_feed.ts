@@ -12,7 +12,7 @@ import type { Feed, FeedEvents } from "./feed.js";
 import type { SentOptions, ToHost, ToTab } from "./messages.js";
 
 /** Milliseconds for the host to show that it is there, before another way is taken. */
-const HOST_PATIENCE = 4_000;
+const HOST_TIMEOUT_MS = 4_000;
 
 /** The way to a host, which may change: a tab that is elected takes the place of one that was closed. */
 export interface HostLink {
@@ -44,7 +44,7 @@ export class SharedFeed implements Feed {
   #lock: LifeLock | null = null;
   #link: HostLink | null = null;
   #followed = new Map<string, { position: Position | null; state: Fields }>();
-  #patience: ReturnType<typeof setTimeout> | undefined;
+  #hostTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(url: URL, options: SentOptions & { tokenTimeout: number }, token: TokenSource | null, open: OpenLink, events: FeedEvents) {
     this.#url = url;
@@ -70,8 +70,8 @@ export class SharedFeed implements Feed {
   }
 
   pause(detail: string): void {
-    this.#hangUp();
-    this.#tell({ ...this.connection, status: "reconnecting", transport: null, retryAt: null, detail });
+    this.#closeLink();
+    this.#report({ ...this.connection, status: "reconnecting", transport: null, retryAt: null, detail });
   }
 
   resume(): void {
@@ -85,12 +85,12 @@ export class SharedFeed implements Feed {
   }
 
   close(): void {
-    this.#hangUp();
+    this.#closeLink();
     this.#followed.clear();
   }
 
-  #hangUp(): void {
-    clearTimeout(this.#patience);
+  #closeLink(): void {
+    clearTimeout(this.#hostTimer);
     this.#link?.post({ type: "bye" });
     this.#link?.close();
     this.#link = null;
@@ -109,12 +109,12 @@ export class SharedFeed implements Feed {
   }
 
   #await(): void {
-    clearTimeout(this.#patience);
-    this.#patience = setTimeout(() => this.#link?.onSilence(), HOST_PATIENCE);
+    clearTimeout(this.#hostTimer);
+    this.#hostTimer = setTimeout(() => this.#link?.onSilence(), HOST_TIMEOUT_MS);
   }
 
   #receive(message: ToTab): void {
-    clearTimeout(this.#patience);
+    clearTimeout(this.#hostTimer);
     switch (message.type) {
       case "update": {
         const { update } = message;
@@ -131,7 +131,7 @@ export class SharedFeed implements Feed {
         return this.#events.onStatus(message.name, message.status, message.position);
       }
       case "connection":
-        return this.#tell(message.state);
+        return this.#report(message.state);
       case "error":
         if (message.channel !== null) this.#followed.delete(message.channel);
         return this.#events.onError(new RelayError(message.message, message.code, message.channel));
@@ -145,7 +145,7 @@ export class SharedFeed implements Feed {
     this.#link?.post({ type: "token", id, token });
   }
 
-  #tell(state: ConnectionState): void {
+  #report(state: ConnectionState): void {
     this.connection = state;
     this.#events.onConnection(state);
   }

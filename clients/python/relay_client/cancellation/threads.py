@@ -90,7 +90,7 @@ class CancelListener:
     def detach_after_fork(self) -> None:
         """In a forked child: threads are the parent's, and so are the sockets of their event loops."""
         self._lock = threading.Lock()
-        _of_parents.extend(self._threads)
+        _inherited_threads.extend(self._threads)
         self._threads = []
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ class _Thread:
 
 
 #: Threads of parent processes. Their event loops must not be closed here, for the parents wait on the same file descriptors.
-_of_parents: list[_Thread] = []
+_inherited_threads: list[_Thread] = []
 
 _listeners: "WeakSet[CancelListener]" = WeakSet()
 

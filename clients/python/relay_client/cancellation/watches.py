@@ -118,7 +118,7 @@ class Watches:
         """Note what Redis has of a task: why its cancellation was requested, if it was, and its parent, if it has one."""
         if reason is not None:
             self.request(task_id, reason)
-        elif parent_id is not None and task_id in self._watches and not self._is_above(task_id, parent_id):
+        elif parent_id is not None and task_id in self._watches and not self._is_self_or_ancestor(task_id, parent_id):
             known = self._links.get(task_id)
             # One that has seen a request must see the next as well: this may be another task below the parent.
             if known is None or known.task_id != parent_id or known.cancelled:
@@ -128,7 +128,7 @@ class Watches:
                 if known is not None:
                     known.close()
 
-    def _is_above(self, task_id: str, other: str) -> bool:
+    def _is_self_or_ancestor(self, task_id: str, other: str) -> bool:
         """Return whether a task is another one, or one of its parents: what publishers say may go round in a circle."""
         while other != task_id:
             link = self._links.get(other)

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 
 
 class RelayListener:
-    """Reports what Airflow tells its listeners: tasks in the processes that run them, DAGs in the scheduler's."""
+    """Reports what Airflow passes to its listeners: tasks in the processes that run them, DAGs in the scheduler's."""
 
     def __init__(self, **options: Unpack[JobOptions]) -> None:
         """Make a listener. Raises ValueError if an option, or the environment, cannot be right.

@@ -38,7 +38,7 @@ def install(jobs: JobReporter) -> None:
 
 
 class _Outcomes:
-    """What became of the jobs that run in this process. A worker does not tell its hooks."""
+    """What became of the jobs that run in this process. A worker does not pass it to its hooks."""
 
     def __init__(self, jobs: JobReporter) -> None:
         self._jobs = jobs

@@ -57,7 +57,7 @@ class RelayPlugin(SchedulerPlugin):  # type: ignore[misc]
         elif finish == "erred" and (jobs.is_running(described.id) or start == "waiting"):
             jobs.failed(described.id, (task.exception_text if task is not None else "") or "failed")
         elif finish == "waiting" and start == "processing":
-            jobs.handed_on(described.id, "its worker is lost, another one goes on")
+            jobs.handed_over(described.id, "its worker is lost, another one goes on")
         elif finish in ("released", "forgotten") and start in ("waiting", "queued", "no-worker", "processing"):
             if jobs.mapping.is_selected(described):
                 jobs.cancelled(described.id)

@@ -137,7 +137,7 @@ class JobMapping:
         return self._select is None or bool(self._call(self._select, job))
 
     def options(self, job: Job) -> CreationOptions:
-        """Return the task's owner and its parent. A task whose owner cannot be told belongs to nobody."""
+        """Return the task's owner and its parent. A task whose owner cannot be found out belongs to nobody."""
         parent_id = None if job.parent_id == job.id else job.parent_id
         if self._owner is None:
             return creation_options(None, parent_id)

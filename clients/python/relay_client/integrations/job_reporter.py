@@ -130,7 +130,7 @@ class JobReporter:
 
         # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
         if self.is_running(job.id):
-            self.handed_on(job.id)
+            self.handed_over(job.id)
         task = self.reporter.begin(job.id, fields, opening)
         if task is not None:
             self._running[job.id] = task
@@ -222,7 +222,7 @@ class JobReporter:
             self.reporter.release(task, fields, key=step(job.attempt + 1), is_final=False)
 
     @never_raises
-    def handed_on(self, job_id: str, message: str | None = None) -> None:
+    def handed_over(self, job_id: str, message: str | None = None) -> None:
         """Report nothing more of a job that runs in this process: something else goes on with it."""
         task = self._taken(job_id)
         if task is not None:

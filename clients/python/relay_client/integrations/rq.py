@@ -5,7 +5,7 @@ from relay_client.integrations.rq import install
 install()
 
 Call it where jobs are enqueued, and in the module of settings that workers get: ``rq worker -c settings``. A worker that needs
-no options can be told on its command line instead: ``rq worker -w relay_client.integrations.rq.Worker``.
+no options can be named on its command line instead: ``rq worker -w relay_client.integrations.rq.Worker``.
 """
 
 from collections.abc import Callable

@@ -60,7 +60,7 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
         super().__init__()
         self.jobs = jobs
         self._begun: dict[int, Job] = {}  # by the message that is worked on; its labels change when it is sent again
-        self._sent_again: set[str] = set()
+        self._resent: set[str] = set()
         self._errors: dict[str, BaseException] = {}
 
     def _job(self, message: taskiq.TaskiqMessage) -> Job:
@@ -88,7 +88,7 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
         """Report that a task waits."""
         job = self._job(message)
         if job.attempt > 1 or self.jobs.is_running(job.id):
-            self._sent_again.add(job.id)
+            self._resent.add(job.id)
         elif job.is_announced:
             self.jobs.enqueued(job)
 
@@ -111,18 +111,18 @@ class RelayMiddleware(taskiq.TaskiqMiddleware):
         self.jobs.leave()
         job = self._begun.pop(id(message), None)
         error = self._errors.pop(message.task_id, result.error)
-        is_sent_again = message.task_id in self._sent_again
-        self._sent_again.discard(message.task_id)
+        is_resent = message.task_id in self._resent
+        self._resent.discard(message.task_id)
         if job is None:
             return
-        if is_sent_again:
+        if is_resent:
             self.jobs.retrying(job, error)
         elif not self.jobs.runs(job):
             return
         elif result.is_err:
             self.jobs.failed(job.id, error or "failed")
         elif isinstance(error, NoResultError):
-            self.jobs.handed_on(job.id)
+            self.jobs.handed_over(job.id)
         else:
             self.jobs.succeeded(job.id)
 

@@ -68,7 +68,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _training(train: Callable[..., Any]) -> Callable[..., Any]:
-    """Have errors reported, of which callbacks are not told."""
+    """Have errors reported, which callbacks are not called for."""
 
     def reporting(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:

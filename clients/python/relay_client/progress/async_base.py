@@ -1,4 +1,4 @@
-"""The common part of the reporters for asyncio and Trio: all of it but the class of their publisher."""
+"""The common part of the reporters for asyncio and Trio: all of it but the classes of their publisher and listener."""
 
 import logging
 import sys
@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from relay_wire.creation import CreationOptions, creation_options
+from relay_wire.redis_urls import RedisTarget
 
 from relay_client import environment
 from relay_client.cancellation.watches import Watch
 from relay_client.errors import BufferFull, NotDelivered
-from relay_client.progress.block import FULL_PAUSE, checked_on_error, report_failure, report_lost_end
+from relay_client.progress.block import BUFFER_FULL_PAUSE, checked_on_error, report_failure, report_lost_end
 from relay_client.progress.current import as_current
 from relay_client.progress.outcome import terminal_fields
 from relay_client.progress.schedule import Schedule
@@ -27,6 +28,9 @@ P = TypeVar("P", bound=AsyncPublisher)
 
 class CancelListener(Protocol):
     """Receives requests to cancel tasks, see `relay_client.cancellation`."""
+
+    def __init__(self, target: RedisTarget) -> None:
+        """Make a listener, which does not connect yet."""
 
     def watch(self, task_id: str | int, on_cancel: Callable[[str], object] | None = None) -> Watch:
         """Watch a task that runs."""
@@ -53,25 +57,30 @@ class AsyncTaskReporter(Generic[P]):
     stalled.
     """
 
+    _publisher_class: type[P]
+    _listener_class: type[CancelListener]
+
     def __init__(
         self,
-        publisher: P,
-        rate: float,
-        heartbeat: float | None,
-        on_error: str | None,
-        cancel_timeout: float,
-        end_timeout: float,
-        cancel_listener: CancelListener | None,
+        publisher: P | str | None = None,
         *,
-        owns_publisher: bool,
+        rate: float = 10.0,
+        heartbeat: float | None = None,
+        on_error: str | None = None,
+        cancel_timeout: float = 2.0,
+        end_timeout: float = 120.0,
+        cancellable: bool = False,
     ) -> None:
+        """Make a reporter; the arguments are those of `relay_client.TaskReporter`."""
+        self._owns_publisher = publisher is None or isinstance(publisher, str)
         #: By which it reports.
-        self.publisher = publisher
-        self._owns_publisher = owns_publisher
+        self.publisher = (
+            self._publisher_class(publisher) if publisher is None or isinstance(publisher, str) else publisher
+        )
         self._on_error = checked_on_error(on_error)
         self._cancel_timeout = cancel_timeout
         self._end_timeout = end_timeout
-        self._cancel_listener = cancel_listener
+        self._cancel_listener = self._listener_class(self.publisher.target) if cancellable else None
         heartbeat = environment.stall_seconds() / 3 if heartbeat is None else heartbeat
         self._schedule = Schedule(self.publisher.updates, rate, heartbeat)
         self._is_open = False
@@ -127,20 +136,20 @@ class AsyncTaskReporter(Generic[P]):
             elif task.raises:
                 await self.end(task, *terminal_fields(error))
             else:
-                await self._end_patiently(task, error)
+                await self._end_with_retries(task, error)
         except NotDelivered as lost:
             report_lost_end(task, error, lost)
         report_failure(task, error)
 
-    async def _end_patiently(self, task: Task, error: BaseException | None) -> None:
+    async def _end_with_retries(self, task: Task, error: BaseException | None) -> None:
         deadline = monotonic() + self._end_timeout
         while True:
             try:
                 await self.end(task, *terminal_fields(error), timeout=deadline - monotonic())
             except BufferFull:
-                if monotonic() + FULL_PAUSE >= deadline:
+                if monotonic() + BUFFER_FULL_PAUSE >= deadline:
                     raise
-                await self.publisher.sender.runtime.sleep(FULL_PAUSE)
+                await self.publisher.sender.runtime.sleep(BUFFER_FULL_PAUSE)
             else:
                 return
 
@@ -196,6 +205,7 @@ class AsyncTaskReporter(Generic[P]):
         """
         self._schedule.remove(task)
         sender = self.publisher.sender
+        task.note_trace()
         calls = task.end(self.publisher.updates, lambda calls: sender.put(calls, timeout), status, fields)
         limit = max(call.timeout for call in calls) + sender.limits.timeout
         await sender.runtime.finish(lambda: sender.process(calls), grace=self._cancel_timeout, limit=limit)

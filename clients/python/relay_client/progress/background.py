@@ -39,7 +39,7 @@ _MAX_WAITING = 5000
 _BUSY_SECONDS = 30.0
 
 #: It looks so often whether a try has failed.
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 #: The end of a task may still wait when this many times the limit of all else does.
 _RESERVE = 1.25
@@ -144,7 +144,7 @@ class BackgroundReporter:
         """
         task = self._task(task_id, opening)
         if task is not None:
-            task.start_with(fields)
+            task.set_first_fields(fields)
             self._hand_over(lambda: self._schedule.add(task))
         return task
 
@@ -221,7 +221,7 @@ class BackgroundReporter:
         busy_until = monotonic() + _BUSY_SECONDS
         has_arrived = done.wait_blocking(self.exit_timeout)
         while not (has_arrived or sender.is_failing or schedule.is_failing) and monotonic() < busy_until:
-            has_arrived = done.wait_blocking(_LOOK_SECONDS)
+            has_arrived = done.wait_blocking(_POLL_SECONDS)
         return has_arrived
 
     def give_up(self) -> None:

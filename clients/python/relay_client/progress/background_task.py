@@ -63,7 +63,7 @@ class BackgroundTask(Task):
         self.is_final = False
         forks.track(self)
 
-    def start_with(self, fields: Mapping[str, Any]) -> None:
+    def set_first_fields(self, fields: Mapping[str, Any]) -> None:
         """Set the first fields, before anything else reports on it."""
         self._changes.merge(None, None, None, self._publishable(fields))
 

@@ -9,7 +9,7 @@ from relay_client.progress.task import Task
 _log = logging.getLogger("relay_client")
 
 #: Seconds before the end of a task is queued again for which there was no room.
-FULL_PAUSE = 0.1
+BUFFER_FULL_PAUSE = 0.1
 
 
 def checked_on_error(on_error: str | None) -> str:

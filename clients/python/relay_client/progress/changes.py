@@ -17,7 +17,7 @@ from relay_client.progress.values import is_same
 _MAX_STAGES = 16
 
 #: How often the sender looks again for a stage that ended while it looked.
-_MAX_LOOKS = 10
+_MAX_ATTEMPTS = 10
 
 
 class FieldChanges:
@@ -59,7 +59,7 @@ class FieldChanges:
         self.is_noted = True
         return True
 
-    def start_with(self, fields: Mapping[str, Any]) -> None:
+    def set_first_fields(self, fields: Mapping[str, Any]) -> None:
         """Set the first fields, which are sent otherwise."""
         self.fields.update(fields)
         self._taken.update(fields)
@@ -69,7 +69,7 @@ class FieldChanges:
         self.is_noted = False
         parts: list[dict[str, Any]] = []
         fields = self.fields
-        for _ in range(_MAX_LOOKS):
+        for _ in range(_MAX_ATTEMPTS):
             while self._ended_stages:
                 parts.append(self._difference(self._ended_stages.pop(0)))
             fields = self.fields.copy()

@@ -8,6 +8,7 @@ from typing import Any
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.statuses import IN_PROGRESS, PENDING
 
+from relay_client import tracing
 from relay_client.errors import NotDelivered
 from relay_client.field_operations import literal
 from relay_client.progress import forks
@@ -51,6 +52,8 @@ class SentTask:
         self._announcement: dict[str, Any] | None = None
         self._is_announced_again = False
         self._announcement_key = ""  # made when it is needed: random bytes take a while
+        #: The context of the sampled span in which something was reported last that is still to be sent.
+        self._trace_context: Any = None
         #: Why nothing can be reported any more.
         self._stopped: Exception | None = None
         self._has_ended = False
@@ -85,7 +88,7 @@ class SentTask:
         self._announcement = created if announce else None
         calls = self._announced(updates)
         calls += updates.task_update(self.id, started, options=self._options)
-        self._changes.start_with(started)
+        self._changes.set_first_fields(started)
         self.last_sent = self.not_before = monotonic()
         forks.track(self)
         return calls
@@ -113,7 +116,18 @@ class SentTask:
             raise
         return calls
 
+    def note_trace(self) -> None:
+        """Note that something is reported in the present span, if there is one that is sampled."""
+        context = tracing.current()
+        if context is not None:
+            self._trace_context = context
+
     def _take(self, updates: Updates) -> list[Call]:
+        context, self._trace_context = self._trace_context, None
+        with tracing.within(context):
+            return self._take_changes(updates)
+
+    def _take_changes(self, updates: Updates) -> list[Call]:
         calls = self._announced(updates) if self._is_announced_again else []
         appending = self._appends.take(self.id, updates)
         for part in self._changes.take():
@@ -177,15 +191,17 @@ class SentTask:
         """
         if self._has_ended:
             raise RuntimeError(*(self._stopped.args if self._stopped else ()))
+        context = self._trace_context
         calls = self._take(updates)
         while appending := self._appends.take_more(self.id, updates):
             calls += appending
         uncertain = {name: self._changes.fields[name] for name in self._changes.unacknowledged}
-        try:
-            calls += self._update(updates, {**uncertain, **fields, "status": status})
-        except ValueError:  # together they are too long
-            calls += self._take_each(updates, uncertain)
-            calls += self._update(updates, {**fields, "status": status})
+        with tracing.within(context):
+            try:
+                calls += self._update(updates, {**uncertain, **fields, "status": status})
+            except ValueError:  # together they are too long
+                calls += self._take_each(updates, uncertain)
+                calls += self._update(updates, {**fields, "status": status})
         put(calls)
         self.abandon()
         return calls

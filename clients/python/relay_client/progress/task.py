@@ -111,6 +111,7 @@ class Task(SentTask):
             self.log_dropped("a report", error)
             progress, message, stage, fields = self._publishable_parts(progress, message, stage, fields)
         if self._changes.merge(progress, message, stage, fields):
+            self.note_trace()
             self._note(self)
 
     def _refuse(self, reason: Exception) -> None:
@@ -194,6 +195,7 @@ class Task(SentTask):
                 raise
             self.log_dropped(f"a piece of {name!r}", error)
             return
+        self.note_trace()
         self._note(self)
 
     def message(self, message: str) -> None:

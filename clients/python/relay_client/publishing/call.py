@@ -6,6 +6,7 @@ from typing import Any
 from relay_wire.scripts import Script
 
 from relay_client.errors import NotDelivered
+from relay_client.tracing import UpdateSpan
 
 Command = tuple[Any, ...]
 
@@ -21,9 +22,10 @@ class Call:
         is_settled: It has an outcome: a result or an error.
         is_abandoned: Its caller waits no longer; it is not sent, unless it is being sent just now.
         is_in_flight: It is part of the exchange with Redis that goes on now.
-        maybe_sent: It was sent before, and may have been executed.
-        is_void_late: It must not be executed after a call that came behind it; its fallback is sent instead.
+        may_have_arrived: It was sent before, and may have been executed.
+        fallback_if_overtaken: It must not be executed after a call that came behind it; its fallback is sent instead.
         is_posted: Nobody waits for it; a loss is logged, and raised by the next flush.
+        span: Its span, if it is a part of a trace; it ends when the call is settled.
         on_settled: Called once it is settled, in the thread of the sender. It must neither block nor raise.
     """
 
@@ -33,13 +35,13 @@ class Call:
         "deadline",
         "error",
         "fallback",
+        "fallback_if_overtaken",
         "is_abandoned",
         "is_in_flight",
         "is_posted",
         "is_settled",
-        "is_void_late",
         "keys",
-        "maybe_sent",
+        "may_have_arrived",
         "needs_replicas",
         "on_settled",
         "read",
@@ -47,6 +49,7 @@ class Call:
         "result",
         "script",
         "size",
+        "span",
         "timeout",
         "values",
     )
@@ -62,8 +65,9 @@ class Call:
         repeatable: bool = True,
         fallback: Command | None = None,
         needs_replicas: bool = False,
-        is_void_late: bool = False,
+        fallback_if_overtaken: bool = False,
         read: Callable[[Any], Any] = lambda answer: answer,
+        span: UpdateSpan | None = None,
     ) -> None:
         """Make a call.
 
@@ -76,8 +80,9 @@ class Call:
             repeatable: It may be sent again after a lost answer: the script recognises it, or it has no further effect.
             fallback: The plain command to send instead when Redis has no memory for it.
             needs_replicas: Where replicas are waited for, they must have it too.
-            is_void_late: It has a fallback, which is sent instead when a call that came behind it was executed before.
+            fallback_if_overtaken: It has a fallback, which is sent instead when a call that came behind it was executed before.
             read: Makes the outcome of Redis' answer.
+            span: Its span, if it is a part of a trace.
         """
         self.channel = channel
         self.keys = keys
@@ -87,11 +92,12 @@ class Call:
         self.repeatable = repeatable
         self.fallback = fallback
         self.needs_replicas = needs_replicas
-        self.is_void_late = is_void_late
+        self.fallback_if_overtaken = fallback_if_overtaken
         self.read = read
+        self.span = span
         self.size = 256 + sum(len(value) for value in (*values, *command) if isinstance(value, bytes | str))
         self.timeout = self.deadline = 0.0
-        self.is_posted = self.is_settled = self.is_abandoned = self.is_in_flight = self.maybe_sent = False
+        self.is_posted = self.is_settled = self.is_abandoned = self.is_in_flight = self.may_have_arrived = False
         self.on_settled: Callable[[], None] = _nobody
         self.result: Any = None
         self.error: NotDelivered | None = None
@@ -115,6 +121,8 @@ class Call:
         self.result, self.error = result, error
         self.is_in_flight = False
         self.is_settled = True
+        if self.span is not None:
+            self.span.end(error)
         self.on_settled()
 
     def outcome(self) -> Any:

@@ -89,7 +89,7 @@ class Connection(ABC):
     async def _send_to_server(self, pool: Any, exchange: Exchange) -> list[Any]:
         connection = await _result_of(pool.get_connection())
         try:
-            self._note_use(connection)
+            self._track_connection(connection)
             commands = exchange.commands(self._known_scripts)
             self.was_sent = True
             await _result_of(connection.send_packed_command(connection.pack_commands(commands), check_health=False))
@@ -102,7 +102,7 @@ class Connection(ABC):
         self._note_scripts(exchange, answers)
         return answers
 
-    def _note_use(self, connection: Any) -> None:
+    def _track_connection(self, connection: Any) -> None:
         """Note which connection is used.
 
         redis-py opens one that was lost again without a word, and the server may have been restarted meanwhile.

@@ -38,7 +38,9 @@ class Exchange:
         # WAIT is about the connection's own last write. A call that comes again may have been executed over an earlier
         # connection, and makes no write on this one.
         writes: list[Command] = [
-            ("PEXPIRE", call.keys[0], self._meta_ms) for call in self.batch if call.needs_replicas and call.maybe_sent
+            ("PEXPIRE", call.keys[0], self._meta_ms)
+            for call in self.batch
+            if call.needs_replicas and call.may_have_arrived
         ]
         return [*writes[-1:], ("WAIT", self._replicas, self._wait_ms)]
 

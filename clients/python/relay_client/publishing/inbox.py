@@ -75,7 +75,7 @@ class Request:
         for call in self.calls:
             call.is_abandoned = True
         is_made = self.make is not None and self.is_accepted
-        return is_made or any(call.maybe_sent or call.is_in_flight for call in self.calls)
+        return is_made or any(call.may_have_arrived or call.is_in_flight for call in self.calls)
 
 
 class Inbox:

@@ -202,7 +202,7 @@ class DeliveryQueue:
             elif isinstance(answer, NoScriptError) and call.script is not None:
                 self._unknown_scripts.add(call.script.sha)
                 progress = True
-                if place < executed and call.is_void_late:
+                if place < executed and call.fallback_if_overtaken:
                     call.use_fallback()
             elif isinstance(answer, OutOfMemoryError) and call.fallback is not None:
                 # Those behind it in this batch may have found memory again, and come before it: it is late, not lost.
@@ -212,7 +212,7 @@ class DeliveryQueue:
                 trouble = trouble or answer  # not executed, for another call of the transaction was refused
             elif isinstance(answer, Exception) and is_retryable(answer):
                 trouble = answer
-                call.maybe_sent = call.maybe_sent or isinstance(answer, NotEnoughReplicas)
+                call.may_have_arrived = call.may_have_arrived or isinstance(answer, NotEnoughReplicas)
             elif isinstance(answer, Exception):
                 self._settle(call, _with_cause(DeliveryRefused(f"Redis refused: {answer}", call.channel), answer))
                 progress = True
@@ -238,7 +238,7 @@ class DeliveryQueue:
     def interrupted(self, batch: Sequence[Call], *, was_sent: bool, error: Exception | None = None) -> None:
         """Note that the exchange was broken off, for instance because the task that ran it was cancelled."""
         for call in batch:
-            call.maybe_sent = call.maybe_sent or was_sent
+            call.may_have_arrived = call.may_have_arrived or was_sent
             call.is_in_flight = False
             if was_sent and not call.repeatable and not call.is_settled:
                 message = f"sent, but no answer came; not sent again, for it might be published twice: {error}"
@@ -283,7 +283,7 @@ class DeliveryQueue:
         """Give up all that waits, because the sender itself has failed."""
         for call in self.unsettled():
             message = f"the sender has failed: {error!r}"
-            lost = NotDelivered(message, call.channel, may_have_arrived=call.maybe_sent or call.is_in_flight)
+            lost = NotDelivered(message, call.channel, may_have_arrived=call.may_have_arrived or call.is_in_flight)
             self._settle(call, _with_cause(lost, error))
         self._calls.clear()
 
@@ -299,8 +299,8 @@ class DeliveryQueue:
         self._failures_in_a_row += 1
 
     def _give_up(self, call: Call) -> None:
-        maybe_sent = call.maybe_sent
-        self._settle(call, NotDelivered("given up by its caller", call.channel, may_have_arrived=maybe_sent))
+        may_have_arrived = call.may_have_arrived
+        self._settle(call, NotDelivered("given up by its caller", call.channel, may_have_arrived=may_have_arrived))
 
     def timed_out(self, timeout: float, channel: str, *, may_have_arrived: bool) -> DeliveryTimedOut:
         """Return the error of a call that has waited for `timeout` seconds. From any thread."""
@@ -311,7 +311,7 @@ class DeliveryQueue:
         return error
 
     def _time_out(self, call: Call) -> None:
-        self._settle(call, self.timed_out(call.timeout, call.channel, may_have_arrived=call.maybe_sent))
+        self._settle(call, self.timed_out(call.timeout, call.channel, may_have_arrived=call.may_have_arrived))
 
     def _read(self, call: Call, answer: Any) -> None:
         try:

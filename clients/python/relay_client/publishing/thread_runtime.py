@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 #: A thread that waits looks by itself this often, in seconds, for the first part of its wait: see `ThreadSignal.set_soon`.
-_LOOK_SECONDS = 0.01
-_LOOKING_SECONDS = 0.25
+_POLL_SECONDS = 0.01
+_POLLING_SECONDS = 0.25
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -32,8 +32,8 @@ class ThreadSignal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self._is_noted = False
-        self._is_looking = False
+        self._is_pending = False
+        self._is_polling = False
 
     def set(self) -> None:
         """See `relay_client.publishing.runtime.Signal`."""
@@ -45,31 +45,31 @@ class ThreadSignal:
 
         Waking a thread costs more than most reports do. One that began to wait just now looks by itself, so it is not woken.
         """
-        self._is_noted = True  # before the look at the flag, which the waiting thread resets before it looks at this
-        if not self._is_looking:
+        self._is_pending = True  # before the look at the flag, which the waiting thread resets before it looks at this
+        if not self._is_polling:
             self.set()
 
     async def wait(self, timeout: float | None) -> bool:
         """See `relay_client.publishing.runtime.Signal`. Blocks the thread."""
         now = monotonic()
         end = None if timeout is None else now + timeout
-        looks_until = now + _LOOKING_SECONDS
-        self._is_looking = True
+        polls_until = now + _POLLING_SECONDS
+        self._is_polling = True
         try:
-            while not self._is_noted and now < looks_until and (end is None or now < end):
-                if self.wait_blocking(_LOOK_SECONDS if end is None else min(_LOOK_SECONDS, end - now)):
-                    self._is_noted = False
+            while not self._is_pending and now < polls_until and (end is None or now < end):
+                if self.wait_blocking(_POLL_SECONDS if end is None else min(_POLL_SECONDS, end - now)):
+                    self._is_pending = False
                     return True
                 now = monotonic()
         finally:
-            self._is_looking = False
-        if self._is_noted:
-            self._is_noted = False
+            self._is_polling = False
+        if self._is_pending:
+            self._is_pending = False
             self.wait_blocking(0.0)  # it may be set as well
             return True
         is_set = self.wait_blocking(None if end is None else end - now)
         if is_set:
-            self._is_noted = False
+            self._is_pending = False
         return is_set
 
     def wait_blocking(self, timeout: float | None) -> bool:

@@ -112,7 +112,7 @@ class ThreadSender:
         self._queue.stamp(calls, monotonic(), timeout, posted=False)
         self._hand_over_and_wait(Request(calls), timeout)
 
-    def deliver_built(self, make: Callable[[Put], Sequence[Call]], timeout: float | None = None) -> Sequence[Call]:
+    def build_and_deliver(self, make: Callable[[Put], Sequence[Call]], timeout: float | None = None) -> Sequence[Call]:
         """Have calls made in the sender thread, where nothing is sent meanwhile, and wait until they are settled.
 
         Args:
@@ -243,14 +243,14 @@ class ThreadSender:
             self._hand_over(request)
             if request.wait(deadline - monotonic()):
                 return
-            maybe_sent = request.abandon()
-            if maybe_sent and request.wait(self.limits.timeout):  # the answer may be on its way
+            may_have_arrived = request.abandon()
+            if may_have_arrived and request.wait(self.limits.timeout):  # the answer may be on its way
                 return
         except BaseException:
             request.abandon()
             raise
         channel = request.calls[0].channel if request.calls else ""
-        raise self._queue.timed_out(seconds, channel, may_have_arrived=maybe_sent)
+        raise self._queue.timed_out(seconds, channel, may_have_arrived=may_have_arrived)
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, args=(_IDLE_SECONDS,), name="relay-publisher", daemon=True)

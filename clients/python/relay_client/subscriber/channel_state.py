@@ -7,6 +7,8 @@ from typing import Any
 from relay_wire.channels import FAMILY_PREFIX, GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
 from relay_wire.position import Position
 
+from relay_client.tracing import UpdateSpan, begin_receive
+
 #: Longest epoch and largest offset that a relay accepts.
 _MAX_EPOCH, _MAX_OFFSET = 64, 2**53
 
@@ -42,9 +44,10 @@ class ChannelState:
         awaited: In AWAITING_STATE, the position of the state that follows.
         fields: The folded state.
         consumed: Position and state of the last update that the consumer has taken.
+        trace: The position of an update that is a part of a trace, and its trace context, until it comes.
     """
 
-    __slots__ = ("awaited", "consumed", "fields", "name", "phase", "position")
+    __slots__ = ("awaited", "consumed", "fields", "name", "phase", "position", "trace")
 
     def __init__(self, name: str, position: Position | None = None, fields: Mapping[str, Any] | None = None) -> None:
         self.name = name
@@ -53,6 +56,7 @@ class ChannelState:
         self.awaited: Position | None = None
         self.fields: Mapping[str, Any] = fields or {}
         self.consumed = (position, self.fields)
+        self.trace: tuple[Position, str] | None = None
 
     @property
     def is_confirmed(self) -> bool:
@@ -85,9 +89,20 @@ class ChannelState:
 
     def disconnect(self) -> None:
         """Take note that the connection is lost."""
+        self.trace = None
         if self.phase is Phase.AWAITING_STATE:
             self.position = self.awaited = None
         self.phase = Phase.UNSUBSCRIBED
+
+    def begin_receive(self) -> UpdateSpan | None:
+        """Begin the span of the update that has come, which may be merged of several, if one of them is a part of a trace."""
+        if self.trace is None or self.position is None:
+            return None
+        awaited, traceparent = self.trace
+        if self.position.epoch == awaited.epoch and self.position.offset < awaited.offset:
+            return None
+        self.trace = None
+        return begin_receive(self.name, traceparent) if self.position.epoch == awaited.epoch else None
 
 
 def task_channel(task_id: str) -> str:
@@ -120,7 +135,7 @@ def checked_position(name: str, position: tuple[str, int]) -> Position:
     return Position(epoch, offset)
 
 
-def name_in(message: Mapping[str, Any]) -> str:
+def read_name(message: Mapping[str, Any]) -> str:
     """Return the channel of a relay's message. Raises KeyError if it names none."""
     if "family" in message:
         return FAMILY_PREFIX + str(message["family"])
@@ -131,7 +146,7 @@ def name_in(message: Mapping[str, Any]) -> str:
     return str(message["channel"])
 
 
-def position_in(message: Mapping[str, Any]) -> Position | None:
+def read_position(message: Mapping[str, Any]) -> Position | None:
     """Return the position in a relay's message, None if there is none. Raises KeyError, TypeError or ValueError if it is
     malformed."""
     position = message.get("position")

@@ -9,11 +9,14 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from relay_wire.channels import FAMILY_PREFIX, GENERAL, GENERAL_UPDATE, TASK_PREFIX, TASK_UPDATE
 from relay_wire.position import Position
+from relay_wire.trace_context import TRACE, TRACEPARENT
 
+from relay_client import tracing
 from relay_client.backoff import full_jitter
 from relay_client.field_operations import apply_update
 from relay_client.subscriber.channel_state import (
@@ -21,8 +24,8 @@ from relay_client.subscriber.channel_state import (
     Phase,
     checked_name,
     checked_position,
-    name_in,
-    position_in,
+    read_name,
+    read_position,
     task_channel,
 )
 from relay_client.subscriber.errors import SubscriptionRefused
@@ -245,6 +248,8 @@ class Subscriptions:
                 request = request._replace(since=since)
                 fields["position"] = None if since is None else {"epoch": since.epoch, "offset": since.offset}
                 fields["deltas"] = True
+                if tracing.is_configured() and not channel.is_family:
+                    fields["traces"] = True
                 channel.phase = Phase.REQUESTED
         self._unanswered.append(request)
         return json.dumps(fields)
@@ -269,6 +274,8 @@ class Subscriptions:
                 self._on_subscribed(message, str(text))
             elif kind in _ANSWERS:
                 self._answered(_ANSWERS[kind])
+            elif kind == TRACE:
+                self._on_trace(message)
             elif kind == "token_expires":
                 self.is_token_due = True
             elif kind == "error":
@@ -284,10 +291,10 @@ class Subscriptions:
         return self._unanswered.popleft()
 
     def _on_subscribed(self, message: dict[str, Any], text: str) -> None:
-        name = name_in(message)
-        position, state_follows = position_in(message), message.get("state")
+        name = read_name(message)
+        position, state_follows = read_position(message), message.get("state")
         if position is None or not isinstance(state_follows, bool):
-            raise ProtocolError("a subscription without its position, or without telling whether a state follows")
+            raise ProtocolError("a subscription without its position, or without saying whether a state follows")
         oldest = self._unanswered[0].channel if self._unanswered else None
         if oldest is not None and oldest.name == name and self._unanswered[0].type == "subscribe":
             request = self._unanswered.popleft()
@@ -312,7 +319,7 @@ class Subscriptions:
     def _on_error(self, message: dict[str, Any], now: float) -> None:
         code, explanation = str(message["code"]), str(message.get("message", ""))
         oldest = self._unanswered[0] if self._unanswered else _Request("")
-        named = name_in(message) if "task_id" in message or "channel" in message else None
+        named = read_name(message) if "task_id" in message or "channel" in message else None
         if oldest.type == "authenticate" and named is None:
             self._unanswered.popleft()
             return  # the relay closes the connection, or the former token lasts a little longer
@@ -343,9 +350,9 @@ class Subscriptions:
         self._pending.append(_Request("subscribe", channel))
 
     def _on_update(self, kind: UpdateType, message: dict[str, Any], text: str) -> None:
-        name = GENERAL if kind == GENERAL_UPDATE else name_in(message)
+        name = GENERAL if kind == GENERAL_UPDATE else read_name(message)
         data = message["tasks"] if kind == TASK_STATES else message["data"]
-        position = position_in(message)
+        position = read_position(message)
         if name != GENERAL and not isinstance(data, list if kind == TASK_STATES else dict):
             raise TypeError
         channel = self._channels.get(name)
@@ -366,7 +373,14 @@ class Subscriptions:
             return
         state: Mapping[str, Any] = {} if name == GENERAL else apply_update({} if is_state else channel.fields, data)
         channel.fields = state
-        self._updates.put(channel, Update(name, kind, data, state, position, text, is_state))
+        update = Update(name, kind, data, state, position, text, is_state)
+        span = None if channel.trace is None else channel.begin_receive()
+        self._updates.put(channel, update if span is None else replace(update, traceparent=span.traceparent), span)
+
+    def _on_trace(self, message: dict[str, Any]) -> None:
+        channel, position = self._channels.get(read_name(message)), read_position(message)
+        if channel is not None and position is not None:
+            channel.trace = position, str(message[TRACEPARENT])
 
     def _on_family(
         self, channel: ChannelState, kind: UpdateType, message: dict[str, Any], data: Any, text: str, *, is_state: bool

@@ -18,8 +18,8 @@ _log = logging.getLogger("relay_client")
 
 def log_change(change: ConnectionChange) -> None:
     """Log a change of the connection; what `subscribe` does by default."""
-    is_good = change.is_up and change.is_redis_available
-    _log.log(logging.INFO if is_good else logging.WARNING, "%s", change)
+    is_healthy = change.is_up and change.is_redis_available
+    _log.log(logging.INFO if is_healthy else logging.WARNING, "%s", change)
 
 
 class ConnectionSupervisor:

@@ -29,6 +29,8 @@ class Update:
         is_state: `data` is the folded state, which a new subscriber of a task gets first.
         member: In a subscription to a task with its children (``family:<id>``), the id of the task that the update is of. None
             for ``task_states``: `state` then has the states of all of them by their ids.
+        traceparent: Where the update is a part of a trace, and the program exports spans: the context of its ``relay receive``
+            span, in the form of W3C Trace Context.
     """
 
     channel: str
@@ -39,6 +41,7 @@ class Update:
     text: str
     is_state: bool = False
     member: str | None = None
+    traceparent: str | None = None
 
     @property
     def task_id(self) -> str | None:

@@ -12,6 +12,7 @@ from relay_wire.position import Position
 
 from relay_client.subscriber.channel_state import ChannelState
 from relay_client.subscriber.update import Update
+from relay_client.tracing import UpdateSpan
 
 
 class _Entry(NamedTuple):
@@ -21,6 +22,7 @@ class _Entry(NamedTuple):
     update: Update | None
     position: Position | None
     state: Mapping[str, Any]
+    span: UpdateSpan | None = None
 
 
 class UpdateQueue:
@@ -47,12 +49,12 @@ class UpdateQueue:
         """Whether nothing more should be read until the consumer has taken some."""
         return len(self._entries) >= self._max_updates or self._size >= self._max_size
 
-    def put(self, channel: ChannelState, update: Update) -> None:
-        """Add an update, with which its channel reaches the update's position."""
+    def put(self, channel: ChannelState, update: Update, span: UpdateSpan | None = None) -> None:
+        """Add an update, with which its channel reaches the update's position; its span ends when it is taken."""
         position = None if update.is_reset else update.position
         with self._lock:
             state = channel.fields if channel.is_family else update.state
-            self._entries.append(_Entry(channel, update, position, state))
+            self._entries.append(_Entry(channel, update, position, state, span))
             self._size += len(update.text)
 
     def put_position(self, channel: ChannelState) -> None:
@@ -64,7 +66,7 @@ class UpdateQueue:
         """Return the next update, None if there is none. Its channel's `consumed` moves on with it."""
         with self._lock:
             while self._entries:
-                channel, update, position, state = self._entries.popleft()
+                channel, update, position, state, span = self._entries.popleft()
                 if update is not None:
                     self._size -= len(update.text)
                 if not is_current(channel):
@@ -72,5 +74,7 @@ class UpdateQueue:
                 if update is None or not update.is_reset:
                     channel.consumed = (position or channel.consumed[0], state)
                 if update is not None:
+                    if span is not None:
+                        span.end()
                     return update
         return None

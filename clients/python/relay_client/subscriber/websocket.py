@@ -1,7 +1,7 @@
 """The client's side of one WebSocket (RFC 6455), without I/O: bytes in, messages and bytes out.
 
 wsproto takes frames apart. This adds what a subscriber needs beyond it: whole messages with a bound, one pong for any number of
-pings, and telling a close frame of the other side from a violation that wsproto itself has found.
+pings, and distinguishing a close frame of the other side from a violation that wsproto itself has found.
 """
 
 import re
@@ -170,7 +170,7 @@ class WebSocket:
         if self._connection.state is ConnectionState.REMOTE_CLOSING:
             self._outgoing.append(self._connection.send(CloseConnection(code=code)))
         reason = reason or getattr(code, "name", "")  # wsproto has names for the registered codes
-        why, retry_after = f"closed: {int(code)} {reason}".rstrip(), _hint_in(reason)
+        why, retry_after = f"closed: {int(code)} {reason}".rstrip(), _read_retry_after(reason)
         self.ended = Closed(why, int(code), retry_after=retry_after)
 
     def _violated(self, what: str, code: int) -> None:
@@ -180,7 +180,7 @@ class WebSocket:
         self.ended = Closed(f"WebSocket protocol error: {what}")
 
 
-def _hint_in(reason: str) -> float:
+def _read_retry_after(reason: str) -> float:
     """Return the seconds that a relay which shuts down asks for, in the reason of its close frame."""
     hint = _HINT.search(reason)
     return float(hint[1]) if hint is not None else 0.0

@@ -30,7 +30,7 @@ def run_tail(
     *,
     general: bool = False,
     all_tasks: bool = False,
-    go_on: bool = False,
+    keep_running: bool = False,
     as_json: bool = False,
     url_source: str = "--url",
 ) -> ExitStatus:
@@ -41,7 +41,7 @@ def run_tail(
         task_ids: Tasks to follow. Without any, and without `all_tasks`, the general updates are shown.
         general: Show the general updates too.
         all_tasks: Follow the most recent tasks too.
-        go_on: Do not return when the tasks have ended.
+        keep_running: Do not return when the tasks have ended.
         as_json: Lines of JSON on a terminal too.
         url_source: Where the URL is from, for the message if it is wrong.
 
@@ -68,7 +68,7 @@ def run_tail(
         view,
         general=general or not task_ids,
         all_tasks=all_tasks,
-        until_ended=not go_on and not all_tasks,
+        until_ended=not keep_running and not all_tasks,
     )
     try:
         try:

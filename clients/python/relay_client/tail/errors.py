@@ -6,7 +6,7 @@ from relay_client.errors import RelayClientError
 
 
 class ExitStatus(IntEnum):
-    """The exit statuses of `relay`, so that scripts can tell them apart. 1 is an unexpected error, 130 is Ctrl-C."""
+    """The exit statuses of `relay`, so that scripts can distinguish them. 1 is an unexpected error, 130 is Ctrl-C."""
 
     SUCCESS = 0
     USAGE = 2

@@ -62,10 +62,10 @@ def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_s
     total = CALLBACK_QUEUE + 50
 
     async def main() -> None:
-        go_on = asyncio.Event()
+        keep_running = asyncio.Event()
 
         async def slow(message: int) -> None:
-            await go_on.wait()
+            await keep_running.wait()
             stuck.append(message)
 
         service = RedisService(redis_server.url)
@@ -80,7 +80,7 @@ def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_s
                 await asyncio.to_thread(pipeline.execute)
             await until(lambda: len(others) == total + 1)
             assert service.callback_overflows == 50
-            go_on.set()
+            keep_running.set()
             await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
 
     run(main)

@@ -35,14 +35,14 @@ _MAX_KNOWN = 20_000
 _SILENT_SECONDS = 60.0
 
 #: Seconds between two looks for silent workers.
-_LOOK_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 
 #: Seconds between two tries to reach the broker: at first, and at most.
 _BASE_DELAY, _MAX_DELAY = 0.1, 5.0
 
 
 class EventReporter:
-    """Reports on the tasks that an event stream tells of."""
+    """Reports on the tasks in an event stream."""
 
     def __init__(self, app: Celery, jobs: JobReporter) -> None:
         """Make it without tasks; app: reaches the broker."""
@@ -51,7 +51,7 @@ class EventReporter:
         self._known: OrderedDict[str, Job] = OrderedDict()
         self._workers: dict[str, float] = {}  # when each last sent an event
         self._running: dict[str, set[str]] = {}  # by worker
-        self._next_look = 0.0
+        self._next_check = 0.0
 
     @never_raises
     def on_event(self, event: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class EventReporter:
             case "task-revoked":
                 self._jobs.cancelled(job.id, "expired" if event.get("expired") else None)
             case "task-rejected":
-                self._jobs.handed_on(job.id)
+                self._jobs.handed_over(job.id)
             case _:
                 return
         if kind in ("task-succeeded", "task-failed", "task-revoked"):
@@ -123,17 +123,17 @@ class EventReporter:
     def _on_lost_worker(self, hostname: str, message: str) -> None:
         self._workers.pop(hostname, None)
         for job_id in self._running.pop(hostname, set()):
-            self._jobs.handed_on(job_id, message)
+            self._jobs.handed_over(job_id, message)
 
-    def look_after_workers(self) -> None:
+    def check_workers(self) -> None:
         """Have workers send events that do not, and end the heartbeats of tasks whose worker is silent.
 
         The relay then shows these as stalled.
         """
         now = monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        self._next_look = now + _LOOK_SECONDS
+        self._next_check = now + _CHECK_SECONDS
         self._app.control.enable_events()  # a worker that has begun meanwhile, without -E
         for hostname in [each for each, last in self._workers.items() if now - last > _SILENT_SECONDS]:
             self._on_lost_worker(hostname, "its worker is silent")
@@ -188,7 +188,7 @@ class _Receiver(EventReceiver):
         self._reporter = reporter
 
     def on_iteration(self) -> None:
-        self._reporter.look_after_workers()
+        self._reporter.check_workers()
 
 
 def _capture(app: Celery, connection: Any, reporter: EventReporter) -> None:

@@ -186,7 +186,7 @@ class CeleryHooks:
         elif state == states.IGNORED and not is_replaced:
             self.jobs.succeeded(task_id)
         else:
-            self.jobs.handed_on(task_id)
+            self.jobs.handed_over(task_id)
 
     # In the worker's main process
 

@@ -152,6 +152,10 @@ if is_task then
   end
 end
 if is_update then
+  if trace then
+    -- Relays that know nothing of traces take the offset 0 for one that was delivered.
+    call(ARGV[2], ARGV[1], epoch .. ' 0 trace\n' .. next_top .. ' ' .. trace)
+  end
   call(ARGV[2], ARGV[1], epoch .. ' ' .. next_top .. ' ' .. kind .. '\n' .. data)
 end
 if is_revived then

@@ -17,6 +17,8 @@
 --       14 type   15 data   16 owner and 17 parent, '' where they are not given, see options
 --       18... what the script itself takes, and then field, value, field, value, ...; the type task_delta says that there are
 --       operations among the values, see there
+--       Scripts whose updates are parts of a trace set ARGV.trace: a traceparent of W3C Trace Context. Relays receive it right
+--       before the update.
 -- All of them return epoch, offset, whether nothing was done (0 or 1), how often the message was recorded before the caller
 -- began to count (0 for all scripts but ingest), and whether appended text was left out (0 or 1).
 --
@@ -29,3 +31,4 @@ local is_task = ARGV[13] ~= ''
 local prefix = string.sub(state, 1, -6)
 local children, rollup, stalled_children = prefix .. 'children', prefix .. 'rollup', prefix .. 'stalled'
 local kind, data = ARGV[14], ARGV[15]
+local trace = ARGV.trace

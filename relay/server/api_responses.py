@@ -1,4 +1,4 @@
-"""Answers of the HTTP API, and what all of its handlers read from a request."""
+"""Responses of the HTTP API, and what all of its handlers read from a request."""
 
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -17,22 +17,22 @@ T = TypeVar("T")
 json_of = msgspec.json.Encoder().encode
 
 
-def answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
-    """Return an answer with a JSON text as its body."""
+def json_response(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with a JSON text as its body."""
     return Response(body, status, {"cache-control": "no-cache", **(headers or {})}, content_type="application/json")
 
 
-def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    """Return the answer to a request that is not served; the message says what to do."""
-    return answer(status, json_of({"code": code, "message": message}), headers)
+def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Return the response to a request that is not served; the message says what to do."""
+    return json_response(status, json_of({"code": code, "message": message}), headers)
 
 
 def tagged(body: bytes) -> Response:
     """Answer with the body, or with 304 when the client has it already."""
     tag = blake2b(body, digest_size=12).hexdigest()
     if request.if_none_match.contains_weak(tag):
-        return answer(304, b"", {"etag": f'W/"{tag}"'})
-    return answer(200, body, {"etag": f'W/"{tag}"'})
+        return json_response(304, b"", {"etag": f'W/"{tag}"'})
+    return json_response(200, body, {"etag": f'W/"{tag}"'})
 
 
 def task_id_of_request() -> str:
