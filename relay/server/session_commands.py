@@ -8,7 +8,7 @@ from time import monotonic
 
 import trio
 
-from relay.core.batches import Format
+from relay.core.batches import Format, batch_of
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
