@@ -63,9 +63,9 @@ test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 # These take minutes of CPU, and what they test changes seldom.
 SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
 	deployment/test_containers.py deployment/test_monitoring.py \
-	deployment/test_proxies.py server/test_autobahn.py test_abuse.py)
+	deployment/test_proxies.py interop/test_js_package.py server/test_autobahn.py test_abuse.py)
 
-test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: tiny benchmarks, the tutorial, the site, proxies, Prometheus
+test-slow: $(VENV)/.installed-test  ## Run the tests that `make test` leaves out: tiny benchmarks, the tutorial, the site, the npm package, proxies
 	$(PYTEST) -n auto $(SLOW)
 
 test-fast: $(VENV)/.installed-test  ## Run the tests that start no server: core, protocols, sessions, clients

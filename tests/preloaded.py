@@ -25,7 +25,14 @@ from typing import IO, Any, Self
 from relay.processes import Child, start_child
 
 #: What most programs import. The programs themselves are left out: they run as `__main__`.
-MODULES = ("relay.commands.serve", "relay_jobs.worker", "hypercorn.trio", "hypercorn.asyncio", "uvicorn")
+MODULES = (
+    "relay.commands.serve",
+    "relay_client.tail.command",
+    "relay_jobs.worker",
+    "hypercorn.trio",
+    "hypercorn.asyncio",
+    "uvicorn",
+)
 
 #: Bytes of a request, of which the environment is the most.
 _MAX_REQUEST = 200_000
@@ -102,20 +109,23 @@ class Preloader:
         for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._control.setsockopt(socket.SOL_SOCKET, buffer, 2 * _MAX_REQUEST)
 
-    def start(self, arguments: list[str], env: Mapping[str, str], output: IO[bytes], cwd: Path) -> PreloadedChild:
+    def start(
+        self, arguments: list[str], env: Mapping[str, str], output: IO[bytes], errors: IO[bytes], cwd: Path
+    ) -> PreloadedChild:
         """Start `python -m` with these arguments.
 
         Args:
             arguments: The module, and what it finds in `sys.argv`.
             env: Its whole environment.
-            output: Where its output and errors go.
+            output: Where its output goes.
+            errors: Where its errors go.
             cwd: Its directory.
         """
         request = json.dumps([arguments, dict(env), str(cwd)]).encode()
         assert len(request) < _MAX_REQUEST
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._lock:
-            socket.send_fds(self._control, [request], [theirs.fileno(), output.fileno()])
+            socket.send_fds(self._control, [request], [theirs.fileno(), output.fileno(), errors.fileno()])
         return PreloadedChild(ours)
 
     def close(self) -> None:
@@ -142,17 +152,27 @@ def enable() -> None:
     _configuration = _configuration_of(os.environ)
 
 
-def start_program(arguments: list[str], env: Mapping[str, str], output: IO[bytes], cwd: Path) -> Child | PreloadedChild:
-    """Start `python -m` with these arguments in a session of its own: as a fork if that makes no difference to it."""
+def start_program(
+    arguments: list[str], env: Mapping[str, str], output: IO[bytes], cwd: Path, errors: IO[bytes] | None = None
+) -> Child | PreloadedChild:
+    """Start `python -m` with these arguments in a session of its own: as a fork if that makes no difference to it.
+
+    Args:
+        arguments: The module, and what it finds in `sys.argv`.
+        env: Its whole environment.
+        output: Where its output goes, and its errors where no other place is given.
+        cwd: Its directory.
+        errors: Where its errors go.
+    """
     global _preloader
     # The kernel ends a child with the thread that has started it.
     may_start = _preloader is not None or threading.current_thread() is threading.main_thread()
     if not may_start or _configuration_of(env) != _configuration:
         command = [sys.executable, "-m", *arguments]
-        return start_child(command, env=env, stdout=output, stderr=subprocess.STDOUT, cwd=cwd)
+        return start_child(command, env=env, stdout=output, stderr=errors or output, cwd=cwd)
     if _preloader is None:
         _preloader = Preloader()
-    return _preloader.start(arguments, env, output, cwd)
+    return _preloader.start(arguments, env, output, errors or output, cwd)
 
 
 def close() -> None:
@@ -182,16 +202,17 @@ class _Forks:
                 self._woken.recv(4096)
                 self._tell_ends()
             if self._control in ready:
-                request, descriptors, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, 2)
+                request, descriptors, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, 3)
                 if not request:
                     return None
-                status, output = descriptors
+                status, output, errors = descriptors
                 parent = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    self._become_a_program(parent, status, output)
+                    self._become_a_program(parent, status, output, errors)
                     return list(json.loads(request))
                 os.close(output)
+                os.close(errors)
                 self._running[pid] = socket.socket(fileno=status)
 
     def _tell_ends(self) -> None:
@@ -202,7 +223,7 @@ class _Forks:
             with self._running.pop(pid) as connection, suppress(OSError):
                 connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
-    def _become_a_program(self, parent: int, status: int, output: int) -> None:
+    def _become_a_program(self, parent: int, status: int, output: int, errors: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -212,7 +233,7 @@ class _Forks:
         # Only now: a signal to its group must find it.
         os.write(status, str(os.getpid()).encode())
         null = os.open(os.devnull, os.O_RDWR)
-        for source, target in ((null, 0), (output, 1), (output, 2)):
+        for source, target in ((null, 0), (output, 1), (errors, 2)):
             os.dup2(source, target)
         for connection in (self._control, self._woken, self._wake, *self._running.values()):
             connection.detach()

@@ -20,7 +20,7 @@ from relay_wire.trace_context import TRACE, sampled
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.contract import RunCalls
-from relay.broker.history_reads import HistoryReads, Read
+from relay.broker.history_reads import HistoryReads, Read, lowest_of
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.families import RENEW_INTERVAL, is_family
@@ -82,7 +82,7 @@ class ChannelSubscriptions:
         self._timeout = timeout
         self._on_flushed = on_flushed
         self._on_trace = on_trace
-        self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout)
+        self._reads = HistoryReads(run_calls, run_client_calls, retention, timeout, self.recent, hub.histories)
         self._lifecycles = ChannelLifecycles[Read]()
         self._channels: dict[bytes, str] = {}  # confirmed channels by their names in Redis
         self._refused_at = 0.0
@@ -198,6 +198,18 @@ class ChannelSubscriptions:
 
     # Called by sessions.
 
+    def recent(self, channel: str, since: Position) -> Snapshot | None:
+        """Return what came after a position, where that is known from a moment ago; None where `resume` has to be awaited."""
+        is_live = self._lifecycles.state(channel) is ChannelState.LIVE
+        return self._hub.histories.find(channel, since, monotonic()) if is_live else None
+
+    async def resume(self, channel: str, since: Position | None) -> Snapshot:
+        """Read what came after a position as `read` does, or return what was read for others a moment ago.
+
+        What was delivered since is in it, so nothing is missed. It may have what was removed from the history meanwhile.
+        """
+        return await self._wait(channel, since, may_be_recent=True)
+
     async def read(self, channel: str, since: Position | None) -> Snapshot:
         """Read the history or the state of a channel that has a subscriber, once what is live is received: nothing between the
         two is missed.
@@ -213,9 +225,12 @@ class ChannelSubscriptions:
             BrokerUnavailable: Redis does not answer within the time-out, or within five while it answers others.
             BrokerRefused: Redis answers with an error.
         """
-        read = self._reads.find(channel, since)
+        return await self._wait(channel, since, may_be_recent=False)
+
+    async def _wait(self, channel: str, since: Position | None, *, may_be_recent: bool) -> Snapshot:
+        read = self._reads.find(channel, since, may_be_recent=may_be_recent)
         if read is None:
-            read = Read(channel, since)
+            read = Read(channel, since, may_be_recent=may_be_recent)
             self._reads.add(read)
             if not self._lifecycles.add_read(channel, read):
                 self._reads.queue(read)
@@ -289,7 +304,11 @@ class ChannelSubscriptions:
             # A channel without a position needs no read of its own, unless for a state: its first client's says where it
             # stands.
             if waiting and (waiting[0].since is None or not self._hub.needs_snapshot(channel)):
-                reads.append(waiting[0])
+                reads.append(
+                    waiting[0]
+                    if waiting[0].since is None
+                    else lowest_of(waiting).get((channel, waiting[0].since.epoch), waiting[0])
+                )
             else:
                 reads.append(Read(channel, since, is_own=True))
             self._reads.withdraw(reads[-1])
@@ -318,13 +337,15 @@ class ChannelSubscriptions:
         if snapshot.state is not None:
             self._whole_values.on_read(channel, len(snapshot.state.data), monotonic())
         self._hub.catch_up(channel, snapshot)
+        if read.since is not None:
+            self._hub.histories.learn(channel, read.since, snapshot, monotonic())
         self._apply(ChannelEvent.CAUGHT_UP, channel)
         if self._lifecycles.state(channel) is ChannelState.LIVE:
             self._reported.discard(channel)
             for waiting in self._lifecycles.take_reads(channel):
                 if waiting is read:
                     self._reads.settle(waiting, snapshot)
-                else:
+                elif not self._reads.settle_recent(waiting):
                     self._reads.queue(waiting)
 
     def _refuse(self, channel: str, refusal: BrokerRefused) -> None:
@@ -371,5 +392,6 @@ class ChannelSubscriptions:
                         self._reads.give_up(read)
                     elif not self._lifecycles.add_read(channel, read):
                         self._reads.queue(read)
-            if not self._reads and not self._lifecycles.channels_with_reads():
+            is_needed = self._reads or self._lifecycles.channels_with_reads()
+            if not self._hub.histories.expire(monotonic()) and not is_needed:
                 self._read_asked = trio.Event()

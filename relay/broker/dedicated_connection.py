@@ -70,7 +70,7 @@ class DedicatedConnection:
                 answers: list[Any] = []
                 while len(answers) < len(commands):
                     await reader.receive()
-                    while (answer := reader.take()) is not NOT_YET:
+                    while (answer := reader.next_reply()) is not NOT_YET:
                         if isinstance(answer, RedisError) and not isinstance(answer, ResponseError):
                             raise answer
                         answers.append(answer)

@@ -1,6 +1,6 @@
 """Reads of channels' histories and states: what is asked for in one turn goes to Redis together, and equal reads are one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from time import monotonic
 
@@ -11,6 +11,7 @@ from relay.broker import families, script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerUnavailable
 from relay.core.families import is_family
+from relay.core.recent_history import RecentHistories
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position
 
@@ -32,18 +33,22 @@ class Read:
         channel: The channel.
         since: The position after which history is wanted; None for the state.
         is_own: The position is one that this relay has delivered, not a client's claim.
+        may_be_recent: What was read a moment ago will do, with what was delivered since.
         asked_at: When it was asked for first, on the monotonic clock.
         done: Set when there is a result.
         result: What Redis answered.
         waiters: Clients that wait for it.
     """
 
-    __slots__ = ("asked_at", "channel", "done", "is_own", "result", "since", "waiters")
+    __slots__ = ("asked_at", "channel", "done", "is_own", "may_be_recent", "result", "since", "waiters")
 
-    def __init__(self, channel: str, since: Position | None, *, is_own: bool = False) -> None:
+    def __init__(
+        self, channel: str, since: Position | None, *, is_own: bool = False, may_be_recent: bool = False
+    ) -> None:
         self.channel = channel
         self.since = since
         self.is_own = is_own
+        self.may_be_recent = may_be_recent
         self.asked_at = monotonic()
         self.done = trio.Event()
         self.result: Snapshot | BrokerError | None = None
@@ -69,7 +74,15 @@ class Read:
 class HistoryReads:
     """Reads channels: for the relay itself at once, for clients in bounded round trips. Run `run` for those of clients."""
 
-    def __init__(self, run_calls: RunCalls, run_client_calls: RunCalls, retention: Retention, timeout: float) -> None:
+    def __init__(
+        self,
+        run_calls: RunCalls,
+        run_client_calls: RunCalls,
+        retention: Retention,
+        timeout: float,
+        recent: Callable[[str, Position], Snapshot | None],
+        histories: RecentHistories,
+    ) -> None:
         """Make it.
 
         Args:
@@ -77,13 +90,17 @@ class HistoryReads:
             run_client_calls: Runs scripts for clients, on connections of their own, so that these never delay the relay's.
             retention: The limits of what Redis keeps.
             timeout: Seconds within which Redis has to answer.
+            recent: Returns what was read of a channel a moment ago, and was delivered since; None where that does not do.
+            histories: Take what was read.
         """
+        self._recent = recent
+        self._histories = histories
         self._run_calls = run_calls
         self._run_client_calls = run_client_calls
         self._retention = retention
         self._timeout = timeout
         #: Reads that were not sent yet, by what they ask for; and those of them that may be sent.
-        self._unsent: dict[tuple[str, Position | None], Read] = {}
+        self._unsent: dict[tuple[str, Position | None, bool], Read] = {}
         self._queued: dict[Read, None] = {}
         self._read_due = trio.Event()
         self._answered_at = monotonic()
@@ -91,13 +108,13 @@ class HistoryReads:
     def __len__(self) -> int:
         return len(self._queued)
 
-    def find(self, channel: str, since: Position | None) -> Read | None:
+    def find(self, channel: str, since: Position | None, *, may_be_recent: bool) -> Read | None:
         """Return an equal read that was not sent yet, to be shared."""
-        return self._unsent.get((channel, since))
+        return self._unsent.get((channel, since, may_be_recent))
 
     def add(self, read: Read) -> None:
         """Note a read that may be shared until it is sent."""
-        self._unsent[read.channel, read.since] = read
+        self._unsent[read.channel, read.since, read.may_be_recent] = read
 
     def queue(self, read: Read) -> None:
         """Send a read with the next round trip."""
@@ -107,8 +124,8 @@ class HistoryReads:
     def withdraw(self, read: Read) -> None:
         """Note that a read is sent or settled: what is asked for from here on is another one."""
         self._queued.pop(read, None)
-        if self.find(read.channel, read.since) is read:
-            del self._unsent[read.channel, read.since]
+        if self.find(read.channel, read.since, may_be_recent=read.may_be_recent) is read:
+            del self._unsent[read.channel, read.since, read.may_be_recent]
 
     def settle(self, read: Read, result: Snapshot | BrokerError) -> None:
         """Give a result to all that wait for a read."""
@@ -136,13 +153,38 @@ class HistoryReads:
             except BrokerError as error:
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
+                if read.since is not None and isinstance(result, Snapshot):
+                    self._histories.learn(read.channel, read.since, result, monotonic())
                 self.settle(read, result)
 
+    def settle_recent(self, read: Read) -> bool:
+        """Settle a read by what was read a moment ago, if that will do; return whether it was settled."""
+        if not read.may_be_recent or read.since is None:
+            return False
+        snapshot = self._recent(read.channel, read.since)
+        if snapshot is None:
+            return False
+        self.settle(read, snapshot)
+        return True
+
     def _take(self) -> list[Read]:
-        """Take the reads of one round trip, in the order in which they were asked for."""
+        """Take the reads of one round trip, in the order in which they were asked for.
+
+        Of those of one channel that may share what is read, the one from the lowest position goes first.
+        """
         reads: list[Read] = []
         histories = 0
-        for read in list(islice(self._queued, 2 * STATES_AT_ONCE)):
+        queued = list(islice(self._queued, 2 * STATES_AT_ONCE))
+        lowest = lowest_of(queued)
+        for read in queued:
+            if self.settle_recent(read):
+                continue
+            if (
+                read.since is not None
+                and lowest.get((read.channel, read.since.epoch), read) is not read
+                and read.may_be_recent
+            ):
+                continue
             if len(reads) >= STATES_AT_ONCE or histories >= HISTORIES_AT_ONCE:
                 break
             self.withdraw(read)
@@ -195,3 +237,16 @@ class HistoryReads:
             if not self.is_overdue(read):
                 break  # they are in order
             self.give_up(read)
+
+
+def lowest_of(reads: Iterable[Read]) -> dict[tuple[str, str], Read]:
+    """Return for each channel and epoch the read from the lowest position: of those that may share it, and have waiters."""
+    lowest: dict[tuple[str, str], Read] = {}
+    for read in reads:
+        if read.since is None or not read.may_be_recent or not read.waiters:
+            continue
+        key = read.channel, read.since.epoch
+        known = lowest.setdefault(key, read).since
+        if known is not None and read.since.offset < known.offset:
+            lowest[key] = read
+    return lowest

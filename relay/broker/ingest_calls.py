@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay_wire.channels import TASK_PREFIX
-from relay_wire.ingestion import IngestCall
 from relay_wire.publications import Occurrence, PublishResult, Retention, ScriptCall
 
 from relay.broker import script_calls
+from relay.broker.ingest_block import IngestBlock
 from relay.core.errors import BadMessage, BrokerError
 from relay.core.field_operations import may_have_operations
 from relay.core.task_state import raw_fields_of, status_of
@@ -34,7 +34,7 @@ class IngestCalls:
         self._calls: list[ScriptCall] = []
         self._counts: list[int] = []  # how many updates each call records; 0 for one that creates a task
         self._singles: set[int] = set()  # the places of calls that record one update by itself
-        self._open: IngestCall | None = None
+        self._open: IngestBlock | None = None
         self._errors: dict[int, BadMessage] = {}
         self._count = 0
 
@@ -58,7 +58,7 @@ class IngestCalls:
                 call = self._open
                 if call is None or call.is_full:
                     self._close()
-                    call = self._open = IngestCall(self._retention, self._remember_ms)
+                    call = self._open = IngestBlock(self._retention, self._remember_ms)
                 _add(call, update, occurrence)
         except BadMessage as error:
             self._errors[place] = error
@@ -119,7 +119,7 @@ class IngestCalls:
         return [each if type(each) is int or isinstance(each, BrokerError) else _unreadable(each) for each in answer]
 
 
-def _add(call: IngestCall, update: Update, occurrence: Occurrence) -> None:
+def _add(call: IngestBlock, update: Update, occurrence: Occurrence) -> None:
     channel, data = update.channel, update.data
     if not channel.startswith(TASK_PREFIX):
         call.add(channel, update.type, data, occurrence, None, None, update.options)

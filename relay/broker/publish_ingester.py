@@ -24,7 +24,7 @@ from relay.broker.ingest_calls import IngestCalls
 from relay.broker.record_traces import Spans, begin_spans, end_spans
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
-from relay.core.occurrences import DEDUP_TTL, OccurrenceCounter
+from relay.core.occurrences import DEDUP_TTL, CountedMessage, OccurrenceCounter
 from relay.core.plain_order import Announce, CountPeers, Outcome, Persist, PlainOrder
 from relay.core.plain_queue import Pending
 from relay.core.task_state import unpersisted_data
@@ -36,6 +36,8 @@ _log = structlog.get_logger("relay.publish_ingester")
 #: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
 _CLOCK_TTL = 60.0
 _CLOCK_SKEW = 0.05
+
+_REMEMBER_MS = int(DEDUP_TTL * 1000)
 
 #: Seconds between two log lines about updates that cannot be persisted.
 _LOG_INTERVAL = 60.0
@@ -107,10 +109,10 @@ class PublishIngester:
         """Take an update that was published plainly.
 
         Args:
-            update: The update.
+            update: The update, received just now.
             message: The bytes that it was read from, by which relays recognise it.
         """
-        if self._order.on_received(update, self._occurrences.count(message, monotonic())):
+        if self._order.on_received(update, self._occurrences.count(message, update.received_at)):
             self._notify()
         else:
             self._deliver_unpersisted(update)
@@ -190,28 +192,37 @@ class PublishIngester:
             elif isinstance(effect, Announce):
                 await self._announce(effect.message)
             else:
-                await self._wait(effect.until)
-                await trio.lowlevel.checkpoint()  # as above
+                await self._wait(effect.until)  # for the end of a turn, which has brought all that it brings
 
     async def _persist(self, effect: Persist) -> None:
-        outcomes = await self._outcomes(effect)
+        results = await self._results(effect)
+        is_all_persisted = self._count_persisted(effect.batch, results)
+        if is_all_persisted:
+            self._order.on_all_persisted()
+            self._attempt = 0
+            return
+        outcomes = [
+            (pending, Outcome.PERSISTED if isinstance(result, int) else self._failure(pending, result))
+            for pending, result in zip(effect.batch, results, strict=True)
+        ]
         is_away = any(outcome is Outcome.UNAVAILABLE for _, outcome in outcomes)
         live_only = self._order.on_outcomes(outcomes, monotonic(), backoff(self._attempt))
         self._attempt = self._attempt + 1 if is_away else 0
         for update in live_only:
             self._deliver_unpersisted(update)
 
-    async def _outcomes(self, effect: Persist) -> list[tuple[Pending, Outcome]]:
-        """Persist a batch in one round trip."""
+    async def _results(self, effect: Persist) -> list[int | BrokerError | BadMessage]:
+        """Persist a batch in one round trip. Returns what `IngestCalls.results` does."""
         answers: Sequence[Any] = []
         away = await self._read_clock()
-        batch = IngestCalls(self._retention, int(DEDUP_TTL * 1000), sharded=self._sharded)
+        batch = IngestCalls(self._retention, _REMEMBER_MS, sharded=self._sharded)
         spans: Spans = {} if self._traces is None else begin_spans(self._traces, effect.batch)
         if spans:
             self._add_traced(batch, effect.batch, spans)
         else:
+            add, occurrence = batch.add, self._occurrence
             for pending in effect.batch:
-                batch.add(pending.update, self._occurrence(pending))
+                add(pending[0], occurrence(pending[1]))
         calls = batch.calls()
         if away is None and calls:
             try:
@@ -221,26 +232,30 @@ class PublishIngester:
         results = batch.results(answers if away is None else [away] * len(calls))
         if spans:
             end_spans(spans, results)
-        stored = 0
-        outcomes: list[tuple[Pending, Outcome]] = []
-        for pending, result in zip(effect.batch, results, strict=True):
+        return results
+
+    def _count_persisted(self, batch: Sequence[Pending], results: Sequence[int | BrokerError | BadMessage]) -> bool:
+        """Count what is persisted. Returns whether that is all."""
+        stored = persisted = 0
+        on_persisted = self._occurrences.on_persisted
+        for pending, result in zip(batch, results, strict=True):
             if isinstance(result, int):
-                is_duplicate = result < 0
-                stored += not is_duplicate
-                self._occurrences.on_persisted(pending.counted, -1 - result if is_duplicate else result)
-                outcomes.append((pending, Outcome.PERSISTED))
-            else:
-                outcomes.append((pending, self._failure(pending, result)))
+                persisted += 1
+                if result < 0:
+                    result = -1 - result
+                else:
+                    stored += 1
+                on_persisted(pending[1], result)
         if stored:
             self._on_stored(stored)
-        return outcomes
+        return persisted == len(batch)
 
     def _add_traced(self, calls: IngestCalls, batch: Sequence[Pending], spans: Spans) -> None:
         for place, pending in enumerate(batch):
             span, update = spans.get(place), pending.update
             if span is not None:
                 update = msgspec.structs.replace(update, trace=span.traceparent)
-            calls.add(update, self._occurrence(pending), is_single=span is not None)
+            calls.add(update, self._occurrence(pending.counted), is_single=span is not None)
 
     def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
         if isinstance(reason, BrokerUnavailable):
@@ -264,13 +279,13 @@ class PublishIngester:
         else:
             _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
 
-    def _occurrence(self, pending: Pending) -> Occurrence:
-        counted = pending.counted
+    def _occurrence(self, counted: CountedMessage) -> Occurrence:
+        digest, number, counted_since, _ = counted
         since = 0
-        if counted.since and self._clock is not None:
+        if counted_since and self._clock is not None:
             ours, redis_ms = self._clock
-            since = redis_ms - int((ours - counted.since + _CLOCK_SKEW) * 1000)
-        return _occurrence(Occurrence, (counted.digest, counted.number, since, int(DEDUP_TTL * 1000)))
+            since = redis_ms - int((ours - counted_since + _CLOCK_SKEW) * 1000)
+        return _occurrence(Occurrence, (digest, number, since, _REMEMBER_MS))
 
     async def _read_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:

@@ -50,7 +50,7 @@ class PubSubReader:
             return
         try:
             while True:
-                while self._turn(reader.take):
+                while self._turn(reader.take, reader.feed_more):
                     await trio.lowlevel.checkpoint()
                 await reader.receive()
         finally:
@@ -63,11 +63,16 @@ class PubSubReader:
             except MALFORMED as error:
                 raise malformed_reply(error) from error
             take = partial(_pop_or_take, first, next_buffered_reply(connection))
-            while self._turn(take):  # noqa: ASYNC110 - it gives others their turn
+            while self._turn(take, _nothing_more):  # noqa: ASYNC110 - it gives others their turn
                 await asyncio.sleep(0)
 
-    def _turn(self, take: Callable[[], Any]) -> bool:
-        """Handle what was read, as much as goes into one turn. Returns whether something may be left."""
+    def _turn(self, take: Callable[[], Any], feed_more: Callable[[], bool]) -> bool:
+        """Handle what was read, as much as goes into one turn. Returns whether something may be left.
+
+        Args:
+            take: Takes the next reply, or `NOT_YET`.
+            feed_more: Has more of what was read parsed then. Returns False when there is no more.
+        """
         handle = self._handle
         left = BATCH
         self._on_turn(True)
@@ -78,6 +83,8 @@ class PubSubReader:
                 except MALFORMED as error:
                     raise malformed_reply(error) from error
                 if type(response) is not list:
+                    if response is NOT_YET and feed_more():
+                        continue
                     break
                 left -= 1
                 if handle(response) or not left:
@@ -90,6 +97,10 @@ class PubSubReader:
         if response is not NOT_YET:
             raise malformed_reply(response)
         return False
+
+
+def _nothing_more() -> bool:
+    return False
 
 
 def _pop_or_take(first: list[Any], take: Callable[[], Any]) -> Any:

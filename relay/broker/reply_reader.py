@@ -18,6 +18,9 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA as NOT_YET
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+#: Bytes given to hiredis at a time. It moves all that it has and has not parsed, once for each kilobyte that it parses.
+_FEED_BYTES = 16 * 1024
+
 __all__ = ["MALFORMED", "NOT_YET", "ReplyReader", "malformed_reply", "next_buffered_reply", "shutdown_socket", "write"]
 
 
@@ -85,7 +88,9 @@ class ReplyReader:
         self._socket = own_socket
         self._reader: Any = _hiredis_reader(connection)
         self._buffer = bytearray(read_bytes)
-        #: Takes the next reply, or `NOT_YET`. Raises RedisError or `MALFORMED` when what was read is no reply.
+        self._fed = self._received = 0  # bytes of the buffer
+        #: Takes the next reply, or `NOT_YET`: then `feed_more` may bring another. Raises RedisError or `MALFORMED` when what
+        #: was read is no reply.
         self.take = next_buffered_reply(connection)
         self._reader.feed(bytes(cast(Any, connection)._reader._buffer))
 
@@ -120,7 +125,7 @@ class ReplyReader:
             raise
 
     async def receive(self) -> None:
-        """Wait until bytes arrive; `take` returns the replies that they complete.
+        """Wait until bytes arrive; `take` and `feed_more` return the replies that they complete.
 
         Raises:
             OSError: The connection broke.
@@ -133,7 +138,23 @@ class ReplyReader:
             return
         if not count:
             raise RedisConnectionError("Redis closed the connection")
-        self._reader.feed(self._buffer, 0, count)
+        self._fed, self._received = 0, count
+        self.feed_more()
+
+    def feed_more(self) -> bool:
+        """Have more of what was read parsed, after `take` has returned `NOT_YET`. Returns False when there is no more."""
+        count = min(_FEED_BYTES, self._received - self._fed)
+        if not count:
+            return False
+        self._reader.feed(self._buffer, self._fed, count)
+        self._fed += count
+        return True
+
+    def next_reply(self) -> Any:
+        """Take the next reply of all that was read, or `NOT_YET`; raises what `take` raises."""
+        while (reply := self.take()) is NOT_YET and self.feed_more():
+            pass
+        return reply
 
     def close(self) -> None:
         """Stop reading. redis-py must still close the connection itself."""

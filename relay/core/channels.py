@@ -179,10 +179,11 @@ def read_published(redis_channel: str, message: bytes, received_at: float, *, st
 
 
 def _read_published(redis_channel: str, message: bytes, received_at: float, strict: bool) -> Update:
-    try:
-        message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
-    except UnicodeDecodeError as error:
-        raise BadMessage("invalid_utf8", f"not valid UTF-8 at byte {error.start}") from None
+    if not message.isascii():
+        try:
+            message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
+        except UnicodeDecodeError as error:
+            raise BadMessage("invalid_utf8", f"not valid UTF-8 at byte {error.start}") from None
     try:
         if redis_channel not in (TASK_UPDATES, GENERAL_UPDATES):
             msgspec.json.decode(message, type=dict[str, msgspec.Raw])
@@ -200,12 +201,19 @@ def _read_published(redis_channel: str, message: bytes, received_at: float, stri
     data = bytes(envelope.data) or b"{}"
     if kind == GENERAL_UPDATE:
         return Update(GENERAL, kind, data, received_at, options=_options(envelope))
-    if envelope.task_id is None or envelope.task_id == "":
+    task_id = envelope.task_id
+    if task_id is None or task_id == "":
         raise BadMessage("missing_task_id", f"what is published on {TASK_UPDATES} needs a `task_id`")
-    if not _is_object(data):
+    if data[0] != _BRACE and not _is_object(data):
         raise BadMessage("wrong_type", "`data` must be a JSON object: it is a part of the task's fields")
-    options = _options(envelope, str(envelope.task_id))
-    return Update(task_channel(envelope.task_id), kind, data, received_at, options=options)
+    channel = task_channel(task_id)
+    if envelope.owner is None and envelope.parent_id is None:  # nearly all
+        return Update(channel, kind, data, received_at)
+    return Update(channel, kind, data, received_at, options=_options(envelope, str(task_id)))
+
+
+#: "{" at the beginning of an object.
+_BRACE = 0x7B
 
 
 def _is_object(raw: bytes) -> bool:

@@ -12,6 +12,7 @@ from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Format, batch_of
 from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, Traced, offer_merged
+from relay.core.recent_history import RecentHistories, RecentHistory
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
@@ -27,12 +28,13 @@ FLUSH_BYTES = 1024 * 1024
 class _Channel:
     """One channel that has a subscriber, or is kept without."""
 
-    __slots__ = ("groups", "is_pinned", "recovering", "sequence")
+    __slots__ = ("groups", "is_pinned", "recent", "recovering", "sequence")
 
     def __init__(self, keys_of: KeysOf | None) -> None:
         self.sequence = ChannelSequence()
         self.groups = Groups(keys_of)
         self.recovering: dict[Recovering, None] = {}
+        self.recent: RecentHistory | None = None
         self.is_pinned = False
 
 
@@ -44,6 +46,7 @@ class Hub:
         is_full: So much is pending that it should be flushed now.
         subscriptions: Number of listeners over all channels.
         resets: Number of broken sequences so far.
+        histories: What was read a moment ago for clients that returned.
         oldest_flushed: The oldest update of the last flush; None if that was no update.
     """
 
@@ -79,6 +82,7 @@ class Hub:
         self._keys_of = keys_of
         self._channels: dict[str, _Channel] = {}
         self._dirty: list[Group] = []
+        self.histories = RecentHistories(self._channels)
         self._sequence_number = 0
         self._pending_bytes = 0
         self.is_in_turn = False
@@ -231,7 +235,8 @@ class Hub:
 
     def on_owner(self, name: str, owner: frozenset[str]) -> None:
         """Take the news that a task has another owner; the updates that follow are of the task as the new owner has it."""
-        if name in self._channels:
+        if channel := self._channels.get(name):
+            channel.recent = None
             self._on_owner(name, owner)
 
     def on_trace(self, name: str, position: Position, context: str) -> None:
@@ -254,6 +259,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             return
+        channel.recent = None
         if name.startswith((TASK_PREFIX, FAMILY_PREFIX)):
             self._on_owner(name, snapshot.owner)
         for item in channel.sequence.merge(snapshot):
@@ -283,6 +289,8 @@ class Hub:
             group.sequence_numbers.append(self._sequence_number)
             if len(group.pending) >= FLUSH_THRESHOLD:
                 self.is_full = True
+        if channel.recent is not None:
+            channel.recent.record(update)
         if channel.recovering:
             for recovering in list(channel.recovering):
                 recovering.on_update(update)

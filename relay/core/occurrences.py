@@ -5,7 +5,6 @@ persisted before it began to listen, or to count. So two equal messages that are
 or dies, between them changes nothing.
 """
 
-from collections import OrderedDict
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -19,6 +18,9 @@ MAX_LAG = 5.0
 
 #: Digests counted at most.
 MAX_DIGESTS = 200_000
+
+#: Digests that are forgotten as one comes: all at once would make clients wait.
+_FORGET_AT_ONCE = 64
 
 
 #: What `CountedMessage(...)` does, at half of its cost: there are two for each message.
@@ -42,41 +44,49 @@ class CountedMessage(NamedTuple):
 
 
 class OccurrenceCounter:
-    """Counts the plain messages that one relay receives."""
+    """Counts the plain messages that one relay receives.
+
+    Digests are in two generations, so that none has to be looked at to be forgotten: those of the last `DEDUP_WINDOW`, and
+    those of the one before it.
+    """
 
     def __init__(self, now: float) -> None:
         """Begin to count at the monotonic time `now`."""
-        # In the order of their last occurrence. A dict would take longer and longer to find its oldest one.
-        self._counts: OrderedDict[str, CountedMessage] = OrderedDict()
+        self._recent: dict[str, CountedMessage] = {}
+        self._older: dict[str, CountedMessage] = {}
+        self._forgotten: dict[str, CountedMessage] = {}  # still takes memory
+        self._recent_until = now + DEDUP_WINDOW
         self._listening_since = now
 
     def restart(self, now: float) -> None:
         """Something may have been missed: count everything again from here on."""
-        self._counts.clear()
+        self._recent.clear()
+        self._older.clear()
         self._listening_since = now
 
     def count(self, message: bytes, now: float) -> CountedMessage:
         """Count a message that was received at the monotonic time `now`."""
         digest = blake2b(message, digest_size=12).hexdigest()
-        counts = self._counts
-        known = counts.pop(digest, None)
-        if known is None or now - known.last > DEDUP_WINDOW:
+        known = self._recent.get(digest) or self._older.get(digest)
+        if known is None or now - known[3] > DEDUP_WINDOW:
             # Other relays may have persisted it a little before us, but nothing of before we listened was this one.
             since = self._listening_since
             counted = _counted(CountedMessage, (digest, 1, since if since > now - MAX_LAG else now - MAX_LAG, now))
         else:
             counted = _counted(CountedMessage, (digest, known.number + 1, known.since, now))
-        counts[digest] = counted  # behind all others
-        # As one comes, up to two of the oldest go.
-        for _ in range(2):
-            if now - next(iter(counts.values())).last <= DEDUP_WINDOW and len(counts) <= MAX_DIGESTS:
-                break
-            counts.popitem(last=False)
+        if now > self._recent_until or len(self._recent) >= MAX_DIGESTS // 2:
+            self._forgotten, self._older, self._recent = self._older, self._recent, {}
+            self._recent_until = now + DEDUP_WINDOW
+        self._recent[digest] = counted
+        if self._forgotten:
+            for _ in range(min(_FORGET_AT_ONCE, len(self._forgotten))):
+                self._forgotten.popitem()
         return counted
 
     def on_persisted(self, counted: CountedMessage, previous: int) -> None:
         """Redis said how often a message had been persisted before we began to count: from now on we count those as well."""
-        known = self._counts.get(counted.digest)
-        if known is not None and known.since and known.since == counted.since:
+        generation = self._recent if counted[0] in self._recent else self._older
+        known = generation.get(counted[0])
+        if known is not None and known[2] and known[2] == counted[2]:
             digest, number, _, last = known
-            self._counts[digest] = _counted(CountedMessage, (digest, number + previous, 0.0, last))
+            generation[digest] = _counted(CountedMessage, (digest, number + previous, 0.0, last))

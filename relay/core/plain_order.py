@@ -147,7 +147,7 @@ class PlainOrder:
         self.state = OrderState.FLOWING
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return self._queue.length
 
     # Events.
 
@@ -172,7 +172,7 @@ class PlainOrder:
         """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
         self._received_count += 1
         queue = self._queue
-        if len(queue) >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
+        if queue.length >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
             return False
         queue.append(_pending(Pending, (update, counted)))
         return True
@@ -193,7 +193,7 @@ class PlainOrder:
             self._count_is_due = self.state is OrderState.ASKING
 
     def _on_request(self, request: bytes, now: float) -> None:
-        if len(self._queue) >= MAX_QUEUED:
+        if self._queue.length >= MAX_QUEUED:
             return  # it will be repeated
         self._advance(now)
         # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
@@ -225,6 +225,11 @@ class PlainOrder:
             is_alone_at_start = count <= 1 and self._connections == 1
             self.state = OrderState.FLOWING if is_alone_at_start else OrderState.HOLDING
         self._advance(now)
+
+    def on_all_persisted(self) -> None:
+        """A batch was tried, and all of it is persisted: as `on_outcomes`."""
+        self._gave_up = False
+        self._retry_at = -inf
 
     def on_outcomes(self, outcomes: Sequence[tuple[Pending, Outcome]], now: float, retry_delay: float) -> list[Update]:
         """A batch was tried.
@@ -271,7 +276,7 @@ class PlainOrder:
             if head.held_count is None:
                 return Announce(b"done %b %b" % (head.request, self._name))
             return Announce(b"held %b %b %d" % (head.request, self._name, head.held_count))
-        return Wait(self._flows_at if self._queue else inf)
+        return Wait(self._flows_at if self._queue.length else inf)
 
     def next_barrier(self, now: float) -> Announce | CountPeers | Wait:
         """Return what is to be done for our own request. Call it again after each effect."""

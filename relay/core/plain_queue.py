@@ -65,12 +65,8 @@ class PlainQueue:
     def __init__(self) -> None:
         self._items: deque[_Segment | BarrierRequest] = deque()
         self._tail: _Segment | None = None  # the last item, while updates may be added to it
-        self._length = 0
-        #: Bytes of all updates.
-        self.size = 0
-
-    def __len__(self) -> int:
-        return self._length
+        #: Updates and requests, and the bytes of all updates. Attributes, since there is one look at them for each message.
+        self.length = self.size = 0
 
     def append(self, pending: Pending) -> None:
         """Add an update that was received now."""
@@ -88,20 +84,20 @@ class PlainQueue:
             segment[channel] = [pending]
         else:
             waiting.append(pending)
-        self._length += 1
+        self.length += 1
         self.size += len(update.data)
 
     def append_request(self, request: BarrierRequest) -> None:
         """Add a request behind all that was received so far."""
         self.end_segment()
         self._items.append(request)
-        self._length += 1
+        self.length += 1
 
     def insert_request(self, request: BarrierRequest, before: float) -> None:
         """Add a request behind what was received before a time; `end_segment` was called then."""
         old = takewhile(lambda item: isinstance(item, BarrierRequest) or item.since < before, self._items)
         self._items.insert(sum(1 for _ in old), request)
-        self._length += 1
+        self.length += 1
 
     def end_segment(self) -> None:
         """Let nothing that is added from now on come before what is here."""
@@ -114,7 +110,7 @@ class PlainQueue:
         segment = _Segment(True, batch[0].update.received_at)
         segment[_IN_PLACE] = list(batch)
         self._items.appendleft(segment)
-        self._length += len(batch)
+        self.length += len(batch)
         self.size += sum(len(pending.update.data) for pending in batch)
 
     def take(self, count: int, size: int, before: float) -> list[Pending]:
@@ -149,7 +145,7 @@ class PlainQueue:
                 self._items.popleft()
                 if segment is self._tail:
                     self._tail = None
-        self._length -= len(batch)
+        self.length -= len(batch)
         self.size -= size - left
         return batch
 
@@ -157,6 +153,6 @@ class PlainQueue:
         """Remove the request at the head; None if something else is there."""
         if self._items and isinstance(head := self._items[0], BarrierRequest):
             self._items.popleft()
-            self._length -= 1
+            self.length -= 1
             return head
         return None

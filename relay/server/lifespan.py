@@ -213,7 +213,7 @@ async def run_relay(
             hub,
             registry,
             statistics,
-            channels.read,
+            channels,
             authenticator,
             owned_channels,
             revocations,
@@ -238,7 +238,7 @@ async def run_relay(
             services.start_soon(service.run)
         services.start_soon(detect_stalls, tasks, settings.task_stall_seconds, stalls)
         services.start_soon(roll_up_children, redis.child_roll_ups())
-        services.start_soon(report_connection, redis, channels, hub, metrics)
+        services.start_soon(report_connection, redis, channels, receiver, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         services.start_soon(publish_latency.run)
         services.start_soon(measure_event_loop, metrics, activity.on_lag)

@@ -108,7 +108,7 @@ async def _top(relay: RunningRelay) -> Position:
     if position is not None:
         return position
     with EarlyUpdates(context.hub, [TOPICS]):  # only what somebody follows can be read like this
-        return (await context.load_history(TOPICS, None)).top
+        return (await context.histories.read(TOPICS, None)).top
 
 
 async def _position_of(relay: RunningRelay, event_id: str) -> Position | None:

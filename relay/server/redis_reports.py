@@ -11,6 +11,7 @@ from relay.broker.service import RedisBroker
 from relay.core.errors import BrokerError, BrokerRefused
 from relay.core.hub import Hub
 from relay.metrics import Metrics
+from relay.server.plain_publishes import PlainPublishReceiver
 
 _log = structlog.get_logger("relay.redis")
 
@@ -21,9 +22,11 @@ _CONNECTION_SECONDS = 1.0
 _CHECKS_PER_READ = 10
 
 
-async def report_connection(redis: RedisBroker, channels: ChannelSubscriptions, hub: Hub, metrics: Metrics) -> None:
+async def report_connection(
+    redis: RedisBroker, channels: ChannelSubscriptions, plain: PlainPublishReceiver, hub: Hub, metrics: Metrics
+) -> None:
     """Keep the metrics of the Redis connection current, until cancelled."""
-    reconnects = resets = messages = output_buffer_disconnects = 0
+    reconnects = resets = messages = plain_messages = output_buffer_disconnects = 0
     while True:
         metrics.redis_up.set(redis.alive)
         metrics.redis_probe_age.set(redis.probe_age)
@@ -35,6 +38,8 @@ async def report_connection(redis: RedisBroker, channels: ChannelSubscriptions, 
         resets = hub.resets
         metrics.updates_received.labels("persisted").inc(channels.messages - messages)
         messages = channels.messages
+        metrics.updates_received.labels("plain").inc(plain.received - plain_messages)
+        plain_messages = plain.received
         await trio.sleep(_CONNECTION_SECONDS)
 
 

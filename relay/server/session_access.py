@@ -201,7 +201,7 @@ class SessionAccess:
             for _ in range(_MAX_READS):
                 self._owners[channel] = None
                 self._context.owned_channels.add(channel, self)
-                snapshot = await self._context.load_history(channel, since)
+                snapshot = await self._context.histories.read(channel, since)
                 owner = snapshot.owner or frozenset()
                 news = self._owners.get(channel)
                 if news is None or news == owner:

@@ -371,8 +371,9 @@ class SessionCommands(SessionReplies):
             subscriptions,
             command,
             request_of(command, format, needs_owner=needs_owner),
-            self._access.read_owned if needs_owner else self._context.load_history,
+            self._access.read_owned if needs_owner else self._context.histories.resume,
             self._refuse_subscription,
+            recent=None if needs_owner else self._context.histories.recent,
         )
 
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -21,9 +22,34 @@ from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
 from relay.server.socket_watch import SocketWatch
 from relay.server.statistics import Statistics
+from relay.server.turnstile import TurnLimit
+
+#: Clients that resume without reading, in each turn of the event loop.
+_RECOVERIES_AT_ONCE = 64
 
 #: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
 LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
+
+
+class Histories(Protocol):
+    """The histories and states of channels that have a subscriber: `relay.broker.channel_subscriptions`."""
+
+    def recent(self, channel: str, since: Position) -> Snapshot | None:
+        """Return what came after a position, where that is known from a moment ago; else `resume` has to be awaited."""
+
+    async def resume(self, channel: str, since: Position | None) -> Snapshot:
+        """Read what came after a position, or return what was read for others a moment ago and was delivered since.
+
+        Raises:
+            BrokerError: It cannot be read.
+        """
+
+    async def read(self, channel: str, since: Position | None) -> Snapshot:
+        """Read what came after a position, or the state without one, and the owner, as they are now.
+
+        Raises:
+            BrokerError: They cannot be read.
+        """
 
 
 class GrantTimer(Protocol):
@@ -43,7 +69,7 @@ class SessionContext:
         hub: Where a session subscribes.
         registry: Where a session registers while it lives.
         statistics: Counts what a session does.
-        load_history: Reads a channel's history or its state; see `relay.broker.channel_subscriptions`.
+        histories: Where what clients missed is read.
         authenticator: Finds out what a client may do.
         owned_channels: The tasks that sessions follow by their owners.
         revocations: The grants that no longer hold.
@@ -53,6 +79,7 @@ class SessionContext:
         grant_timers: When the sessions' grants are to be looked at.
         watch: Reports what clients send that have no task; None where each has one.
         turnstile: Lets one of the clients through, in each turn of the event loop, that send much or get a long history.
+        recoveries: Lets some of the clients through, in each turn, that get what was read for others.
     """
 
     settings: Settings
@@ -60,7 +87,7 @@ class SessionContext:
     hub: Hub
     registry: SessionRegistry
     statistics: Statistics
-    load_history: LoadHistory
+    histories: Histories
     authenticator: Authenticator
     owned_channels: OwnedChannels
     revocations: Revocations
@@ -70,6 +97,7 @@ class SessionContext:
     grant_timers: TimerWheel[GrantTimer] = field(default_factory=TimerWheel)
     watch: SocketWatch | None = None
     turnstile: trio.Lock = field(default_factory=trio.Lock)
+    recoveries: TurnLimit = field(default_factory=partial(TurnLimit, _RECOVERIES_AT_ONCE))
 
     async def take_turn(self) -> None:
         """Wait for a turn among the clients that cause much work.

@@ -44,7 +44,8 @@ class SessionPresence:
             follow = Subscribe(members_channel(command.channel), command.encoding, _no_answer)
             request = request_of(follow, format_of(command.encoding, connection.framing))
             context = self._context
-            run = SubscriptionRun(context, connection, self._following, follow, request, context.load_history, _ignore)
+            read = context.histories.read
+            run = SubscriptionRun(context, connection, self._following, follow, request, read, _ignore)
             await run.run()
         if not self._following.is_closed:
             self._joined[command.channel] = None

@@ -48,9 +48,20 @@ class SubscriptionRun:
         request: The same, for the hub.
         load_history: Reads the channel.
         refuse: Sends the client that it cannot be served, with a code and a text.
+        recent: Returns what it missed where that is known without reading; None for a client whose access is still to be
+            decided.
     """
 
-    __slots__ = ("_client", "_context", "_load_history", "_refuse", "_subscription", "_subscriptions", "command")
+    __slots__ = (
+        "_client",
+        "_context",
+        "_load_history",
+        "_recent",
+        "_refuse",
+        "_subscription",
+        "_subscriptions",
+        "command",
+    )
 
     def __init__(
         self,
@@ -61,11 +72,13 @@ class SubscriptionRun:
         request: Request,
         load_history: LoadFor,
         refuse: Callable[[Subscribe, str, str], None],
+        recent: Callable[[str, Position], Snapshot | None] | None = None,
     ) -> None:
         self._context = context
         self._client = client
         self._subscriptions = subscriptions
         self._load_history = load_history
+        self._recent = recent
         self._refuse = refuse
         self._subscription = subscriptions.start(request)
         self.command = command
@@ -106,6 +119,12 @@ class SubscriptionRun:
     async def _read(self, since: Position | None) -> None:
         subscription = self._subscription
         assert subscription is not None
+        if since is not None and self._recent is not None:
+            known = self._recent(self.command.channel, since)
+            if known is not None:
+                await self._context.recoveries.turn()
+                subscription.on_history(known)
+                return
         try:
             subscription.on_history(await self._load_history(self.command.channel, since))
         except Forbidden:

@@ -257,3 +257,71 @@ async def test_messages_that_are_not_relays_are_skipped_and_logged_now_and_then(
     assert len(logs) == 1
     assert [update.position for update in subscriber.updates] == [(top.epoch, top.offset + 1), None]
     assert channel_subscriptions._LOG_INTERVAL >= 10
+
+
+async def resumed(redis: SlowRedis, channel: str, *offsets: int) -> dict[int, list[int]]:
+    """What clients get that come at once with these positions."""
+    got: dict[int, list[int]] = {}
+
+    async def resume(offset: int) -> None:
+        snapshot = await redis.channels.resume(channel, Position("e", offset))
+        assert snapshot.entries is not None
+        got[offset] = [update.position.offset for update in snapshot.entries if update.position is not None]
+
+    async with trio.open_nursery() as readers:
+        for offset in offsets:
+            readers.start_soon(resume, offset)
+    return got
+
+
+async def test_clients_that_return_together_share_the_read_from_the_lowest_position(
+    autojump_clock: MockClock, redis: SlowRedis
+) -> None:
+    redis.top = 20
+    await live(redis, "task:t")
+    top = redis.hub.position("task:t")
+    assert top is not None
+    got = await resumed(redis, "task:t", 15, 7, 12)
+    assert redis.calls == [[("task:t", 7)]]
+    for offset, offsets in got.items():
+        # A read may bring what was not delivered yet; the rest comes live.
+        assert offsets[: top.offset - offset] == list(range(offset + 1, top.offset + 1))
+    assert redis.channels.recent("task:t", Position("e", 9)) is not None
+    assert redis.channels.recent("task:t", Position("e", 5)) is None
+    await resumed(redis, "task:t", 5)
+    assert redis.calls[1:] == [[("task:t", 5)]], "who was away for longer has to be read for"
+
+
+async def test_the_read_of_a_channel_that_begins_serves_all_that_return_to_it(
+    autojump_clock: MockClock, redis: SlowRedis
+) -> None:
+    redis.top = 20
+    redis.hub.start_recovery("task:t", Subscriber())
+    got = await resumed(redis, "task:t", 15, 7, 12)
+    assert redis.calls == []
+    assert {offset: offsets[0] for offset, offsets in got.items()} == {15: 16, 7: 8, 12: 13}
+
+
+async def test_an_owner_is_read_as_it_is_now(autojump_clock: MockClock, redis: SlowRedis) -> None:
+    await live(redis, "task:t")
+    await resumed(redis, "task:t", 0)
+    assert redis.channels.recent("task:t", Position("e", 0)) is not None
+    redis.calls.clear()
+    await redis.channels.read("task:t", Position("e", 0))
+    assert redis.calls == [[("task:t", 0)]]
+
+
+async def test_what_was_read_is_forgotten_soon(autojump_clock: MockClock, redis: SlowRedis) -> None:
+    await live(redis, "task:t")
+    await resumed(redis, "task:t", 0)
+    assert redis.hub.histories.expire(trio.current_time()) == 1
+    await trio.sleep(60)
+    assert not redis.hub.histories._all, "without a client that asks"
+
+
+async def test_other_epochs_do_not_wait_for_each_other(autojump_clock: MockClock, redis: SlowRedis) -> None:
+    await live(redis, "task:t")
+    async with trio.open_nursery() as readers:
+        for number in range(3 * HISTORIES_AT_ONCE):
+            readers.start_soon(redis.channels.resume, "task:t", Position(f"e{number}", 1))
+    assert [len(calls) for calls in redis.calls] == [HISTORIES_AT_ONCE] * 3

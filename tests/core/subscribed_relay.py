@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from relay.core.channel_lifecycle import ChannelEvent, ChannelLifecycles, ChannelState
 from relay.core.hub import Hub
-from relay.core.updates import Update
+from relay.core.recent_history import MAX_AGE
+from relay.core.recovery import Snapshot
+from relay.core.updates import Position, Update
 from tests.core.subscription_clients import Read
 from tests.core.world import CHANNELS, KEPT, Line, update_of
 
@@ -35,6 +37,7 @@ class SubscribedRelay(RuleBasedStateMachine):
         #: The highest `first_kept` of each epoch of a channel, which is what justifies a gap.
         self.cut_short = Counter[tuple[str, str]]()
         self.number = 0
+        self.now = 0.0
         # The subscription connection.
         self.is_up = True
         self.wire: list[Update | str] = []  # messages, and confirmations by channel, on their way to the relay
@@ -122,6 +125,23 @@ class SubscribedRelay(RuleBasedStateMachine):
                 lifecycles.on(ChannelEvent.UNSUBSCRIBE_SENT, channel)
                 self.subscribed.remove(channel)
 
+    # Histories that were read a moment ago.
+
+    def recent_history(self, channel: str, since: Position | None) -> Snapshot | None:
+        """What a client gets without a read of its own."""
+        if since is None or self.lifecycles.state(channel) is not ChannelState.LIVE:
+            return None
+        return self.hub.histories.find(channel, since, self.now)
+
+    def on_history(self, channel: str, since: Position | None, snapshot: Snapshot | None) -> None:
+        if since is not None and snapshot is not None:
+            self.hub.histories.learn(channel, since, snapshot, self.now)
+
+    @rule(seconds=st.sampled_from([0.5, 2 * MAX_AGE]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.hub.histories.expire(self.now)
+
     # Catching up, one read after the other.
 
     @precondition(lambda self: self.behind and self.catching_up is None)
@@ -142,10 +162,11 @@ class SubscribedRelay(RuleBasedStateMachine):
     @rule()
     def end_catching_up(self) -> None:
         assert self.catching_up is not None
-        (channel, _, snapshot), self.catching_up = self.catching_up, None
+        (channel, since, snapshot), self.catching_up = self.catching_up, None
         assert snapshot is not None
         if self.lifecycles.state(channel) in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
             self.hub.catch_up(channel, snapshot)
+            self.on_history(channel, since, snapshot)
             self.lifecycles.on(ChannelEvent.CAUGHT_UP, channel)
 
     @precondition(lambda self: self.catching_up is not None)

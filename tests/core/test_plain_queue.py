@@ -39,7 +39,7 @@ def take_all(queue: PlainQueue) -> list[int]:
 def test_updates_of_one_task_are_taken_together() -> None:
     queue = queue_of("task:a", "task:b", "task:a", "task:c", "task:b", "task:a")
     assert take_all(queue) == [0, 2, 5, 1, 4, 3]
-    assert len(queue) == queue.size == 0
+    assert queue.length == queue.size == 0
 
 
 def test_what_is_no_update_of_a_task_keeps_its_place() -> None:
@@ -74,7 +74,7 @@ def test_what_is_put_back_comes_first_and_as_it_was() -> None:
     queue.append(pending("task:a", 4))
     queue.restore(batch)
     queue.restore([])
-    assert len(queue) == queue.size == 5
+    assert queue.length == queue.size == 5
     assert take_all(queue) == [0, 2, 1, 3, 4]
 
 
@@ -143,7 +143,7 @@ def test_every_order_of_events_keeps_the_order_of_each_channel_and_all_barriers(
             queue.append(pending(event, number))
             if event not in TASKS:
                 segment += 1
-    while len(queue):
+    while queue.length:
         take(7)
     assert queue.size == 0
     assert sorted(number for _, _, number in taken) == sorted(of_number), "each once"

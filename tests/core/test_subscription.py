@@ -92,15 +92,19 @@ class Interleavings(SubscribedRelay):
             return
         effect = subscription.next_effect()
         if isinstance(effect, ReadHistory):
-            client.read = Read(client.channel, effect.since)
+            known = self.recent_history(client.channel, effect.since)
+            if known is None:
+                client.read = Read(client.channel, effect.since)
+            else:
+                subscription.on_history(known)
         elif isinstance(effect, Send):
             client.offer(effect.batch)
         elif isinstance(effect, Refuse):
             self.leave(index)
         elif subscription.state is State.WAITING:
-            known = self.hub.position(client.channel)
+            top = self.hub.position(client.channel)
             assert client.position is not None
-            client.is_early = known is not None and known.epoch != client.position.epoch
+            client.is_early = top is not None and top.epoch != client.position.epoch
 
     @rule(index=st.integers(0, 2), limit=st.sampled_from([1, 2, KEPT, KEPT]))
     def carry_out_reading(self, index: int, limit: int = KEPT) -> None:
@@ -115,8 +119,10 @@ class Interleavings(SubscribedRelay):
         client = self.clients[index]
         if client.read is None or client.read.snapshot is None:
             return
-        snapshot, client.read = client.read.snapshot, None
+        (channel, since, snapshot), client.read = client.read, None
         assert client.subscription is not None
+        assert snapshot is not None
+        self.on_history(channel, since, snapshot)
         client.subscription.on_history(snapshot)
 
     @rule(index=st.integers(0, 2))

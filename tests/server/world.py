@@ -145,6 +145,22 @@ def services_without_redis(settings: Settings) -> ChannelServices:
     )
 
 
+class _Histories:
+    """What `World.load_history` reads, whoever asks."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def recent(self, channel: str, since: Position) -> Snapshot | None:
+        return None
+
+    async def resume(self, channel: str, since: Position | None) -> Snapshot:
+        return await self._world.load_history(channel, since)
+
+    async def read(self, channel: str, since: Position | None) -> Snapshot:
+        return await self._world.load_history(channel, since)
+
+
 class World:
     """A hub, its sessions, and their metrics; the test is the flusher."""
 
@@ -178,7 +194,7 @@ class World:
             self.hub,
             self.sessions,
             self.statistics,
-            lambda channel, since: self.load_history(channel, since),
+            _Histories(self),
             self.authenticator,
             self.owned_channels,
             self.revocations,

@@ -7,12 +7,14 @@ from importlib.resources import files
 
 import pytest
 from relay_wire import keys, publications, scripts
-from relay_wire.ingestion import IngestCall
 from relay_wire.publications import Occurrence, Retention, ScriptCall
+
+from relay.broker.ingest_block import IngestBlock
 
 LUA = files("relay_wire").joinpath("lua")
 NAMES = sorted(path.name.removesuffix(".lua") for path in LUA.iterdir() if path.name.endswith(".lua"))
 FRAGMENTS = sorted(path.name.removesuffix(".lua") for path in LUA.joinpath("fragments").iterdir())
+
 RETENTION = Retention()
 
 
@@ -42,7 +44,7 @@ def test_importing_reads_no_script() -> None:
 
 def calls() -> dict[str, ScriptCall]:
     fields = {"a": b"1", "b": b'"x"'}
-    many = IngestCall(RETENTION, 30)
+    many = IngestBlock(RETENTION, 30)
     many.add("task:t", "task_update", b"{}", Occurrence("d", 1, 0, 30), fields, "failed")
     return {
         "publish": publications.publish_call("task:t", "task_update", b"{}", RETENTION, fields=fields),

@@ -1,7 +1,7 @@
 """OpenTelemetry spans of publishes and of received updates, where the program itself traces; docs/traces.md has what they say.
 
-Nothing is imported here. Who traces has imported ``opentelemetry.trace``: where that has not happened, there is no span that an
-update could be a part of, and this module costs a look into a dictionary.
+Nothing is imported here. A program that makes spans has imported the SDK for them: where that has not happened, there is no
+span that an update could be a part of, and this module costs a look into a dictionary.
 """
 
 import sys
@@ -14,6 +14,9 @@ from relay_wire.channels import FAMILY_PREFIX, GENERAL, TASK_PREFIX
 from relay_wire.trace_context import sampled
 
 _NAME = "relay_client"
+
+#: The module that makes spans. The API alone says little: redis-py, for one, imports it wherever it is installed.
+_SDK = "opentelemetry.sdk.trace"
 
 
 def _api() -> Any:
@@ -60,6 +63,8 @@ class UpdateSpan:
 
 def begin_publish(channel: str) -> UpdateSpan | None:
     """Begin the span of an update that is published in a sampled span of the program; None outside of such a span."""
+    if _SDK not in sys.modules:
+        return None
     api = _api()
     if api is None or _traceparent(api.get_current_span()) is None:
         return None
@@ -94,6 +99,8 @@ def is_configured() -> bool:
 
 def current() -> Any:
     """Return the present context for `within`, if there is a sampled span in it; None otherwise."""
+    if _SDK not in sys.modules:
+        return None
     api = _api()
     if api is None or _traceparent(api.get_current_span()) is None:
         return None
@@ -103,8 +110,7 @@ def current() -> Any:
 @contextmanager
 def within(context: Any) -> Iterator[None]:
     """Publish in a context that `current` has returned earlier, perhaps in another thread; in none, for None."""
-    api = _api()
-    if api is None:
+    if _SDK not in sys.modules:
         yield
         return
     contexts = sys.modules["opentelemetry.context"]

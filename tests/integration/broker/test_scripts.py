@@ -84,7 +84,7 @@ async def test_reading_writes_nothing_and_its_position_can_be_resumed_from(redis
         assert (first.top.offset, first.state) == (0, None)
         assert first.top.epoch != general.top.epoch
         assert await read(redis) == first
-        assert (await read(redis, first.top, is_ours=True)).entries == []
+        assert (await read(redis, first.top, is_ours=True)).entries == ()
         assert everything(redis_server) == before
         assert await publish(redis, b'{"n":1}') == (first.top.epoch, 1)
         entries = (await read(redis, first.top)).entries

@@ -22,7 +22,8 @@ from relay import cli
 from relay.processes import Child, start_child
 from tests.conftest import StartRelay
 from tests.faults.proxy import Proxy
-from tests.harness import PATIENCE, RedisServer, RelayServer, eventually
+from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.preloaded import start_program
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ class Tail:
     def __init__(self, directory: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
         self._out, self._err = directory / "out", directory / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.child: Child = start_child(command(*arguments), stdout=out, stderr=err, env=os.environ | environ)
+            self.child = start_program(["relay.cli", "tail", *arguments], os.environ | environ, out, ROOT, err)
 
     @property
     def messages(self) -> list[Any]:

@@ -10,6 +10,8 @@ from typing import IO, Any
 import httpx
 import msgspec
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from relay_client import Publisher
 from relay_wire import keys
 
@@ -260,15 +262,16 @@ def test_a_reader_that_knows_nothing_of_traces_skips_their_messages(
     with redis_server.client() as redis, redis.pubsub() as pubsub:
         pubsub.subscribe(keys.pubsub_channel("task:t"))
         pubsub.get_message(timeout=PATIENCE)
-        from opentelemetry import trace
-
-        parent = trace.SpanContext(int(TRACE_ID, 16), int(SPAN_ID, 16), True, trace.TraceFlags(1))
-        with Publisher(redis_server.url) as publisher, trace.use_span(trace.NonRecordingSpan(parent)):
+        tracer = TracerProvider(ALWAYS_ON, shutdown_on_exit=False).get_tracer("app")
+        with Publisher(redis_server.url) as publisher, tracer.start_as_current_span("job") as job:
             position = publisher.publish_task_update("t", {"n": 1})
         assert position is not None
         received = [eventually(lambda: pubsub.get_message(timeout=1))["data"] for _ in range(2)]
+    # This process exports no spans, so the context is that of the job.
+    context = job.get_span_context()
+    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     assert received == [
-        f"{position.epoch} 0 trace\n1 {SAMPLED}".encode(),
+        f"{position.epoch} 0 trace\n1 {traceparent}".encode(),
         f'{position.epoch} 1 task_update\n{{"n":1}}'.encode(),
     ]
 
