@@ -173,6 +173,10 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
+#: Every client gets general updates without asking, and no answer for that.
+_OPENING = (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
+
+
 class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
@@ -188,7 +192,7 @@ class TasksProtocol(ProtocolDefaults):
         self._now = now
 
     def open(self) -> Iterable[Command]:
-        return (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
+        return _OPENING
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
         if isinstance(message, bytes):
