@@ -58,9 +58,15 @@ def peer_address(address: object) -> ClientAddress:
     """Return the address that a socket or an ASGI server gives for the other end of a connection."""
     if not isinstance(address, tuple | list) or len(address) < 2:
         return ClientAddress(None)
-    parsed = _parse(str(address[0]))
     port = address[1] if isinstance(address[1], int) and address[1] else None
-    return ClientAddress(None if parsed is None else str(parsed), port)
+    return ClientAddress(_usual_form(str(address[0])), port)
+
+
+@lru_cache(1024)
+def _usual_form(text: str) -> str | None:
+    """Return an IP address in its usual form; many connections come from one, of a proxy or a network."""
+    parsed = _parse(text)
+    return None if parsed is None else str(parsed)
 
 
 def _node(text: str) -> _Address | None:

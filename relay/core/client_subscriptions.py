@@ -101,6 +101,17 @@ class SubscriptionSet:
             self._hub.start_recovery(request.channel, subscription)
         return subscription
 
+    def follow(self, channel: str, format: Format) -> None:
+        """Follow a channel from now on, without its history, in place of a subscription to it. Nothing if the set is closed."""
+        if self.is_closed:
+            return
+        self.end(channel)
+        listener = self._listener
+        self._by_channel[channel] = format
+        self._hub.subscribe(listener, channel, format)
+        if channel not in self._by_channel:  # the client was closed for what that flushed
+            self._hub.unsubscribe(listener, channel, format)
+
     def _keep_format(self, subscription: Subscription) -> None:
         if self._by_channel.get(subscription.channel) is subscription:
             self._by_channel[subscription.channel] = subscription.format

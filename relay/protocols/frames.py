@@ -126,8 +126,8 @@ _VIOLATIONS: dict[int, Close] = {
 class FrameReader:
     """Reads one client's frames: bytes in, events out.
 
-    A short text that is whole and uncompressed, as nearly all messages of clients are, is read here. Everything else is read by
-    wsproto, whose connection is made when it is first needed.
+    A short text that is whole and uncompressed, as nearly all messages of clients are, and the pong that answers each
+    heartbeat are read here. Everything else is read by wsproto, whose connection is made when it is first needed.
 
     Args:
         max_message: Longest message in bytes, after inflating.
@@ -150,7 +150,7 @@ class FrameReader:
             self._make_connection = connection
         self._max_message = max_message
         self._in_message = False
-        self._parts: list[str | bytes] = []
+        self._parts: list[str | bytes] | None = None
         self._size = 0
         self._over = False
         #: Messages, fragments and control frames read so far.
@@ -167,7 +167,7 @@ class FrameReader:
         """Read nothing any more, and free what was kept of a message that is not complete. May be called again."""
         self._over = True
         self._connection = None
-        self._parts.clear()
+        self._parts = None
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Feed bytes from the socket; b"" means that the client hung up.
@@ -182,11 +182,16 @@ class FrameReader:
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
         while data and not self.in_message:
-            text, end = _short_text(data)
-            if text is None or end > self._max_message:
-                break
+            if data[0] == _PONG:
+                end = _end_of_short_frame(data)
+                if not end:
+                    break
+            else:
+                text, end = _short_text(data)
+                if text is None or end > self._max_message:
+                    break
+                yield Received(text)
             self.frames += 1
-            yield Received(text)
             data = data[end:]
         if data:
             yield from self._receive_by_wsproto(data)
@@ -207,9 +212,11 @@ class FrameReader:
                     yield Violation(Close.TOO_BIG)
                     return
                 if event.data or event.message_finished:  # empty fragments may come without end
+                    if self._parts is None:
+                        self._parts = []
                     self._parts.append(event.data)
                 if event.message_finished:
-                    parts, self._parts, self._size = self._parts, [], 0
+                    parts, self._parts, self._size = self._parts or [], None, 0
                     yield Received(_joined(event, parts))
             elif isinstance(event, Ping):
                 yield ControlReply(pong_frame(bytes(event.payload)))
@@ -225,6 +232,15 @@ class FrameReader:
                 assert isinstance(event, Pong)
 
 
+def _end_of_short_frame(data: bytes) -> int:
+    """Return where the masked frame at the beginning of `data` ends, if it is whole and shorter than 126 bytes; else 0."""
+    if len(data) < 6:
+        return 0
+    length = data[1] ^ 0x80
+    end = 6 + length
+    return end if length < 126 and len(data) >= end else 0
+
+
 def _short_text(data: bytes) -> tuple[str | None, int]:
     """Read the text frame at the beginning of `data`, if it is a whole message in the shortest form.
 
@@ -233,12 +249,10 @@ def _short_text(data: bytes) -> tuple[str | None, int]:
     Returns:
         The text and where its frame ends, or None and 0.
     """
-    if len(data) < 6 or data[0] != _TEXT:
+    end = _end_of_short_frame(data) if data[0] == _TEXT else 0
+    if not end:
         return None, 0
-    length = data[1] ^ 0x80
-    end = 6 + length
-    if length >= 126 or len(data) < end:
-        return None, 0
+    length = end - 6
     mask = data[2:6] * (length // 4 + 1)
     payload = int.from_bytes(data[6:end]) ^ int.from_bytes(mask[:length])
     try:

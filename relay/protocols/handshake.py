@@ -29,7 +29,7 @@ _ONCE = (b"host", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"
 _is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}").fullmatch
 
 #: Headers that announce a body, which an opening handshake does not have.
-_BODY = (b"content-length", b"transfer-encoding", b"expect")
+_BODY = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 
 class Handshake(NamedTuple):
@@ -113,6 +113,12 @@ def has_too_many_lines(data: bytes) -> bool:
     return data.count(b"\n", 0, end) > MAX_HEAD_LINES
 
 
+def _repeats(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a header comes twice that may come once."""
+    names = [name for name, _ in headers]
+    return any(names.count(name) > 1 for name in _ONCE)
+
+
 def read_handshake(data: bytes) -> Handshake | None:
     """Read the first bytes of a connection; None unless they hold a whole and valid opening handshake."""
     head = _Head()
@@ -128,7 +134,6 @@ def read_handshake(data: bytes) -> Handshake | None:
     if parser.get_method() != b"GET" or parser.get_http_version() != "1.1":
         return None
     headers = dict(head.headers)
-    names = [name for name, _ in head.headers]
     key = headers.get(b"sec-websocket-key", b"")
     offers = headers.get(b"sec-websocket-extensions", b"")
     is_valid = (
@@ -137,8 +142,8 @@ def read_handshake(data: bytes) -> Handshake | None:
         and headers.get(b"sec-websocket-version") == b"13"
         and is_valid_key(key)
         and offers.isascii()
-        and not any(names.count(name) > 1 for name in _ONCE)
-        and not any(name in headers for name in _BODY)
+        and headers.keys().isdisjoint(_BODY)
+        and (len(headers) == len(head.headers) or not _repeats(head.headers))
     )
     path, _, query = head.target.partition(b"?")
     if not is_valid:

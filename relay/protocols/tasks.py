@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from relay_wire.channels import GENERAL, MAX_NAME_LENGTH, TASK_PREFIX
-from relay_wire.trace_context import TRACE, TRACEPARENT
+from relay_wire.trace_context import TRACEPARENT
 
 from relay.core.channels import ChannelPatterns, task_channel
 from relay.core.closecodes import Close
@@ -144,7 +144,7 @@ class TracedUpdates(PositionedUpdates):
     """Updates for clients that asked for positions and for trace contexts, which come in messages of their own."""
 
     def trace(self, channel: str, position: Position, context: str) -> bytes:
-        named = {"type": TRACE, **channel_fields(channel)}
+        named = {"type": "trace", **channel_fields(channel)}
         return _json({**named, "position": position_json(position), TRACEPARENT: context})
 
 
@@ -173,6 +173,10 @@ def _authenticate(request: _Request) -> Authenticate:
     return Authenticate(token, answer)
 
 
+#: Every client gets general updates without asking, and no answer for that.
+_OPENING = (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
+
+
 class TasksProtocol(ProtocolDefaults):
     """One client of ``/ws/tasks``.
 
@@ -188,7 +192,7 @@ class TasksProtocol(ProtocolDefaults):
         self._now = now
 
     def open(self) -> Iterable[Command]:
-        return (Subscribe(GENERAL, PLAIN, lambda _: (), wants_history=False),)
+        return _OPENING
 
     def receive(self, message: str | bytes) -> Iterable[Command]:
         if isinstance(message, bytes):

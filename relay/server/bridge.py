@@ -166,7 +166,9 @@ class AsyncioBridge:
         except asyncio.CancelledError:
             token.run_sync_soon(cancel_scope.cancel)
             await asyncio.wait([done])
-            raise
+            # Hypercorn cancels the lifespan when that has said that it is complete, and takes the cancellation for a failure.
+            if scope["type"] != "lifespan" or cancel_scope.cancelled_caught or done.exception() is not None:
+                raise
 
 
 def _keep_own_event_loop_policy() -> None:

@@ -107,6 +107,8 @@ class CorsPolicy:
 
         A request without Origin comes from a program and not from a page, and is allowed.
         """
+        if self._allows_any_host and self._allows_any_origin:
+            return None
         host = _host_of(headers)
         if not self._allows_any_host and (host is None or host_without_port(host) not in self._hosts):
             return "host"

@@ -8,7 +8,7 @@ from time import monotonic
 
 import trio
 
-from relay.core.batches import Format
+from relay.core.batches import Format, batch_of
 from relay.core.client_budget import ClientBudget
 from relay.core.client_subscriptions import EarlyUpdates, SubscriptionSet
 from relay.core.closecodes import Close
@@ -16,7 +16,6 @@ from relay.core.errors import BrokerError, Forbidden, Unauthenticated, Unverifie
 from relay.core.families import NO_FAMILIES
 from relay.core.grants import Decision, Grant
 from relay.core.revocations import Revocations
-from relay.core.subscription import Send
 from relay.protocols.base import (
     Admit,
     AskHistory,
@@ -381,9 +380,11 @@ class SessionCommands(SessionReplies):
         )
 
     def _subscribe_now(self, command: Subscribe, format: Format) -> None:
-        subscription = self._subscriptions.start(request_of(command, format))
-        while subscription is not None and isinstance(effect := subscription.next_effect(), Send):
-            self._connection.offer(effect.batch, paced=True)
+        """Begin a subscription without history: there is nothing to wait for."""
+        answers = [format.payload(payload) for payload in command.answer(None)]
+        if answers and not self._subscriptions.is_closed:
+            self._connection.offer(batch_of(answers), paced=True)
+        self._subscriptions.follow(command.channel, format)
 
     def _refuse_subscription(self, command: Subscribe, code: str, message: str) -> None:
         """Refuse a subscription for a reason that is no malformed message.

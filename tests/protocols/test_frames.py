@@ -13,7 +13,7 @@ from wsproto.events import Event as ClientEvent
 from wsproto.extensions import PerMessageDeflate
 
 from relay.core.closecodes import Close
-from relay.protocols.connection import connection_of
+from relay.protocols.connection import ServerConnection, connection_of
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
     ControlReply,
@@ -381,3 +381,20 @@ def test_no_bytes_raise_and_nothing_follows_the_end(data: bytes, deflated: bool)
     kinds = _kinds(at_once)
     assert not {"PeerClosed", "Violation"} & set(kinds[:-1])
     assert fed(reader(deflated=deflated), data, step=1) == at_once
+
+
+def test_pongs_cost_no_parser_of_their_own() -> None:
+    """The answer to each heartbeat is read as it comes, or the parser for what is rare would be kept for every client."""
+    made: list[ServerConnection] = []
+
+    def make() -> ServerConnection:
+        made.append(ServerConnection([]))
+        return made[-1]
+
+    reader = FrameReader(1000, make)
+    pong, text = masked_frame(0x8A, b"beat"), masked_text(b"hello")
+    assert list(reader.receive(pong + text + pong)) == [Received("hello")]
+    assert (reader.frames, made) == (3, [])
+    assert list(reader.receive(pong[:5])) == []  # in two pieces
+    assert list(reader.receive(pong[5:] + text)) == [Received("hello")]
+    assert (reader.frames, len(made)) == (5, 1)

@@ -163,3 +163,16 @@ async def test_a_client_whose_handshake_fails_leaves_nothing(autojump_clock: Moc
     session.unregister()
     session.abort()
     world.assert_empty()
+
+
+async def test_a_subscription_without_history_is_answered_and_followed(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    world = make_world()
+    peer = await world.connect()
+    peer.send({"type": "unsubscribe", "channel": "general"})
+    assert (await peer.json())["type"] == "unsubscribed"
+    peer.send({"type": "subscribe", "channel": "general"})
+    assert await peer.json() == {"type": "subscribed", "channel": "general"}
+    world.publish_news(1)
+    assert await peer.json() == news(1)

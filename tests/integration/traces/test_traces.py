@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import jsonschema
 import msgspec
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,6 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from relay_client import Publisher
 from relay_wire import keys
 
+from relay.server.asyncapi import RELAY_MESSAGES, schema_of
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
 from tests.integration.traces.receiver import Receiver, Span, receiving
@@ -153,6 +155,20 @@ def test_two_relays_record_once_and_each_fans_out(
     assert len(spans) == 3
     assert {span.attributes["messaging.destination.name"] for span in spans} == {"task:t"}
     assert record.attributes["relay.publish.way"] == "publish"
+
+
+def test_the_context_comes_before_its_update_as_described(
+    redis_server: RedisServer, start_relay: StartRelay, receiver: Receiver
+) -> None:
+    relay = start_relay(traces=True)
+    with relay.client() as client:
+        client.send({"type": "subscribe", "task_id": "t", "position": None, "traces": True})
+        assert client.receive()["type"] == "subscribed"
+        redis_server.publish("task_updates", plain(SAMPLED, n=1))
+        context, update = client.receive(), client.receive()
+    jsonschema.validate(context, schema_of(RELAY_MESSAGES["trace"]))
+    assert (context["task_id"], context["position"]) == ("t", update["position"])
+    assert update["data"] == {"n": 1}
 
 
 def test_what_is_not_sampled_has_no_spans(
