@@ -137,13 +137,14 @@ class Preloader:
 #: Made for the first program of a test run. None in others, such as benchmarks: they measure programs as they are started.
 _preloader: Preloader | None = None
 
-#: What configured the packages of this process, since programs are started as forks; None before.
-_configuration: dict[str, str] | None = None
+#: What configured the packages of this process, since programs are started as forks, and its network; None before.
+_configuration: tuple[dict[str, str], int] | None = None
 
 
-def _configuration_of(env: Mapping[str, str]) -> dict[str, str]:
-    """The variables that configure Python and packages while they are imported."""
-    return {name: value for name, value in env.items() if name.startswith(("PROMETHEUS_", "PYTHON"))}
+def _configuration_of(env: Mapping[str, str]) -> tuple[dict[str, str], int]:
+    """The variables that configure Python and packages while they are imported, and the network of this thread's programs."""
+    network = os.stat("/proc/thread-self/ns/net").st_ino
+    return {name: value for name, value in env.items() if name.startswith(("PROMETHEUS_", "PYTHON"))}, network
 
 
 def enable() -> None:
