@@ -143,7 +143,7 @@ _configuration: tuple[dict[str, str], int] | None = None
 
 def _configuration_of(env: Mapping[str, str]) -> tuple[dict[str, str], int]:
     """The variables that configure Python and packages while they are imported, and the network of this thread's programs."""
-    network = os.stat("/proc/thread-self/ns/net").st_ino
+    network = Path("/proc/thread-self/ns/net").stat().st_ino
     return {name: value for name, value in env.items() if name.startswith(("PROMETHEUS_", "PYTHON"))}, network
 
 
