@@ -1,6 +1,5 @@
 """Redis for Trio code, over redis-py and the trio-asyncio bridge: what publishes, reads and subscribes."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -16,7 +15,6 @@ from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
 
 from relay.broker import script_calls
-from relay.broker.callbacks import Callback, CallbackQueue
 from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.child_roll_ups import ChildRollUps
 from relay.broker.client_calls import CONNECTIONS, ClientCalls
@@ -83,8 +81,6 @@ class RedisBroker:
             settings.redis_health_interval,
             is_sharded=servers.is_sharded,
         )
-        self._callbacks: list[CallbackQueue] = []
-        self._new_callbacks_send, self._new_callbacks = trio.open_memory_channel[CallbackQueue](math.inf)
         self._dedicated: list[DedicatedConnection] = []
 
     @property
@@ -118,11 +114,6 @@ class RedisBroker:
     def output_buffer_disconnects(self) -> int:
         """How often Redis closed the subscription since it had more than ``client-output-buffer-limit`` to send."""
         return self._pubsub.output_buffer_disconnects
-
-    @property
-    def callback_overflows(self) -> int:
-        """Messages lost since a callback of `subscribe_to_channel` was too slow."""
-        return sum(queue.overflows for queue in self._callbacks)
 
     async def command(self, *command: Any, key: str | None = None) -> Any:
         """Run one command, see `Commands.command`."""
@@ -233,26 +224,6 @@ class RedisBroker:
             A function that removes the handler.
         """
         return self._pubsub.add(channel, handler)
-
-    def subscribe_to_channel(self, channel: str, callback: Callback) -> Callable[[], None]:
-        """Call back with each message on a channel or glob pattern, decoded from JSON.
-
-        Callbacks run one message at a time, in order, in a task of their own. One that raises is logged and called again with
-        the next message. Call before `start_listening`.
-
-        Returns:
-            A function that ends it.
-        """
-        queue = CallbackQueue(callback)
-        self._callbacks.append(queue)
-        remove = self._pubsub.add(channel, queue.on_message)
-        self._new_callbacks_send.send_nowait(queue)
-
-        def end() -> None:
-            remove()
-            queue.close()
-
-        return end
 
     def follow(
         self,
@@ -373,10 +344,5 @@ class RedisBroker:
             on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_callbacks, nursery)
             nursery.start_soon(self._write_probe.run)
             await self._pubsub.run(self._loop, receiver, on_connecting, self._write_probe.check)
-
-    async def _run_callbacks(self, nursery: trio.Nursery) -> None:
-        async for queue in self._new_callbacks:
-            nursery.start_soon(queue.run)

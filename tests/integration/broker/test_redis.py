@@ -14,7 +14,6 @@ import trio
 from structlog.testing import capture_logs
 
 from relay.broker import script_calls
-from relay.broker.callbacks import CALLBACK_QUEUE
 from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.opening import open_redis
 from relay.broker.service import RedisBroker
@@ -188,90 +187,6 @@ async def test_a_server_that_leaves_the_cluster_is_not_closed_under_its_users(
         for server in (redis_server, other):
             with server.client() as admin:
                 await until(lambda admin=admin: len(admin.client_list()) == 1)  # type: ignore[misc]
-
-
-async def test_callbacks_sync_and_async_get_every_message_decoded_and_in_order(redis_server: RedisServer) -> None:
-    plain: list[Any] = []
-    asynchronous: list[Any] = []
-    at_work = 0
-
-    async def slow(message: Any) -> None:
-        nonlocal at_work
-        at_work += 1
-        assert at_work == 1  # one at a time
-        await trio.lowlevel.checkpoint()
-        asynchronous.append(message)
-        at_work -= 1
-
-    async with service(redis_server.url) as redis:
-        end = redis.subscribe_to_channel("news", plain.append)
-        redis.subscribe_to_channel("new*", slow)
-        async with listening(redis):
-            for number in range(20):
-                redis_server.publish("news", f'{{"n":{number}}}')
-            redis_server.publish("newer", "not json")
-            redis_server.publish("newer", "[]")
-            await until(lambda: len(plain) == 20 and len(asynchronous) == 21)
-            end()
-            redis_server.publish("news", "1")
-            await until(lambda: len(asynchronous) == 22)
-    numbers: list[Any] = [{"n": number} for number in range(20)]
-    assert plain == numbers
-    assert asynchronous == [*numbers, [], 1]
-
-
-async def test_a_callback_that_raises_is_logged_and_called_again(redis_server: RedisServer) -> None:
-    calls: list[Any] = []
-
-    def faulty(message: Any) -> None:
-        calls.append(message)
-        raise ZeroDivisionError
-
-    async def faulty_later(message: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        faulty(message)
-
-    async with service(redis_server.url) as redis:
-        redis.subscribe_to_channel("a", faulty)
-        redis.subscribe_to_channel("a", faulty_later)
-        with capture_logs() as logs:
-            async with listening(redis):
-                redis_server.publish("a", "1")
-                redis_server.publish("a", "2")
-                await until(lambda: len(calls) == 4)
-                assert redis.alive
-    failures = [entry for entry in logs if entry["event"] == "callback failed"]
-    assert [entry["callback"].rpartition(".")[2] for entry in failures].count("faulty_later") == 2
-    assert len(failures) == 4
-
-
-async def test_a_callback_too_slow_loses_the_newest_counted_and_harms_no_other(redis_server: RedisServer) -> None:
-    stuck: list[int] = []
-    others: list[int] = []
-    keep_running = trio.Event()
-
-    async def slow(message: int) -> None:
-        await keep_running.wait()
-        stuck.append(message)
-
-    total = CALLBACK_QUEUE + 50
-    async with service(redis_server.url) as redis:
-        redis.subscribe_to_channel("a", slow)
-        redis.subscribe_raw("a", lambda _, message: others.append(int(message)))
-        with capture_logs():
-            async with listening(redis):
-                redis_server.publish("a", "0")
-                await until(lambda: others == [0])
-                with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
-                    for number in range(1, total + 1):
-                        pipeline.publish("a", str(number))
-                    await trio.to_thread.run_sync(pipeline.execute)
-                await until(lambda: len(others) == total + 1)
-                assert redis.callback_overflows == 50
-                keep_running.set()
-                await until(lambda: len(stuck) == CALLBACK_QUEUE + 1)
-    assert others == list(range(total + 1))
-    assert stuck == list(range(CALLBACK_QUEUE + 1))
 
 
 async def test_a_handler_that_takes_itself_away_does_not_cost_the_next_its_message(redis_server: RedisServer) -> None:
