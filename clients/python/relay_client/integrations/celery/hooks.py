@@ -21,6 +21,9 @@ from relay_client.integrations.progress_fields import progress_fields
 #: Header of messages whose tasks were announced by the process that sent them.
 ANNOUNCED = "relay_announced"
 
+#: Seconds from one look for children that have died to the next.
+LOOK_SECONDS = 0.5
+
 #: The hooks of each app in which they are installed.
 _installed: "WeakKeyDictionary[Celery, CeleryHooks]" = WeakKeyDictionary()
 
@@ -64,6 +67,7 @@ class CeleryHooks:
         ):
             signal.connect(receiver, weak=False)
         signals.worker_init.connect(_use_reporting_requests, weak=False)
+        signals.worker_ready.connect(look_for_dead_children, weak=False)
         _report_state_updates()
 
     def job_of(self, task: CeleryTask, request: Any, args: Any = None, kwargs: Any = None) -> Job:
@@ -221,6 +225,18 @@ def _parent_id(facts: Mapping[str, Any]) -> str | None:
 def _use_reporting_requests(**_: Any) -> None:
     """Have a worker report what only its main process gets to know."""
     CeleryTask.Request = "relay_client.integrations.celery.request:ReportingRequest"
+
+
+@never_raises
+def look_for_dead_children(sender: Any, **_: Any) -> None:
+    """Have a prefork worker look often for children that have died, and replace them, as it does by itself every 5 s.
+
+    It is woken when the files of a child are closed. At times that is before the child can be waited for, and then it would
+    notice only by that timer.
+    """
+    hub, maintain_pool = getattr(sender, "hub", None), getattr(sender.pool, "maintain_pool", None)
+    if hub is not None and maintain_pool is not None:
+        hub.call_repeatedly(LOOK_SECONDS, maintain_pool)
 
 
 def _report_state_updates() -> None:
