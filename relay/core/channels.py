@@ -22,6 +22,7 @@ from relay_wire.channels import (
 from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON, bad_message
 from relay.core.updates import Update
 
 #: What stands for a field that a message does not have.
@@ -179,22 +180,15 @@ def read_published(redis_channel: str, message: bytes, received_at: float, *, st
 
 
 def _read_published(redis_channel: str, message: bytes, received_at: float, strict: bool) -> Update:
-    if not message.isascii():
-        try:
-            message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
-        except UnicodeDecodeError as error:
-            raise BadMessage("invalid_utf8", f"not valid UTF-8 at byte {error.start}") from None
     try:
+        if not message.isascii():
+            message.decode()  # a text frame must be UTF-8 throughout, also in fields that are not read
         if redis_channel not in (TASK_UPDATES, GENERAL_UPDATES):
             msgspec.json.decode(message, type=dict[str, msgspec.Raw])
             return Update(redis_channel, MESSAGE, message.strip(), received_at)
         envelope = _decode_envelope(message)
-    except msgspec.ValidationError as error:
-        raise BadMessage("wrong_type", f"not of the expected form: {error}") from None
-    except msgspec.DecodeError as error:
-        raise BadMessage("not_json", f"not JSON: {error}") from None
-    except RecursionError:
-        raise BadMessage("too_deep", "nested too deeply") from None
+    except NOT_JSON as error:
+        raise bad_message(error) from None
     kind = TASK_UPDATE if redis_channel == TASK_UPDATES else GENERAL_UPDATE
     if strict:
         _check_strictly(envelope, kind)

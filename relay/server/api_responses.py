@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound, UnsupportedMediaType
 
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage
+from relay.core.json_errors import NOT_JSON, bad_message
 from relay.server.task_paths import CHANNEL_KEY, SCOPE_KEY
 
 T = TypeVar("T")
@@ -83,11 +84,5 @@ async def body_of_request(type: type[T]) -> T:
     try:
         body.decode()
         return msgspec.json.decode(body, type=type)
-    except UnicodeDecodeError as error:
-        raise BadMessage("invalid_utf8", f"the body is not valid UTF-8 at byte {error.start}") from None
-    except msgspec.ValidationError as error:
-        raise BadMessage("wrong_type", f"the body is not of the expected form: {error}") from None
-    except msgspec.DecodeError as error:
-        raise BadMessage("not_json", f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise BadMessage("too_deep", "the body is nested too deeply") from None
+    except NOT_JSON as error:
+        raise bad_message(error, "the body is ") from None

@@ -177,7 +177,7 @@ def test_what_is_encoded_is_bounded() -> None:
 
 
 def test_news_of_the_owner_end_what_is_known() -> None:
-    """The next client is told of by Redis, not by what was read for others before."""
+    """For the next client Redis is read, and not what was read for others before."""
     hub = Hub(lambda: None)
     hub.pin("task:t")
     hub.catch_up("task:t", Snapshot(at(5), [], None, frozenset({"user:a"})))

@@ -9,14 +9,7 @@ local digest_key = KEYS[#KEYS]
 local next_top, written_key = tostring(top + 1), nil
 --@include occurrence
 --@include operations
---@include state_limits
-if refusal then
-  return redis.error_reply(refusal)
-end
---@include checks
-if options_refusal then
-  return redis.error_reply(options_refusal)
-end
+--@include admit
 --@include apply
 call('SET', digest_key, recorded, 'PX', ARGV[18])
 return { epoch, offset, 0, before, is_truncated and 1 or 0 }

@@ -26,14 +26,7 @@ end
 local first_field, is_update, is_stall_mark = 19, true, false
 local next_top = tostring(top + 1)
 --@include operations
---@include state_limits
-if refusal then
-  return redis.error_reply(refusal)
-end
---@include checks
-if options_refusal then
-  return redis.error_reply(options_refusal)
-end
+--@include admit
 if written_key then
   call('SET', written_key, epoch .. ' ' .. next_top .. (is_truncated and '!' or '') .. fingerprint, 'PX', key_ms)
 end
