@@ -11,10 +11,12 @@ from relay.processes import die_with_parent
 from relay.profile import require_safe
 from relay.server.app import create_app
 from relay.server.bridge import AsgiDispatcher
+from relay.server.trace_setup import require_trace_packages
 
 try:
     _settings, _redis_settings = load()
     require_safe(_settings, _redis_settings)
+    require_trace_packages(_settings)
 except ConfigError as error:
     sys.exit(f"relay: {error}")
 

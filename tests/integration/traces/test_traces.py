@@ -292,11 +292,19 @@ def test_a_reader_that_knows_nothing_of_traces_skips_their_messages(
     ]
 
 
-def test_the_error_without_the_packages_says_what_to_install(redis_server: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "server",
+    [["relay.cli", "serve", "--port"], ["hypercorn", "-w", "0", "-k", "trio", "relay.asgi:app", "-b"]],
+    ids=["serve", "hypercorn"],
+)
+def test_the_error_without_the_packages_says_what_to_install(
+    server: list[str], redis_server: RedisServer, tmp_path: Path
+) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError(name=__name__)")
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "REDIS_URL": redis_server.url, "RELAY_TRACES": "1"}
-    command = [sys.executable, "-m", "relay.cli", "serve", "--port", str(free_port())]
+    address = str(free_port()) if "serve" in server else f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", *server, address]
     ended = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode != 0
     assert (
