@@ -1,7 +1,7 @@
 """The channels that this process is subscribed to in Redis.
 
 `relay.core.channel_lifecycle` decides what is due for each channel; the tasks here do it. One task subscribes and unsubscribes
-as the hub's listeners come and go. Another catches up with channels that Redis has confirmed: after a lost connection each is
+as the hub's subscribers come and go. Another catches up with channels that Redis has confirmed: after a lost connection each is
 read from the last position that was delivered, and what is live meanwhile waits in the hub. `relay.broker.history_reads` reads.
 """
 

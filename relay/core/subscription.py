@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from relay.core.batches import Batch, Format, Message, batch_of
-from relay.core.groups import Listener
+from relay.core.groups import Subscriber
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
 from relay.core.shared_updates import SharedUpdates
@@ -120,7 +120,6 @@ class Subscription:
         "_buffer",
         "_failed_reads",
         "_hub",
-        "_listener",
         "_needs_snapshot",
         "_on_live",
         "_pages",
@@ -129,6 +128,7 @@ class Subscription:
         "_refusal",
         "_request",
         "_stale_reads",
+        "_subscriber",
         "_until",
         "_whole_until",
         "_withheld",
@@ -137,19 +137,19 @@ class Subscription:
     )
 
     def __init__(
-        self, hub: Hub, listener: Listener, request: Request, on_live: Callable[["Subscription"], None]
+        self, hub: Hub, subscriber: Subscriber, request: Request, on_live: Callable[["Subscription"], None]
     ) -> None:
         """Make a subscription that begins; call `next_effect`. If history is wanted, the hub has to pass it updates.
 
         Args:
             hub: Where the channel is.
-            listener: The client.
+            subscriber: The client.
             request: What it asks for.
             on_live: Called when it follows the channel like all others, and needs nothing any more.
         """
         self._on_live = on_live
         self._hub = hub
-        self._listener = listener
+        self._subscriber = subscriber
         self._request = request
         self._buffer = RecoveryBuffer()
         self._answered = False
@@ -342,7 +342,7 @@ class Subscription:
             self.state = State.ENDED
             self._pages.clear()
             self._hub.end_recovery(self.channel, self)
-            self._hub.unsubscribe(self._listener, self.channel, self.format)
+            self._hub.unsubscribe(self._subscriber, self.channel, self.format)
 
     # What the hub reports, until the subscription follows.
 
@@ -373,7 +373,7 @@ class Subscription:
         """Give the client what was buffered, and have it follow like all others."""
         updates = self._take_buffered()
         if updates:
-            self._listener.offer(batch_of([self.format.message(update) for update in updates]))
+            self._subscriber.offer(batch_of([self.format.message(update) for update in updates]))
         # A client that was closed for what it was offered has left the hub as well.
         if self.state is State.WAITING:
             self._follow()
@@ -381,7 +381,7 @@ class Subscription:
     def _follow(self) -> None:
         self.state = State.LIVE
         self._hub.subscribe(
-            self._listener,
+            self._subscriber,
             self.channel,
             self.format,
             needs_snapshot=self._needs_snapshot,
@@ -392,4 +392,4 @@ class Subscription:
         if self.state is State.LIVE:
             self._on_live(self)
         else:  # the client was closed for what that flushed
-            self._hub.unsubscribe(self._listener, self.channel, self.format)
+            self._hub.unsubscribe(self._subscriber, self.channel, self.format)
