@@ -42,7 +42,7 @@ class Hub:
     """The channels that this process serves.
 
     Attributes:
-        is_in_turn: Messages come in, one after the other, and `flush` is called after the last.
+        is_receiving: The messages of one turn are coming in; `flush` is called after the last.
         is_full: So much is pending that it should be flushed now.
         subscriptions: Number of subscriptions over all channels.
         resets: Number of broken sequences so far.
@@ -85,7 +85,7 @@ class Hub:
         self.histories = RecentHistories(self._channels)
         self._sequence_number = 0
         self._pending_bytes = 0
-        self.is_in_turn = False
+        self.is_receiving = False
         self.is_full = False
         self.subscriptions = 0
         self.resets = 0
@@ -299,7 +299,7 @@ class Hub:
         """Withhold an update from clients that want whole values, or may not have it; return whether that is necessary."""
         encoding = group.format.encoding
         if update.position is None or not encoding.whole_values:
-            return encoding.stateful and encoding.leaves_out(update)
+            return encoding.stateful and encoding.hides(update)
         is_first = not group.withheld
         if is_first:
             group.reached = update.position.offset - 1

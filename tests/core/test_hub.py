@@ -27,7 +27,7 @@ class CountingEncoding:
     def __init__(self) -> None:
         self.encoded: list[bytes] = []
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return False
 
     def encode(self, update: Update) -> bytes:
