@@ -147,7 +147,7 @@ class PubSubConnection:
                 await self._check_server(server)
                 connection = await self._loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_turn)
+                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_receiving)
                 nursery.start_soon(reader.run, connection, self._loop)
                 self._link = _Link(connection, reader)
                 if not self._is_sharded:
