@@ -118,7 +118,7 @@ def test_one_trace_from_publisher_to_subscriber(
     # The clock is the same one, so the spans of an update come one after the other.
     assert [span.start for span in chain] == sorted(span.start for span in chain)
     fan_out = one(spans, "relay fan out").attributes
-    assert fan_out == {"messaging.system": "relay", "relay.channel.kind": "task", "relay.listeners": 2}
+    assert fan_out == {"messaging.system": "relay", "relay.channel.kind": "task", "relay.subscribers": 2}
     # Names may be private.
     assert not [value for span in spans for value in span.attributes.values() if value in ("t", "task:t")]
 
