@@ -7,7 +7,7 @@ from wsproto.events import CloseConnection
 
 from relay.core.closecodes import Close
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
-from relay.server.heartbeat import TICK
+from relay.ticks import TICK
 from tests.harness import masked_frame, masked_text
 from tests.server.world import MakeWorld, news, settled, small_pair, task_update, value
 
