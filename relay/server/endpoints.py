@@ -125,15 +125,13 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
         await session.run()
         return
     socket_transport, received = hijacked
-
-    async def run() -> None:
-        await session.run(socket_transport.feed(received))
+    socket_transport.unread(received)
 
     def give_up() -> None:
         session.unregister()
         session.abort()
 
-    admission.start(run, give_up)
+    admission.start(session.run, give_up)
 
 
 async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:

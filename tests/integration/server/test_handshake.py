@@ -7,6 +7,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 
+from relay.core.closecodes import Close
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually, masked_frame, masked_text
 
@@ -111,6 +112,17 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(share_relay: Sta
             while len(received) < len(expected) + 2:
                 received += sock.recv(4096)
             assert received[2:] == expected
+
+
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
+def test_half_a_message_behind_the_handshake_has_its_time_limit(
+    share_relay: StartRelay, arguments: tuple[str, ...]
+) -> None:
+    relay = share_relay("hypercorn", arguments=arguments, message_timeout=0.5)
+    with connected(relay) as sock:
+        sock.sendall(request() + masked_text(b'{"type":"ping"}')[:-1])
+        assert b" 101 " in answer(sock)
+        assert sock.recv(4)[2:] == Close.MESSAGE_TIMEOUT.code.to_bytes(2)
 
 
 @pytest.mark.parametrize("hijack_sockets", [True, False], scope="module")
