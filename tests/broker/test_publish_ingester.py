@@ -48,7 +48,8 @@ async def count(_channel: str) -> int:
 
 @pytest.mark.parametrize("refusals", [0, 3, 4, 5])
 async def test_a_replica_that_is_promoted_stores_everything_in_order(refusals: int, nursery: trio.Nursery) -> None:
-    replica, delivered = Replica(refusals), []
+    replica = Replica(refusals)
+    delivered: list[Update] = []
     retention = Retention(1000, 60, 60, 60, 60, 1_000_000)
     stored = trio.Event()
     updates = [b'{"n":%d}' % number for number in range(3 * IngestBlock.MAX_COUNT)]
