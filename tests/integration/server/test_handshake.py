@@ -1,5 +1,7 @@
 """Handshakes on the fresh connection, beside those that go Hypercorn's ordinary way: clients see no difference."""
 
+import os
+import resource
 import socket
 from contextlib import suppress
 
@@ -172,6 +174,25 @@ def test_silent_connections_do_not_hold_up_the_shutdown(start_relay: StartRelay,
     assert relay.wait() == 0
     for sock in silent:
         sock.close()
+
+
+def test_a_client_for_which_no_file_is_left_is_sent_to_try_again(share_relay: StartRelay) -> None:
+    """The server has accepted its connection, which cannot be taken over."""
+    relay = share_relay("hypercorn", arguments=("--access-logfile", "/dev/null"))
+    limits = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
+    last = max(int(name) for name in os.listdir(f"/proc/{relay.pid}/fd"))
+    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (last + 2, limits[1]))
+    try:
+        with connected(relay) as sock:
+            sock.sendall(request())
+            assert b" 101 " in answer(sock)
+            assert sock.recv(100)[2:] == Close.FULL.code.to_bytes(2) + Close.FULL.reason.encode()
+            assert sock.recv(1) == b""
+    finally:
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, limits)
+    assert relay.metric('relay_connections_refused_total{reason="no_files"}') == 1
+    with relay.client("t"):
+        assert relay.metric('relay_connections{transport="hijacked"}') == 1
 
 
 def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) -> None:
