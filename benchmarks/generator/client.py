@@ -63,7 +63,7 @@ class Client:
     def subscribe(self, endpoint: Endpoint, port: int, noted: Counter[str]) -> Iterator[int]:
         """Connect, and go on until the server has sent all its replies; yields the event that must come first.
 
-        Texts that are keys of ``noted`` are counted in the replies. Raises OSError when the connection fails.
+        Texts that are keys of ``noted`` are counted in the last replies. Raises OSError when the connection fails.
         """
         with suppress(BlockingIOError):
             self.sock.connect(("127.0.0.1", port))
@@ -91,7 +91,6 @@ class Client:
                 if (message := self._next_message(is_websocket)) is None:
                     yield from self._receive()
                     continue
-                noted.update(note for note in noted if note.encode() in message)
                 if expected.encode() in message:
                     self.last = self.reply = message
                     break
@@ -99,6 +98,7 @@ class Client:
                     raise ConnectionRefusedError(message[:60])
                 if (pong := endpoint.pongs.get(message.decode("latin1"))) is not None:
                     self.sock.send(endpoint.frame(pong))
+        noted.update(note for note in noted if note.encode() in self.reply)
 
     def _fill(self, endpoint: Endpoint, text: str) -> str:
         position = endpoint.no_position if self.position is None else self.position

@@ -7,11 +7,11 @@ from benchmarks.protocol import Endpoint, position_of_centrifuge
 from relay.protocols.protobuf import BOOL, TEXT, UINT, Field, Table, decode, delimited, encode, read_delimited
 
 #: What is sent and read here of the public schema.
-_SUBSCRIBE: Table = {
+_SUBSCRIBE = Table({
     1: Field("channel", TEXT), 3: Field("recover", BOOL), 6: Field("epoch", TEXT), 7: Field("offset", UINT),
-}  # fmt: skip
-_COMMAND: Table = {1: Field("id", UINT), 4: Field("connect", {}), 5: Field("subscribe", _SUBSCRIBE)}
-_REPLY: Table = {6: Field("subscribe", {6: Field("epoch", TEXT)})}
+})  # fmt: skip
+_COMMAND = Table({1: Field("id", UINT), 4: Field("connect", Table({})), 5: Field("subscribe", _SUBSCRIBE)})
+_REPLY = Table({6: Field("subscribe", Table({6: Field("epoch", TEXT)}))})
 
 #: Stands between a publication's data, which is an object here, and its offset.
 _OFFSET = b"}\x30"
@@ -53,7 +53,7 @@ def recovering(endpoint: Endpoint) -> Endpoint:
     return replace(
         endpoint, steps=(connect, (subscribe.removesuffix("}}") + "{position}}}", expected)), no_position="",
         find_position=position_of_centrifuge if is_json else position_in_protobuf, has_updates_in_reply=True,
-        refusal='"error"' if is_json else "\x08\x02\x12", recovered='"recovered":true' if is_json else "\x40\x01\x48",
+        refusal='"error"' if is_json else "\x08\x02\x12", recovered='"recovered":true' if is_json else "\x40\x01",
     )  # fmt: skip
 
 
