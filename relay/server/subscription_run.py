@@ -116,6 +116,7 @@ class SubscriptionRun:
                         await self._context.take_turn()
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
+                    self._context.statistics.on_unavailable(self.command.channel, reason)
                     self._subscriptions.discard(subscription)
                     self._refuse(self.command, "unavailable", reason)
                 case None:

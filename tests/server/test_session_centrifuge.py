@@ -20,7 +20,7 @@ from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.centrifuge_client import CentrifugeServer
 from relay.protocols.centrifuge_json import JsonCodec
 from relay.server.auth.authenticator import FindGrant, OpenAuthenticator
-from tests.server.world import MakeWorld, World, settled
+from tests.server.world import MakeWorld, World, settled, value
 
 CHANNEL = "task:t"
 CONNECT = {"id": 1, "connect": {}}
@@ -151,3 +151,17 @@ async def test_a_user_with_too_many_clients_gets_no_answer_but_the_close(
     messages, close = await second.peer.rest()
     assert close is not None
     assert (messages, close.code) == ([], 3013)
+
+
+async def test_a_subscription_that_cannot_be_read_is_counted_and_logged_now_and_then(
+    autojump_clock: MockClock, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its client gets a temporary error, which says nothing of the cause."""
+    client = Parked(world)
+    await client.ask(CONNECT)
+    for number in (1, 2, 3):
+        other = {"channel": f"task:{number}", "recover": True, "epoch": "e", "offset": 1}
+        answer = await client.ask({"id": number, "subscribe": other})
+        assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}
+    assert value(world.metrics.recoveries, "unavailable") == 3
+    assert capsys.readouterr().out.count("subscriptions refused for now") == 1
