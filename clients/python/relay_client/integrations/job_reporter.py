@@ -80,12 +80,14 @@ class JobReporter:
         self._attempts: dict[str, Job] = {}
         self._is_cancellable = options.get("cancellable", True)
         self._listener = CancelListener(self.reporter.publisher.target)
-        self._watches: dict[str, Watch] = {}
+        self._watched: dict[str, object] = {}
+        self._watches: dict[str, Watch] = {}  # the sender's thread's: to wake the listener's takes longer than a report
         _job_reporters.add(self)
 
     def forget_running(self) -> None:
         """In a forked child: what runs is the parent's."""
-        self._running, self._attempts, self._watches = {}, {}, {}
+        self._running, self._attempts = {}, {}
+        self._watched, self._watches = {}, {}
 
     def is_running(self, job_id: str) -> bool:
         """Return whether a job that is reported runs in this process."""
@@ -138,19 +140,30 @@ class JobReporter:
         """
         if not self._is_cancellable:
             return
+        token = self._watched[job_id] = object()
+        self.reporter.run_soon(partial(self._open_watch, job_id, stop, token))
 
+    @never_raises
+    def _open_watch(self, job_id: str, stop: Stop | None, token: object) -> None:
         def on_cancel(reason: str) -> None:
+            if self._watched.get(job_id) is not token:
+                return  # it has ended, and what would be stopped is another job
             task = self._running.get(job_id)
             if task is not None:
                 task.request_cancel(reason or "cancelled")
             if stop is not None:
                 threading.Thread(target=never_raises(stop), args=(reason,), name="relay-stop", daemon=True).start()
 
-        self.unwatch(job_id)
+        self._close_watch(job_id)
         self._watches[job_id] = self._listener.watch(job_id, on_cancel)
 
     def unwatch(self, job_id: str) -> None:
         """Receive requests to cancel a job no longer."""
+        if self._watched.pop(job_id, None) is not None:
+            self.reporter.run_soon(partial(self._close_watch, job_id))
+
+    @never_raises
+    def _close_watch(self, job_id: str) -> None:
         watch = self._watches.pop(job_id, None)
         if watch is not None:
             watch.close()

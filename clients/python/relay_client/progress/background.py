@@ -206,6 +206,10 @@ class BackgroundReporter:
         self._hand_over(make)
         return True
 
+    def run_soon(self, function: Callable[[], None]) -> None:
+        """Have a function called in the sender's thread, after what was handed over before. It must neither wait nor raise."""
+        self._hand_over(function)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over has arrived.
 
