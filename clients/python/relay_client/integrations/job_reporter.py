@@ -122,13 +122,14 @@ class JobReporter:
         fields = partial(_started, job, given, now, is_cancellable=self._is_cancellable)
         # What the application gives may change, and so is copied at once. All else is made where nobody waits for it.
         first = fields if given is NOTHING_GIVEN else fields()
-        task = self.reporter.begin(job.id, first, partial(_opening, job, given, now))
+        watch = self._watch(job.id, stop) if watched and self._is_cancellable else None
+        task = self.reporter.begin(job.id, first, partial(_opening, job, given, now), watch)
         if task is not None:
             self._running[job.id] = task
             self._attempts[job.id] = job
             set_current(task)
-            if watched:
-                self.watch(job.id, stop)
+        elif watch is not None:
+            del self._watched[job.id]
 
     @never_raises
     def watch(self, job_id: str, stop: Stop | None = None) -> None:
@@ -138,10 +139,13 @@ class JobReporter:
             job_id: The job. If it runs in this process, it is ended at its next report as well.
             stop: Called with the reason, in a thread of its own; it may wait for the broker.
         """
-        if not self._is_cancellable:
-            return
+        if self._is_cancellable:
+            self.reporter.run_soon(self._watch(job_id, stop))
+
+    def _watch(self, job_id: str, stop: Stop | None) -> Callable[[], None]:
+        """Return a function that opens the watch, in the sender's thread."""
         token = self._watched[job_id] = object()
-        self.reporter.run_soon(partial(self._open_watch, job_id, stop, token))
+        return partial(self._open_watch, job_id, stop, token)
 
     @never_raises
     def _open_watch(self, job_id: str, stop: Stop | None, token: object) -> None:
