@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-programs test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
 	bench-page outages-page browser-files page-pictures diagrams format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
@@ -48,17 +48,24 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and show their tasks in the terminal, too
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
-# Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
+# Most tests wait most of the time, so there are more processes than cores. The tests of one file share their servers.
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+WORKERS := -n $$((3 * $$(nproc)))
 
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
-	$(PYTEST) -n $$((2 * $$(nproc))) $(addprefix --ignore=, $(SLOW)); tests=$$?; \
+	$(PYTEST) $(WORKERS) $(addprefix --ignore=, $(SLOW) $(PROGRAMS)); tests=$$?; \
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
+
+# These wait for programs of others, which take a minute of CPU to start and to run.
+PROGRAMS := $(addprefix tests/integration/, client/integrations interop page)
+
+test-programs: $(VENV)/.installed-test  ## Run the tests with programs of others: Chromium, Node, published SDKs, workers of job queues
+	$(PYTEST) $(WORKERS) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
 
 # These take minutes of CPU, and what they test changes seldom.
 SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \

@@ -84,6 +84,6 @@ def connect(place: Place, settings: RedisSettings) -> "redis.Redis | redis.Redis
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
-        encoding_errors="replace",  # keys may have any bytes, and whoever is shown them wants to see them all
+        encoding_errors="replace",  # keys may have any bytes, and all of them are shown
         **options,
     )

@@ -37,7 +37,7 @@ class _NoReceiver:
         """Do nothing."""
         return False
 
-    def on_turn(self, begins: bool) -> None:
+    def on_receiving(self, is_receiving: bool) -> None:
         """Do nothing."""
 
 

@@ -28,6 +28,7 @@ from relay.broker.pubsub_reader import PubSubReader
 from relay.broker.reply_reader import shutdown_socket, write
 from relay.broker.server_info import ServerInfo, read_server_info
 from relay.core.errors import BrokerError
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.pubsub")
 
@@ -146,7 +147,7 @@ class PubSubConnection:
                 await self._check_server(server)
                 connection = await self._loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_turn)
+                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_receiving)
                 nursery.start_soon(reader.run, connection, self._loop)
                 self._link = _Link(connection, reader)
                 if not self._is_sharded:
@@ -257,7 +258,7 @@ class PubSubConnection:
                     "redis subscription up", server=server.name, version=self._info.version_text, channels=channels
                 )
                 self._receiver.on_up()
-            await trio.sleep(self._options.health_interval)
+            await sleep_until_tick(self._options.health_interval)
 
     def _on_probe(self) -> None:
         self.probed_at = monotonic()

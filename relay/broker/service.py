@@ -207,14 +207,6 @@ class RedisBroker:
         """Return what each server uses, by its name; see `Commands.read_usage` for what is raised."""
         return await self._commands.read_usage()
 
-    async def check_writes(self) -> str | None:
-        """Write to keys of Relay's own now, within the deadline of a call. Returns why Redis does not take writes, or None.
-
-        While `start_listening` runs this is done at intervals, and `unready_reason` has the outcome.
-        """
-        await self._write_probe.check()
-        return self._write_probe.failure
-
     def subscribe_raw(self, channel: str, handler: MessageHandler) -> Callable[[], None]:
         """Call a handler with each message's channel and bytes, inline: it must neither block nor raise.
 

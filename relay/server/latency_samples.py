@@ -1,15 +1,12 @@
-"""How long updates take from Redis to the clients, and how late the event loop is: samples, taken now and then."""
-
-from collections.abc import Callable
-from time import monotonic
+"""How long updates take from Redis to the clients: samples, taken now and then."""
 
 import structlog
-import trio
 
 from relay.broker.publication_times import PublicationTimes, WrittenUpdate
 from relay.core.errors import BrokerError
 from relay.core.updates import Update
 from relay.metrics import Metrics
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.latency")
 
@@ -19,9 +16,6 @@ _READ_SECONDS = 1.0
 
 #: Updates that wait to be asked about at most.
 _MAX_SAMPLES = 16
-
-#: Seconds between two looks at the event loop.
-_LAG_SECONDS = 0.1
 
 
 class PublishLatency:
@@ -56,7 +50,7 @@ class PublishLatency:
     async def run(self) -> None:
         """Observe what was noted, until cancelled. While Redis does not answer nothing is observed."""
         while True:
-            await trio.sleep(_READ_SECONDS)
+            await sleep_until_tick(_READ_SECONDS)
             samples, self._samples = self._samples, []
             if not samples:
                 continue
@@ -67,18 +61,3 @@ class PublishLatency:
                 continue
             for latency in latencies:
                 self._metrics.publish_latency.observe(latency)
-
-
-async def measure_event_loop(metrics: Metrics, on_lag: Callable[[float], None]) -> None:
-    """Observe by how much the event loop is late, until cancelled: everything that it does waits as long.
-
-    Args:
-        metrics: Where that is observed.
-        on_lag: Called with each of the seconds, too.
-    """
-    while True:
-        due = monotonic() + _LAG_SECONDS
-        await trio.sleep(_LAG_SECONDS)
-        lag = max(0.0, monotonic() - due)
-        metrics.event_loop_lag.observe(lag)
-        on_lag(lag)

@@ -50,11 +50,12 @@ from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.emulation import Emulation
 from relay.server.endpoints import Endpoint
+from relay.server.event_loop_lag import EventLoopLag
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
-from relay.server.latency_samples import PublishLatency, measure_event_loop
+from relay.server.latency_samples import PublishLatency
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
@@ -182,6 +183,9 @@ async def run_relay(
             ),
             flusher,
         )
+        lag = EventLoopLag(partial(_on_lag, metrics, activity))
+        trio.lowlevel.add_instrument(lag)
+        stack.callback(trio.lowlevel.remove_instrument, lag)
         stalls = StallCount()
         reports = RelayReports(
             hub,
@@ -241,7 +245,6 @@ async def run_relay(
         services.start_soon(report_connection, redis, channels, receiver, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         services.start_soon(publish_latency.run)
-        services.start_soon(measure_event_loop, metrics, activity.on_lag)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )
@@ -274,6 +277,11 @@ async def _cancelling_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _on_lag(metrics: Metrics, activity: Activity, seconds: float) -> None:
+    metrics.event_loop_lag.observe(seconds)
+    activity.on_lag(seconds)
 
 
 def _on_order(directory: ClientDirectory, _channel: str, message: bytes) -> None:

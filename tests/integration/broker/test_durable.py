@@ -13,7 +13,17 @@ from relay.broker.publication_times import WrittenUpdate
 from relay.core.errors import BrokerRefused
 from relay.core.updates import Position, Update
 from tests.harness import RedisServer
-from tests.integration.broker.durable import RETENTION, entries, ingesting, logged, opened, out_of_memory, publish, read
+from tests.integration.broker.durable import (
+    RETENTION,
+    check_writes,
+    entries,
+    ingesting,
+    logged,
+    opened,
+    out_of_memory,
+    publish,
+    read,
+)
 
 # The scripts.
 
@@ -117,7 +127,7 @@ async def test_a_new_epoch_begins_when_the_memory_is_lost(redis_server: RedisSer
         old = await publish(redis, b'{"n":1}')
         with redis_server.client() as client:
             client.flushall()
-        assert await redis.check_writes() is None  # as a relay does it every second
+        assert await check_writes(redis) is None  # as a relay does it every second
         snapshot = await read(redis, old)
         assert (snapshot.entries, snapshot.state, snapshot.top.offset) == (None, None, 0)
         assert snapshot.top.epoch != old.epoch
