@@ -133,6 +133,6 @@ def read_connection_claims(claims: Mapping[str, Any]) -> Grant:
     )
 
 
-def only_channel(name: str, expires_at: float | None) -> Grant:
+def channel_grant(name: str, expires_at: float | None) -> Grant:
     """Return a grant for watching one channel, by the name that Centrifuge clients know."""
     return Grant(MappingProxyType({Verb.WATCH: scope_of(name)}), expires_at=expires_at)

@@ -52,7 +52,7 @@ class Subscribe:
 
 
 @dataclass(frozen=True, slots=True)
-class SubscribeTogether:
+class SubscribeBatch:
     """The client subscribes to several channels, and gets one answer before any update of them.
 
     Attributes:
@@ -196,7 +196,7 @@ class End:
 
 Command = (
     Subscribe
-    | SubscribeTogether
+    | SubscribeBatch
     | Unsubscribe
     | Reply
     | Refusal

@@ -31,7 +31,7 @@ from relay.protocols.base import (
     Refusal,
     Reply,
     Subscribe,
-    SubscribeTogether,
+    SubscribeBatch,
     Unsubscribe,
     VerifyToken,
 )
@@ -225,8 +225,8 @@ class SessionCommands(SessionReplies):
                 await self._admit(grant)
             case Subscribe():
                 await self._subscribe(command)
-            case SubscribeTogether():
-                await self._subscribe_together(command)
+            case SubscribeBatch():
+                await self._subscribe_batch(command)
             case Join() if self._presence is not None and command.channel in self._subscriptions:
                 await self._presence.join(command, self._connection)
             case AskPresence() | AskHistory() | Publish():
@@ -330,7 +330,7 @@ class SessionCommands(SessionReplies):
         if begun is not None:
             await begun.run()
 
-    async def _subscribe_together(self, command: SubscribeTogether) -> None:
+    async def _subscribe_batch(self, command: SubscribeBatch) -> None:
         begun = [await self._begin_subscription(each) for each in command.subscriptions]
         # What is live is buffered between the two: nothing comes before the answer.
         answered = [run for run in begun if run is not None and await run.run(until_answered=True)]

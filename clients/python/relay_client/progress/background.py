@@ -10,7 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from time import monotonic
 from typing import Any
@@ -62,6 +62,10 @@ def _import_all() -> None:
         import_module(name)
     for name in ("create", "heartbeat", "publish"):
         load(name)
+
+
+#: Fields, or a function that makes them, in the sender's thread.
+Fields = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 class BackgroundReporter:
@@ -130,42 +134,44 @@ class BackgroundReporter:
         return len(self._handed_over) + len(self._schedule)
 
     def begin(
-        self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | Callable[[], Opening] | None = None
+        self, task_id: str | int, fields: Fields, opening: Opening | Callable[[], Opening] | None = None
     ) -> BackgroundTask | None:
         """Begin a task that runs in this process from now on.
 
         Args:
             task_id: Its id.
-            fields: Its first fields.
+            fields: Its first fields, or a function that makes them, in the sender's thread: a few, that never change.
             opening: What is published before them, or a function that makes it, in the sender's thread.
 
         Returns:
             The task; None if it cannot be reported, which is logged.
         """
         task = self._task(task_id, opening)
-        if task is not None:
+        if task is None:
+            return None
+        if callable(fields):
+            self._hand_over(partial(_add, self._schedule, task, fields))
+        else:
             task.set_first_fields(fields)
-            self._hand_over(lambda: self._schedule.add(task))
+            self._hand_over(partial(self._schedule.add, task))
         return task
 
-    def release(
-        self, task: BackgroundTask, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool = True
-    ) -> None:
+    def release(self, task: BackgroundTask, fields: Fields, *, key: str | None = None, is_final: bool = True) -> None:
         """Report the last fields of a task that `begin` has begun.
 
         Args:
             task: The task.
-            fields: The last fields.
+            fields: The last fields, as for `begin`.
             key: Name of the step, where another process may take it up; see `relay_client.progress.background_task`.
             is_final: The task has ended. Else another attempt follows, perhaps elsewhere.
         """
-        task.close(fields, key=key, is_final=is_final)
-        self._leave(task)
+        task.stop()
+        self._hand_over(partial(_release, self._schedule, task, fields, key, self._until(is_final=is_final)))
 
     def report(
         self,
         task_id: str | int,
-        fields: Mapping[str, Any] | None = None,
+        fields: Fields | None = None,
         opening: Opening | Callable[[], Opening] | None = None,
         *,
         key: str | None = None,
@@ -175,7 +181,7 @@ class BackgroundReporter:
 
         Args:
             task_id: Its id.
-            fields: The fields to publish, if any.
+            fields: The fields to publish, if any, as for `begin`.
             opening: As for `begin`.
             key: As for `release`.
             is_final: As for `release`.
@@ -194,9 +200,8 @@ class BackgroundReporter:
 
         def make() -> None:
             task = BackgroundTask(task_id, self._note, opening)
-            if fields:
-                task.close(fields, key=key, is_final=is_final)
-            schedule.release(task, until)
+            task.stop()
+            _release(schedule, task, fields or {}, key, until)
 
         self._hand_over(make)
         return True
@@ -254,10 +259,6 @@ class BackgroundReporter:
             _log.warning("tasks are not reported to the relay, and any further without a log: %s", reason)
         self.dropped += 1
 
-    def _leave(self, task: BackgroundTask) -> None:
-        schedule, until = self._schedule, self._until(is_final=task.is_final)
-        self._hand_over(lambda: schedule.release(task, until))
-
     def _until(self, *, is_final: bool) -> float:
         """Until when the last update of a task is tried."""
         return monotonic() + (self._end_timeout if is_final else _REPORT_TIMEOUT)
@@ -286,8 +287,26 @@ class BackgroundReporter:
             self.publisher.sender.add_source(schedule)
 
     def _note(self, task: Task) -> None:
-        self._schedule.note(task)
-        self.publisher.sender.wake_soon()
+        sender = self.publisher.sender
+        if self._schedule.note(task) or not sender.is_running:
+            sender.wake_soon()
+
+
+# In the sender's thread:
+
+
+def _add(schedule: Schedule, task: BackgroundTask, fields: Callable[[], Mapping[str, Any]]) -> None:
+    try:
+        task.set_first_fields(fields())
+    finally:
+        schedule.add(task)
+
+
+def _release(schedule: Schedule, task: BackgroundTask, fields: Fields, key: str | None, until: float) -> None:
+    try:
+        task.close(fields() if callable(fields) else fields, key=key)
+    finally:
+        schedule.release(task, until)
 
 
 _reporters: "WeakSet[BackgroundReporter]" = WeakSet()
