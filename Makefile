@@ -69,7 +69,7 @@ test-programs: $(VENV)/.installed-test  ## Run the tests with programs of others
 	$(PYTEST) $(WORKERS) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
 
 # These take minutes of CPU, and what they test changes seldom.
-SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
+SLOW := $(addprefix tests/integration/, $(addprefix benchmarks/, test_benchmarks.py test_load.py test_relay_alone.py) docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
 	deployment/test_containers.py deployment/test_monitoring.py \
 	deployment/test_proxies.py interop/test_js_package.py server/test_autobahn.py test_abuse.py)
 

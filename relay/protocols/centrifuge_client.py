@@ -1,12 +1,13 @@
 """What all methods of one Centrifuge client have in common: who it is, what it may do, and the form of its answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from time import time
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.core.client_channels import ClientChannels
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
