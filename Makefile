@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
+.PHONY: help run demo packages chart test-packages test-rolling test-proxies test test-programs test-slow test-fast test-compat test-integrations test-outages faults abuse bench \
 	bench-page outages-page browser-files page-pictures diagrams format docs clean test-compat-core fuzz \
 	test-redis redis-status redis-cli redis-logs health-check show-logs docker-run-local check-image docker-stop-local
 
@@ -16,6 +16,7 @@ help:  ## List the targets
 PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
+SPACE := $(subst ,, )
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -48,20 +49,27 @@ run: $(STAMP)  ## Start the relay, with an embedded Redis if none is configured
 demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and show their tasks in the terminal, too
 	@exec $(BIN)/python -m relay_jobs.examples.demo
 
-# Most tests wait most of the time, so there are twice as many processes as cores. The tests of one file share their servers.
+# Most tests wait most of the time, so there are more processes than cores. The tests of one file share their servers.
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+WORKERS := -n $$((3 * $$(nproc)))
 
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
-	$(PYTEST) -n $$((2 * $$(nproc))) $(addprefix --ignore=, $(SLOW)); tests=$$?; \
+	$(PYTEST) $(WORKERS) $(addprefix --ignore=, $(SLOW) $(PROGRAMS)); tests=$$?; \
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
+# These wait for programs of others, which take a minute of CPU to start and to run.
+PROGRAMS := $(addprefix tests/integration/, client/integrations interop page)
+
+test-programs: $(VENV)/.installed-test  ## Run the tests with programs of others: Chromium, Node, published SDKs, workers of job queues
+	$(PYTEST) $(WORKERS) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
+
 # These take minutes of CPU, and what they test changes seldom.
-SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
+SLOW := $(addprefix tests/integration/, $(addprefix benchmarks/, test_benchmarks.py test_load.py test_relay_alone.py) docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
 	deployment/test_containers.py deployment/test_monitoring.py \
 	deployment/test_proxies.py interop/test_js_package.py server/test_autobahn.py test_abuse.py)
 
@@ -82,7 +90,7 @@ test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Pyth
 
 test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
-	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
+	TOX_DISCOVER="$(subst $(SPACE),$(COMMA),$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python))" $(BIN)/python -m tox run -m integrations
 
 test-compat-core: $(VENV)/.installed-compat  ## Run the tests of what decides and translates on another Python
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)

@@ -44,11 +44,19 @@ def eventually(check: Callable[[], T], within: float = PATIENCE, every: float = 
     """Return the first true result of `check`; fail when there is none in time."""
     deadline = time.monotonic() + within
     while True:
-        result = check()
-        if result:
+        if result := check():
             return result
         assert time.monotonic() < deadline, f"not within {within} s: {check}"
         time.sleep(every)
+
+
+def stop(child: Child) -> None:
+    """Have a process end. Raises TimeoutExpired if it does not, and kills it."""
+    child.terminate()
+    try:
+        child.wait(PATIENCE)
+    finally:
+        child.kill()
 
 
 class Server:

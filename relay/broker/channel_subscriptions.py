@@ -1,7 +1,7 @@
 """The channels that this process is subscribed to in Redis.
 
 `relay.core.channel_lifecycle` decides what is due for each channel; the tasks here do it. One task subscribes and unsubscribes
-as the hub's listeners come and go. Another catches up with channels that Redis has confirmed: after a lost connection each is
+as the hub's subscribers come and go. Another catches up with channels that Redis has confirmed: after a lost connection each is
 read from the last position that was delivered, and what is live meanwhile waits in the hub. `relay.broker.history_reads` reads.
 """
 
@@ -87,11 +87,11 @@ class ChannelSubscriptions:
         self._channels: dict[bytes, str] = {}  # confirmed channels by their names in Redis
         self._refused_at = 0.0
         self._reported: set[str] = set()  # channels whose refusal was logged
-        self._read_asked = trio.Event()
-        self._change_due = trio.Event()
-        self._values_due = trio.Event()
-        self._whole_values = WholeValuePace()
+        self._channels_changed = trio.Event()
         self._catch_up_due = trio.Event()
+        self._read_requested = trio.Event()
+        self._values_withheld = trio.Event()
+        self._whole_values = WholeValuePace()
         self._logged_at = -math.inf
         self.invalid_messages = 0
         self.messages = 0
@@ -102,7 +102,7 @@ class ChannelSubscriptions:
         """A channel got its first subscriber or lost its last."""
         is_wanted = channel in self._hub.channels
         self._apply(ChannelEvent.WANTED if is_wanted else ChannelEvent.UNWANTED, channel)
-        self._change_due.set()
+        self._channels_changed.set()
 
     def on_gap(self, channel: str) -> None:
         """A channel needs a snapshot."""
@@ -111,11 +111,11 @@ class ChannelSubscriptions:
     def on_withheld(self, channel: str, is_urgent: bool) -> None:
         """A channel needs a snapshot, soon enough for clients that see whole values, and not too often for their bandwidth."""
         self._whole_values.note(channel, monotonic(), is_urgent=is_urgent)
-        self._values_due.set()
+        self._values_withheld.set()
 
     def on_up(self) -> None:
         """There is a new subscription connection; nothing is subscribed on it yet."""
-        self._change_due.set()
+        self._channels_changed.set()
 
     def on_down(self, pubsub_channels: Collection[str]) -> None:
         """A subscription connection is gone, on which these were subscribed, or about to be."""
@@ -130,7 +130,7 @@ class ChannelSubscriptions:
         self._apply(ChannelEvent.CONFIRMED, keys.channel_of(pubsub_channel))
 
     def _apply(self, event: ChannelEvent, channel: str) -> None:
-        state = self._lifecycles.on(event, channel)
+        state = self._lifecycles.apply(event, channel)
         name = keys.pubsub_channel(channel).encode()
         if self._lifecycles.is_confirmed(channel):
             self._channels[name] = channel
@@ -142,10 +142,10 @@ class ChannelSubscriptions:
             self._reported.discard(channel)
             self._whole_values.forget(channel)
 
-    def on_turn(self, begins: bool) -> None:
+    def on_receiving(self, is_receiving: bool) -> None:
         """The messages of a turn are about to come, or have all come: hand out what they brought."""
-        self._hub.is_in_turn = begins
-        if not begins and self._hub.has_pending:
+        self._hub.is_receiving = is_receiving
+        if not is_receiving and self._hub.has_pending:
             self._hub.flush()
             self._on_flushed()
 
@@ -234,7 +234,7 @@ class ChannelSubscriptions:
             self._reads.add(read)
             if not self._lifecycles.add_read(channel, read):
                 self._reads.queue(read)
-            self._read_asked.set()
+            self._read_requested.set()
         return await read.wait()
 
     # The tasks.
@@ -251,8 +251,8 @@ class ChannelSubscriptions:
 
     async def _run_changes(self) -> None:
         while True:
-            await self._change_due.wait()
-            self._change_due = trio.Event()
+            await self._channels_changed.wait()
+            self._channels_changed = trio.Event()
             await self._subscribe_and_unsubscribe()
 
     async def _subscribe_and_unsubscribe(self) -> None:
@@ -264,7 +264,7 @@ class ChannelSubscriptions:
             self._apply(ChannelEvent.UNSUBSCRIBE_SENT, channel)
             for read in lifecycles.take_reads(channel):
                 self._reads.settle(read, BrokerUnavailable("the channel was left"))
-        lifecycles.on_all(ChannelEvent.SUBSCRIBE_SENT, needed)
+        lifecycles.apply_all(ChannelEvent.SUBSCRIBE_SENT, needed)
         if needed:
             asked = await self._subscribe([keys.pubsub_channel(channel) for channel in needed])
             for channel in needed:
@@ -280,7 +280,7 @@ class ChannelSubscriptions:
                 await self._catch_up_due.wait()
             self._catch_up_due = trio.Event()
             if monotonic() - self._refused_at >= _RETRY_REFUSED:
-                self._lifecycles.on_all(ChannelEvent.RETRY, self._lifecycles.in_state(ChannelState.REFUSED))
+                self._lifecycles.apply_all(ChannelEvent.RETRY, self._lifecycles.in_state(ChannelState.REFUSED))
             try:
                 while self._lifecycles.has(ChannelState.BEHIND):
                     await self._catch_up()
@@ -310,10 +310,10 @@ class ChannelSubscriptions:
                     else lowest_of(waiting).get((channel, waiting[0].since.epoch), waiting[0])
                 )
             else:
-                reads.append(Read(channel, since, is_own=True))
+                reads.append(Read(channel, since, is_relay_position=True))
             self._reads.withdraw(reads[-1])
         try:
-            results = await self._reads.read_own(reads)
+            results = await self._reads.read_for_relay(reads)
         except BrokerError:
             for channel in channels:
                 self._apply(ChannelEvent.READ_FAILED, channel)
@@ -363,9 +363,9 @@ class ChannelSubscriptions:
         """Read channels again whose updates are withheld from clients that want whole values."""
         while True:
             until = self._whole_values.next_at
-            changed = self._values_due
+            changed = self._values_withheld
             if changed.is_set():
-                changed = self._values_due = trio.Event()
+                changed = self._values_withheld = trio.Event()
                 until = self._whole_values.next_at
             with trio.move_on_after(max(0.0, until - monotonic())) if until < math.inf else trio.CancelScope():
                 await changed.wait()
@@ -383,7 +383,7 @@ class ChannelSubscriptions:
         """Give up reads that have waited too long. One look at all of them: a deadline for each would cost as much as the
         read."""
         while True:
-            await self._read_asked.wait()
+            await self._read_requested.wait()
             await trio.sleep(self._timeout / 4)
             self._reads.give_up_overdue()
             for channel in self._lifecycles.channels_with_reads():
@@ -394,4 +394,4 @@ class ChannelSubscriptions:
                         self._reads.queue(read)
             is_needed = self._reads or self._lifecycles.channels_with_reads()
             if not self._hub.histories.expire(monotonic()) and not is_needed:
-                self._read_asked = trio.Event()
+                self._read_requested = trio.Event()

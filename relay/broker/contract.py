@@ -51,5 +51,5 @@ class PubSubReceiver(Protocol):
     def on_message(self, redis_channel: bytes, message: bytes) -> bool:
         """Take a message; return whether so much is waiting that the turn should end."""
 
-    def on_turn(self, begins: bool) -> None:
+    def on_receiving(self, is_receiving: bool) -> None:
         """Note that a turn's messages are about to come, or have all come: what has gathered is to be sent."""

@@ -21,7 +21,7 @@ _json = msgspec.json.Encoder().encode
 
 
 def read_call(
-    channel: str, since: Position | None, retention: Retention, max_bytes: int, *, is_ours: bool = False
+    channel: str, since: Position | None, retention: Retention, max_bytes: int, *, is_relay_position: bool = False
 ) -> ScriptCall:
     """Return a call that reads a family, and has Redis keep it from here on; for the arguments see `script_calls.read_call`."""
     epoch, offset = since or ("", 0)
@@ -29,7 +29,16 @@ def read_call(
     ttl_ms = max(retention.history_ttl, MIN_TTL) * 1000
     names = [keys.meta(channel), keys.log(channel), keys.meta(TASK_PREFIX + parent_id)]
     limits = [retention.history_size, max_bytes, ttl_ms]
-    values = [epoch, offset, *limits, new_epoch(), parent_id, MAX_CHILDREN, MAX_STATES_BYTES, "1" if is_ours else ""]
+    values = [
+        epoch,
+        offset,
+        *limits,
+        new_epoch(),
+        parent_id,
+        MAX_CHILDREN,
+        MAX_STATES_BYTES,
+        "1" if is_relay_position else "",
+    ]
     return ScriptCall(scripts.load("read_family"), names, values)
 
 

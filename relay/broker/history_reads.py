@@ -32,7 +32,7 @@ class Read:
     Attributes:
         channel: The channel.
         since: The position after which history is wanted; None for the state.
-        is_own: The position is one that this relay has delivered, not a client's claim.
+        is_relay_position: The position is one that this relay has delivered, not a client's claim.
         may_be_recent: What was read a moment ago will do, with what was delivered since.
         asked_at: When it was asked for first, on the monotonic clock.
         done: Set when there is a result.
@@ -40,14 +40,14 @@ class Read:
         waiters: Clients that wait for it.
     """
 
-    __slots__ = ("asked_at", "channel", "done", "is_own", "may_be_recent", "result", "since", "waiters")
+    __slots__ = ("asked_at", "channel", "done", "is_relay_position", "may_be_recent", "result", "since", "waiters")
 
     def __init__(
-        self, channel: str, since: Position | None, *, is_own: bool = False, may_be_recent: bool = False
+        self, channel: str, since: Position | None, *, is_relay_position: bool = False, may_be_recent: bool = False
     ) -> None:
         self.channel = channel
         self.since = since
-        self.is_own = is_own
+        self.is_relay_position = is_relay_position
         self.may_be_recent = may_be_recent
         self.asked_at = monotonic()
         self.done = trio.Event()
@@ -193,7 +193,7 @@ class HistoryReads:
                 histories += read.since is not None
         return reads
 
-    async def read_own(self, reads: Sequence[Read]) -> list[Snapshot | BrokerError]:
+    async def read_for_relay(self, reads: Sequence[Read]) -> list[Snapshot | BrokerError]:
         """Send reads for the relay itself, at once.
 
         Returns:
@@ -207,7 +207,7 @@ class HistoryReads:
     async def _read_all(self, run_calls: RunCalls, reads: Sequence[Read]) -> list[Snapshot | BrokerError]:
         calls = [
             (families.read_call if is_family(read.channel) else script_calls.read_call)(
-                read.channel, read.since, self._retention, MAX_READ_BYTES, is_ours=read.is_own
+                read.channel, read.since, self._retention, MAX_READ_BYTES, is_relay_position=read.is_relay_position
             )
             for read in reads
         ]

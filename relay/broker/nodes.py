@@ -15,6 +15,7 @@ from relay_wire.scripts import Script
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError, BrokerUnavailable
 from relay.core.json_errors import NOT_JSON
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.nodes")
 
@@ -139,7 +140,7 @@ class Nodes:
                 nursery.start_soon(self._answer_questions)
                 while True:
                     await self._try([ScriptCall(_ANNOUNCE, [keys.NODES], [self.uid, _NODE_TTL * 1000])])
-                    await trio.sleep(_INTERVAL)
+                    await sleep_until_tick(_INTERVAL)
         finally:
             with trio.move_on_after(_ANSWER_SECONDS, shield=True):
                 await self._try([ScriptCall(_LEAVE, [keys.NODES], [self.uid])])

@@ -166,7 +166,7 @@ class PublishIngester:
             self._notify()
 
     async def _announce(self, message: bytes) -> bool:
-        """Publish to all relays. Return whether Redis refuses; where it is away the message will be asked for again."""
+        """Publish to all relays. Return whether Redis refuses; where it is unavailable the message will be asked for again."""
         try:
             await self._publish(keys.BARRIER, message)
         except BrokerRefused:
@@ -205,16 +205,16 @@ class PublishIngester:
             (pending, Outcome.PERSISTED if isinstance(result, int) else self._failure(pending, result))
             for pending, result in zip(effect.batch, results, strict=True)
         ]
-        is_away = any(outcome is Outcome.UNAVAILABLE for _, outcome in outcomes)
+        is_unavailable = any(outcome is Outcome.UNAVAILABLE for _, outcome in outcomes)
         live_only = self._order.on_outcomes(outcomes, monotonic(), backoff(self._attempt))
-        self._attempt = self._attempt + 1 if is_away else 0
+        self._attempt = self._attempt + 1 if is_unavailable else 0
         for update in live_only:
             self._deliver_unpersisted(update)
 
     async def _results(self, effect: Persist) -> list[int | BrokerError | BadMessage]:
         """Persist a batch in one round trip. Returns what `IngestCalls.results` does."""
         answers: Sequence[Any] = []
-        away = await self._read_clock()
+        outage = await self._read_clock()
         batch = IngestCalls(self._retention, _REMEMBER_MS, sharded=self._sharded)
         spans: Spans = {} if self._traces is None else begin_spans(self._traces, effect.batch)
         if spans:
@@ -224,12 +224,12 @@ class PublishIngester:
             for pending in effect.batch:
                 add(pending[0], occurrence(pending[1]))
         calls = batch.calls()
-        if away is None and calls:
+        if outage is None and calls:
             try:
                 answers = await self._run_calls(calls)
             except BrokerError as error:
-                away = error
-        results = batch.results(answers if away is None else [away] * len(calls))
+                outage = error
+        results = batch.results(answers if outage is None else [outage] * len(calls))
         if spans:
             end_spans(spans, results)
         return results
@@ -260,13 +260,13 @@ class PublishIngester:
     def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
         if isinstance(reason, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        concerns_all = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
+        is_global = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
         text = f"{reason.code}: {reason.message}" if isinstance(reason, BadMessage) else str(reason)
-        self._log_unpersisted(None if concerns_all else pending.update, text)
+        self._log_unpersisted(None if is_global else pending.update, text)
         return Outcome.REFUSED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:
-        """Log why an update is delivered live only: once a minute for each channel, and for what concerns all."""
+        """Log why an update is delivered live only: once a minute for each channel, and for global reasons."""
         channel = update.channel if update is not None else ""
         now = monotonic()
         if now - self._logged.get(channel, -math.inf) < _LOG_INTERVAL:

@@ -26,15 +26,15 @@ class PubSubReader:
         handled: Messages handled so far.
     """
 
-    def __init__(self, handle: Callable[[list[Any]], bool], on_turn: Callable[[bool], None]) -> None:
+    def __init__(self, handle: Callable[[list[Any]], bool], on_receiving: Callable[[bool], None]) -> None:
         """Make a reader; `run` reads.
 
         Args:
             handle: Takes each message, and returns whether the turn has to end after it. What it raises ends the connection.
-            on_turn: Called with True before a turn's messages are handled, and with False after them.
+            on_receiving: Called with True before a turn's messages are handled, and with False after them.
         """
         self._handle = handle
-        self._on_turn = on_turn
+        self._on_receiving = on_receiving
         self.handled = 0
 
     async def run(self, connection: AbstractConnection, loop: trio_asyncio.TrioEventLoop) -> None:
@@ -75,7 +75,7 @@ class PubSubReader:
         """
         handle = self._handle
         left = BATCH
-        self._on_turn(True)
+        self._on_receiving(True)
         try:
             while True:
                 try:
@@ -91,7 +91,7 @@ class PubSubReader:
                     return True
         finally:
             self.handled += BATCH - left
-            self._on_turn(False)
+            self._on_receiving(False)
         if isinstance(response, Exception):
             raise response
         if response is not NOT_YET:

@@ -266,7 +266,7 @@ def clock_call() -> ScriptCall:
 
 
 def read_call(
-    channel: str, since: Position | None, retention: Retention, max_bytes: int, *, is_ours: bool = False
+    channel: str, since: Position | None, retention: Retention, max_bytes: int, *, is_relay_position: bool = False
 ) -> ScriptCall:
     """Return a call that reads where a channel stands, what came after a position, and its state.
 
@@ -276,13 +276,13 @@ def read_call(
         retention: Its history size bounds the entries, and its times say which epoch a new channel has.
         max_bytes: Most bytes of entries, with 128 for each besides its data, give or take one entry. Of more than that the
             first part comes.
-        is_ours: The position was passed on by this relay, it is not a client's word. If Redis has forgotten it, the channel
-            goes on in a new epoch.
+        is_relay_position: The position is one that this relay has delivered, not a client's claim. If Redis has forgotten
+            it, the channel continues in a new epoch.
     """
     epoch, offset = since or ("", 0)
     names = [keys.meta(channel), keys.log(channel), keys.state(channel), keys.channel_keys(channel)[3]]
     values: list[Any] = [epoch, offset, retention.history_size, max_bytes, retention.history_meta_ttl * 1000]
-    if is_ours and since is not None:
+    if is_relay_position and since is not None:
         return ScriptCall(scripts.load("catch_up"), names, [*values, new_epoch()])
     return ScriptCall(scripts.load("read"), names, values)
 

@@ -1,13 +1,13 @@
 """Verifies, again and again, that Redis takes writes, and keeps the names of its memory."""
 
 import structlog
-import trio
 from relay_wire import keys
 from relay_wire.publications import Retention
 
 from relay.broker import script_calls
 from relay.broker.contract import RunCalls
 from relay.core.errors import BrokerError
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.redis")
 
@@ -54,4 +54,4 @@ class WriteProbe:
         """Write at intervals until cancelled."""
         while True:
             await self.check()
-            await trio.sleep(self._interval)
+            await sleep_until_tick(self._interval)

@@ -28,8 +28,8 @@ class Encoding(Protocol):
     def encode(self, update: Update) -> bytes:
         """Return the payload of an update; nothing where it is not for these clients."""
 
-    def leaves_out(self, update: Update) -> bool:
-        """Whether the one client of a stateful encoding does not get an update, since it may not watch the task."""
+    def hides(self, update: Update) -> bool:
+        """Whether an update is hidden from the one client of a stateful encoding, since it may not watch the task."""
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
         """Return the payloads which say that updates of a channel were lost, and from where it continues."""

@@ -142,7 +142,7 @@ class ChannelLifecycles(Generic[_Read]):
         """Whether any channel is in one of these states."""
         return any(self._by_state[state] for state in states)
 
-    def on(self, event: ChannelEvent, channel: str) -> ChannelState | None:
+    def apply(self, event: ChannelEvent, channel: str) -> ChannelState | None:
         """Apply an event; return the channel's state afterwards."""
         state = self._states.get(channel)
         if state is None:
@@ -160,10 +160,10 @@ class ChannelLifecycles(Generic[_Read]):
             self._by_state[following][channel] = None
         return following
 
-    def on_all(self, event: ChannelEvent, channels: Iterable[str]) -> None:
+    def apply_all(self, event: ChannelEvent, channels: Iterable[str]) -> None:
         """Apply an event to several channels."""
         for channel in channels:
-            self.on(event, channel)
+            self.apply(event, channel)
 
     # Reads for subscriptions that begin: they have to see at least what was delivered before.
 

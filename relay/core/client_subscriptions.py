@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from relay.core.batches import Format
-from relay.core.groups import Listener
+from relay.core.groups import Subscriber
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer
 from relay.core.subscription import Request, Subscription
@@ -59,11 +59,11 @@ class SubscriptionSet:
         is_closed: The client has gone; the set stays empty.
     """
 
-    __slots__ = ("_by_channel", "_hub", "_listener", "is_closed")
+    __slots__ = ("_by_channel", "_hub", "_subscriber", "is_closed")
 
-    def __init__(self, hub: Hub, listener: Listener) -> None:
+    def __init__(self, hub: Hub, subscriber: Subscriber) -> None:
         self._hub = hub
-        self._listener = listener
+        self._subscriber = subscriber
         #: Of a live subscription only its format is kept: there are many of them.
         self._by_channel: dict[str, Subscription | Format] = {}
         self.is_closed = False
@@ -95,7 +95,7 @@ class SubscriptionSet:
             return None
         self.end(request.channel)
         subscription = self._by_channel[request.channel] = Subscription(
-            self._hub, self._listener, request, self._keep_format
+            self._hub, self._subscriber, request, self._keep_format
         )
         if request.wants_history:
             self._hub.start_recovery(request.channel, subscription)
@@ -106,11 +106,11 @@ class SubscriptionSet:
         if self.is_closed:
             return
         self.end(channel)
-        listener = self._listener
+        subscriber = self._subscriber
         self._by_channel[channel] = format
-        self._hub.subscribe(listener, channel, format)
+        self._hub.subscribe(subscriber, channel, format)
         if channel not in self._by_channel:  # the client was closed for what that flushed
-            self._hub.unsubscribe(listener, channel, format)
+            self._hub.unsubscribe(subscriber, channel, format)
 
     def _keep_format(self, subscription: Subscription) -> None:
         if self._by_channel.get(subscription.channel) is subscription:
@@ -127,7 +127,7 @@ class SubscriptionSet:
         if isinstance(entry, Subscription):
             entry.end()
         elif entry is not None:
-            self._hub.unsubscribe(self._listener, channel, entry)
+            self._hub.unsubscribe(self._subscriber, channel, entry)
 
     def close(self) -> None:
         """Leave all channels, for good. May be called again."""
@@ -136,4 +136,4 @@ class SubscriptionSet:
         self.is_closed = True
         while self._by_channel:
             self.end(next(reversed(self._by_channel)))
-        del self._listener  # it refers to this set: a cycle would outlive the client until the next collection
+        del self._subscriber  # it refers to this set: a cycle would outlive the client until the next collection

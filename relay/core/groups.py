@@ -1,4 +1,4 @@
-"""The listeners of one channel that share a format: what a turn has brought them, and what is withheld from them."""
+"""The subscribers of one channel that share a format: what a turn has brought them, and what is withheld from them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from relay.core.updates import Position, Update
 from relay.core.whole_values import WithheldUpdates
 
 
-class Listener(Protocol):
+class Subscriber(Protocol):
     """One client, as the hub sees it."""
 
     def offer(self, batch: Batch) -> None:
@@ -50,50 +50,50 @@ KeysOf = Callable[[Update], Iterable[str]]
 
 
 class Group:
-    """The listeners of one channel that share a format, and what this turn has brought them."""
+    """The subscribers of one channel that share a format, and what this turn has brought them."""
 
     __slots__ = (
         "batch",
         "format",
         "joined",
-        "listeners",
         "needs_snapshot",
         "pending",
         "reached",
         "sequence_numbers",
+        "subscribers",
         "withheld",
     )
 
     def __init__(self, format: Format) -> None:
         self.format = format
-        self.listeners: dict[Listener, None] = {}
+        self.subscribers: dict[Subscriber, None] = {}
         #: Those that have not got the channel's state, since Redis was away when they subscribed.
-        self.needs_snapshot: dict[Listener, None] = {}
+        self.needs_snapshot: dict[Subscriber, None] = {}
         self.pending: list[Update | Message] = []
         #: For each that is pending, the order in which it came in this hub.
         self.sequence_numbers: list[int] = []
         self.batch: Batch | None = None
-        #: What is not delivered as it comes, since the listeners want whole values.
+        #: What is not delivered as it comes, since the subscribers want whole values.
         self.withheld = WithheldUpdates()
-        #: The offset up to which the listeners have everything, and other offsets for those that came while something was
+        #: The offset up to which the subscribers have everything, and other offsets for those that came while something was
         #: withheld.
         self.reached = 0
-        self.joined: dict[Listener, int] = {}
+        self.joined: dict[Subscriber, int] = {}
 
     def entries(self) -> list[tuple[int, Message]]:
         """Encode what is pending into messages with their sequence numbers."""
         messages = [item if isinstance(item, Message) else self.format.message(item) for item in self.pending]
-        self.batch = batch_of(messages)  # encoded once, also for listeners that have nothing else pending
+        self.batch = batch_of(messages)  # encoded once, also for subscribers that have nothing else pending
         return list(zip(self.sequence_numbers, messages, strict=True))
 
     def settle_withheld(self, top: Position) -> None:
-        """Note that the listeners have the values of a state at this position."""
+        """Note that the subscribers have the values of a state at this position."""
         if self.withheld.last is None or top >= self.withheld.last:
             self.withheld.clear()
             self.joined.clear()
             return
         self.reached = max(self.reached, top.offset)
-        self.joined = {listener: offset for listener, offset in self.joined.items() if offset > top.offset}
+        self.joined = {subscriber: offset for subscriber, offset in self.joined.items() if offset > top.offset}
 
     def clear(self) -> None:
         """Forget what is pending, after it was flushed."""
@@ -162,15 +162,15 @@ class Groups:
         return encoding.keys if self._keys_of is not None and isinstance(encoding, Selective) else None
 
 
-def offer_merged(several: Mapping[Listener, Sequence[Group]]) -> None:
-    """Give each listener of several channels what is pending in their groups, in the order in which it came, as one batch."""
-    batches: dict[tuple[int, ...], Batch] = {}  # shared by listeners of the same channels
+def offer_merged(several: Mapping[Subscriber, Sequence[Group]]) -> None:
+    """Give each subscriber of several channels what is pending in their groups, in the order in which it came, as one batch."""
+    batches: dict[tuple[int, ...], Batch] = {}  # shared by subscribers of the same channels
     entries: dict[Group, list[tuple[int, Message]]] = {}
-    for listener, groups in several.items():
+    for subscriber, groups in several.items():
         key = tuple(map(id, groups))
         batch = batches.get(key)
         if any(group.format.encoding.stateful for group in groups):
-            batch = batch_of(_encode_in_order(groups))  # no other listener shares these groups
+            batch = batch_of(_encode_in_order(groups))  # no other subscriber shares these groups
         elif batch is None:
             for group in groups:
                 if group not in entries:
@@ -178,7 +178,7 @@ def offer_merged(several: Mapping[Listener, Sequence[Group]]) -> None:
             merged = sorted((entry for group in groups for entry in entries[group]), key=_sequence_number_of)
             batch = batches[key] = batch_of([message for _, message in merged])
         if batch.count:
-            listener.offer(batch)
+            subscriber.offer(batch)
 
 
 def _sequence_number_of(entry: tuple[int, Message]) -> int:

@@ -1,8 +1,8 @@
 """Who is subscribed to what, and from updates to batches.
 
 The hub takes what Redis brings, keeps each channel's sequence unbroken (`relay.core.recovery`), encodes every update once per
-format, collects what one turn of the event loop brings, and hands every listener one batch. It never waits and never touches a
-socket.
+format, collects what one turn of the event loop brings, and hands every subscriber one batch. It never waits and never touches
+a socket.
 """
 
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from relay_wire.channels import FAMILY_PREFIX, TASK_PREFIX
 
 from relay.core.batches import Format, batch_of
-from relay.core.groups import Group, Groups, KeysOf, Listener, Recovering, Traced, offer_merged
+from relay.core.groups import Group, Groups, KeysOf, Recovering, Subscriber, Traced, offer_merged
 from relay.core.recent_history import RecentHistories, RecentHistory
 from relay.core.recovery import ChannelSequence, Reset, Snapshot
 from relay.core.updates import Position, Update
@@ -42,9 +42,9 @@ class Hub:
     """The channels that this process serves.
 
     Attributes:
-        is_in_turn: Messages come in, one after the other, and `flush` is called after the last.
+        is_receiving: The messages of one turn are coming in; `flush` is called after the last.
         is_full: So much is pending that it should be flushed now.
-        subscriptions: Number of listeners over all channels.
+        subscriptions: Number of subscriptions over all channels.
         resets: Number of broken sequences so far.
         histories: What was read a moment ago for clients that returned.
         oldest_flushed: The oldest update of the last flush; None if that was no update.
@@ -85,7 +85,7 @@ class Hub:
         self.histories = RecentHistories(self._channels)
         self._sequence_number = 0
         self._pending_bytes = 0
-        self.is_in_turn = False
+        self.is_receiving = False
         self.is_full = False
         self.subscriptions = 0
         self.resets = 0
@@ -106,19 +106,19 @@ class Hub:
         channel = self._channels.get(name)
         return channel.sequence.last if channel is not None else None
 
-    def listener_counts(self) -> Iterator[tuple[str, int]]:
-        """Return how many listeners each channel has, where there are any."""
+    def subscriber_counts(self) -> Iterator[tuple[str, int]]:
+        """Return how many subscribers each channel has, where there are any."""
         for name, channel in self._channels.items():
-            if count := sum(len(group.listeners) for group in channel.groups.all()):
+            if count := sum(len(group.subscribers) for group in channel.groups.all()):
                 yield name, count
 
-    def listener_count(self, name: str) -> int:
-        """Return how many listeners a channel has."""
+    def subscriber_count(self, name: str) -> int:
+        """Return how many subscribers a channel has."""
         channel = self._channels.get(name)
-        return 0 if channel is None else sum(len(group.listeners) for group in channel.groups.all())
+        return 0 if channel is None else sum(len(group.subscribers) for group in channel.groups.all())
 
     def needs_snapshot(self, name: str) -> bool:
-        """Whether a listener of a channel still needs its state."""
+        """Whether a subscriber of a channel still needs its state."""
         channel = self._channels.get(name)
         return channel is not None and any(group.needs_snapshot for group in channel.groups.all())
 
@@ -143,7 +143,7 @@ class Hub:
 
     def subscribe(
         self,
-        listener: Listener,
+        subscriber: Subscriber,
         name: str,
         format: Format,
         *,
@@ -151,10 +151,10 @@ class Hub:
         withheld: WithheldUpdates | None = None,
         position: Position | None = None,
     ) -> None:
-        """Deliver a channel to a listener from now on. Repeating it changes nothing.
+        """Deliver a channel to a subscriber from now on. Repeating it changes nothing.
 
         Args:
-            listener: The client.
+            subscriber: The client.
             name: The channel.
             format: How it gets the updates.
             needs_snapshot: It has not got the channel's state, and gets it as soon as that can be read.
@@ -163,40 +163,40 @@ class Hub:
         """
         channel = self._channels.get(name)
         group = channel.groups.find(format) if channel is not None else None
-        if group is not None and group.pending and listener not in group.listeners:
+        if group is not None and group.pending and subscriber not in group.subscribers:
             self.flush()  # what came before the subscription is for those that were there before, who may leave by that
         channel = self._channel(name)
         group = channel.groups.find(format)
         if group is None:
             group = channel.groups.add(format)
-        if listener not in group.listeners:
-            group.listeners[listener] = None
+        if subscriber not in group.subscribers:
+            group.subscribers[subscriber] = None
             self.subscriptions += 1
         if withheld:
-            group.joined[listener] = position.offset if position is not None else 0
+            group.joined[subscriber] = position.offset if position is not None else 0
             if not group.withheld and withheld.last is not None:
                 group.reached = withheld.last.offset
             group.withheld.merge(withheld)
             self._on_withheld(name, bool(withheld.ending_names))
         elif group.withheld:
             reached = position or channel.sequence.last
-            group.joined[listener] = reached.offset if reached is not None else 0
+            group.joined[subscriber] = reached.offset if reached is not None else 0
         if needs_snapshot:
-            group.needs_snapshot[listener] = None
+            group.needs_snapshot[subscriber] = None
             if channel.sequence.is_live:
                 self._on_gap(name)
 
-    def unsubscribe(self, listener: Listener, name: str, format: Format) -> None:
-        """End a subscription. What is pending does not reach the listener any more."""
+    def unsubscribe(self, subscriber: Subscriber, name: str, format: Format) -> None:
+        """End a subscription. What is pending does not reach the subscriber any more."""
         channel = self._channels.get(name)
         group = channel.groups.find(format) if channel is not None else None
-        if channel is None or group is None or listener not in group.listeners:
+        if channel is None or group is None or subscriber not in group.subscribers:
             return
-        del group.listeners[listener]
-        group.needs_snapshot.pop(listener, None)
-        group.joined.pop(listener, None)
+        del group.subscribers[subscriber]
+        group.needs_snapshot.pop(subscriber, None)
+        group.joined.pop(subscriber, None)
         self.subscriptions -= 1
-        if not group.listeners:
+        if not group.subscribers:
             channel.groups.remove(format)
             self._remove_if_unused(name, channel)
 
@@ -299,7 +299,7 @@ class Hub:
         """Withhold an update from clients that want whole values, or may not have it; return whether that is necessary."""
         encoding = group.format.encoding
         if update.position is None or not encoding.whole_values:
-            return encoding.stateful and encoding.leaves_out(update)
+            return encoding.stateful and encoding.hides(update)
         is_first = not group.withheld
         if is_first:
             group.reached = update.position.offset - 1
@@ -317,7 +317,7 @@ class Hub:
                 continue
             self.flush()  # what is pending came before
             offset = snapshot.top.offset
-            due = [each for each in group.listeners if group.joined.get(each, group.reached) < offset]
+            due = [each for each in group.subscribers if group.joined.get(each, group.reached) < offset]
             updates = group.withheld.updates_from(snapshot)
             group.settle_withheld(snapshot.top)
             if group.withheld:
@@ -325,9 +325,9 @@ class Hub:
             if not updates:
                 continue
             batch = batch_of([group.format.message(update) for update in updates])
-            for listener in due:
-                if listener in group.listeners:
-                    listener.offer(batch)
+            for subscriber in due:
+                if subscriber in group.subscribers:
+                    subscriber.offer(batch)
 
     def _mark_dirty(self, group: Group) -> None:
         if not self._dirty:
@@ -358,43 +358,43 @@ class Hub:
         group.sequence_numbers.append(self._sequence_number)
 
     def _send_missing_states(self, name: str, channel: _Channel, snapshot: Snapshot) -> None:
-        """Give the state to the listeners that lack it, and to no others."""
+        """Give the state to the subscribers that lack it, and to no others."""
         for group in list(channel.groups.all()):
             if not group.needs_snapshot:
                 continue
             self.flush()  # what is pending came before
-            listeners, group.needs_snapshot = group.needs_snapshot, {}
+            subscribers, group.needs_snapshot = group.needs_snapshot, {}
             messages = [group.format.payload(payload) for payload in group.format.encoding.reset(name, snapshot)]
             if messages:
                 batch = batch_of(messages)
-                for listener in listeners:
-                    if listener in group.listeners:
-                        listener.offer(batch)
+                for subscriber in subscribers:
+                    if subscriber in group.subscribers:
+                        subscriber.offer(batch)
 
     def flush(self) -> None:
-        """Hand out what is pending, one batch to each listener."""
+        """Hand out what is pending, one batch to each subscriber."""
         self.is_full = False
         self._pending_bytes = 0
         dirty, self._dirty = self._dirty, []
         oldest = dirty[0].pending[0] if dirty and dirty[0].pending else None
         self.oldest_flushed = oldest if isinstance(oldest, Update) else None
-        first: dict[Listener, Group] = {}
-        several: dict[Listener, list[Group]] = {}
+        first: dict[Subscriber, Group] = {}
+        several: dict[Subscriber, list[Group]] = {}
         if len(dirty) > 1:
             for group in dirty:
-                for listener in group.listeners:
-                    if first.setdefault(listener, group) is not group:
-                        several.setdefault(listener, [first[listener]]).append(group)
+                for subscriber in group.subscribers:
+                    if first.setdefault(subscriber, group) is not group:
+                        several.setdefault(subscriber, [first[subscriber]]).append(group)
         if several:
             offer_merged(several)
         for group in dirty:
             batch = group.batch
-            # A listener that leaves while a batch is handed out is not offered anything more.
-            for listener in tuple(group.listeners):
-                if listener not in several:
+            # A subscriber that leaves while a batch is handed out is not offered anything more.
+            for subscriber in tuple(group.subscribers):
+                if subscriber not in several:
                     if batch is None:
                         batch = group.batch = group.format.batch(group.pending)
                     if batch.count:
-                        listener.offer(batch)
+                        subscriber.offer(batch)
         for group in dirty:
             group.clear()

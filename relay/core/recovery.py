@@ -66,7 +66,7 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
-class StateDue:
+class StateReached:
     """All updates that are part of the snapshot's state were delivered: subscribers that lack the state can get it here."""
 
     snapshot: Snapshot
@@ -143,19 +143,19 @@ class ChannelSequence:
         self._held_bytes = 0
         self._stale_count = 0
 
-    def merge(self, snapshot: Snapshot) -> list[Update | Reset | StateDue]:
+    def merge(self, snapshot: Snapshot) -> list[Update | Reset | StateReached]:
         """Merge a snapshot, read after `last` as it was when the read began, with what was delivered and held back since.
 
         Args:
             snapshot: The answer to the read. It may be older than what was delivered meanwhile.
 
         Returns:
-            What is to be delivered, in order, with StateDue where the snapshot's state belongs. If the sequence is not live
+            What is to be delivered, in order, with StateReached where the snapshot's state belongs. If the sequence is not live
             afterwards, another snapshot is needed.
         """
         top, last = snapshot.top, self.last
         is_newer = last is None or top.epoch != last.epoch or top.offset >= last.offset
-        out: list[Update | Reset | StateDue] = []
+        out: list[Update | Reset | StateReached] = []
         if last is None:
             self.last = top
         elif top.epoch == last.epoch and (snapshot.entries is not None or (self.is_live and not is_newer)):
@@ -175,7 +175,7 @@ class ChannelSequence:
             out.append(Reset(snapshot))
             self.last = top
         if is_newer:
-            out.append(StateDue(snapshot))
+            out.append(StateReached(snapshot))
         out += self._release_held(top.epoch)
         return out
 

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from relay.core.batches import Batch, Format, Message, batch_of
-from relay.core.groups import Listener
+from relay.core.groups import Subscriber
 from relay.core.hub import Hub
 from relay.core.recovery import RecoveryBuffer, Snapshot, SubscribeResult
 from relay.core.shared_updates import SharedUpdates
@@ -21,8 +21,8 @@ from relay.core.whole_values import WithheldUpdates
 PAGE_BYTES = 64 * 1024
 PAGE_UPDATES = 256
 
-#: Reads in a row that come too late to be of use, after which the client is asked to try again.
-MAX_STALE_READS = 5
+#: Reads in a row during which more was published than is buffered, after which the client is asked to try again.
+MAX_OVERTAKEN_READS = 5
 
 #: Reads in a row that fail for a client that has got a part of its history, before it is sent a reset instead of the rest.
 MAX_FAILED_READS = 10
@@ -92,7 +92,7 @@ class Subscription:
     (start)    history is wanted                              READING    ReadHistory; what is live is buffered from here on
     (start)    no history is wanted                           SENDING    the answer is next
     READING    history, the buffer is whole                   SENDING
-    READING    history, the buffer is stale                   READING    ReadHistory; Refuse after MAX_STALE_READS
+    READING    history, the buffer is stale                   READING    ReadHistory; Refuse after MAX_OVERTAKEN_READS
     READING    no history, positions are required             ENDED      Refuse; if it was answered before, the next two
     READING    no history, but it was answered before         READING    ReadHistory again, MAX_FAILED_READS times
     READING    still none                                     SENDING    nothing; a reset and the state follow when they can
@@ -119,53 +119,53 @@ class Subscription:
         "_answered",
         "_buffer",
         "_failed_reads",
+        "_history_end",
         "_hub",
-        "_listener",
         "_needs_snapshot",
         "_on_live",
+        "_overtaken_reads",
         "_pages",
         "_position",
+        "_position_before_withheld",
         "_read_is_due",
         "_refusal",
         "_request",
-        "_stale_reads",
-        "_until",
-        "_whole_until",
+        "_subscriber",
         "_withheld",
         "format",
         "state",
     )
 
     def __init__(
-        self, hub: Hub, listener: Listener, request: Request, on_live: Callable[["Subscription"], None]
+        self, hub: Hub, subscriber: Subscriber, request: Request, on_live: Callable[["Subscription"], None]
     ) -> None:
         """Make a subscription that begins; call `next_effect`. If history is wanted, the hub has to pass it updates.
 
         Args:
             hub: Where the channel is.
-            listener: The client.
+            subscriber: The client.
             request: What it asks for.
             on_live: Called when it follows the channel like all others, and needs nothing any more.
         """
         self._on_live = on_live
         self._hub = hub
-        self._listener = listener
+        self._subscriber = subscriber
         self._request = request
         self._buffer = RecoveryBuffer()
         self._answered = False
         #: Position of the last update that was given out, or planned to be: what is live follows this one.
         self._position = request.since
         #: Where history went up to.
-        self._until: Position | None = None
+        self._history_end: Position | None = None
         #: What waits for room, in order: payloads are those of answers, batches are pages that many clients get.
         self._pages: deque[Update | bytes | SubscribeResult | Batch] = deque()
         self._read_is_due = False
         self._needs_snapshot = False
         self._refusal: str | None = None
-        self._stale_reads = self._failed_reads = 0
+        self._overtaken_reads = self._failed_reads = 0
         #: What the client does not get as it was published, since it wants whole values; and up to where it got everything.
         self._withheld = WithheldUpdates()
-        self._whole_until: Position | None = None
+        self._position_before_withheld: Position | None = None
         self.format = request.format
         self.state = State.READING if request.wants_history else State.SENDING
         if request.wants_history:
@@ -227,7 +227,7 @@ class Subscription:
 
     def _continue(self) -> Effect | None:
         """All pages were written: follow the channel, or find out what else is missing."""
-        until = self._until
+        until = self._history_end
         if until is None:  # there is no history, or none to be had
             self._follow()
             return None
@@ -239,7 +239,7 @@ class Subscription:
         if self._pages:
             return self._next_page()
         self.state = State.WAITING
-        if self._has_reached(self._hub.position(self.channel)):
+        if self._has_delivered_history(self._hub.position(self.channel)):
             self._settle()
         return None
 
@@ -260,14 +260,14 @@ class Subscription:
         ):
             return updates
         if not encoding.whole_values:
-            return [update for update in updates if not (encoding.stateful and encoding.leaves_out(update))]
+            return [update for update in updates if not (encoding.stateful and encoding.hides(update))]
         given: list[Update] = []
         for update in updates:
             if update.position is None or not (self._withheld or update.has_operations):
                 given.append(update)
                 continue
             if not self._withheld:
-                self._whole_until = Position(update.position.epoch, update.position.offset - 1)
+                self._position_before_withheld = Position(update.position.epoch, update.position.offset - 1)
             self._withheld.add(update)
         return given
 
@@ -278,16 +278,16 @@ class Subscription:
         if self.state is not State.READING:
             return
         if self._buffer.is_stale:
-            self._stale_reads += 1
+            self._overtaken_reads += 1
             self._read_is_due = True
-            if self._stale_reads >= MAX_STALE_READS:
+            if self._overtaken_reads >= MAX_OVERTAKEN_READS:
                 self.on_unavailable("the channel changes faster than its history can be read")
             return
-        self._stale_reads = self._failed_reads = 0
+        self._overtaken_reads = self._failed_reads = 0
         self.state = State.SENDING
         entries = snapshot.entries if self._position is not None else None
         state = [snapshot.state] if snapshot.state is not None else []
-        self._until = snapshot.top
+        self._history_end = snapshot.top
         given = None if entries is None else self._without_withheld(entries)
         if entries is None:
             self._withheld.clear()
@@ -330,7 +330,7 @@ class Subscription:
             self._refusal = f"positions are not available now ({reason}); subscribe again"
             return False
         self.state = State.SENDING
-        self._until = None
+        self._history_end = None
         self._needs_snapshot = True
         if not self._answered:
             self._pages.extend(self._request.answer(None))
@@ -342,7 +342,7 @@ class Subscription:
             self.state = State.ENDED
             self._pages.clear()
             self._hub.end_recovery(self.channel, self)
-            self._hub.unsubscribe(self._listener, self.channel, self.format)
+            self._hub.unsubscribe(self._subscriber, self.channel, self.format)
 
     # What the hub reports, until the subscription follows.
 
@@ -351,7 +351,7 @@ class Subscription:
         position = update.position
         if self.state is not State.WAITING or position is None:
             self._buffer.append(update)
-        elif self._has_reached(position):  # else it was in the history
+        elif self._has_delivered_history(position):  # else it was in the history
             self._buffer.append(update)
             self._settle()
 
@@ -362,9 +362,9 @@ class Subscription:
         else:
             self._buffer.is_stale = True
 
-    def _has_reached(self, position: Position | None) -> bool:
+    def _has_delivered_history(self, position: Position | None) -> bool:
         """Whether the channel has delivered what was read. If it is in another epoch, it has not noticed the new one yet."""
-        until = self._until
+        until = self._history_end
         if until is None or position is None:
             return False
         return position.epoch == until.epoch and position.offset >= until.offset
@@ -373,7 +373,7 @@ class Subscription:
         """Give the client what was buffered, and have it follow like all others."""
         updates = self._take_buffered()
         if updates:
-            self._listener.offer(batch_of([self.format.message(update) for update in updates]))
+            self._subscriber.offer(batch_of([self.format.message(update) for update in updates]))
         # A client that was closed for what it was offered has left the hub as well.
         if self.state is State.WAITING:
             self._follow()
@@ -381,15 +381,15 @@ class Subscription:
     def _follow(self) -> None:
         self.state = State.LIVE
         self._hub.subscribe(
-            self._listener,
+            self._subscriber,
             self.channel,
             self.format,
             needs_snapshot=self._needs_snapshot,
             withheld=self._withheld,
-            position=self._whole_until if self._withheld else self._position,
+            position=self._position_before_withheld if self._withheld else self._position,
         )
         self._hub.end_recovery(self.channel, self)
         if self.state is State.LIVE:
             self._on_live(self)
         else:  # the client was closed for what that flushed
-            self._hub.unsubscribe(self._listener, self.channel, self.format)
+            self._hub.unsubscribe(self._subscriber, self.channel, self.format)

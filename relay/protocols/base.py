@@ -53,7 +53,7 @@ class Subscribe(msgspec.Struct, frozen=True):  # as a frozen dataclass it would 
 
 
 @dataclass(frozen=True, slots=True)
-class SubscribeTogether:
+class SubscribeBatch:
     """The client subscribes to several channels, and gets one answer before any update of them.
 
     Attributes:
@@ -197,7 +197,7 @@ class End:
 
 Command = (
     Subscribe
-    | SubscribeTogether
+    | SubscribeBatch
     | Unsubscribe
     | Reply
     | Refusal

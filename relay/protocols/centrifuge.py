@@ -15,19 +15,20 @@ CONNECTED   any other command               CONNECTED   its reply
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from math import ceil
 from typing import Any
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from relay.core.client_orders import DisconnectOrder, Order, RefreshOrder, SubscribeOrder, UnsubscribeOrder
 from relay.core.closecodes import Close
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
 from relay.core.errors import BadMessage, Unauthenticated, Unverified
 from relay.core.grants import Grant
-from relay.protocols.base import Admit, Command, End, Farewell, Identify, Refusal, Reply, SubscribeTogether, VerifyToken
+from relay.protocols.base import Admit, Command, End, Farewell, Identify, Refusal, Reply, SubscribeBatch, VerifyToken
 from relay.protocols.centrifuge_client import CentrifugeClient, CentrifugeServer, subscriptions_of
 from relay.protocols.centrifuge_codes import DISCONNECT_OF, ErrorCode
 from relay.protocols.centrifuge_commands import ClientCommand, Codec, ConnectRequest, RefreshRequest
@@ -142,9 +143,9 @@ class CentrifugeProtocol:
         # A client that was given others while it was connected has them in its request only.
         wanted = dict.fromkeys(request.subs, ServerSubscription()) | dict(subscriptions_of(grant))
         commands = self._subscriptions.give(wanted, request.subs, subs)
-        yield SubscribeTogether(commands, lambda: (client.codec.reply(id, "connect", result),))
+        yield SubscribeBatch(commands, lambda: (client.codec.reply(id, "connect", result),))
         for name in subs:
-            yield from self._subscriptions.join(name, wanted[name].info, is_asked=False)
+            yield from self._subscriptions.join(name, wanted[name].info, was_requested=False)
 
     def _refresh(self, id: int, request: RefreshRequest) -> Iterable[Command]:
         if request.token == "":

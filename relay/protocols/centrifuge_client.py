@@ -1,12 +1,13 @@
 """What all methods of one Centrifuge client have in common: who it is, what it may do, and the form of its answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from time import time
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.core.client_channels import ClientChannels
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
@@ -67,7 +68,7 @@ class CentrifugeClient:
 
     def lifetime(self, grant: Grant) -> dict[str, Any]:
         """Return what to send to the client before its grant ends."""
-        ends = end_of(grant)
+        ends = grant_end(grant)
         return {} if ends is None else {"expires": True, "ttl": max(1, ceil(ends - self.server.now()))}
 
     @property
@@ -101,14 +102,14 @@ class CentrifugeClient:
         return Reply(self.error_payload(id, error))
 
 
-def end_of(grant: Grant) -> float | None:
+def grant_end(grant: Grant) -> float | None:
     """Return when what a token was shown for ends; None is never."""
     return grant.lifetime_ends if isinstance(grant, ConnectionGrant) else grant.expires_at
 
 
 def with_grace(grant: Grant, shown: Grant) -> Grant:
     """Return a grant that ends some time after the one that was shown."""
-    ends = end_of(shown)
+    ends = grant_end(shown)
     if ends is None and grant.expires_at is None:
         return grant
     return replace(grant, expires_at=None if ends is None else ends + GRACE)

@@ -156,7 +156,7 @@ class Pushes:
         self.whole_values = whole_values
         self._is_given = is_given
 
-    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+    def hides(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
         """Leave out nothing."""
         return False
 

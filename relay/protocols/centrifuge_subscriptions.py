@@ -10,7 +10,7 @@ from relay.core.batches import Encoding
 from relay.core.client_channels import Namespace, channel_of_name, may_follow, name_of_channel
 from relay.core.client_orders import SubscribeOrder, UnsubscribeOrder
 from relay.core.closecodes import Close
-from relay.core.connection_claims import ConnectionGrant, ServerSubscription, only_channel
+from relay.core.connection_claims import ConnectionGrant, ServerSubscription, channel_grant
 from relay.core.errors import Unauthenticated, Unverified
 from relay.core.grants import Grant
 from relay.core.json_errors import NOT_JSON
@@ -76,21 +76,21 @@ class CentrifugeSubscriptions:
                 commands.append(self._give(asked, namespace, given, subs))
         return commands
 
-    def join(self, name: str, info: bytes | None, *, is_asked: bool) -> Iterable[Command]:
+    def join(self, name: str, info: bytes | None, *, was_requested: bool) -> Iterable[Command]:
         """Return what makes the client present in a channel that it has just begun to follow.
 
         Args:
             name: The channel.
             info: What others see of it in this channel only, as JSON.
-            is_asked: It has asked to be told who comes and goes.
+            was_requested: It has asked for the joins and leaves of others.
         """
         namespace = self._client.server.channels.find(name)
         if name not in self._subscribed or namespace is None:
             return
-        is_told = namespace.force_push_join_leave or (namespace.join_leave and is_asked)
+        notifies_client = namespace.force_push_join_leave or (namespace.join_leave and was_requested)
         if namespace.presence or namespace.join_leave or namespace.force_push_join_leave:
             member = Member(self._client.info(info), namespace.join_leave or namespace.force_push_join_leave)
-            yield Join(channel_of_name(name), member, self._client.codec.encodings.own if is_told else None)
+            yield Join(channel_of_name(name), member, self._client.codec.encodings.own if notifies_client else None)
 
     def _give(
         self, request: SubscribeRequest, namespace: Namespace, given: ServerSubscription, subs: dict[str, Any]
@@ -119,9 +119,9 @@ class CentrifugeSubscriptions:
         name = request.channel
         if name == "" or request.delta not in ("", "fossil"):
             return (End(Close.BAD_REQUEST),)
-        error = self._why_not(request)
-        if error is not None:
-            return (self._client.error(id, error),)
+        refusal = self._subscribe_refusal(request)
+        if refusal is not None:
+            return (self._client.error(id, refusal),)
         namespace = self._client.server.channels.find(name)
         if namespace is None:
             return (self._client.error(id, ErrorCode.UNKNOWN_CHANNEL),)
@@ -129,10 +129,10 @@ class CentrifugeSubscriptions:
             return (VerifyToken(request.token, partial(self._on_subscription_verified, id, request, namespace)),)
         if name.startswith("$"):
             return (self._client.error(id, ErrorCode.PERMISSION_DENIED),)
-        own = only_channel(name, None) if may_follow(name, self._client.grant.subject, namespace) else None
+        own = channel_grant(name, None) if may_follow(name, self._client.grant.subject, namespace) else None
         return self._subscribe_with(id, request, namespace, own)
 
-    def _why_not(self, request: SubscribeRequest) -> ErrorCode | None:
+    def _subscribe_refusal(self, request: SubscribeRequest) -> ErrorCode | None:
         """Return why a subscribe cannot be carried out, whatever the channel is; None when it can."""
         if not self._client.server.channels.is_valid(request.channel) or request.tf is not None:
             return ErrorCode.BAD_REQUEST
@@ -151,15 +151,15 @@ class CentrifugeSubscriptions:
         namespace: Namespace,
         grant: Verified,
     ) -> Iterable[Command]:
-        refused = self._why_not_token(request.channel, grant)
-        if isinstance(refused, Close):
-            return (End(refused),)
-        if refused is not None:
-            return (self._client.error(id, refused),)
+        refusal = self._token_refusal(request.channel, grant)
+        if isinstance(refusal, Close):
+            return (End(refusal),)
+        if refusal is not None:
+            return (self._client.error(id, refusal),)
         assert isinstance(grant, ConnectionGrant)
         return self._subscribe_with(id, request, namespace, grant)
 
-    def _why_not_token(self, name: str, grant: Verified) -> ErrorCode | Close | None:
+    def _token_refusal(self, name: str, grant: Verified) -> ErrorCode | Close | None:
         """Return why a subscription's token does not hold for a channel; None when it does."""
         if isinstance(grant, Unverified):
             return ErrorCode.INTERNAL
@@ -209,7 +209,7 @@ class CentrifugeSubscriptions:
         if is_refused:
             yield Unsubscribe(command.channel, b"")
         info = own.info if isinstance(own, ConnectionGrant) else None
-        yield from self.join(name, info, is_asked=request.join_leave)
+        yield from self.join(name, info, was_requested=request.join_leave)
 
     def unsubscribe(self, id: int, request: ChannelRequest) -> Iterable[Command]:
         """Return what an ``unsubscribe`` asks for."""
@@ -231,13 +231,13 @@ class CentrifugeSubscriptions:
     def _on_sub_refresh_verified(self, id: int, request: SubRefreshRequest, grant: Verified) -> Iterable[Command]:
         # An old client leaves out the channel, which the token has.
         name = request.channel or (grant.channel if isinstance(grant, ConnectionGrant) else None) or ""
-        refused = self._why_not_token(name, grant)
-        if refused is ErrorCode.PERMISSION_DENIED:
-            refused = Close.INVALID_TOKEN
-        if isinstance(refused, Close):
-            return (End(refused),)
-        if refused is not None:
-            return (self._client.error(id, refused),)
+        refusal = self._token_refusal(name, grant)
+        if refusal is ErrorCode.PERMISSION_DENIED:
+            refusal = Close.INVALID_TOKEN
+        if isinstance(refusal, Close):
+            return (End(refusal),)
+        if refusal is not None:
+            return (self._client.error(id, refusal),)
         if name not in self._subscribed:
             return (self._client.error(id, ErrorCode.PERMISSION_DENIED),)
         assert isinstance(grant, ConnectionGrant)
@@ -272,10 +272,10 @@ class CentrifugeSubscriptions:
         def refuse(code: str, message: str) -> Refusal:  # noqa: ARG001 - nobody has asked
             return Refusal(code, b"", counts=False)
 
-        own, encoding = only_channel(name, order.expires_at), self._client.codec.encodings.given
+        own, encoding = channel_grant(name, order.expires_at), self._client.codec.encodings.given
         # There is no place in the push for what was missed: it follows.
         yield _command(request, namespace, answer, refuse, encoding, own, updates_in_answer=False)
-        yield from self.join(name, order.info.encode() or None, is_asked=False)
+        yield from self.join(name, order.info.encode() or None, was_requested=False)
 
     def on_unsubscribe_order(self, order: UnsubscribeOrder) -> Iterable[Command]:
         """Return the end of a subscription."""

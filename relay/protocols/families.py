@@ -66,7 +66,7 @@ class FamilyUpdates:
         self.stateful = may_watch is not None
         self._may_watch = may_watch
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return self._may_watch is not None and is_hidden(update, self._may_watch)
 
     def encode(self, update: Update) -> bytes:

@@ -60,6 +60,9 @@ def pong_frame(payload: bytes) -> bytes:
 #: of their own, and close.
 HEARTBEAT_FRAME = _frame(_PING, b"")
 
+#: How the client's answer to it begins, and its length: a masked pong without payload.
+PONG_BEGINS, PONG_BYTES = bytes((_PONG, 0x80)), 6
+
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """A close frame; 1005 and 1006 mean "no code", and a reason that is too long is cut at a character."""

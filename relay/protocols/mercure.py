@@ -121,7 +121,7 @@ class _TopicEvents:
         decide = self._grant.decide
         return any(decide(Verb.WATCH, TOPIC_PREFIX + topic) is Decision.ALLOWED for topic in topics)
 
-    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+    def hides(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
         return False
 
     def encode(self, update: Update) -> bytes:

@@ -51,7 +51,7 @@ class _Events(PlainUpdates):
         self.may_watch = may_watch
         return self
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return self.may_watch is not None and is_family(update.channel) and is_hidden(update, self.may_watch)
 
     def event(self, kind: str, data: bytes) -> bytes:

@@ -109,7 +109,7 @@ class PlainUpdates:
     def __init__(self, *, whole_values: bool = True) -> None:
         self.whole_values = whole_values
 
-    def leaves_out(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
+    def hides(self, update: Update) -> bool:  # noqa: ARG002 - the contract's
         return False
 
     def encode(self, update: Update) -> bytes:

@@ -7,6 +7,7 @@ import trio
 
 from relay.core.rates import RateWindow
 from relay.server.flusher import Flusher
+from relay.ticks import sleep_until_tick
 
 #: Seconds that rates and lags are of.
 WINDOW = 10
@@ -59,7 +60,7 @@ class Activity:
         """Sample until cancelled."""
         while True:
             self._window.add(trio.current_time(), self._read_counts())
-            await trio.sleep(_SAMPLE_SECONDS)
+            await sleep_until_tick(_SAMPLE_SECONDS)
             self._loop_lags.append(self._loop_lag)
             self._delivery_lags.append(self._flusher.worst)
             self._loop_lag = self._flusher.worst = 0.0

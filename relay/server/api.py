@@ -18,7 +18,7 @@ from relay.core.task_filter import TaskFilter
 from relay.core.task_state import join_fields
 from relay.protocols.positions import position_json
 from relay.server.api_errors import add_error_handlers
-from relay.server.api_responses import error_response, json_of, json_response, tagged, task_id_of_request
+from relay.server.api_responses import error_response, json_of, json_response, tagged, task_id_of_request, unknown_task
 from relay.server.auth.access import require
 from relay.server.malformed_requests import record_malformed
 from relay.server.running_relay import RelayHandle
@@ -131,7 +131,7 @@ def add_api(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> None:
         if decision is Decision.NEEDS_OWNER:
             require(granted, Verb.WATCH, task_channel(task_id), frozenset() if task is None else task.owner)
         if task is None:
-            return error_response(404, "unknown_task", "no such task, or it ended long ago")
+            return unknown_task()
         return tagged(_task_json(task))
 
     @app.post(paths.heartbeat_route)

@@ -28,6 +28,11 @@ def error_response(status: int, code: str, message: str, headers: dict[str, str]
     return json_response(status, json_of({"code": code, "message": message}), headers)
 
 
+def unknown_task() -> Response:
+    """Return the response to a request for a task that does not exist."""
+    return error_response(404, "unknown_task", "no such task, or it ended long ago")
+
+
 def tagged(body: bytes) -> Response:
     """Answer with the body, or with 304 when the client has it already."""
     tag = blake2b(body, digest_size=12).hexdigest()

@@ -14,7 +14,14 @@ from relay.core.grants import Decision, Verb
 from relay.core.updates import Position, Update
 from relay.protocols.positions import position_json
 from relay.server.api_access import require_write
-from relay.server.api_responses import body_of_request, error_response, json_of, json_response, task_id_of_request
+from relay.server.api_responses import (
+    body_of_request,
+    error_response,
+    json_of,
+    json_response,
+    task_id_of_request,
+    unknown_task,
+)
 from relay.server.auth.access import require
 from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
@@ -51,7 +58,7 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         await require_write(running, Verb.CANCEL, [Target(task_channel(task_id))])
         outcome = await running.tasks.request_cancel(task_id, body.reason)
         if outcome == UNKNOWN:
-            return _unknown_task()
+            return unknown_task()
         if outcome == ENDED:
             return json_response(200, json_of({"task_id": task_id, "outcome": "ended_before"}))
         return json_response(202, json_of({"task_id": task_id, "outcome": "cancel_requested"}))
@@ -62,7 +69,7 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         task_id = task_id_of_request()
         running = relay.running
         await require_write(running, Verb.PUBLISH, [Target(task_channel(task_id))])
-        return json_response(204, b"") if await running.tasks.delete(task_id) else _unknown_task()
+        return json_response(204, b"") if await running.tasks.delete(task_id) else unknown_task()
 
     @app.get(paths.history_route)
     async def history() -> Response:
@@ -77,7 +84,7 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
         if decision is Decision.NEEDS_OWNER:
             require(grant, Verb.WATCH, channel, frozenset() if page is None else page.owner)
         if page is None:
-            return _unknown_task()
+            return unknown_task()
         if page.updates is None:
             message = "updates after this position are gone; read the task's state, and go on from its position"
             return error_response(410, "history_gone", message)
@@ -88,10 +95,6 @@ def add_task_actions(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> No
             {"task_id": task_id, "position": position_json(page.top), "next": following and _text_of(following)}
         )
         return json_response(200, b'%b,"updates":[%b]}' % (head[:-1], b",".join(map(_update_json, some))))
-
-
-def _unknown_task() -> Response:
-    return error_response(404, "unknown_task", "no such task, or it ended long ago")
 
 
 def _text_of(position: Position) -> str:

@@ -3,10 +3,10 @@
 import secrets
 
 import structlog
-import trio
 
 from relay.broker.child_roll_ups import ChildRollUps
 from relay.core.errors import BrokerError
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.child_roll_ups")
 
@@ -26,10 +26,10 @@ async def roll_up_children(roll_ups: ChildRollUps) -> None:
     token = secrets.token_hex(8)
     pause = _IDLE
     while True:
-        await trio.sleep(pause)
+        await sleep_until_tick(pause)
         pause = _IDLE
         try:
-            if await roll_ups.lock(token, _LOCK_SECONDS) and await roll_ups.carry():
+            if await roll_ups.may_carry(token, _LOCK_SECONDS) and await roll_ups.carry():
                 pause = _BUSY
         except BrokerError as error:
             _log.warning("rolling up children failed", error=str(error))

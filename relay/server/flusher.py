@@ -37,7 +37,7 @@ class Flusher:
     def on_pending(self) -> None:
         """Note that the hub has something to flush; in a turn of the subscription it is flushed at the turn's end."""
         self._oldest_received = monotonic()
-        if not self._hub.is_in_turn:
+        if not self._hub.is_receiving:
             self._pending.set()
 
     def flush(self) -> None:

@@ -4,14 +4,10 @@ import math
 from collections import deque
 from time import monotonic, time
 
-import trio
-
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.session_context import SessionContext
 from relay.server.session_registry import RegisteredSession
-
-#: Seconds between two ticks: limits in seconds are kept to within this.
-TICK = 0.25
+from relay.ticks import TICK, sleep_until_tick
 
 #: Seconds within which a client has to answer a heartbeat, where its protocol has answers.
 PONG_TIMEOUT = 8.0
@@ -42,7 +38,7 @@ class Heartbeat:
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:
-            await trio.sleep(TICK)
+            await sleep_until_tick()
             self._tick()
 
     def _tick(self) -> None:
@@ -56,7 +52,7 @@ class Heartbeat:
         self._send_heartbeats(now)
         if self._ticks % _TICKS_PER_SECOND == 0:
             self._memory.tick()
-        self.report()
+            self.report()
 
     def _check_grants(self, wall_clock: float) -> None:
         for timer in self._grant_timers.due(wall_clock):

@@ -12,9 +12,9 @@ from time import monotonic
 from typing import Any
 
 import structlog
-import trio
 
 from relay.server.turnstile import Turnstile
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.http")
 
@@ -111,7 +111,7 @@ class HttpConnections:
     async def close_idle(self) -> None:
         """Close connections that have been idle for too long, until cancelled."""
         while True:
-            await trio.sleep(self._idle_timeout / 4)
+            await sleep_until_tick(self._idle_timeout / 4)
             since = monotonic() - self._idle_timeout
             for connection in list(self._all):
                 if not connection.requests and connection.idle_since < since:

@@ -1,7 +1,4 @@
-"""How long updates take from Redis to the clients, and how late the event loop is: samples, taken now and then."""
-
-from collections.abc import Callable
-from time import monotonic
+"""How long updates take from Redis to the clients: samples, taken now and then."""
 
 import structlog
 import trio
@@ -10,6 +7,7 @@ from relay.broker.publication_times import PublicationTimes, WrittenUpdate
 from relay.core.errors import BrokerError
 from relay.core.updates import Update
 from relay.metrics import Metrics
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.latency")
 
@@ -19,9 +17,6 @@ _READ_SECONDS = 1.0
 
 #: Updates that wait to be asked about at most.
 _MAX_SAMPLES = 16
-
-#: Seconds between two looks at the event loop.
-_LAG_SECONDS = 0.1
 
 
 class PublishLatency:
@@ -40,6 +35,7 @@ class PublishLatency:
         self._metrics = metrics
         self._due_at = 0.0
         self._samples: list[WrittenUpdate] = []
+        self._has_samples = trio.Event()
 
     def on_written(self, update: Update | None, now: float) -> None:
         """Note an update that was written to all of its clients that read, if it is time to.
@@ -52,14 +48,15 @@ class PublishLatency:
             self._due_at = now + _SAMPLE_SECONDS
             if len(self._samples) < _MAX_SAMPLES:
                 self._samples.append(WrittenUpdate(update.channel, update.position, now))
+                self._has_samples.set()
 
     async def run(self) -> None:
         """Observe what was noted, until cancelled. While Redis does not answer nothing is observed."""
         while True:
-            await trio.sleep(_READ_SECONDS)
+            await self._has_samples.wait()
+            await sleep_until_tick(_READ_SECONDS)
             samples, self._samples = self._samples, []
-            if not samples:
-                continue
+            self._has_samples = trio.Event()
             try:
                 latencies = await self._times.latencies(samples)
             except BrokerError as error:
@@ -67,18 +64,3 @@ class PublishLatency:
                 continue
             for latency in latencies:
                 self._metrics.publish_latency.observe(latency)
-
-
-async def measure_event_loop(metrics: Metrics, on_lag: Callable[[float], None]) -> None:
-    """Observe by how much the event loop is late, until cancelled: everything that it does waits as long.
-
-    Args:
-        metrics: Where that is observed.
-        on_lag: Called with each of the seconds, too.
-    """
-    while True:
-        due = monotonic() + _LAG_SECONDS
-        await trio.sleep(_LAG_SECONDS)
-        lag = max(0.0, monotonic() - due)
-        metrics.event_loop_lag.observe(lag)
-        on_lag(lag)

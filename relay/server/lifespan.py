@@ -50,11 +50,12 @@ from relay.server.cors import CorsPolicy
 from relay.server.drain import drain
 from relay.server.emulation import Emulation
 from relay.server.endpoints import Endpoint
+from relay.server.event_loop_lag import EventLoopLag
 from relay.server.flusher import Flusher
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.hypercorn_compat.listeners import ListenerServer, serving_listeners_of
-from relay.server.latency_samples import PublishLatency, measure_event_loop
+from relay.server.latency_samples import PublishLatency
 from relay.server.node_reports import NodeReports
 from relay.server.plain_publishes import PlainPublishReceiver
 from relay.server.redis_reports import report_connection, report_usage
@@ -170,7 +171,7 @@ async def run_relay(
             returns,
         )
         revocations = Revocations()
-        feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
+        feed = RevocationFeed(revocations, redis.periodic_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
         directory = ClientDirectory()
         activity = Activity(
@@ -182,6 +183,9 @@ async def run_relay(
             ),
             flusher,
         )
+        lag = EventLoopLag(partial(_on_lag, metrics, activity))
+        trio.lowlevel.add_instrument(lag)
+        stack.callback(trio.lowlevel.remove_instrument, lag)
         stalls = StallCount()
         reports = RelayReports(
             hub,
@@ -195,7 +199,7 @@ async def run_relay(
             read_redis=lambda: (redis.alive, redis.reconnects),
             started=monotonic(),
         )
-        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(reports).answer)
+        nodes = Nodes(redis.periodic_calls, redis.publish, NodeReports(reports).answer)
         redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator
@@ -241,7 +245,6 @@ async def run_relay(
         services.start_soon(report_connection, redis, channels, receiver, hub, metrics)
         services.start_soon(report_usage, redis, metrics)
         services.start_soon(publish_latency.run)
-        services.start_soon(measure_event_loop, metrics, activity.on_lag)
         server = ListenerServer(
             acceptor.serve_listeners, settings.max_message_bytes, settings.message_timeout, settings.cleartext_http2
         )
@@ -274,6 +277,11 @@ async def _cancelling_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _on_lag(metrics: Metrics, activity: Activity, seconds: float) -> None:
+    metrics.event_loop_lag.observe(seconds)
+    activity.on_lag(seconds)
 
 
 def _on_order(directory: ClientDirectory, _channel: str, message: bytes) -> None:

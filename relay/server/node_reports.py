@@ -40,7 +40,7 @@ class NodeReports:
             return _json(self._info(uid))
         if question == CHANNELS:
             return _json(
-                {name_of(name): count for name, count in self._reports.hub.listener_counts() if name != TOPICS}
+                {name_of(name): count for name, count in self._reports.hub.subscriber_counts() if name != TOPICS}
             )
         if question == STATUS:
             return _json(self._reports.report(uid))

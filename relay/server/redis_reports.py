@@ -4,7 +4,6 @@ A scrape shows the last look and waits for nothing.
 """
 
 import structlog
-import trio
 
 from relay.broker.channel_subscriptions import ChannelSubscriptions
 from relay.broker.service import RedisBroker
@@ -12,6 +11,7 @@ from relay.core.errors import BrokerError, BrokerRefused
 from relay.core.hub import Hub
 from relay.metrics import Metrics
 from relay.server.plain_publishes import PlainPublishReceiver
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.redis")
 
@@ -40,7 +40,7 @@ async def report_connection(
         messages = channels.messages
         metrics.updates_received.labels("plain").inc(plain.received - plain_messages)
         plain_messages = plain.received
-        await trio.sleep(_CONNECTION_SECONDS)
+        await sleep_until_tick(_CONNECTION_SECONDS)
 
 
 async def report_usage(redis: RedisBroker, metrics: Metrics) -> None:
@@ -57,6 +57,6 @@ async def report_usage(redis: RedisBroker, metrics: Metrics) -> None:
                     _log.warning("redis usage cannot be read: its metrics are missing", error=str(error))
         metrics.set_redis_usage(usage)
         for _ in range(_CHECKS_PER_READ if usage else 1):
-            await trio.sleep(_CONNECTION_SECONDS)
+            await sleep_until_tick(_CONNECTION_SECONDS)
             if not redis.alive:
                 break

@@ -10,7 +10,7 @@ from relay.core.channels import task_channel
 from relay.core.grants import Verb
 from relay.core.json_errors import NOT_JSON
 from relay.server.api_access import require_write
-from relay.server.api_responses import error_response, json_of, json_response, task_id_of_request
+from relay.server.api_responses import error_response, json_of, json_response, task_id_of_request, unknown_task
 from relay.server.publish_access import Target
 from relay.server.running_relay import RelayHandle
 from relay.server.task_paths import TaskPaths
@@ -39,7 +39,7 @@ def add_retry_route(app: QuartTrio, relay: RelayHandle, paths: TaskPaths) -> Non
         await require_write(running, Verb.PUBLISH, [Target(task_channel(task_id))])
         task = await running.tasks.get(task_id)
         if task is None:
-            return error_response(404, "unknown_task", "no such task, or it ended long ago")
+            return unknown_task()
         if _decoded(task.fields.get("status")) not in (FAILED, CANCELLED):
             return error_response(409, "not_failed", _NOT_FAILED)
         if _decoded(task.fields.get(FIELD)) is not True:

@@ -31,7 +31,7 @@ from relay.protocols.base import (
     Refusal,
     Reply,
     Subscribe,
-    SubscribeTogether,
+    SubscribeBatch,
     Unsubscribe,
     VerifyToken,
 )
@@ -190,7 +190,7 @@ class SessionCommands(SessionReplies):
                 self._send([payload])
             case Identify(client, user):
                 self._presence = SessionPresence(self._context, self._connection, client, user)
-            case SubscribeTogether(subscriptions, answer) if not subscriptions:
+            case SubscribeBatch(subscriptions, answer) if not subscriptions:
                 self._send(answer())
             case Admit(grant) if not self._access.is_granted:
                 self._begin(grant)
@@ -241,8 +241,8 @@ class SessionCommands(SessionReplies):
                 begun = await self._begin_subscription(command)
                 if begun is not None:
                     await begun.run()
-            case SubscribeTogether():
-                await self._subscribe_together(command)
+            case SubscribeBatch():
+                await self._subscribe_batch(command)
             case Join() if self._presence is not None and command.channel in self._subscriptions:
                 await self._presence.join(command, self._connection)
             case AskPresence() | AskHistory() | Publish():
@@ -332,7 +332,7 @@ class SessionCommands(SessionReplies):
 
     # Subscriptions.
 
-    async def _subscribe_together(self, command: SubscribeTogether) -> None:
+    async def _subscribe_batch(self, command: SubscribeBatch) -> None:
         begun = [await self._begin_subscription(each) for each in command.subscriptions]
         # What is live is buffered between the two: nothing comes before the answer.
         answered = [run for run in begun if run is not None and await run.run(until_answered=True)]

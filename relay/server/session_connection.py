@@ -6,14 +6,14 @@ from relay.core.batches import Batch, Framing
 from relay.core.client_limits import ClientShare
 from relay.core.client_orders import Order
 from relay.core.closecodes import Close
-from relay.core.groups import Listener
+from relay.core.groups import Subscriber
 from relay.protocols.tasks import PLAIN
 
 #: Encodes what is sent to one client alone and carries no update.
 REPLY_ENCODING = PLAIN
 
 
-class Connection(Listener, Protocol):
+class Connection(Subscriber, Protocol):
     """The connection of a client, as its commands see it."""
 
     @property

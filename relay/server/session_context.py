@@ -1,6 +1,5 @@
 """The context that all sessions of a process share, made before the first of them and passed to each."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -26,9 +25,6 @@ from relay.server.turnstile import TurnLimit
 
 #: Clients that resume without reading, in each turn of the event loop.
 _RECOVERIES_AT_ONCE = 64
-
-#: Reads what came after a position, or the state without one. Raises BrokerUnavailable or BrokerRefused.
-LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
 
 
 class Histories(Protocol):

@@ -3,10 +3,10 @@
 import secrets
 
 import structlog
-import trio
 
 from relay.broker.task_store import TaskStore
 from relay.core.errors import BrokerError
+from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.stall_detection")
 
@@ -36,7 +36,7 @@ async def detect_stalls(tasks: TaskStore, stall_seconds: float, count: StallCoun
     interval = min(5.0, max(0.25, stall_seconds / 4))
     held = False
     while True:
-        await trio.sleep(interval)
+        await sleep_until_tick(interval)
         try:
             holds = await tasks.lock(token, interval * _LOCK_ROUNDS)
             if holds != held:

@@ -25,7 +25,7 @@ from relay.server.session_context import SessionContext
 #: Seconds after which a history is read again whose first part was sent.
 _READ_AGAIN = 0.5
 
-#: Reads a channel for one client; see `relay.server.session_context.LoadHistory`. May raise Forbidden.
+#: Reads a channel for one client; as `relay.server.session_context.Histories` does. May raise Forbidden.
 LoadFor = Callable[[str, Position | None], Awaitable[Snapshot]]
 
 

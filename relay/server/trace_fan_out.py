@@ -36,7 +36,7 @@ class FanOutTraces:
     def on_trace(self, channel: str, position: Position, context: str) -> None:
         """Take the trace context of the update that comes next on a channel."""
         now = monotonic()
-        if not self._hub.listener_count(channel):
+        if not self._hub.subscriber_count(channel):
             return
         if len(self._open) >= _MAX_OPEN:
             self._open = [each for each in self._open if now - each.began_at < _MAX_AGE]
@@ -59,5 +59,5 @@ class FanOutTraces:
                 if reached is not None and now - each.began_at < _MAX_AGE:
                     still_open.append(each)  # held back until a gap before it is closed
                 continue
-            each.span.end({"relay.listeners": self._hub.listener_count(each.channel)})
+            each.span.end({"relay.subscribers": self._hub.subscriber_count(each.channel)})
         self._open = still_open

@@ -16,6 +16,7 @@ from relay.broker.embedded import embedded_redis
 from relay.config import RedisSettings, Settings
 from relay.processes import Child, reap_orphans, start_child, stop_child, temporary_directory, wait_for_exit
 from relay.server.shutdown import Shutdown
+from relay.ticks import sleep_until_tick
 from relay.worker_metrics import forget_worker
 
 _log = structlog.get_logger("relay.workers")
@@ -43,7 +44,7 @@ async def send_liveness(descriptor: int) -> None:
     while True:
         with suppress(BlockingIOError, BrokenPipeError):  # nobody has read the last ones; the kernel ends us with it
             os.write(descriptor, b".")
-        await trio.sleep(_ALIVE_SECONDS)
+        await sleep_until_tick(_ALIVE_SECONDS)
 
 
 async def supervise(

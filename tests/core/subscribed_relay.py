@@ -46,10 +46,10 @@ class SubscribedRelay(RuleBasedStateMachine):
 
     def on_change(self, channel: str) -> None:
         is_wanted = channel in self.hub.channels
-        self.lifecycles.on(ChannelEvent.WANTED if is_wanted else ChannelEvent.UNWANTED, channel)
+        self.lifecycles.apply(ChannelEvent.WANTED if is_wanted else ChannelEvent.UNWANTED, channel)
 
     def on_gap(self, channel: str) -> None:
-        self.lifecycles.on(ChannelEvent.GAP, channel)
+        self.lifecycles.apply(ChannelEvent.GAP, channel)
 
     @property
     def behind(self) -> list[str]:
@@ -94,7 +94,7 @@ class SubscribedRelay(RuleBasedStateMachine):
 
     def receive(self, item: Update | str) -> None:
         if isinstance(item, str):
-            self.lifecycles.on(ChannelEvent.CONFIRMED, item)
+            self.lifecycles.apply(ChannelEvent.CONFIRMED, item)
         elif self.lifecycles.is_confirmed(item.channel):
             self.hub.on_publication(item)
 
@@ -104,7 +104,7 @@ class SubscribedRelay(RuleBasedStateMachine):
         self.is_up = False
         self.wire.clear()
         self.subscribed.clear()
-        self.lifecycles.on_all(ChannelEvent.DISCONNECTED, CHANNELS)
+        self.lifecycles.apply_all(ChannelEvent.DISCONNECTED, CHANNELS)
         self.hub.on_disconnect(list(self.hub.channels))
 
     @precondition(lambda self: not self.is_up)
@@ -117,12 +117,12 @@ class SubscribedRelay(RuleBasedStateMachine):
     def subscribe_and_unsubscribe(self) -> None:
         lifecycles = self.lifecycles
         for channel in lifecycles.in_state(ChannelState.NEEDED):
-            lifecycles.on(ChannelEvent.SUBSCRIBE_SENT, channel)
+            lifecycles.apply(ChannelEvent.SUBSCRIBE_SENT, channel)
             self.subscribed.add(channel)
             self.wire.append(channel)
         for state in (ChannelState.LEAVING, ChannelState.LEAVING_UNCONFIRMED):
             for channel in lifecycles.in_state(state):
-                lifecycles.on(ChannelEvent.UNSUBSCRIBE_SENT, channel)
+                lifecycles.apply(ChannelEvent.UNSUBSCRIBE_SENT, channel)
                 self.subscribed.remove(channel)
 
     # Histories that were read a moment ago.
@@ -148,7 +148,7 @@ class SubscribedRelay(RuleBasedStateMachine):
     @rule()
     def begin_catching_up(self) -> None:
         (channel,) = self.lifecycles.in_state(ChannelState.BEHIND, 1)
-        self.lifecycles.on(ChannelEvent.READ_SENT, channel)
+        self.lifecycles.apply(ChannelEvent.READ_SENT, channel)
         self.catching_up = Read(channel, self.hub.position(channel))
 
     @precondition(lambda self: self.catching_up is not None and self.catching_up.snapshot is None)
@@ -167,7 +167,7 @@ class SubscribedRelay(RuleBasedStateMachine):
         if self.lifecycles.state(channel) in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
             self.hub.catch_up(channel, snapshot)
             self.on_history(channel, since, snapshot)
-            self.lifecycles.on(ChannelEvent.CAUGHT_UP, channel)
+            self.lifecycles.apply(ChannelEvent.CAUGHT_UP, channel)
 
     @precondition(lambda self: self.catching_up is not None)
     @rule(is_refused=st.booleans())
@@ -175,9 +175,9 @@ class SubscribedRelay(RuleBasedStateMachine):
         assert self.catching_up is not None
         event = ChannelEvent.READ_REFUSED if is_refused else ChannelEvent.READ_FAILED
         if self.lifecycles.state(self.catching_up.channel) in (ChannelState.CATCHING_UP, ChannelState.OUTDATED):
-            self.lifecycles.on(event, self.catching_up.channel)
+            self.lifecycles.apply(event, self.catching_up.channel)
         self.catching_up = None
 
     @rule()
     def retry_refused(self) -> None:
-        self.lifecycles.on_all(ChannelEvent.RETRY, self.lifecycles.in_state(ChannelState.REFUSED))
+        self.lifecycles.apply_all(ChannelEvent.RETRY, self.lifecycles.in_state(ChannelState.REFUSED))

@@ -27,7 +27,7 @@ class CountingEncoding:
     def __init__(self) -> None:
         self.encoded: list[bytes] = []
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return False
 
     def encode(self, update: Update) -> bytes:
@@ -50,8 +50,8 @@ class CountingFormat(Format):
         return self.counter.encoded
 
 
-class RecordingListener:
-    """A listener that keeps what it is offered."""
+class RecordingSubscriber:
+    """A subscriber that keeps what it is offered."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -83,30 +83,30 @@ def hub(turns: list[str]) -> Hub:
 
 def test_an_update_is_encoded_once_for_each_format_however_many_listen(hub: Hub) -> None:
     plain, loud = CountingFormat(), CountingFormat("!")
-    listeners = [RecordingListener() for _ in range(5)]
-    for number, listener_ in enumerate(listeners):
-        hub.subscribe(listener_, "a", loud if number == 4 else plain)
+    subscribers = [RecordingSubscriber() for _ in range(5)]
+    for number, subscriber in enumerate(subscribers):
+        hub.subscribe(subscriber, "a", loud if number == 4 else plain)
     hub.on_publication(update("a", "x"))
     hub.flush()
     assert (plain.encoded, loud.encoded) == ([b"x"], [b"x"])
-    assert [listener_.received for listener_ in listeners] == [["x"]] * 4 + [["!x"]]
+    assert [subscriber.received for subscriber in subscribers] == [["x"]] * 4 + [["!x"]]
 
 
 def test_an_update_that_nobody_follows_costs_nothing(hub: Hub, turns: list[str]) -> None:
-    format, listener_ = CountingFormat(), RecordingListener()
-    hub.subscribe(listener_, "a", format)
+    format, subscriber = CountingFormat(), RecordingSubscriber()
+    hub.subscribe(subscriber, "a", format)
     hub.on_publication(update("b", "x"))
     assert turns == ["+a"]  # no turn was asked for
     hub.flush()
-    assert (format.encoded, listener_.batches) == ([], [])
+    assert (format.encoded, subscriber.batches) == ([], [])
 
 
 def test_channels_are_interleaved_as_they_came_and_shared_by_those_who_follow_the_same(hub: Hub) -> None:
     format = CountingFormat()
-    both, also_both, only_b = RecordingListener(), RecordingListener(), RecordingListener()
-    for listener_ in (both, also_both):
-        hub.subscribe(listener_, "a", format)
-        hub.subscribe(listener_, "b", format)
+    both, also_both, only_b = RecordingSubscriber(), RecordingSubscriber(), RecordingSubscriber()
+    for subscriber in (both, also_both):
+        hub.subscribe(subscriber, "a", format)
+        hub.subscribe(subscriber, "b", format)
     hub.subscribe(only_b, "b", format)
     for channel, data in (("b", "1"), ("a", "2"), ("b", "3"), ("a", "4")):
         hub.on_publication(update(channel, data))
@@ -119,17 +119,17 @@ def test_channels_are_interleaved_as_they_came_and_shared_by_those_who_follow_th
 
 
 @pytest.mark.parametrize("channels", [("a",), ("a", "b")])
-def test_a_listener_may_leave_while_it_is_offered_something(hub: Hub, channels: tuple[str, ...]) -> None:
-    format, leaving, staying = CountingFormat(), RecordingListener(), RecordingListener()
+def test_a_subscriber_may_leave_while_it_is_offered_something(hub: Hub, channels: tuple[str, ...]) -> None:
+    format, leaving, staying = CountingFormat(), RecordingSubscriber(), RecordingSubscriber()
 
     def leave() -> None:
         for channel in channels:
             hub.unsubscribe(leaving, channel, format)
 
     leaving.on_offer = leave
-    for listener_ in (leaving, staying):
+    for subscriber in (leaving, staying):
         for channel in channels:
-            hub.subscribe(listener_, channel, format)
+            hub.subscribe(subscriber, channel, format)
     for data in ("1", "2"):
         for channel in channels:
             hub.on_publication(update(channel, data))
@@ -141,8 +141,8 @@ def test_a_listener_may_leave_while_it_is_offered_something(hub: Hub, channels: 
 
 def test_a_turn_is_asked_for_once_until_it_is_flushed(hub: Hub, turns: list[str]) -> None:
     format = CountingFormat()
-    hub.subscribe(RecordingListener(), "a", format)
-    hub.subscribe(RecordingListener(), "b", format)
+    hub.subscribe(RecordingSubscriber(), "a", format)
+    hub.subscribe(RecordingSubscriber(), "b", format)
     turns.clear()
     for _ in range(3):
         hub.on_publication(update("a", "x"))
@@ -153,8 +153,8 @@ def test_a_turn_is_asked_for_once_until_it_is_flushed(hub: Hub, turns: list[str]
     assert turns == ["pending", "pending"]
 
 
-def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turns: list[str]) -> None:
-    plain, loud, one, two = CountingFormat(), CountingFormat("!"), RecordingListener(), RecordingListener()
+def test_a_channel_is_watched_from_its_first_subscriber_to_its_last(hub: Hub, turns: list[str]) -> None:
+    plain, loud, one, two = CountingFormat(), CountingFormat("!"), RecordingSubscriber(), RecordingSubscriber()
     hub.subscribe(one, "a", plain)
     hub.subscribe(one, "a", plain)  # again: changes nothing
     hub.subscribe(two, "a", loud)
@@ -167,24 +167,24 @@ def test_a_channel_is_watched_from_its_first_listener_to_its_last(hub: Hub, turn
     assert (turns, hub.subscriptions, list(hub.channels)) == (["+a", "-a"], 0, [])
 
 
-def test_a_channel_that_is_kept_is_followed_before_its_first_listener_and_after_its_last(
+def test_a_channel_that_is_kept_is_followed_before_its_first_subscriber_and_after_its_last(
     hub: Hub, turns: list[str]
 ) -> None:
     hub.pin("a")
     hub.catch_up("a", Snapshot(Position("e", 4), None, None))
     hub.on_publication(update("a", "x", position=Position("e", 5)))
     assert (turns, hub.position("a")) == (["+a"], Position("e", 5))
-    format, listener = CountingFormat(), RecordingListener()
-    hub.subscribe(listener, "a", format)
+    format, subscriber = CountingFormat(), RecordingSubscriber()
+    hub.subscribe(subscriber, "a", format)
     hub.on_publication(update("a", "y", position=Position("e", 6)))
     hub.flush()
-    assert listener.received == ["y"], "at once: nothing has to be read before"
-    hub.unsubscribe(listener, "a", format)
-    assert (turns, list(hub.channels), list(hub.listener_counts())) == (["+a", "pending"], ["a"], [])
+    assert subscriber.received == ["y"], "at once: nothing has to be read before"
+    hub.unsubscribe(subscriber, "a", format)
+    assert (turns, list(hub.channels), list(hub.subscriber_counts())) == (["+a", "pending"], ["a"], [])
 
 
 def test_who_comes_between_two_updates_of_a_turn_gets_the_second(hub: Hub) -> None:
-    format, early, late = CountingFormat(), RecordingListener(), RecordingListener()
+    format, early, late = CountingFormat(), RecordingSubscriber(), RecordingSubscriber()
     hub.subscribe(early, "a", format)
     hub.on_publication(update("a", "1"))
     hub.subscribe(late, "a", format)
@@ -194,19 +194,19 @@ def test_who_comes_between_two_updates_of_a_turn_gets_the_second(hub: Hub) -> No
     assert format.encoded == [b"1", b"2"]
 
 
-def test_who_has_left_by_the_flush_gets_nothing_and_a_channel_without_listeners_is_dropped(hub: Hub) -> None:
-    format, listener_ = CountingFormat(), RecordingListener()
-    hub.subscribe(listener_, "a", format)
+def test_who_has_left_by_the_flush_gets_nothing_and_a_channel_without_subscribers_is_dropped(hub: Hub) -> None:
+    format, subscriber = CountingFormat(), RecordingSubscriber()
+    hub.subscribe(subscriber, "a", format)
     hub.on_publication(update("a", "x"))
-    hub.unsubscribe(listener_, "a", format)
+    hub.unsubscribe(subscriber, "a", format)
     hub.flush()
-    assert listener_.batches == []
+    assert subscriber.batches == []
 
 
 #: The first two share a format.
-LISTENERS, CHANNELS = range(3), "ab"
+SUBSCRIBERS, CHANNELS = range(3), "ab"
 ops = st.one_of(
-    st.tuples(st.sampled_from(["subscribe", "unsubscribe"]), st.sampled_from(LISTENERS), st.sampled_from(CHANNELS)),
+    st.tuples(st.sampled_from(["subscribe", "unsubscribe"]), st.sampled_from(SUBSCRIBERS), st.sampled_from(CHANNELS)),
     st.tuples(st.just("publish"), st.just(0), st.sampled_from(CHANNELS)),
     st.tuples(st.just("flush"), st.just(0), st.just("")),
 )
@@ -218,28 +218,28 @@ def test_every_interleaving_delivers_what_was_published_while_subscribed(script:
     """Once and in order: all of it to who is still there at the flush, and never anything else."""
     hub = Hub(on_pending=lambda: None)
     formats = CountingFormat(), CountingFormat()
-    listeners = [RecordingListener() for _ in LISTENERS]
-    followed: list[dict[str, list[int]]] = [{} for _ in LISTENERS]  # by channel: what came and is not flushed
-    may: list[set[int]] = [set() for _ in LISTENERS]
-    must: list[set[int]] = [set() for _ in LISTENERS]
+    subscribers = [RecordingSubscriber() for _ in SUBSCRIBERS]
+    followed: list[dict[str, list[int]]] = [{} for _ in SUBSCRIBERS]  # by channel: what came and is not flushed
+    may: list[set[int]] = [set() for _ in SUBSCRIBERS]
+    must: list[set[int]] = [set() for _ in SUBSCRIBERS]
 
     def flush() -> None:
         hub.flush()
-        for listener in LISTENERS:
-            for numbers in followed[listener].values():
-                must[listener].update(numbers)
+        for who in SUBSCRIBERS:
+            for numbers in followed[who].values():
+                must[who].update(numbers)
                 numbers.clear()
 
-    for number, (verb, listener, channel) in enumerate(script):
-        format = formats[listener // 2]
+    for number, (verb, who, channel) in enumerate(script):
+        format = formats[who // 2]
         if verb == "subscribe":
-            followed[listener].setdefault(channel, [])
-            hub.subscribe(listeners[listener], channel, format)
+            followed[who].setdefault(channel, [])
+            hub.subscribe(subscribers[who], channel, format)
         elif verb == "unsubscribe":
-            followed[listener].pop(channel, None)
-            hub.unsubscribe(listeners[listener], channel, format)
+            followed[who].pop(channel, None)
+            hub.unsubscribe(subscribers[who], channel, format)
         elif verb == "publish":
-            for who in LISTENERS:
+            for who in SUBSCRIBERS:
                 if channel in followed[who]:
                     may[who].add(number)
                     followed[who][channel].append(number)
@@ -247,10 +247,10 @@ def test_every_interleaving_delivers_what_was_published_while_subscribed(script:
         else:
             flush()
     flush()
-    for listener, listener_ in enumerate(listeners):
-        received = [int(frame) for frame in listener_.received]
+    for who, subscriber in enumerate(subscribers):
+        received = [int(frame) for frame in subscriber.received]
         assert received == sorted(set(received))
-        assert must[listener] <= set(received) <= may[listener]
+        assert must[who] <= set(received) <= may[who]
     assert hub.subscriptions == sum(map(len, followed))
     assert set(hub.channels) == {channel for channels in followed for channel in channels}
     for format in formats:
@@ -265,9 +265,9 @@ class StatefulFormat(CountingFormat):
         self.counter.reset = lambda channel, snapshot: [b"reset to %d" % snapshot.top.offset]  # type: ignore[method-assign]
 
 
-def test_only_the_listener_that_lacks_the_state_gets_it_and_in_its_place(hub: Hub) -> None:
+def test_only_the_subscriber_that_lacks_the_state_gets_it_and_in_its_place(hub: Hub) -> None:
     """A newcomer while Redis is away is no reason to reset those who were there before."""
-    format, early, newcomer = StatefulFormat(), RecordingListener(), RecordingListener()
+    format, early, newcomer = StatefulFormat(), RecordingSubscriber(), RecordingSubscriber()
     hub.subscribe(early, "a", format)
     hub.catch_up("a", Snapshot(Position("e", 0), None, None))
     hub.on_disconnect(["a"])
@@ -283,7 +283,7 @@ def test_only_the_listener_that_lacks_the_state_gets_it_and_in_its_place(hub: Hu
 
 
 def test_a_channel_is_full_by_the_bytes_that_are_pending_as_well(hub: Hub) -> None:
-    hub.subscribe(RecordingListener(), "a", CountingFormat())
+    hub.subscribe(RecordingSubscriber(), "a", CountingFormat())
     seen = []
     for size in (FLUSH_BYTES // 2, FLUSH_BYTES // 2, 1):
         hub.on_publication(update("a", "x" * size))
@@ -293,10 +293,10 @@ def test_a_channel_is_full_by_the_bytes_that_are_pending_as_well(hub: Hub) -> No
     assert seen == [False, True, False]
 
 
-def test_a_listener_that_is_closed_for_what_a_subscription_flushes_leaves_nothing(hub: Hub) -> None:
-    """Subscribing flushes what came before; that may close any listener, the one that subscribes among them."""
+def test_a_subscriber_that_is_closed_for_what_a_subscription_flushes_leaves_nothing(hub: Hub) -> None:
+    """Subscribing flushes what came before; that may close any subscriber, the one that subscribes among them."""
     format, other = CountingFormat(), CountingFormat("!")
-    closing = RecordingListener()
+    closing = RecordingSubscriber()
     subscriptions = SubscriptionSet(hub, closing)
     closing.on_offer = subscriptions.close
     for channel in ("a", "b"):
@@ -304,7 +304,7 @@ def test_a_listener_that_is_closed_for_what_a_subscription_flushes_leaves_nothin
     subscription = subscriptions.start(Request("a", format, lambda _: [], wants_history=False))
     assert subscription is not None
     subscription.next_effect()
-    staying = RecordingListener()
+    staying = RecordingSubscriber()
     hub.subscribe(staying, "b", other)
     hub.on_publication(update("a", "1"))
     hub.on_publication(update("b", "2"))
@@ -319,8 +319,8 @@ def test_messages_with_offset_0_are_never_delivered() -> None:
     """Relays before traces take the messages with trace contexts for updates, so these must not change a sequence."""
     gaps: list[str] = []
     hub = Hub(on_pending=lambda: None, on_gap=gaps.append)
-    format, listener = CountingFormat(), RecordingListener()
-    hub.subscribe(listener, "a", format)
+    format, subscriber = CountingFormat(), RecordingSubscriber()
+    hub.subscribe(subscriber, "a", format)
     hub.on_publication(update("a", "trace", Position("e", 0)))  # while the snapshot is awaited
     hub.on_publication(update("a", "1", Position("e", 1)))
     hub.catch_up("a", Snapshot(Position("e", 0), None, None))
@@ -336,7 +336,7 @@ def test_messages_with_offset_0_are_never_delivered() -> None:
     hub.catch_up("a", Snapshot(Position("f", 1), None, state))
     hub.on_publication(update("a", "f2", Position("f", 2)))
     hub.flush()
-    assert listener.received == ["1", "2", "3", "f2"]
+    assert subscriber.received == ["1", "2", "3", "f2"]
     assert hub.position("a") == Position("f", 2)
 
 
@@ -350,12 +350,12 @@ class TracedFormat(CountingFormat):
 
 
 def test_a_trace_context_comes_before_its_update_to_those_who_want_it(hub: Hub) -> None:
-    plain, traced, both = RecordingListener(), RecordingListener(), RecordingListener()
+    plain, traced, both = RecordingSubscriber(), RecordingSubscriber(), RecordingSubscriber()
     plain_format, traced_format = CountingFormat(), TracedFormat()
     hub.subscribe(plain, "a", plain_format)
-    for listener, channels in ((traced, "a"), (both, "ab")):
+    for subscriber, channels in ((traced, "a"), (both, "ab")):
         for channel in channels:
-            hub.subscribe(listener, channel, traced_format)
+            hub.subscribe(subscriber, channel, traced_format)
     hub.catch_up("a", Snapshot(Position("e", 0), None, None))
     hub.on_publication(update("b", "other"))
     hub.on_trace("a", Position("e", 1), "context")
@@ -365,4 +365,4 @@ def test_a_trace_context_comes_before_its_update_to_those_who_want_it(hub: Hub) 
     assert plain.received == ["1"]
     assert traced.received == ["a 1 context", "1"]
     assert both.received == ["other", "a 1 context", "1"]
-    assert (hub.listener_count("a"), hub.listener_count("b"), hub.listener_count("c")) == (3, 1, 0)
+    assert (hub.subscriber_count("a"), hub.subscriber_count("b"), hub.subscriber_count("c")) == (3, 1, 0)

@@ -1,6 +1,6 @@
 """The sequence of a channel and the buffer of a recovery, in steps that the machine of test_subscription would rarely meet."""
 
-from relay.core.recovery import ChannelSequence, RecoveryBuffer, Reset, Snapshot, StateDue
+from relay.core.recovery import ChannelSequence, RecoveryBuffer, Reset, Snapshot, StateReached
 from relay.core.updates import Position, Update
 from tests.core.world import updates
 
@@ -11,9 +11,9 @@ def live_sequence(epoch: str, offset: int) -> ChannelSequence:
     return sequence
 
 
-def delivered(sequence: ChannelSequence, snapshot: Snapshot) -> list[Update | Reset | StateDue]:
+def delivered(sequence: ChannelSequence, snapshot: Snapshot) -> list[Update | Reset | StateReached]:
     """What a merge delivers, apart from the place of the state."""
-    return [item for item in sequence.merge(snapshot) if not isinstance(item, StateDue)]
+    return [item for item in sequence.merge(snapshot) if not isinstance(item, StateReached)]
 
 
 def test_a_late_message_of_a_lost_epoch_does_not_hold_the_sequence_up() -> None:
@@ -68,7 +68,7 @@ def test_the_state_belongs_behind_what_it_contains_and_before_what_is_newer() ->
     missed, held = updates("e", 6, 7)
     assert not sequence.admit(held)
     snapshot = Snapshot(Position("e", 6), [missed], None)
-    assert sequence.merge(snapshot) == [missed, StateDue(snapshot), held]
+    assert sequence.merge(snapshot) == [missed, StateReached(snapshot), held]
     # One that is older than what was delivered has no place.
     assert sequence.merge(Snapshot(Position("e", 6), [], None)) == []
 

@@ -132,7 +132,7 @@ class Plain:
     stateful = False
     whole_values = False
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return False
 
     def encode(self, update: Update) -> bytes:

@@ -33,7 +33,7 @@ class Numbered:
     def __init__(self, *, whole_values: bool = False) -> None:
         self.whole_values = whole_values
 
-    def leaves_out(self, update: Update) -> bool:
+    def hides(self, update: Update) -> bool:
         return False
 
     def encode(self, update: Update) -> bytes:

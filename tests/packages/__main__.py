@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import expect, sync_playwright
 
 from relay.processes import start_child
-from tests.harness import PATIENCE, ROOT, eventually
+from tests.harness import PATIENCE, ROOT, eventually, stop
 from tests.ports import free_port
 
 #: Seconds for pip and npm, which ask their registries for what our packages depend on.
@@ -73,12 +73,7 @@ def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterat
             raise
         assert child.poll() is None, log.read_text()
     finally:
-        child.terminate()
-        try:
-            child.wait(PATIENCE)
-        finally:
-            if child.poll() is None:
-                child.kill()
+        stop(child)
 
 
 def use(python: str, folder: Path, packages: Path) -> None:

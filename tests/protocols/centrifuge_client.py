@@ -27,7 +27,7 @@ from relay.protocols.base import (
     Publish,
     Reply,
     Subscribe,
-    SubscribeTogether,
+    SubscribeBatch,
     Unsubscribe,
     VerifyToken,
 )
@@ -92,7 +92,7 @@ class Client:
                     self.run(answer(self.grant))
                 case Subscribe():
                     self._subscribe(command)
-                case SubscribeTogether(subscriptions, together):
+                case SubscribeBatch(subscriptions, together):
                     for each in subscriptions:
                         self._subscribe(each)
                     self._send(together())

@@ -73,7 +73,7 @@ WAYS: dict[str, tuple[Callable[[], Iterable[Command]], Framing]] = {
 }
 
 
-class Listener:
+class RecordingSubscriber:
     """Keeps what it is offered."""
 
     def __init__(self) -> None:
@@ -85,14 +85,14 @@ class Listener:
 
 def test_an_update_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(on_pending=lambda: None)
-    listeners: dict[str, list[Listener]] = {}
+    subscribers: dict[str, list[RecordingSubscriber]] = {}
     formats, encodings = set(), set()
     for way, (open_client, framing) in WAYS.items():
-        listeners[way] = [Listener() for _ in range(SUBSCRIBERS)]
-        for listener in listeners[way]:
+        subscribers[way] = [RecordingSubscriber() for _ in range(SUBSCRIBERS)]
+        for subscriber in subscribers[way]:
             *_, command = (each for each in open_client() if isinstance(each, Subscribe))
             format = format_of(command.encoding, framing)
-            hub.subscribe(listener, command.channel, format)
+            hub.subscribe(subscriber, command.channel, format)
             formats.add(format)
             encodings.add(command.encoding)
     assert len(formats) == len(WAYS)  # those that share an encoding differ in their framing
@@ -114,8 +114,8 @@ def test_an_update_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPat
     hub.flush()
 
     assert calls == Counter(format.encoding for format in formats)
-    for way, those in listeners.items():
+    for way, those in subscribers.items():
         (batch,) = those[0].batches
         assert batch.count == 1, way
         assert batch.size > 0, way
-        assert all(listener.batches == [batch] for listener in those), way
+        assert all(subscriber.batches == [batch] for subscriber in those), way

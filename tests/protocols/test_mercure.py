@@ -169,7 +169,7 @@ def test_a_malformed_query_is_refused(query: list[tuple[str, str]]) -> None:
 
 
 class Client:
-    """A listener that keeps what it is offered."""
+    """A subscriber that keeps what it is offered."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []

@@ -88,7 +88,7 @@ def test_messages_go_both_ways_in_order_and_in_the_right_loops() -> None:
     assert loops == [True] * 3
 
 
-def test_errors_go_across_to_whoever_called() -> None:
+def test_errors_go_across_to_the_caller() -> None:
     caught: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -58,7 +58,7 @@ async def test_a_drain_ends_the_wait(autojump_clock: MockClock, make_world: Make
     assert answers[0] is not None
 
 
-async def test_whoever_gives_up_takes_no_turn(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+async def test_a_client_that_gives_up_takes_no_turn(autojump_clock: MockClock, make_world: MakeWorld) -> None:
     gate = gate_of(make_world(), 1.0)
     assert await gate.enter() is None
     with trio.move_on_after(0.5):

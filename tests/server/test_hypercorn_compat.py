@@ -1,9 +1,11 @@
 """What Relay replaces in Hypercorn and reads of it, in the installed version. `tox -e hypercorn-oldest` has the other one."""
 
+import multiprocessing
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -13,17 +15,21 @@ import hypercorn.protocol.h11
 import hypercorn.trio.run
 import pytest
 import trio
+import trio.testing
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.utils import ShutdownError, check_multiprocess_shutdown_event
 
 from relay.server import hypercorn_compat
 from relay.server.bridge import AsgiDispatcher
 from relay.server.hypercorn_compat import install, versions
 from relay.server.hypercorn_compat.chain import HypercornChain, inspect
 from relay.server.hypercorn_compat.listeners import ListenerServer, WorkerListeners, serving_listeners_of
+from relay.server.hypercorn_compat.shutdown import raise_shutdown
+from relay.ticks import TICK
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -48,7 +54,7 @@ def test_importing_replaces_nothing() -> None:
 
 def test_an_unverified_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
-        hypercorn.trio.run: ["trio"],
+        hypercorn.trio.run: ["trio", "raise_shutdown"],
         hypercorn.protocol.h11: ["WSStream"],
         hypercorn.protocol.h2: ["WSStream"],
         hypercorn.protocol: ["H11Protocol", "H2Protocol"],
@@ -58,7 +64,7 @@ def test_an_unverified_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(module, name, "untouched")
     monkeypatch.setattr(hypercorn_compat, "is_verified", lambda: False)
     assert not install()
-    assert [vars(module)[name] for module, name in places] == ["untouched"] * 5
+    assert [vars(module)[name] for module, name in places] == ["untouched"] * len(places)
 
 
 class Worker:
@@ -151,3 +157,23 @@ async def test_the_listeners_of_a_registered_app_are_served_by_relay(
     assert not worker.has_own_rules
     with trio.fail_after(20):
         await worker.terminated.wait()
+
+
+async def test_a_worker_sees_at_the_next_tick_that_it_is_to_end(autojump_clock: trio.testing.MockClock) -> None:
+    event = multiprocessing.get_context("spawn").Event()
+
+    async def end() -> None:
+        await trio.sleep(3.1)
+        event.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with pytest.raises(ShutdownError):
+            await raise_shutdown(partial(check_multiprocess_shutdown_event, event, trio.sleep))
+    assert 3.1 <= trio.current_time() <= 3.1 + TICK
+
+
+async def test_a_trigger_of_a_server_in_this_process_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(ShutdownError):
+        await raise_shutdown(partial(trio.sleep, 0.1))
+    assert trio.current_time() == pytest.approx(0.1)

@@ -130,7 +130,9 @@ async def test_draining_is_paced_within_half_of_its_time(
     world.assert_empty()
 
 
-async def test_draining_ends_in_time_whoever_does_not_hang_up(autojump_clock: MockClock, make_world: MakeWorld) -> None:
+async def test_draining_ends_in_time_though_a_client_does_not_hang_up(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
     world = make_world(close_timeout=15.0)
     stuck = [await world.connect("a", pair=small_pair()), await world.connect()]
     world.publish("a", 1, pad=20_000)

@@ -18,7 +18,8 @@ from relay.core.closecodes import Close
 from relay.protocols.centrifuge import CentrifugeProtocol
 from relay.protocols.centrifuge_client import CentrifugeServer
 from relay.protocols.centrifuge_json import JsonCodec
-from relay.server.heartbeat import PONG_TIMEOUT, TICK
+from relay.server.heartbeat import PONG_TIMEOUT
+from relay.ticks import TICK
 from tests.harness import masked_frame, masked_text
 from tests.server.world import (
     MakeWorld,

@@ -18,8 +18,7 @@ from relay.protocols.base import Command, Subscribe
 from relay.protocols.tasks import PLAIN, TasksProtocol
 from relay.server.asgi_transport import AsgiTransport
 from relay.server.session import Session
-from relay.server.session_context import LoadHistory
-from tests.server.world import MakeWorld, World, settled, small_pair
+from tests.server.world import LoadHistory, MakeWorld, World, settled, small_pair
 
 
 def live(channel: str, offset: int, size: int = 0) -> Update:

@@ -5,8 +5,12 @@ import socket
 import pytest
 import trio
 from trio.testing import MockClock
+from wsproto.events import Ping
 
+from relay.core.client_budget import ClientBudget
+from relay.core.closecodes import Close
 from relay.server.socket_watch import AT_ONCE, SocketWatch
+from tests.harness import masked_frame, masked_text
 from tests.server.world import MakeWorld, redis_is_away, settled
 
 
@@ -96,6 +100,44 @@ async def test_whatever_is_watched_learns_of_the_end() -> None:
     assert not watch.is_open
     with pytest.raises(ValueError, match="closed"):
         watch.add(0, reader)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_the_answer_to_a_heartbeat_is_free_and_what_else_comes_is_charged(
+    autojump_clock: MockClock, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    charged: list[tuple[int, int]] = []
+    charge = ClientBudget.charge
+
+    def noted(budget: ClientBudget, now: float, frames: int, size: int, shared: float) -> float | Close:
+        charged.append((frames, size))
+        return charge(budget, now, frames, size, shared)
+
+    monkeypatch.setattr(ClientBudget, "charge", noted)
+    world = make_world()
+    peer = await world.connect()
+    (session,) = world.context.registry
+    pong = masked_frame(0x8A, b"")
+    session.heartbeat(1.0)
+    assert isinstance(await peer.event(), Ping)
+    for first in range(0, len(pong), len(pong) // parts):
+        peer.send_bytes(pong[first : first + len(pong) // parts])
+        await settled()
+    assert charged == ([] if parts == 1 else [(0, 3), (1, 3)])  # in parts it is not read at a glance
+    charged.clear()
+    if parts == 1:
+        for _ in range(2):
+            peer.send_bytes(pong)
+            await settled()
+        assert charged == [(1, len(pong))] * 2
+        session.heartbeat(2.0)
+        assert isinstance(await peer.event(), Ping)
+        charged.clear()
+    peer.send_bytes(pong + masked_text(b'{"type":"ping"}'))  # a message beside it makes it no lone one
+    await settled()
+    assert [frames for frames, _ in charged] == [2]
+    peer.send({"type": "ping"})
+    assert (await peer.json())["type"] == "pong"
 
 
 async def test_a_client_has_a_task_only_while_something_is_awaited_for_it(

@@ -43,20 +43,20 @@ class NotedTraces:
         return self.spans[-1]
 
 
-class Listener:
+class IdleSubscriber:
     def offer(self, batch: Batch) -> None: ...
 
 
 class World:
-    """A hub with one live channel that has two listeners."""
+    """A hub with one live channel that has two subscribers."""
 
     def __init__(self) -> None:
         self.hub = Hub(lambda: None)
         self.traces = NotedTraces()
         self.fan_out = FanOutTraces(self.traces, self.hub)
-        self.listeners = [Listener(), Listener()]
-        for listener in self.listeners:
-            self.hub.subscribe(listener, "task:t", FORMAT)
+        self.subscribers = [IdleSubscriber(), IdleSubscriber()]
+        for subscriber in self.subscribers:
+            self.hub.subscribe(subscriber, "task:t", FORMAT)
         self.hub.catch_up("task:t", Snapshot(Position("e", 0), None, None))
 
     def trace(self, offset: int, channel: str = "task:t", epoch: str = "e") -> None:
@@ -71,7 +71,7 @@ class World:
 
     @property
     def ended(self) -> list[str]:
-        return [span.traceparent for span in self.traces.spans if span.ended == {"relay.listeners": 2}]
+        return [span.traceparent for span in self.traces.spans if span.ended == {"relay.subscribers": 2}]
 
 
 def test_a_span_ends_when_its_update_was_handed_out() -> None:
@@ -89,7 +89,7 @@ def test_a_span_ends_when_its_update_was_handed_out() -> None:
     assert world.ended == ["1", "3"]
 
 
-def test_a_channel_without_listeners_has_no_span() -> None:
+def test_a_channel_without_subscribers_has_no_span() -> None:
     world = World()
     world.trace(1, "task:other")
     assert world.traces.spans == []
@@ -98,11 +98,11 @@ def test_a_channel_without_listeners_has_no_span() -> None:
 def test_a_channel_that_is_left_leaves_no_span() -> None:
     world = World()
     world.trace(1)
-    for listener in world.listeners:
-        world.hub.unsubscribe(listener, "task:t", FORMAT)
+    for subscriber in world.subscribers:
+        world.hub.unsubscribe(subscriber, "task:t", FORMAT)
     world.flush()
-    for listener in world.listeners:
-        world.hub.subscribe(listener, "task:t", FORMAT)
+    for subscriber in world.subscribers:
+        world.hub.subscribe(subscriber, "task:t", FORMAT)
     world.hub.catch_up("task:t", Snapshot(Position("e", 1), None, None))
     world.flush()
     assert world.ended == []

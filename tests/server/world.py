@@ -1,7 +1,7 @@
 """Sessions on socket pairs, with a client at the other end that a test plays."""
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ from relay.server.drain import drain
 from relay.server.gc_tuning import MemoryTuner
 from relay.server.heartbeat import Heartbeat
 from relay.server.session import Session
-from relay.server.session_context import LoadHistory, SessionContext, client_limits_of, limits_of
+from relay.server.session_context import SessionContext, client_limits_of, limits_of
 from relay.server.session_queries import ChannelServices
 from relay.server.session_registry import SessionRegistry
 from relay.server.socket_watch import SocketWatch
@@ -127,6 +127,10 @@ class Peer:
         self.sock.close()
 
 
+#: Reads what came after a position, or the state without one.
+LoadHistory = Callable[[str, Position | None], Awaitable[Snapshot]]
+
+
 async def redis_is_away(channel: str, since: Position | None) -> Snapshot:
     raise BrokerUnavailable("there is no Redis in this test")
 
@@ -140,7 +144,7 @@ def services_without_redis(settings: Settings) -> ChannelServices:
         Presence(run_no_calls, sharded=False),
         HistoryRanges(run_no_calls),
         ClientPublishes(run_no_calls, retention_of(settings), sharded=False),
-        TaskStore(run_no_calls, run_no_calls, retention_of(settings), settings.max_tasks, sharded=False),
+        TaskStore(run_no_calls, run_no_calls, run_no_calls, retention_of(settings), settings.max_tasks, sharded=False),
         settings.max_update_bytes,
     )
 

@@ -27,6 +27,7 @@ SERVERS = {
     "stream": {"relay-deltas", "relay-durable"},
     "children": {"relay-durable"},
     "reports": {"relay-client"},
+    "scaling": {"relay", "relay-durable"},
     "durable": {"relay-publish", "relay-durable", "relay-unpersisted"},
     "jitter": {"relay", "relay-plain"},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_UPDATES
 from relay.broker import script_calls
 from relay.broker.opening import open_redis
 from relay.broker.service import RedisBroker
+from relay.broker.write_probe import WriteProbe
 from relay.config import RedisSettings, Settings
 from relay.core.channels import read_published
 from relay.core.errors import BrokerError
@@ -24,11 +25,18 @@ REDIS_SETTINGS = RedisSettings(_env_file=None)  # type: ignore[call-arg]
 RETENTION = script_calls.retention_of(SETTINGS)
 
 
+async def check_writes(redis: RedisBroker) -> str | None:
+    """Write as a relay does at intervals; return why Redis does not take writes."""
+    probe = WriteProbe(redis.run_calls, RETENTION, 1.0, is_sharded=False)
+    await probe.check()
+    return probe.failure
+
+
 @asynccontextmanager
 async def opened(server: RedisServer) -> AsyncIterator[RedisBroker]:
     with trio.fail_after(30):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
-            assert await redis.check_writes() is None
+            assert await check_writes(redis) is None
             yield redis
 
 

@@ -13,6 +13,7 @@ from relay.broker.service import RedisBroker
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BrokerError, BrokerUnavailable
 from tests.harness import RedisServer
+from tests.integration.broker.durable import check_writes
 
 #: Bytes that no Redis sends, or that hiredis cannot make sense of.
 GARBLED = {
@@ -130,7 +131,7 @@ async def test_a_garbled_answer_is_an_error_of_that_call(what: str, redis_server
             lambda: tasks.get("t"),
             lambda: tasks.page(10, None),
             lambda: tasks.mark_stalled(0.001),
-            redis.check_writes,
+            lambda: check_writes(redis),
             lambda: redis._commands.count_subscribers("x"),
         ):
             proxy.garble = lambda asked: reply if b"EVALSHA" in asked or b"NUMSUB" in asked else None

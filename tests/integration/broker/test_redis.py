@@ -21,7 +21,7 @@ from relay.broker.topology import ClusterServers
 from relay.config import RedisSettings, Settings
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.hub import Hub
-from tests.core.test_hub import CountingFormat, RecordingListener
+from tests.core.test_hub import CountingFormat, RecordingSubscriber
 from tests.harness import PATIENCE, RedisServer
 
 SECRET = "s3cret!@/:"
@@ -80,7 +80,7 @@ async def test_a_plain_publish_goes_to_its_subscribers(redis_server: RedisServer
 
 
 async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hub(redis_server: RedisServer) -> None:
-    recording, format = RecordingListener(), CountingFormat()
+    recording, format = RecordingSubscriber(), CountingFormat()
     async with service(redis_server.url) as redis:
         hub, channels = followed(redis)
         async with listening(redis, channels), trio.open_nursery() as nursery:
@@ -108,7 +108,7 @@ async def test_an_update_of_a_task_or_for_all_gets_a_position_and_reaches_the_hu
 
 async def test_channels_come_and_go_while_the_connection_is_cut_again_and_again(redis_server: RedisServer) -> None:
     """Whatever moment it is cut at: nothing is written to a connection that has gone, and none is made in its place."""
-    recording, format = RecordingListener(), CountingFormat()
+    recording, format = RecordingSubscriber(), CountingFormat()
     cuts = 0
     async with service(redis_server.url) as redis:
         hub, channels = followed(redis)

@@ -17,7 +17,7 @@ from relay.core.errors import BrokerError, BrokerRefused, StateTooLarge
 from relay.core.recovery import Snapshot
 from relay.core.updates import Position, Update
 from tests.harness import RedisServer
-from tests.integration.broker.durable import opened
+from tests.integration.broker.durable import check_writes, opened
 
 RETENTION = Retention()
 CHANNEL = "task:t"
@@ -84,7 +84,7 @@ async def test_reading_writes_nothing_and_its_position_can_be_resumed_from(redis
         assert (first.top.offset, first.state) == (0, None)
         assert first.top.epoch != general.top.epoch
         assert await read(redis) == first
-        assert (await read(redis, first.top, is_ours=True)).entries == ()
+        assert (await read(redis, first.top, is_relay_position=True)).entries == ()
         assert everything(redis_server) == before
         assert await publish(redis, b'{"n":1}') == (first.top.epoch, 1)
         entries = (await read(redis, first.top)).entries
@@ -121,7 +121,7 @@ async def test_a_channel_that_begins_again_has_another_epoch(redis_server: Redis
         assert (await read(redis)).top.epoch != before.epoch
         with redis_server.client() as client:
             client.flushall()
-        await redis.check_writes()
+        await check_writes(redis)
         await publish(redis, b'{"n":1}')
         assert (await read(redis)).top.epoch not in (first.epoch, second.epoch, before.epoch)
 
@@ -138,7 +138,7 @@ async def test_after_keys_were_evicted_a_channel_that_begins_again_has_another_e
                 client.set(f"fill:{number}", "x" * 10_000)
             assert client.info("stats")["evicted_keys"] > 0
             client.config_set("maxmemory", "0")
-        assert await redis.check_writes() is None
+        assert await check_writes(redis) is None
         assert (await publish(redis, b'{"n":2}')).epoch != first.epoch
 
 
@@ -192,7 +192,7 @@ async def test_what_a_relay_has_passed_on_and_redis_forgot_is_not_numbered_again
         start = (await read(redis)).top
         ahead = start._replace(offset=3)
         assert (await read(redis, ahead)).top == start  # a client's word changes nothing
-        renumbered = await read(redis, ahead, is_ours=True)
+        renumbered = await read(redis, ahead, is_relay_position=True)
         assert renumbered.top.offset == 0
         assert renumbered.top.epoch != start.epoch
         assert await publish(redis, b'{"n":1}') == (renumbered.top.epoch, 1)

@@ -3,12 +3,10 @@
 import json
 import re
 import subprocess
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,20 +16,15 @@ from relay.processes import start_child
 from tests.conftest import StartRelay
 from tests.deployment.pages import commands, snippets
 from tests.harness import PATIENCE, Client, RedisServer, Server, eventually
+from tests.http_server import RequestHandler, serving
 from tests.ports import free_port
 
 
-class App(BaseHTTPRequestHandler):
+class App(RequestHandler):
     """The app, which says which path it was asked for."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"app": self.path}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None: ...
+        self.answer(json.dumps({"app": self.path}).encode(), "application/json")
 
 
 class Nginx(Server):
@@ -83,16 +76,9 @@ def moved(tmp_path: Path, redis_server: RedisServer, start_relay: StartRelay) ->
     relay = start_relay("serve", api_prefix=prefix)
     directory = tmp_path / "nginx"
     directory.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), App) as app:
-        thread = threading.Thread(target=app.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            with Nginx(directory, relay.port, app.server_port) as nginx:
-                eventually(lambda: nginx.get("/")[0] == 200)
-                yield Moved(nginx, redis_server)
-        finally:
-            app.shutdown()
-            thread.join()
+    with serving(App) as port, Nginx(directory, relay.port, port) as nginx:
+        eventually(lambda: nginx.get("/")[0] == 200)
+        yield Moved(nginx, redis_server)
 
 
 def test_only_the_websockets_move(moved: Moved) -> None:

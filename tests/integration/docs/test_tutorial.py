@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from relay.processes import start_child
-from tests.harness import PATIENCE, ROOT, eventually
+from tests.harness import PATIENCE, ROOT, eventually, stop
 from tests.ports import free_port
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
@@ -53,12 +53,7 @@ def terminal(folder: Path, commands: list[str], name: str, environ: dict[str, st
         print(f"--- {name}\n{log.read_text()[-4000:]}", file=sys.stderr)
         raise
     finally:
-        child.terminate()
-        try:
-            child.wait(PATIENCE)
-        finally:
-            if child.poll() is None:
-                child.kill()
+        stop(child)
 
 
 def test_what_is_installed_are_packages_of_this_repository() -> None:

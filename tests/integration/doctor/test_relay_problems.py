@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from relay.doctor.problems import NotCheckedError
 from relay.doctor.relay_checks import Client, check_backlog, check_hold, check_port, check_relays
 from relay.processes import MAX_FILES, start_child
 from tests.harness import RedisServer, RelayServer, Server, eventually
+from tests.http_server import RequestHandler, serving
 from tests.ports import free_port
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -211,26 +212,15 @@ def test_no_relay_and_a_relay_without_redis(tmp_path: Path) -> None:
 def small_relay() -> Iterator[int]:
     """What answers as a relay with a backlog of 7 would; its port."""
 
-    class Healthy(BaseHTTPRequestHandler):
+    class Healthy(RequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"status":"ok"}')
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
+            self.answer(b'{"status":"ok"}', "application/json")
 
     class Server(HTTPServer):
         request_queue_size = 7
 
-    with Server(("127.0.0.1", 0), Healthy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Healthy, Server) as port:
+        yield port
 
 
 def test_this_machine(relay: RelayServer, monkeypatch: pytest.MonkeyPatch) -> None:

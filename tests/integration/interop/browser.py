@@ -3,11 +3,9 @@
 import queue
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import msgspec
 
 from relay.processes import start_child
 from tests.harness import PATIENCE
+from tests.http_server import RequestHandler, serving
 
 Report = dict[str, Any]
 
@@ -64,29 +63,14 @@ def page_server(page: Path) -> Iterator[tuple[str, Callable[[], Report]]]:
     """
     reports: queue.Queue[Report] = queue.Queue()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(RequestHandler):
         def do_GET(self) -> None:
-            self._answer(page.read_bytes() if self.path.startswith("/?") else b"")
+            self.answer(page.read_bytes() if self.path.startswith("/?") else b"")
 
         def do_POST(self) -> None:
-            reports.put(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(b"")
+            reports.put(msgspec.json.decode(self.read_body()))
+            self.answer(b"")
 
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            # A browser's first start, on a busy machine, takes its time.
-            yield f"http://127.0.0.1:{server.server_port}/", partial(reports.get, timeout=PATIENCE)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        # A browser's first start, on a busy machine, takes its time.
+        yield f"http://127.0.0.1:{port}/", partial(reports.get, timeout=PATIENCE)

@@ -3,10 +3,8 @@
 import gzip
 import re
 import subprocess
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +17,7 @@ from relay.core.closecodes import Close
 from relay.processes import start_child
 from tests.faults.proxy import Proxy
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer
+from tests.http_server import RequestHandler, serving
 from tests.integration.interop.browser import chromium
 from tests.integration.interop.node_packages import CLIENT, compile_client, install_node_packages
 
@@ -125,38 +124,22 @@ async def browser(directory: Path, url: str) -> AsyncIterator[Callable[[], list[
     """Chromium with a page that follows a relay: what it has reported so far."""
     reported: list[Report] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(RequestHandler):
         def do_GET(self) -> None:
             name = self.path.partition("?")[0].removeprefix("/")
             if name == "":
-                self._answer("text/html", PAGE.read_bytes())
+                self.answer(PAGE.read_bytes())
             elif name == "relay-client.js":
-                self._answer("text/javascript", (STATIC / name).read_bytes())
+                self.answer((STATIC / name).read_bytes(), "text/javascript")
             else:
-                self._answer("image/x-icon", b"")
+                self.answer(b"", "image/x-icon")
 
         def do_POST(self) -> None:
-            reported.extend(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer("text/plain", b"")
+            reported.extend(msgspec.json.decode(self.read_body()))
+            self.answer(b"", "text/plain")
 
-        def _answer(self, kind: str, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            with chromium(directory, f"http://127.0.0.1:{server.server_port}/?relay={quote(url)}"):
-                yield lambda: reported
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port, chromium(directory, f"http://127.0.0.1:{port}/?relay={quote(url)}"):
+        yield lambda: reported
 
 
 @pytest.mark.usefixtures("node_packages")

@@ -3,10 +3,8 @@
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from relay_client import Publisher
 from tests.conftest import StartRelay
 from tests.deployment.pages import snippets
 from tests.harness import RedisServer, RelayServer
+from tests.http_server import RequestHandler, serving
 from tests.integration.interop.conftest import NODE, install_packages
 from tests.integration.interop.node_packages import CLIENT, install_packed_client
 from tests.integration.page.conftest import address
@@ -25,28 +24,15 @@ from tests.integration.page.conftest import address
 def served(files: dict[str, bytes], policy: str | None = None) -> Iterator[str]:
     """A web server of another origin than the relay's."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(RequestHandler):
         def do_GET(self) -> None:
             body = files.get(self.path)
-            self.send_response(404 if body is None else 200)
             kind = "text/javascript" if self.path.endswith(".js") else "text/html; charset=utf-8"
-            self.send_header("Content-Type", kind)
-            if policy is not None:
-                self.send_header("Content-Security-Policy", policy)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
+            headers = {} if policy is None else {"Content-Security-Policy": policy}
+            self.answer(body or b"", kind, 404 if body is None else 200, headers)
 
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_two_lines_show_a_live_bar(shared_redis: RedisServer, share_relay: StartRelay, page: Page) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from relay.protocols import families, tasks
@@ -91,9 +91,9 @@ def test_the_examples_of_messages_are_of_their_kind() -> None:
         for message in messages.values():
             assert message.examples
             for example in message.examples:
-                jsonschema.validate(example, schema_of(message))
+                jsonschema_rs.validate(schema_of(message), example)
                 others = [each for each in messages.values() if each is not message]
-                assert not any(jsonschema.Draft202012Validator(schema_of(each)).is_valid(example) for each in others)
+                assert not any(jsonschema_rs.Draft202012Validator(schema_of(each)).is_valid(example) for each in others)
 
 
 def test_every_message_and_field_is_described() -> None:
@@ -113,7 +113,7 @@ def test_messages_are_as_described(api: httpx.Client, relay: RelayServer) -> Non
 
     def check(message: dict[str, Any]) -> dict[str, Any]:
         name = by_type[message["type"]]
-        jsonschema.validate(message, document["components"]["messages"][name]["payload"])
+        jsonschema_rs.validate(document["components"]["messages"][name]["payload"], message)
         seen.add(name)
         return message
 
@@ -139,4 +139,4 @@ def test_events_are_as_described(api: httpx.Client, relay: RelayServer) -> None:
     with httpx.stream("GET", url, timeout=20) as stream:
         lines = stream.iter_lines()
         data = next(line for line in lines if line.startswith("data:")).removeprefix("data:")
-    jsonschema.validate(json.loads(data), document["components"]["messages"]["taskUpdate"]["payload"])
+    jsonschema_rs.validate(document["components"]["messages"]["taskUpdate"]["payload"], json.loads(data))

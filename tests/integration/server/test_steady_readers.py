@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -58,6 +58,15 @@ def first_frame(buffer: bytes) -> tuple[int, bytes, bytes] | None:
     return None if len(buffer) < end else (buffer[0] & 15, buffer[start:end], buffer[end:])
 
 
+def publish(server: RedisServer, numbers: Iterable[int]) -> None:
+    """Publish updates of the task t in one write: a reader that publishes does not read meanwhile."""
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in numbers:
+            update = {"type": "task_update", "task_id": "t", "data": {"n": number, "text": "x" * 4096}}
+            pipeline.publish("task_updates", msgspec.json.encode(update))
+        pipeline.execute()
+
+
 def persisted(server: RedisServer, count: int) -> None:
     """Wait until so many updates are in the histories."""
 
@@ -102,15 +111,13 @@ def test_a_long_history_comes_at_the_pace_of_the_reader(redis_server: RedisServe
     redis_server.publish_task("t", n=0)
     persisted(redis_server, 1)
     position = next(messages(relay, {"type": "subscribe", "task_id": "t", "position": None}))["position"]
-    for number in range(1, 301):
-        redis_server.publish_task("t", n=number, text="x" * 4096)
+    publish(redis_server, range(1, 301))
     persisted(redis_server, 301)
     got = messages(relay, {"type": "subscribe", "task_id": "t", "position": position})
     answer = next(got)
     assert (answer["recovered"], answer["position"]["offset"]) == (True, 301)
     for number in range(1, 401):
         if number == 100:  # what is published meanwhile follows
-            for later in range(301, 401):
-                redis_server.publish_task("t", n=later, text="x" * 4096)
+            publish(redis_server, range(301, 401))
         update = next(got)
         assert (update["data"]["n"], update["position"]["offset"]) == (number, number + 1)

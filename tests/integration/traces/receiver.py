@@ -4,12 +4,13 @@ import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.harness import eventually
+from tests.http_server import RequestHandler, serving
 
 
 class Span(NamedTuple):
@@ -85,17 +86,14 @@ def _spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
 def receiving() -> Iterator[Receiver]:
     """Receive spans for the time of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(RequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.read_body()
             if self.headers["content-encoding"] == "gzip":
                 body = gzip.decompress(body)
             assert (self.path, self.headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
             receiver.take(body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None: ...
+            self.answer(b"", "application/x-protobuf")
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -103,13 +101,9 @@ def receiving() -> Iterator[Receiver]:
         def handle_error(self, *_: Any) -> None:
             """A relay that has ended does not wait for the answer."""
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        receiver = Receiver(server.server_port)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with serving(Handler, Server) as port:
+        receiver = Receiver(port)
         try:
             yield receiver
         finally:
             receiver.answer()
-            server.shutdown()
-            thread.join()

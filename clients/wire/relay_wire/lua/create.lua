@@ -12,15 +12,6 @@ if written_key and call('EXISTS', written_key) == 1 then
   return { epoch, top, 1, 0, 0 }
 end
 --@include creation
---@include operations
---@include state_limits
-if refusal and not is_known then
-  return redis.error_reply(refusal)
-end
---@include checks
-if options_refusal then
-  return redis.error_reply(options_refusal)
-end
 if written_key then
   call('SET', written_key, epoch .. ' ' .. next_top, 'PX', ARGV[18])
 end

@@ -11,15 +11,6 @@ local first_field, written_key = 21, nil
 local digest_key = KEYS[#KEYS]
 --@include occurrence
 --@include creation
---@include operations
---@include state_limits
-if refusal and not is_known then
-  return redis.error_reply(refusal)
-end
---@include checks
-if options_refusal then
-  return redis.error_reply(options_refusal)
-end
 if is_known then
   call('SET', digest_key, recorded, 'PX', ARGV[18])
   call('HSET', meta, 'announced', 1)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +10,7 @@ from relay_client.http import Publisher
 
 from tests.conftest import StartRelay
 from tests.harness import RedisServer, RelayServer, eventually
+from tests.http_server import RequestHandler, serving
 from tests.integration.client.reading import log_of, state_of
 from tests.ports import free_port
 
@@ -101,19 +101,14 @@ def test_an_outage_of_redis_is_waited_for(redis_server: RedisServer, start_relay
     assert [data["a"] for _, _, data in log_of(redis_server, "task:t")] == [0, 1]
 
 
-class _Proxy(BaseHTTPRequestHandler):
+class _Proxy(RequestHandler):
     """Something that is no relay."""
 
     keys: ClassVar[list[str | None]] = []
 
     def do_POST(self) -> None:
         self.keys.append(self.headers["Idempotency-Key"])
-        self.send_response(502)
-        self.end_headers()
-        self.wfile.write(b"<html>Bad gateway</html>")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+        self.answer(b"<html>Bad gateway</html>", status=502)
 
 
 def test_what_no_relay_confirms_is_an_error_by_the_deadline() -> None:
@@ -122,15 +117,9 @@ def test_what_no_relay_confirms_is_an_error_by_the_deadline() -> None:
             publisher.publish_task_update("t", {"a": 1})
         assert not refused.value.may_have_arrived
         assert refused.value.channel == "task:t"
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            publisher = Publisher(f"http://127.0.0.1:{server.server_port}", deadline=1, timeout=0.5)
-            with publisher, pytest.raises(DeliveryTimedOut, match="502"):
-                publisher.publish_task_update("t", {"a": 1})
-        finally:
-            server.shutdown()
-            thread.join(20)
+    with serving(_Proxy) as port:
+        publisher = Publisher(f"http://127.0.0.1:{port}", deadline=1, timeout=0.5)
+        with publisher, pytest.raises(DeliveryTimedOut, match="502"):
+            publisher.publish_task_update("t", {"a": 1})
     assert len(_Proxy.keys) > 1
     assert len(set(_Proxy.keys)) == 1

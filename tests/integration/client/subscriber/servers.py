@@ -28,7 +28,7 @@ def within_patience() -> Any:
 @asynccontextmanager
 async def publishing(redis_server: RedisServer) -> AsyncIterator[RedisBroker]:
     """Durable publishing, straight to Redis: no relay needs to be there."""
-    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    settings = Settings(_env_file=None, redis_timeout=PATIENCE)  # type: ignore[call-arg]
     async with open_redis(redis_server.url, settings, RedisSettings(_env_file=None)) as redis:  # type: ignore[call-arg]
         yield redis
 

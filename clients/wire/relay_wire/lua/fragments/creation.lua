@@ -1,4 +1,5 @@
--- What an announcement does to its task. Sets is_known (the announcement is of what is there already), is_update and next_top.
+-- What an announcement does to its task, and all that may refuse it. Sets is_known (the announcement is of what is there
+-- already), is_update and next_top.
 --
 --   the task                           | becomes
 --   -----------------------------------|---------------------------------------------------------------------------
@@ -21,3 +22,12 @@ if not is_new and field_count > 0 then
 end
 local is_update, is_stall_mark = has_leftovers, false
 local next_top = tostring(top + 1)
+--@include operations
+--@include state_limits
+if refusal and not is_known then
+  return redis.error_reply(refusal)
+end
+--@include checks
+if options_refusal then
+  return redis.error_reply(options_refusal)
+end
