@@ -16,6 +16,7 @@ help:  ## List the targets
 PACKAGES := -e clients/wire -e 'clients/python[trio,tail]' -e clients/jobs
 MANIFESTS := pyproject.toml $(wildcard clients/*/pyproject.toml)
 COMMA := ,
+SPACE := $(subst ,, )
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -68,7 +69,7 @@ test-programs: $(VENV)/.installed-test  ## Run the tests with programs of others
 	$(PYTEST) $(WORKERS) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
 
 # These take minutes of CPU, and what they test changes seldom.
-SLOW := $(addprefix tests/integration/, benchmarks docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
+SLOW := $(addprefix tests/integration/, $(addprefix benchmarks/, test_benchmarks.py test_load.py test_relay_alone.py) docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \
 	deployment/test_containers.py deployment/test_monitoring.py \
 	deployment/test_proxies.py interop/test_js_package.py server/test_autobahn.py test_abuse.py)
 
@@ -89,7 +90,7 @@ test-compat: $(VENV)/.installed-compat  ## Run a choice of tests on another Pyth
 
 test-integrations: $(VENV)/.installed-test  ## Test the integrations with libraries in environments of their own (needs the network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.20'
-	TOX_DISCOVER="$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python)" $(BIN)/python -m tox run -m integrations
+	TOX_DISCOVER="$(subst $(SPACE),$(COMMA),$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python))" $(BIN)/python -m tox run -m integrations
 
 test-compat-core: $(VENV)/.installed-compat  ## Run the tests of what decides and translates on another Python
 	$(PYTEST) -n $$((2 * $$(nproc))) $(COMPAT_CORE)

@@ -101,6 +101,10 @@ class Testbed:
     def leave(self) -> None:
         """Disconnect all clients; waits until the server has come to rest after that, 10 s at most."""
         self.load.drop()
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until the server has come to rest, 10 s at most."""
         cpu = self.server.cpu().ran
         for _ in range(_LOOKS):
             time.sleep(_SETTLE)

@@ -56,12 +56,33 @@ def _bars(axes: Axes, report: Report, figure: str, scale: float) -> None:
     axes.margins(x=0.15)
 
 
+def _growth(axes: Axes, report: Report, figure: str, of: str) -> None:
+    """Draw a cost in microseconds against the number of tasks or clients, one line for each server, from zero."""
+    for number, server in enumerate(dict.fromkeys(row.server for row in report.rows)):
+        rows = [row for row in report.rows if row.server == server and figure in row.figures]
+        axes.plot(
+            [row.figures["size"] for row in rows], [row.figures[figure] * 1e6 for row in rows], label=server,
+            color=_color(server, number), marker=_MARKERS[number % len(_MARKERS)],
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel=of, ylabel="microseconds")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+
+
 #: Name, scenario, figure, title, and how it is drawn.
 PLOTS: tuple[tuple[str, str, str, str, Callable[[Axes, Report], None]], ...] = (
     ("latency", "paced", "p99", "Latency against rate", _latency),
     ("deliveries", "burst", "per_core", "Deliveries per CPU second, burst", partial(_bars, figure="per_core", scale=1)),
     ("memory", "idle", "memory", "KB per idle client", partial(_bars, figure="memory", scale=1e-3)),
     ("connections", "storm", "accepted", "Connections accepted a second", partial(_bars, figure="accepted", scale=1)),
+    ("tasks", "scaling", "cpu_per_update", "CPU per update", partial(_growth, figure="cpu_per_update", of="tasks")),
+    (
+        "clients",
+        "scaling",
+        "cpu_per_delivery",
+        "CPU per delivery",
+        partial(_growth, figure="cpu_per_delivery", of="clients"),
+    ),
 )
 
 

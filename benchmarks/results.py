@@ -41,6 +41,8 @@ METRICS: dict[str, Metric] = {
     "per_core": Metric("deliveries per CPU s", "count", "higher"),
     "updates_per_core": Metric("updates per CPU s", "count", "higher"),
     "cpu_per_update": Metric("CPU/update", "seconds", "lower"),
+    "cpu_per_delivery": Metric("CPU/delivery", "seconds", "lower"),
+    "size": Metric("size", "count"),
     "p50": Metric("p50", "seconds", "lower"),
     "p99": Metric("p99", "seconds", "lower"),
     "p999": Metric("p99.9", "seconds", "lower"),

@@ -7,6 +7,7 @@ from benchmarks.scenarios.crowd import BYTES, CLIENTS, IDLE_SECONDS, IN_FLIGHT, 
 from benchmarks.scenarios.fan_out import burst, large, paced, stream, variants
 from benchmarks.scenarios.network import avalanche, deploy, jitter
 from benchmarks.scenarios.reports import CLIENT, OFTEN, reports
+from benchmarks.scenarios.scaling import scaling
 from benchmarks.scenarios.slow import MAX_RATIO, slow
 from benchmarks.scenarios.tasks import few_watchers, publish_variants, reconnect
 
@@ -85,7 +86,8 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         "When has every client all it missed, on Relay and on Centrifugo itself?",
         {"tasks": Sizes(1000, 200, 4), "watchers of each": 10, "updates before": 3, "missed updates": 5, "bytes": 160},
         ("served", "ratio", "recovered", "p50", "p99", "retries", "server", "load"), one_by_one(reconnect),
-        (relay.RELAY_CENTRIFUGE,), others=(networked.CENTRIFUGO_RECOVERY,), ratio="served",
+        (relay.RELAY_CENTRIFUGE, relay.RELAY_PROTOBUF),
+        others=(networked.CENTRIFUGO_RECOVERY, networked.CENTRIFUGO_PROTOBUF), ratio="served",
         complete="times that every client of Relay recovered all it had missed, in order",
     ),
     Scenario(
@@ -133,6 +135,16 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
          "bytes": 160, "updates/s": Sizes(1_000, 1_000, 100), "rounds": Sizes(7, 3, 1)},
         ("redis_per_update", "cpu_per_update", "p50", "p99", "server", "load_core"), children, (relay.RELAY_DURABLE,),
         has_peers=False,
+    ),
+    Scenario(
+        "scaling", "More tasks, more clients", "Does an update or a delivery cost more when there are more tasks or clients?",
+        {"tasks": Sizes((1, 10, 100, 1_000, 10_000), (1, 10, 100, 1_000, 4_000), (1, 10)),
+         "updates/s": Sizes(2_000, 2_000, 100),
+         "clients": Sizes((100, 1_000, 5_000, 10_000, 18_000), (100, 1_000, 5_000), (2, 10)),
+         "deliveries/s": Sizes(30_000, 30_000, 200), "bytes": 160, "seconds": Sizes(5.0, 2.0, 0.3),
+         "rounds": Sizes(3, 3, 1)},
+        ("cpu_per_update", "cpu_per_delivery", "p50", "p99", "server", "load_core"), one_by_one(scaling),
+        (relay.RELAY, relay.RELAY_DURABLE), has_peers=False,
     ),
     Scenario(
         "relays", "Two relays behind one Redis", "What do two relays with half of the clients each cost, on one core?",

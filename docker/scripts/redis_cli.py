@@ -10,11 +10,10 @@ import sys
 from typing import Any
 
 import redis
-from redis_place import Place, connect, find_redis
+from redis_place import Place, connect, read_place
 from relay_wire.redis_urls import parse
 
-from relay.config import RedisSettings, load
-from relay.core.errors import ConfigError
+from relay.config import RedisSettings
 
 
 def program_arguments(place: Place, settings: RedisSettings) -> tuple[list[str], dict[str, str]]:
@@ -86,12 +85,7 @@ def converse(client: "redis.Redis | redis.RedisCluster", prompt: str) -> None:
 
 def main(command: list[str]) -> int:
     """Run the command. Return the exit status, unless redis-cli replaces this process."""
-    try:
-        _, settings = load()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    place = find_redis(settings)
+    settings, place = read_place()
     print(f"Redis  {place}", file=sys.stderr)
     program = shutil.which("redis-cli") or shutil.which("valkey-cli")
     try:

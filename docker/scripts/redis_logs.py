@@ -8,10 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from redis_place import find_redis
-
-from relay.config import load
-from relay.core.errors import ConfigError
+from redis_place import read_place
 
 
 def main() -> int:
@@ -20,12 +17,7 @@ def main() -> int:
     parser.add_argument("--follow", action="store_true", help="show new lines until Ctrl-C")
     parser.add_argument("--lines", type=int, default=100, help="number of lines, from the end")
     options = parser.parse_args()
-    try:
-        _, settings = load()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    place = find_redis(settings)
+    _, place = read_place()
     if place.log is None:
         print(f"{place} is not embedded in a relay on this machine: asking Compose.", file=sys.stderr)
         return 3

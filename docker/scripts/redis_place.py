@@ -1,6 +1,7 @@
 """Find Redis: the one that a relay with the same environment would use, or the embedded one of a relay on this machine."""
 
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from redis.retry import Retry
 from relay_wire.redis_urls import parse, sync_client
 
 from relay import logs
-from relay.config import RedisSettings
+from relay.config import RedisSettings, load
+from relay.core.errors import ConfigError
 
 #: Deadline of every Redis call, in seconds.
 TIMEOUT = 3.0
@@ -33,6 +35,20 @@ class Place:
 
     def __str__(self) -> str:
         return f"{logs.without_password(self.url)}  ({self.origin})"
+
+
+def read_place() -> tuple[RedisSettings, Place]:
+    """Return the settings of this environment, and the Redis that `find_redis` finds by them.
+
+    Raises:
+        SystemExit: The settings cannot be right. The reason was printed, and the status is 2.
+    """
+    try:
+        _, settings = load()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    return settings, find_redis(settings)
 
 
 def find_redis(settings: RedisSettings) -> Place:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from redis_place import Place, connect, find_redis
+from redis_place import Place, connect, read_place
 from relay_wire import keys
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.statuses import IN_PROGRESS
 
-from relay.config import RedisSettings, load
-from relay.core.errors import ConfigError
+from relay.config import RedisSettings
 from relay.core.task_state import status_of
 
 #: Tasks whose states are read in one round trip.
@@ -154,12 +153,7 @@ def show(place: Place, settings: RedisSettings) -> None:
 
 def main() -> int:
     """Run the command. Return the exit status."""
-    try:
-        _, settings = load()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    place = find_redis(settings)
+    settings, place = read_place()
     print(f"Redis  {place}", flush=True)
     try:
         show(place, settings)

@@ -48,6 +48,10 @@ end
 return { clock[1] * 1000 + math.floor(clock[2] / 1000), found }
 """
 )
+#: Returns whether any bucket has notes, where all are on one server.
+_HAS_NOTES = Script.of("return redis.call('EXISTS', unpack(KEYS))")
+_ALL_NOTES = [keys.roll_ups(bucket) for bucket in range(keys.BUCKETS)]
+
 _REMOVE_NOTES = Script.of(
     """
 local names, done = {}, {}
@@ -77,24 +81,33 @@ class ChildRollUps:
 
     Args:
         run_calls: Runs scripts for the relay itself.
+        run_periodic_calls: Runs those that are run again and again.
         retention: How much is kept, and for how long.
         sharded: Whether the server is a cluster.
     """
 
-    def __init__(self, run_calls: RunCalls, retention: Retention, *, sharded: bool) -> None:
+    def __init__(
+        self, run_calls: RunCalls, run_periodic_calls: RunCalls, retention: Retention, *, sharded: bool
+    ) -> None:
         self._run_calls = run_calls
+        self._run_periodic_calls = run_periodic_calls
         self._retention = retention
         self._sharded = sharded
 
-    async def lock(self, token: str, seconds: float) -> bool:
+    async def may_carry(self, token: str, seconds: float) -> bool:
         """Become, or stay, the one relay that does this. Raises BrokerError.
 
         Args:
             token: Names this relay.
             seconds: How long the lock lasts.
+
+        Returns:
+            It is this one, and there may be something to carry.
         """
-        (answer,) = await run_all(self._run_calls, [ScriptCall(LOCK, [keys.ROLL_UP], [token, int(seconds * 1000)])])
-        return bool(answer)
+        calls = [ScriptCall(LOCK, [keys.ROLL_UP], [token, int(seconds * 1000)])]
+        if not self._sharded:  # else the buckets are on several nodes, and `carry` looks as cheaply
+            calls.append(ScriptCall(_HAS_NOTES, _ALL_NOTES, []))
+        return all(await run_all(self._run_periodic_calls, calls))
 
     async def carry(self) -> int:
         """Carry a bounded number of notes of each bucket. Returns how many there were. Raises BrokerUnavailable."""

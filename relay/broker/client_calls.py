@@ -42,7 +42,7 @@ class _Request:
 
 
 class ClientCalls:
-    """Runs scripts for clients. `run` must be running."""
+    """Runs scripts for clients, or those that are periodic. `run` must be running."""
 
     def __init__(self, run_calls: RunCalls, connections: int, deadline: float) -> None:
         """Make it.

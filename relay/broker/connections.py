@@ -6,8 +6,9 @@ redis-py's own pipelines pack in Python, which costs six times as much, and thos
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from hiredis import PushNotification, pack_command
 from redis.asyncio import ConnectionPool
@@ -42,7 +43,10 @@ class Server:
         self.name = name
         self._pool = pool
         self._subscriber_pool = subscriber_pool
+        #: Digests of the scripts that the server knows.
         self._loaded: set[str] = set()
+        #: Connections for commands that say when they connect again.
+        self._tracked: WeakSet[AbstractConnection] = WeakSet()
         self._free_connections = asyncio.Semaphore(pool.max_connections)
         self._users = 0
         self._is_closing = False
@@ -59,18 +63,25 @@ class Server:
             RedisError: The connection failed; commands may have been carried out.
             OSError: The same.
         """
+        return await self._use(self._exchange(commands))
+
+    async def _use(self, exchange: Coroutine[Any, Any, list[Any]]) -> list[Any]:
         self._users += 1
         try:
-            return await self._exchange(commands)
+            return await exchange
         finally:
             await self._leave()
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command], scripts: Sequence[Script] = ()) -> list[Any]:
+        """Run commands, before them on the same connection ``SCRIPT LOAD`` for scripts that the server may not know."""
         async with self._free_connections:
             connection = await _connection_of(self._pool)
             try:
-                await write(connection, b"".join([pack_command(tuple(command)) for command in commands]))
-                return await self._answers(connection, len(commands))
+                self._track(connection)
+                new = [script for script in scripts if script.sha not in self._loaded]
+                loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in new]
+                await write(connection, b"".join([pack_command(tuple(command)) for command in (*loads, *commands)]))
+                answers = await self._answers(connection, len(loads) + len(commands))
             except MALFORMED as error:
                 await connection.disconnect(nowait=True)
                 raise malformed_reply(error) from error
@@ -79,6 +90,20 @@ class Server:
                 raise
             finally:
                 await self._pool.release(connection)
+        self._loaded.update(
+            script.sha for script, answer in zip(new, answers, strict=False) if not isinstance(answer, Exception)
+        )
+        return answers[len(new) :]
+
+    def _track(self, connection: AbstractConnection) -> None:
+        """Forget what the server knows whenever a connection is new: it was restarted, perhaps, or is another one now."""
+        if connection not in self._tracked:
+            self._tracked.add(connection)
+            connection.register_connect_callback(self._forget_scripts)  # type: ignore[no-untyped-call]
+            self._loaded.clear()
+
+    def _forget_scripts(self, _connection: AbstractConnection) -> None:
+        self._loaded.clear()
 
     @staticmethod
     async def _answers(connection: AbstractConnection, count: int) -> list[Any]:
@@ -98,7 +123,7 @@ class Server:
         return answers
 
     async def run_calls(self, calls: Sequence[ScriptCall], replicas: int = 0, wait: float = 0.0) -> list[Any]:
-        """Run scripts, in order, in one round trip, or two if the server does not know them.
+        """Run scripts, in order, in one round trip, or two if the server has forgotten them. Each is carried out once at most.
 
         Args:
             calls: The calls.
@@ -112,34 +137,32 @@ class Server:
             RedisError: As for `exchange`.
             OSError: As for `exchange`.
         """
-        if not replicas:
-            return await self._run_loaded(calls, [])
-        *answers, reached = await self._run_loaded(calls, [("WAIT", replicas, max(1, int(wait * 1000)))])
-        if not isinstance(reached, int) or reached < replicas:
-            return [RedisTimeoutError(f"{reached} replicas have it, not {replicas}")] * len(answers)
+        answers = await self._run_once(calls, replicas, wait)
+        missing = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missing:
+            # Somebody has made the server forget scripts, and others may have loaded some of them again. These calls were not
+            # carried out. All others were, and must not be once more.
+            self._loaded.clear()
+            again = await self._run_once([calls[place] for place in missing], replicas, wait)
+            for place, answer in zip(missing, again, strict=True):
+                answers[place] = answer
         return answers
 
-    async def _run_loaded(self, calls: Sequence[ScriptCall], more: Sequence[Command]) -> list[Any]:
+    async def _run_once(self, calls: Sequence[ScriptCall], replicas: int, wait: float) -> list[Any]:
         commands: list[Command] = [
             ("EVALSHA", script.sha, len(names), *names, *values) for script, names, values in calls
         ]
-        commands += more
-        needed: dict[Script, None] = dict.fromkeys(call.script for call in calls)
-        answers: list[Any] = []
-        if all(script.sha in self._loaded for script in needed):
-            answers = await self.exchange(commands)
-            missing = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if not missing:
-                return answers
-            # The server was restarted, or is another one now: it knows none of the scripts.
-            answers = answers[: missing[0]]
+        if replicas:
+            commands.append(("WAIT", replicas, max(1, int(wait * 1000))))
         # In one pipeline: no call overtakes another for want of its script.
-        loads = [("SCRIPT", "LOAD", script.source) for script in needed]
-        loaded_and_rest = await self.exchange([*loads, *commands[len(answers) :]])
-        for script, answer in zip(needed, loaded_and_rest, strict=False):
-            if not isinstance(answer, Exception):
-                self._loaded.add(script.sha)
-        return answers + loaded_and_rest[len(loads) :]
+        answers = await self._use(self._exchange(commands, tuple(dict.fromkeys(call.script for call in calls))))
+        if not replicas:
+            return answers
+        reached = answers.pop()
+        if isinstance(reached, int) and reached >= replicas:
+            return answers
+        error = RedisTimeoutError(f"{reached} replicas have it, not {replicas}")
+        return [answer if isinstance(answer, Exception) else error for answer in answers]
 
     async def connect(self) -> AbstractConnection:
         """Return a connection for a subscription, to be closed by `discard`.

@@ -42,7 +42,7 @@ async def open_redis(url: str, settings: Settings, redis_settings: RedisSettings
         service = RedisBroker(servers, client_servers, publish_servers, loop, settings)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(service.run_client_calls)
+                nursery.start_soon(service.run_shared_calls)
                 yield service
                 nursery.cancel_scope.cancel()
         finally:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from relay.broker.backoff import backoff
 from relay.broker.connections import Server
-from relay.broker.contract import MessageHandler, PubSubReceiver
+from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.pubsub_connection import PubSubConnection, PubSubOptions
 from relay.broker.topology import REFRESH, Servers
 
@@ -156,6 +156,7 @@ class PubSub:
         receiver: PubSubReceiver = NO_RECEIVER,
         on_connecting: Callable[[], None] = lambda: None,
         prepare: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        run_calls: RunCalls | None = None,
     ) -> None:
         """Receive until cancelled.
 
@@ -164,11 +165,18 @@ class PubSub:
             receiver: Receives messages on Relay's own channels.
             on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
             prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
+            run_calls: Runs the scripts of probes, where there is one server and others share the round trip.
         """
-        options = PubSubOptions(
-            self._handlers, self._health_interval, self._deadline, on_connecting, self.invalidate_topology, prepare
-        )
         is_sharded = self._servers.is_sharded
+        options = PubSubOptions(
+            self._handlers,
+            self._health_interval,
+            self._deadline,
+            on_connecting,
+            self.invalidate_topology,
+            prepare,
+            None if is_sharded else run_calls,
+        )
         plain = PubSubConnection(self._servers.any, NO_RECEIVER if is_sharded else receiver, options, loop)
         self._plain.append(plain)
         try:

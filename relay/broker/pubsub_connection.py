@@ -19,10 +19,12 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from relay_wire import keys
+from relay_wire.publications import ScriptCall
+from relay_wire.scripts import Script
 
 from relay.broker.backoff import backoff
 from relay.broker.connections import Server
-from relay.broker.contract import MessageHandler, PubSubReceiver
+from relay.broker.contract import MessageHandler, PubSubReceiver, RunCalls
 from relay.broker.pubsub_messages import MessageDispatcher
 from relay.broker.pubsub_reader import PubSubReader
 from relay.broker.reply_reader import shutdown_socket, write
@@ -34,6 +36,9 @@ _log = structlog.get_logger("relay.pubsub")
 
 #: Channels in one SUBSCRIBE command.
 _SUBSCRIBE_AT_ONCE = 500
+
+#: Publishes a probe. On a single server it is a call like any other, and the key is a channel's name.
+_PUBLISH = Script.of("return redis.call('PUBLISH', KEYS[1], '')")
 
 
 def _is_pattern(channel: str) -> bool:
@@ -51,6 +56,7 @@ class PubSubOptions:
         on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
         on_lost: Called when a connection has failed.
         prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
+        run_calls: Runs the scripts of probes while a connection is up; None if they take connections of their own.
     """
 
     handlers: Mapping[str, Sequence[MessageHandler]]
@@ -59,6 +65,7 @@ class PubSubOptions:
     on_connecting: Callable[[], None]
     on_lost: Callable[[], None]
     prepare: Callable[[], Awaitable[None]]
+    run_calls: RunCalls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +254,9 @@ class PubSubConnection:
         """
         while True:
             self._probe_arrived = trio.Event()
-            await self._publish_probe(server)
+            with trio.fail_after(self._options.deadline):  # for both ways together
+                if not (self.alive and await self._publish_probe_with_others()):
+                    await self._publish_probe(server)
             await self._wait_for_probe(server, reader)
             if not self.alive:
                 await self._options.prepare()
@@ -280,6 +289,16 @@ class PubSubConnection:
             if reader.handled == handled:
                 raise trio.TooSlowError("the subscription is silent")
             await self._publish_probe(server)
+
+    async def _publish_probe_with_others(self) -> bool:
+        """Publish a probe in one round trip with what else is periodic. Returns whether that has succeeded."""
+        if self._options.run_calls is None:
+            return False
+        try:
+            (answer,) = await self._options.run_calls([ScriptCall(_PUBLISH, [self._probe], [])])
+        except BrokerError:
+            return False
+        return not isinstance(answer, BrokerError)
 
     async def _publish_probe(self, server: Server) -> None:
         """Try until it is published: the pool's connections may be those of a server that has gone, and to drop the

@@ -13,6 +13,7 @@ from relay_wire import keys, publications
 from relay_wire.channels import GENERAL, TASK_DELTA
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
+from relay_wire.scripts import Script
 
 from relay.broker import script_calls
 from relay.broker.channel_subscriptions import ChannelSubscriptions
@@ -42,6 +43,9 @@ from relay.core.updates import Position, Update
 from relay.traces import Traces
 
 _log = structlog.get_logger("relay.redis")
+
+#: What a single server says about itself.
+_INFO = Script.of("return redis.call('INFO')")
 
 
 class RedisBroker:
@@ -75,13 +79,15 @@ class RedisBroker:
         publish_commands = Commands(publish_servers, loop, settings.redis_timeout, self._pubsub.invalidate_topology)
         run_publishes = partial(publish_commands.run_calls, replicas=settings.wait_replicas)
         self._publish_calls = ClientCalls(run_publishes, PUBLISH_CONNECTIONS, settings.redis_timeout)
+        self._dedicated: list[DedicatedConnection] = []
+        # What is done at the same tick goes in one round trip.
+        self._periodic_calls = ClientCalls(self._run_on_own_connection(), 1, settings.redis_timeout)
         self._write_probe = WriteProbe(
-            self._commands.run_calls,
+            self._periodic_calls.run_calls,
             self._retention,
             settings.redis_health_interval,
             is_sharded=servers.is_sharded,
         )
-        self._dedicated: list[DedicatedConnection] = []
 
     @property
     def has_families(self) -> bool:
@@ -205,7 +211,14 @@ class RedisBroker:
 
     async def read_usage(self) -> dict[str, ServerUsage]:
         """Return what each server uses, by its name; see `Commands.read_usage` for what is raised."""
-        return await self._commands.read_usage()
+        if self._servers.is_sharded:
+            return await self._commands.read_usage()
+        (answer,) = await self._periodic_calls.run_calls([ScriptCall(_INFO, [keys.NODES], [])])
+        if isinstance(answer, BrokerError):
+            raise answer
+        if not isinstance(answer, bytes):
+            raise BrokerRefused(f"Redis gave an answer to INFO that cannot be read: {answer!r:.200}")
+        return {self._servers.any().name: ServerUsage.parse(answer.decode(errors="replace"))}
 
     def subscribe_raw(self, channel: str, handler: MessageHandler) -> Callable[[], None]:
         """Call a handler with each message's channel and bytes, inline: it must neither block nor raise.
@@ -246,6 +259,7 @@ class RedisBroker:
         """Return the tasks in Redis, read on the connections for clients."""
         return TaskStore(
             self._commands.run_calls,
+            self._periodic_calls.run_calls,
             self._client_calls.run_calls,
             self._retention,
             max_tasks,
@@ -254,7 +268,12 @@ class RedisBroker:
 
     def child_roll_ups(self) -> ChildRollUps:
         """Return what rolls up children into their parents."""
-        return ChildRollUps(self._commands.run_calls, self._retention, sharded=self._servers.is_sharded)
+        return ChildRollUps(
+            self._commands.run_calls,
+            self._periodic_calls.run_calls,
+            self._retention,
+            sharded=self._servers.is_sharded,
+        )
 
     def client_publishes(self, traces: Traces | None = None) -> ClientPublishes:
         """Return what publishes for clients, on connections of their own."""
@@ -296,13 +315,8 @@ class RedisBroker:
             on_stored: Called with how many messages this process has stored, and no other before it.
             traces: Makes spans, if anything does.
         """
-        run_calls: RunCalls = self._commands.run_calls
-        if not self._servers.is_sharded:  # a cluster has many servers, and its calls take the pools' connections
-            connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
-            self._dedicated.append(connection)
-            run_calls = partial(self._commands.run_calls_on, connection)
         ingester = PublishIngester(
-            run_calls,
+            self._run_on_own_connection(),
             self._retention,
             self._servers.is_sharded,
             self.publish,
@@ -315,16 +329,33 @@ class RedisBroker:
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
         return ingester
 
+    def _run_on_own_connection(self) -> RunCalls:
+        """Return what runs scripts for one caller at a time, on a connection that nobody else uses."""
+        if self._servers.is_sharded:  # there are many servers, and calls take the pools' connections
+            return self._commands.run_calls
+        connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
+        self._dedicated.append(connection)
+        return partial(self._commands.run_calls_on, connection)
+
+    @property
+    def periodic_calls(self) -> RunCalls:
+        """Runs scripts of the relay itself that are run again and again and come to the same if they are run twice.
+
+        Those that are asked for in one turn of the event loop go in one round trip.
+        """
+        return self._periodic_calls.run_calls
+
     @property
     def client_calls(self) -> RunCalls:
         """Runs scripts for clients, on connections that the relay itself does not need."""
         return self._client_calls.run_calls
 
-    async def run_client_calls(self) -> None:
-        """Serve what clients ask to be read and published, until cancelled. `open_redis` runs it."""
+    async def run_shared_calls(self) -> None:
+        """Serve what clients ask to be read and published, and what is periodic, until cancelled. `open_redis` runs it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._client_calls.run)
             nursery.start_soon(self._publish_calls.run)
+            nursery.start_soon(self._periodic_calls.run)
 
     async def start_listening(
         self, receiver: PubSubReceiver = NO_RECEIVER, on_connecting: Callable[[], None] = lambda: None
@@ -337,4 +368,6 @@ class RedisBroker:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_probe.run)
-            await self._pubsub.run(self._loop, receiver, on_connecting, self._write_probe.check)
+            await self._pubsub.run(
+                self._loop, receiver, on_connecting, self._write_probe.check, self._periodic_calls.run_calls
+            )

@@ -3,8 +3,9 @@
 `relay.broker.task_list` makes the pages of the list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -35,7 +36,19 @@ LOCK = Script.of(
 #: All ages are by Redis' clock. Scores that are infinite are none of Relay's.
 _NOW = "local clock = redis.call('TIME') local now = clock[1] * 1000 + math.floor(clock[2] / 1000) "
 _SILENT = Script.of(
-    _NOW + "return redis.call('ZRANGEBYSCORE', KEYS[1], '(-inf', now - ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])"
+    _NOW + "local found = {} for i, key in ipairs(KEYS) do "
+    "found[i] = redis.pcall('ZRANGEBYSCORE', key, '(-inf', now - ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2]) end "
+    "return found"
+)
+#: Of the keys of some buckets, returns the places of the buckets that `_FORGET` would change, or could not.
+_OUTDATED = Script.of(
+    _NOW + "local found = {} "
+    "local function count(...) local n = redis.pcall(...) return type(n) == 'number' and n or 1 end "
+    "for i = 1, #KEYS, 3 do local listed, outdated = redis.pcall('ZCARD', KEYS[i]), false "
+    "for place = i, i + 1 do outdated = outdated or count('ZCOUNT', KEYS[place], '-inf', now - ARGV[1]) > 0 "
+    "or count('ZCOUNT', KEYS[place], '+inf', '+inf') > 0 or count('ZCARD', KEYS[place]) > tonumber(ARGV[2]) end "
+    "if outdated or redis.pcall('ZCARD', KEYS[i + 2]) ~= listed then found[#found + 1] = (i - 1) / 3 end end "
+    "return found"
 )
 _FORGET = Script.of(
     _NOW + "for i = 1, 2 do "
@@ -56,6 +69,15 @@ _REMOVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 _BUCKETS = range(keys.BUCKETS)
 
 
+def _indexes(bucket: int) -> list[str]:
+    return [keys.tasks(bucket), keys.running(bucket), keys.names(bucket)]
+
+
+def _groups(*, sharded: bool) -> list[list[int]]:
+    """Return the buckets that one call may be about."""
+    return [[bucket] for bucket in _BUCKETS] if sharded else [list(_BUCKETS)]
+
+
 class TaskStore:
     """The tasks in Redis.
 
@@ -64,22 +86,32 @@ class TaskStore:
     """
 
     def __init__(
-        self, run_calls: RunCalls, run_client_calls: RunCalls, retention: Retention, max_tasks: int, *, sharded: bool
+        self,
+        run_calls: RunCalls,
+        run_periodic_calls: RunCalls,
+        run_client_calls: RunCalls,
+        retention: Retention,
+        max_tasks: int,
+        *,
+        sharded: bool,
     ) -> None:
         """Make the store.
 
         Args:
             run_calls: Runs scripts for the relay itself.
+            run_periodic_calls: Runs those that are run again and again.
             run_client_calls: Runs scripts for clients.
             retention: How much is kept, and for how long.
             max_tasks: Tasks listed; of more, the least recently active are left out.
             sharded: Whether the server is a cluster.
         """
         self._run_calls = run_calls
+        self._run_periodic_calls = run_periodic_calls
         self._run_client_calls = run_client_calls
         self._retention = retention
         self._max_tasks = max_tasks
         self._sharded = sharded
+        self._groups = _groups(sharded=sharded)
         self._list = TaskList(run_client_calls)
 
     # For clients.
@@ -206,7 +238,7 @@ class TaskStore:
             seconds: How long the lock lasts.
         """
         call = ScriptCall(LOCK, [keys.SUPERVISOR], [token, int(seconds * 1000)])
-        (answer,) = await run_all(self._run_calls, [call])
+        (answer,) = await run_all(self._run_periodic_calls, [call])
         return bool(answer)
 
     async def mark_stalled(self, silent_for: float) -> int:
@@ -215,14 +247,14 @@ class TaskStore:
         A task that is active meanwhile is not marked, even if other relays mark at the same time: each mark holds only if the
         last activity is the one that was seen here.
         """
-        silent_ms = int(silent_for * 1000)
-        answers = await self._run_calls(
-            [ScriptCall(_SILENT, [keys.running(bucket)], [silent_ms, _MARK_AT_ONCE]) for bucket in _BUCKETS]
+        values = [int(silent_for * 1000), _MARK_AT_ONCE]
+        silent = await self._run_periodic_calls(
+            [ScriptCall(_SILENT, [keys.running(bucket) for bucket in group], values) for group in self._groups]
         )
         calls = []
-        for bucket, answer in zip(_BUCKETS, answers, strict=True):
+        for bucket, answer in self._by_bucket(silent):
             if not isinstance(answer, list):
-                continue  # one node of a cluster is away: the others' tasks are looked after
+                continue  # one node of a cluster is away, or somebody else has written to the key
             for member, score in zip(answer[::2], answer[1::2], strict=False):
                 try:
                     call = script_calls.mark_stalled_call(
@@ -244,9 +276,23 @@ class TaskStore:
     async def forget_old(self) -> None:
         """Drop tasks whose state has expired from the indexes, and the least recently active of too many."""
         limit = max(1, self._max_tasks // keys.BUCKETS)
-        values = [self._retention.task_state_ttl * 1000, -limit - 1]
-        calls = [
-            ScriptCall(_FORGET, [keys.tasks(bucket), keys.running(bucket), keys.names(bucket)], values)
-            for bucket in _BUCKETS
+        ttl_ms = self._retention.task_state_ttl * 1000
+        looks = [
+            ScriptCall(_OUTDATED, [name for bucket in group for name in _indexes(bucket)], [ttl_ms, limit])
+            for group in self._groups
         ]
-        await run_all(self._run_calls, calls)
+        outdated = [
+            group[place]
+            for group, places in zip(self._groups, await run_all(self._run_periodic_calls, looks), strict=True)
+            for place in places
+        ]
+        if outdated:
+            await run_all(
+                self._run_calls, [ScriptCall(_FORGET, _indexes(bucket), [ttl_ms, -limit - 1]) for bucket in outdated]
+            )
+
+    def _by_bucket(self, answers: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Return each bucket with its part of the answers to calls that are each about a group of buckets."""
+        for group, answer in zip(self._groups, answers, strict=True):
+            if isinstance(answer, list) and len(answer) == len(group):
+                yield from zip(group, answer, strict=True)

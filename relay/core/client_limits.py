@@ -143,6 +143,8 @@ class UsageTable:
             max_idle: Keys without a connection that are remembered.
         """
         self.limits = limits
+        #: Some limit is set: else nothing is counted.
+        self.is_limited = not limits.is_unlimited
         self._max_idle = max_idle
         self._in_use: dict[str, Usage] = {}
         self._idle: OrderedDict[str, Usage] = OrderedDict()
@@ -152,7 +154,7 @@ class UsageTable:
 
     def find(self, key: str | None) -> Usage | None:
         """Return the usage of a key, one that begins if it has none; None for no key, and when there are no limits."""
-        if key is None or self.limits.is_unlimited:
+        if key is None or not self.is_limited:
             return None
         usage = self._in_use.get(key)
         if usage is None:
@@ -197,7 +199,7 @@ class ClientShare:
         """Take part in the limits of a key, in place of another key of the same kind. That it may is not checked here."""
         if table in self._parts:
             self._leave(table)
-        if key is not None and not table.limits.is_unlimited:
+        if key is not None and table.is_limited:
             usage = table.join(key)
             usage.subscriptions += self._subscriptions
             self._parts[table] = key, usage
@@ -269,7 +271,7 @@ class ClientLimits:
         Returns:
             Whether the subject may have one more; if not, nothing is changed.
         """
-        if share.is_of(self.by_subject, subject):
+        if self._are_unlimited or share.is_of(self.by_subject, subject):
             return True
         usage = self.by_subject.find(subject)
         if usage is not None:

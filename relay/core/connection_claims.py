@@ -6,7 +6,7 @@ A connection's token has `sub`, `info`, `channels` or `subs`; it may have Relay'
 
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -38,8 +38,7 @@ class ServerSubscription:
     data: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionGrant(Grant):
+class ConnectionGrant(Grant, frozen=True, gc=False):
     """A grant with what Centrifugo's claims say besides. `expires_at` is the end of the token.
 
     Attributes:
@@ -52,7 +51,7 @@ class ConnectionGrant(Grant):
     """
 
     info: bytes | None = None
-    subscriptions: Mapping[str, ServerSubscription] = field(default_factory=_no_subscriptions)
+    subscriptions: Mapping[str, ServerSubscription] = msgspec.field(default_factory=_no_subscriptions)
     channel: str | None = None
     client: str | None = None
     data: bytes | None = None
@@ -124,7 +123,7 @@ def read_connection_claims(claims: Mapping[str, Any]) -> Grant:
     for name in subscriptions if channel is None else (channel,):
         base = with_scope(base, Verb.WATCH, scope_of(name))
     return ConnectionGrant(
-        **{each.name: getattr(base, each.name) for each in fields(base)},
+        **msgspec.structs.asdict(base),
         info=_value(claims, "info"),
         subscriptions=MappingProxyType(subscriptions),
         channel=channel,

@@ -48,6 +48,8 @@ _MAX_SECONDS = 1e11
 
 _NO_GROUPS: frozenset[str] = frozenset()
 
+_NUMBER = (int, float)
+
 #: Longest text of a claim whose scopes are remembered, in bytes.
 _MAX_SHARED = 512
 
@@ -253,7 +255,7 @@ def read_seconds(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
+    if not isinstance(value, _NUMBER) or isinstance(value, bool) or not abs(value) <= _MAX_SECONDS:
         raise BadGrant(f"the claim `{name}` must be a number of seconds since 1970")
     return float(value)
 
@@ -276,13 +278,13 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
     """
     groups, shared_by = claims.get("groups"), claims.get("shared_by")
     return Grant(
-        scopes=_scopes_of(claims),
-        subject=_text(claims, "sub"),
-        groups=_NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
-        issued_at=read_seconds(claims, "iat"),
-        expires_at=read_seconds(claims, "exp"),
-        token_id=_text(claims, "jti"),
-        shared_by=None if shared_by is None else _shared_by(shared_by),
+        _scopes_of(claims),
+        _text(claims, "sub"),
+        _NO_GROUPS if groups is None else frozenset(_names("groups", groups)),
+        read_seconds(claims, "iat"),
+        read_seconds(claims, "exp"),
+        _text(claims, "jti"),
+        None if shared_by is None else _shared_by(shared_by),
     )
 
 

@@ -80,10 +80,8 @@ class GrantLifecycle:
             return
         self.state = State.GRANTED
         self.grant = grant
-        self._due = None
-        if grant.expires_at is not None:
-            left = grant.expires_at - now
-            self._due = grant.expires_at - min(notice, left * _SHORT)
+        ends = grant.expires_at
+        self._due = None if ends is None else ends - min(notice, (ends - now) * _SHORT)
 
     def check(self, now: float) -> Notice | Close | None:
         """Return what the time has brought: a notice, the end of the connection, or nothing."""

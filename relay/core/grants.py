@@ -4,11 +4,13 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
+from msgspec.structs import replace
 from relay_wire.channels import GENERAL, TASK_PREFIX
 
 from relay.core.extra_channels import name_of
@@ -104,8 +106,9 @@ def _no_scopes() -> Mapping[Verb, Scope]:
     return MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+# A struct is made in a tenth of the time of a frozen dataclass. The cyclic collector need not look at it: nothing in a grant
+# refers back to one.
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """What one client may do, until when, and who it is.
 
     Attributes:
@@ -118,7 +121,7 @@ class Grant:
         shared_by: Who has made it, where it is that of a share link.
     """
 
-    scopes: Mapping[Verb, Scope] = field(default_factory=_no_scopes)
+    scopes: Mapping[Verb, Scope] = msgspec.field(default_factory=_no_scopes)
     subject: str | None = None
     groups: frozenset[str] = frozenset()
     issued_at: float | None = None

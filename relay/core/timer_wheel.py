@@ -33,8 +33,10 @@ class TimerWheel(Generic[T]):
             at: When the timer is due, in seconds of any clock.
             now: The present time of the same clock.
         """
-        self.cancel(item)
-        number = ceil(min(at, now + HORIZON) * _PER_SECOND)
+        if item in self._bucket_of:
+            self.cancel(item)
+        latest = now + HORIZON
+        number = ceil((at if at < latest else latest) * _PER_SECOND)
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = {}

@@ -15,12 +15,13 @@ CONNECTED   any other command               CONNECTED   its reply
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from math import ceil
 from typing import Any
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from relay.core.client_orders import DisconnectOrder, Order, RefreshOrder, SubscribeOrder, UnsubscribeOrder
 from relay.core.closecodes import Close

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from relay.core.batches import Framing
+from relay.core.batches import Batch, Framing
 from relay.core.closecodes import Close
 from relay.core.send_queue import SendQueue
 from relay.protocols.base import Farewell
@@ -15,6 +15,9 @@ from relay.protocols.frames import Event, PeerClosed, Received, Violation
 #: Seconds that a client behind the ASGI server has to answer a close frame, and messages that it may have sent before.
 _LINGER = 1.0
 _LINGER_MESSAGES = 64
+
+#: An empty text stands for a ping.
+_HEARTBEAT = Batch(("",), 0, 1)
 
 
 class AsgiTransport:
@@ -98,8 +101,8 @@ class AsgiTransport:
         self.frames_received += 1
         return [Violation(Close.TOO_BIG) if size > self._max_message else Received(content)]
 
-    def heartbeat(self) -> Any | None:
-        return None if self._ping_via is None else ("",)
+    def heartbeat(self) -> Batch | None:
+        return None if self._ping_via is None else _HEARTBEAT
 
     async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL):

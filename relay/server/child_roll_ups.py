@@ -29,7 +29,7 @@ async def roll_up_children(roll_ups: ChildRollUps) -> None:
         await sleep_until_tick(pause)
         pause = _IDLE
         try:
-            if await roll_ups.lock(token, _LOCK_SECONDS) and await roll_ups.carry():
+            if await roll_ups.may_carry(token, _LOCK_SECONDS) and await roll_ups.carry():
                 pause = _BUSY
         except BrokerError as error:
             _log.warning("rolling up children failed", error=str(error))

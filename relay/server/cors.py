@@ -34,8 +34,9 @@ def header(headers: Headers, name: bytes) -> str | None:
         headers: The request's headers.
         name: The header's name in lower case.
     """
+    length = len(name)
     for key, value in headers:
-        if key.lower() == name:
+        if len(key) == length and key.lower() == name:
             return value.decode("latin1")
     return None
 

@@ -16,6 +16,9 @@ from relay.server.sse_endpoint import EventAsgiTransport, EventSocketTransport, 
 #: Makes what is sent of a payload.
 Form = Callable[[bytes], bytes]
 
+#: The protocol has one of its own.
+_NO_HEARTBEAT = Batch(b"", 0, 0)
+
 
 def event(payload: bytes) -> bytes:
     """Return a payload, which has no line breaks, as a server-sent event."""
@@ -51,8 +54,8 @@ class EmulatedSocketTransport(EventSocketTransport):
         self.bytes_received = self._inbox.size
         return events
 
-    def heartbeat(self) -> bytes:
-        return b""  # the protocol has its own
+    def heartbeat(self) -> Batch:
+        return _NO_HEARTBEAT
 
     def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close.is_slow:
@@ -79,7 +82,7 @@ class EmulatedAsgiTransport(EventAsgiTransport):
         self.bytes_received, self.frames_received = self._inbox.size, self._inbox.frames
         return events
 
-    def heartbeat(self) -> Any | None:
+    def heartbeat(self) -> Batch | None:
         return None
 
     def _last_body(self, farewell: Farewell) -> bytes:

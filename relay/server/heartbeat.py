@@ -52,7 +52,7 @@ class Heartbeat:
         self._send_heartbeats(now)
         if self._ticks % _TICKS_PER_SECOND == 0:
             self._memory.tick()
-        self.report()
+            self.report()
 
     def _check_grants(self, wall_clock: float) -> None:
         for timer in self._grant_timers.due(wall_clock):

@@ -1,6 +1,7 @@
 """How long updates take from Redis to the clients: samples, taken now and then."""
 
 import structlog
+import trio
 
 from relay.broker.publication_times import PublicationTimes, WrittenUpdate
 from relay.core.errors import BrokerError
@@ -34,6 +35,7 @@ class PublishLatency:
         self._metrics = metrics
         self._due_at = 0.0
         self._samples: list[WrittenUpdate] = []
+        self._has_samples = trio.Event()
 
     def on_written(self, update: Update | None, now: float) -> None:
         """Note an update that was written to all of its clients that read, if it is time to.
@@ -46,14 +48,15 @@ class PublishLatency:
             self._due_at = now + _SAMPLE_SECONDS
             if len(self._samples) < _MAX_SAMPLES:
                 self._samples.append(WrittenUpdate(update.channel, update.position, now))
+                self._has_samples.set()
 
     async def run(self) -> None:
         """Observe what was noted, until cancelled. While Redis does not answer nothing is observed."""
         while True:
+            await self._has_samples.wait()
             await sleep_until_tick(_READ_SECONDS)
             samples, self._samples = self._samples, []
-            if not samples:
-                continue
+            self._has_samples = trio.Event()
             try:
                 latencies = await self._times.latencies(samples)
             except BrokerError as error:

@@ -171,7 +171,7 @@ async def run_relay(
             returns,
         )
         revocations = Revocations()
-        feed = RevocationFeed(revocations, redis.run_calls, lambda: redis.alive)
+        feed = RevocationFeed(revocations, redis.periodic_calls, lambda: redis.alive)
         redis.subscribe_raw(keys.REVOKED, feed.on_message)
         directory = ClientDirectory()
         activity = Activity(
@@ -199,7 +199,7 @@ async def run_relay(
             read_redis=lambda: (redis.alive, redis.reconnects),
             started=monotonic(),
         )
-        nodes = Nodes(redis.run_calls, redis.publish, NodeReports(reports).answer)
+        nodes = Nodes(redis.periodic_calls, redis.publish, NodeReports(reports).answer)
         redis.subscribe_raw(keys.QUESTIONS, nodes.on_message)
         grants = grant_services(settings, policy, revocations, feed, redis.client_calls)
         authenticator = grants.authenticator

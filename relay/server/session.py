@@ -31,7 +31,7 @@ from relay.server.session_commands import SessionCommands
 from relay.server.session_connection import REPLY_ENCODING
 from relay.server.session_context import SessionContext
 from relay.server.session_output import SessionOutput
-from relay.server.transports import DirectReads, Transport
+from relay.server.transports import LONE_PONG, DirectReads, Transport
 
 _log = structlog.get_logger("relay.session")
 
@@ -131,13 +131,12 @@ class Session(SessionOutput):
 
     def heartbeat(self, now: float) -> bool:
         """Send a heartbeat: that of the protocol, or that of the transport unless something waits for the client anyway."""
-        match self._protocol.heartbeat():
-            case Reply(payload):
-                self._asked_at = now
-                self.offer(batch_of([format_of(REPLY_ENCODING, self.framing).payload(payload)]), paced=True)
-                return True
-            case _:
-                return super().heartbeat(now)
+        command = self._protocol.heartbeat()
+        if not isinstance(command, Reply):
+            return super().heartbeat(now)
+        self._asked_at = now
+        self.offer(batch_of([format_of(REPLY_ENCODING, self.framing).payload(command.payload)]), paced=True)
+        return True
 
     def check_pong(self, asked_by: float) -> bool:
         """Close the session if its client has not answered a heartbeat that was sent by then.
@@ -208,6 +207,9 @@ class Session(SessionOutput):
         received = direct.receive_now()
         if received is None:
             return
+        if received is LONE_PONG and self._awaits_pong:
+            self._awaits_pong = False  # further ones are the client's own idea, and charged
+            return
         events = [*received, *self._charge(size, frames)]
         for index, event in enumerate(events):
             rest = None if isinstance(event, Pause) else self._commands.run_at_once(self._react(events, index))
@@ -243,8 +245,7 @@ class Session(SessionOutput):
         """Leave the client to the watch: there is nothing to be read."""
         watch = self._context.watch
         if self._watched_as is None and watch is not None:
-            fileno = direct.fileno()
-            watch.add(fileno, self)
+            watch.add(fileno := direct.fileno(), self)
             self._watched_as = fileno
         self._nursery = None
         self._is_parked = True

@@ -80,8 +80,9 @@ class SessionAccess:
 
     def set_grant(self, grant: Grant) -> None:
         """Give the client its first grant, or another one. What it follows is not decided again by this."""
-        self._lifecycle.on_grant(grant, time(), self._context.settings.token_notice)
-        self._schedule()
+        now = time()
+        self._lifecycle.on_grant(grant, now, self._context.settings.token_notice)
+        self._schedule(now)
 
     def end(self) -> None:
         """Forget everything, at the end of the session."""
@@ -93,7 +94,7 @@ class SessionAccess:
         """Let go of the session, which refers to this object."""
         del self._session
 
-    def _schedule(self) -> None:
+    def _schedule(self, now: float | None = None) -> None:
         due = self._lifecycle.next_check
         if self._own_grants:
             ends = [grant.expires_at for grant in self._own_grants.values() if grant.expires_at is not None]
@@ -104,7 +105,7 @@ class SessionAccess:
                 self._context.grant_timers.cancel(self)
         else:
             self._is_scheduled = True
-            self._context.grant_timers.schedule(self, due, time())
+            self._context.grant_timers.schedule(self, due, time() if now is None else now)
 
     # What the heartbeat calls.
 

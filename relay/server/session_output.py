@@ -35,6 +35,7 @@ class SessionOutput(ABC):
     """
 
     __slots__ = (
+        "_awaits_pong",
         "_context",
         "_nursery",
         "_queue",
@@ -56,6 +57,8 @@ class SessionOutput(ABC):
         #: The session's nursery, while it is open.
         self._nursery: trio.Nursery | None = None
         self._sending = False
+        #: The transport's heartbeat was sent, and no pong has come since.
+        self._awaits_pong = False
         self.client = client
         self.way = way
         self.share = context.registry.client_limits.new_share()
@@ -122,9 +125,10 @@ class SessionOutput(ABC):
         Returns:
             The client has to answer it, and `check_pong` will say whether it has.
         """
-        chunk = self._transport.heartbeat()
-        if chunk is not None and not self._queue:
-            self.offer(Batch(chunk, 0, len(chunk)))
+        heartbeat = self._transport.heartbeat()
+        if heartbeat is not None and (self._write is not None or not self._queue):
+            self._awaits_pong = True
+            self.offer(heartbeat)
         return False
 
     def check_pong(self, asked_by: float) -> bool:  # noqa: ARG002 - transports look after their own heartbeats

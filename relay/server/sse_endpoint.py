@@ -55,6 +55,11 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
+#: The heartbeat on a socket, and over ASGI.
+_CHUNKED_HEARTBEAT = Batch(chunk(HEARTBEAT), 0, len(chunk(HEARTBEAT)))
+_HEARTBEAT = Batch((HEARTBEAT,), 0, 1)
+
+
 def _retry_of(farewell: Farewell) -> bytes:
     """Return the line that says when to reconnect; empty where that is left to the client."""
     seconds = farewell.retry_after
@@ -84,8 +89,8 @@ class EventSocketTransport(SocketTransport):
     def __init__(self, sock: socket.socket, dead_peer_timeout: float) -> None:
         super().__init__(sock, _DisconnectReader(), dead_peer_timeout)
 
-    def heartbeat(self) -> bytes:
-        return chunk(HEARTBEAT)
+    def heartbeat(self) -> Batch:
+        return _CHUNKED_HEARTBEAT
 
     def _enqueue_close_frame(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close.is_slow:
@@ -119,8 +124,8 @@ class EventAsgiTransport(AsgiTransport):
             self._abort_via = None
         return [PeerClosed(1000)]
 
-    def heartbeat(self) -> Any | None:
-        return (HEARTBEAT,)
+    def heartbeat(self) -> Batch | None:
+        return _HEARTBEAT
 
     async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close in (Close.ABNORMAL_CLOSURE, Close.NORMAL) or close.is_slow:

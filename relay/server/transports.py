@@ -18,6 +18,8 @@ from relay.core.send_queue import SendQueue
 from relay.protocols.base import Farewell
 from relay.protocols.frames import (
     HEARTBEAT_FRAME,
+    PONG_BEGINS,
+    PONG_BYTES,
     Event,
     PeerClosed,
     Received,
@@ -37,6 +39,11 @@ _EVENTS_AT_ONCE = 4
 #: Batches handed to the kernel in one call. Linux takes 1024 buffers; more than a few gain nothing.
 _GATHER = 64
 
+
+_HEARTBEAT = Batch(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))
+
+#: The events in a pong without payload that came by itself, as the answer to a heartbeat does: none.
+LONE_PONG: list[Event] = []
 
 #: No more events, for all transports.
 _NO_EVENTS: Iterator[Event] = iter(())
@@ -63,7 +70,7 @@ class DirectReads(Protocol):
         """
 
     def receive_now(self) -> list[Event] | None:
-        """Return the events in bytes of the client that have come; None if none have.
+        """Return the events in bytes of the client that have come; `LONE_PONG` if that was one, None if none have.
 
         Raises:
             trio.ClosedResourceError: The connection was aborted.
@@ -118,8 +125,8 @@ class Transport(Protocol):
             trio.TooSlowError: A message that has begun was not finished in time.
         """
 
-    def heartbeat(self) -> Any | None:
-        """Return the chunk that shows the client, and proxies, that the connection lives; None where the server sends one."""
+    def heartbeat(self) -> Batch | None:
+        """Return the batch that shows the client, and proxies, that the connection lives; None where the server sends one."""
 
     async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         """Do the closing handshake. The caller sets the deadline.
@@ -232,7 +239,9 @@ class SocketTransport:
         return self._open_socket().fileno()
 
     def receive_now(self) -> list[Event] | None:
-        return self._next_events() or self._read(self._open_socket())
+        if self._events is not _NO_EVENTS and (events := self._next_events()):
+            return events
+        return self._read(self._open_socket())
 
     def _next_events(self) -> list[Event]:
         """Return the next events in what was read. A client that sends many at once gets its turn with all others."""
@@ -255,6 +264,10 @@ class SocketTransport:
             except OSError:
                 data = b""
         self.bytes_received += len(data)
+        if len(data) == PONG_BYTES and data.startswith(PONG_BEGINS) and not self._reader.in_message:
+            # Nearly all that comes from clients which are idle: the reader need not look at it.
+            self._reader.frames += 1
+            return LONE_PONG
         self._events = iter(self._reader.receive(data))
         events = self._next_events()
         if len(data) == RECEIVE_BYTES or self._events is not _NO_EVENTS:
@@ -281,8 +294,8 @@ class SocketTransport:
             self._due = math.inf
         return events
 
-    def heartbeat(self) -> bytes:
-        return HEARTBEAT_FRAME
+    def heartbeat(self) -> Batch:
+        return _HEARTBEAT
 
     async def close(self, queue: SendQueue, close: Close, farewell: Farewell) -> None:
         if close is Close.ABNORMAL_CLOSURE:

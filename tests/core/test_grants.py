@@ -1,11 +1,11 @@
 """A grant covers what its scopes name and nothing else, whatever order and form they come in."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from relay.core.channels import task_channel
 from relay.core.extra_channels import channel_of

@@ -3,6 +3,7 @@
 import socket
 from dataclasses import replace
 
+import msgspec
 import pytest
 from trio.testing import MockClock
 
@@ -25,7 +26,7 @@ class BySubject(OpenAuthenticator):
     async def grant_of_token(self, token: str) -> Grant:
         if token == "wrong":
             raise Unauthenticated("invalid", "wrong", Close.INVALID_TOKEN)
-        return replace(EVERYTHING, subject=token or None)
+        return msgspec.structs.replace(EVERYTHING, subject=token or None)
 
 
 def connect(world: World, entry: Entry, address: str = "127.0.0.1") -> Peer:
@@ -44,8 +45,8 @@ def authenticated(token: str) -> dict[str, str]:
     return {"type": "authenticate", "token": token}
 
 
-ANNE = replace(EVERYTHING, subject="anne")
-BOB = replace(EVERYTHING, subject="bob")
+ANNE = msgspec.structs.replace(EVERYTHING, subject="anne")
+BOB = msgspec.structs.replace(EVERYTHING, subject="bob")
 
 
 @pytest.mark.parametrize("by_message", [False, True], ids=["with the request", "by a message"])

@@ -5,8 +5,12 @@ import socket
 import pytest
 import trio
 from trio.testing import MockClock
+from wsproto.events import Ping
 
-from relay.server.socket_watch import AT_ONCE, SocketWatch
+from relay.core.client_budget import ClientBudget
+from relay.core.closecodes import Close
+from relay.server.socket_watch import AT_ONCE, TURN_SECONDS, SocketWatch
+from tests.harness import masked_frame, masked_text
 from tests.server.world import MakeWorld, redis_is_away, settled
 
 
@@ -63,9 +67,17 @@ async def test_another_one_gets_the_reports_of_a_socket_that_was_passed_on(nurse
         assert first.reports == [False]
 
 
-async def test_others_get_their_turn_between_many_that_are_readable(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize(
+    ("report_seconds", "at_once"),
+    [(1e-4, AT_ONCE), (3e-6, 11 * AT_ONCE)],  # a handshake, and the answer to a heartbeat
+)
+async def test_others_get_their_turn_between_many_that_are_readable(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, report_seconds: float, at_once: int
+) -> None:
     watch, reader = SocketWatch(), Reader()
-    pairs = [socket.socketpair() for _ in range(6 * AT_ONCE)]
+    monkeypatch.setattr("relay.server.socket_watch.monotonic", lambda: 1000.0 + len(reader.reports) * report_seconds)
+    assert 11 * AT_ONCE * 3e-6 >= TURN_SECONDS > 10 * AT_ONCE * 3e-6
+    pairs = [socket.socketpair() for _ in range(24 * AT_ONCE)]
     try:
         for ours, theirs in pairs:
             watch.add(ours.fileno(), reader)
@@ -76,7 +88,7 @@ async def test_others_get_their_turn_between_many_that_are_readable(nursery: tri
             await trio.lowlevel.checkpoint()
             counts.append(len(reader.reports))
         steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
-        assert max(steps) <= 2 * AT_ONCE  # of one turn, or of two with the test between them
+        assert at_once <= max(steps) <= 2 * at_once  # of one turn, or of two with the test between them
     finally:
         for pair in pairs:
             for sock in pair:
@@ -96,6 +108,44 @@ async def test_whatever_is_watched_learns_of_the_end() -> None:
     assert not watch.is_open
     with pytest.raises(ValueError, match="closed"):
         watch.add(0, reader)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_the_answer_to_a_heartbeat_is_free_and_what_else_comes_is_charged(
+    autojump_clock: MockClock, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    charged: list[tuple[int, int]] = []
+    charge = ClientBudget.charge
+
+    def noted(budget: ClientBudget, now: float, frames: int, size: int, shared: float) -> float | Close:
+        charged.append((frames, size))
+        return charge(budget, now, frames, size, shared)
+
+    monkeypatch.setattr(ClientBudget, "charge", noted)
+    world = make_world()
+    peer = await world.connect()
+    (session,) = world.context.registry
+    pong = masked_frame(0x8A, b"")
+    session.heartbeat(1.0)
+    assert isinstance(await peer.event(), Ping)
+    for first in range(0, len(pong), len(pong) // parts):
+        peer.send_bytes(pong[first : first + len(pong) // parts])
+        await settled()
+    assert charged == ([] if parts == 1 else [(0, 3), (1, 3)])  # in parts it is not read at a glance
+    charged.clear()
+    if parts == 1:
+        for _ in range(2):
+            peer.send_bytes(pong)
+            await settled()
+        assert charged == [(1, len(pong))] * 2
+        session.heartbeat(2.0)
+        assert isinstance(await peer.event(), Ping)
+        charged.clear()
+    peer.send_bytes(pong + masked_text(b'{"type":"ping"}'))  # a message beside it makes it no lone one
+    await settled()
+    assert [frames for frames, _ in charged] == [2]
+    peer.send({"type": "ping"})
+    assert (await peer.json())["type"] == "pong"
 
 
 async def test_a_client_has_a_task_only_while_something_is_awaited_for_it(

@@ -144,7 +144,7 @@ def services_without_redis(settings: Settings) -> ChannelServices:
         Presence(run_no_calls, sharded=False),
         HistoryRanges(run_no_calls),
         ClientPublishes(run_no_calls, retention_of(settings), sharded=False),
-        TaskStore(run_no_calls, run_no_calls, retention_of(settings), settings.max_tasks, sharded=False),
+        TaskStore(run_no_calls, run_no_calls, run_no_calls, retention_of(settings), settings.max_tasks, sharded=False),
         settings.max_update_bytes,
     )
 

@@ -245,8 +245,9 @@ class TaskReporter:
             self.publisher.sender.remove_source(schedule)
 
     def _note(self, task: Task) -> None:
-        self._schedule.note(task)
-        self.publisher.sender.wake_soon()
+        sender = self.publisher.sender
+        if self._schedule.note(task) or not sender.is_running:
+            sender.wake_soon()
 
     def close(self) -> None:
         """Close the publisher, where it is the reporter's own. Tasks that have not ended cannot be reported on any more."""

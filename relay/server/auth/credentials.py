@@ -15,6 +15,9 @@ TICKET = "ticket"
 
 _HEADERS = frozenset({b"authorization", b"x-api-key", b"cookie"})
 
+#: Most names of other headers differ from these in their length already, which costs less to see.
+_LENGTHS = frozenset(map(len, _HEADERS))
+
 #: Parameters that other servers take a token in. Here one is refused, since URLs end up in logs and histories.
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "id_token", "jwt", "authorization"})
 
@@ -56,13 +59,11 @@ def read_credentials(headers: Headers, query: bytes) -> Credentials:
     """Return the credentials of a request. Of several equal headers the first one counts."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        lower = name.lower()
-        if lower in _HEADERS:
+        if len(name) in _LENGTHS and (lower := name.lower()) in _HEADERS:
             found.setdefault(lower, value)
     key = found.get(b"x-api-key")
     cookies = found.get(b"cookie")
-    scheme, _, bearer = found.get(b"authorization", b"").decode("latin1").partition(" ")
-    shown = bearer.strip() if scheme.lower() == "bearer" else None
+    shown = _bearer(found[b"authorization"]) if b"authorization" in found else None
     if key is not None:
         api_key: str | None = key.decode("latin1").strip()
     else:
@@ -75,6 +76,11 @@ def read_credentials(headers: Headers, query: bytes) -> Credentials:
         _token_cookie(cookies.decode("latin1")) if cookies else None,
         cookies is not None,
     )
+
+
+def _bearer(authorization: bytes) -> str | None:
+    scheme, _, token = authorization.decode("latin1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _token_cookie(cookies: str) -> str | None:

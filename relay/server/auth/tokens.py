@@ -3,7 +3,6 @@
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from time import time
 from typing import Any
@@ -15,17 +14,14 @@ from relay.core.closecodes import Close
 from relay.core.errors import BadGrant, Unauthenticated
 from relay.core.grant_claims import read_claims, read_seconds
 from relay.core.grants import Grant
+from relay.server.auth.remembered_tokens import RememberedTokens
 from relay.server.auth.token_keys import TokenKey
 
 #: Longest token, in characters. Proxies refuse longer headers.
 MAX_TOKEN = 8192
 
-#: Pairs of an algorithm and a key's name in tokens that are remembered.
-_MAX_CHECKS = 256
-
-#: Verified tokens that are remembered, and their characters in all.
-MAX_REMEMBERED = 16_384
-MAX_REMEMBERED_LENGTH = 16 * 1024 * 1024
+#: Headers whose checks are remembered. A signer has one for each of its keys.
+_MAX_HEADERS = 256
 
 #: PyJWT's own verification of signatures. Its `decode` around it takes three times as long, and parses each token twice.
 _ALGORITHMS = get_default_algorithms()
@@ -43,30 +39,32 @@ def _check_of(key: TokenKey, algorithm: str) -> _Check:
 _json_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-@lru_cache(256)
-def _header_of(segment: str) -> dict[str, Any]:
-    """Return the header of a token, which it shares with all others that were signed with the same key.
-
-    Raises:
-        ValueError: It is no base64url. So does msgspec.DecodeError, if it is no JSON object.
-    """
-    return _json_object(_decoded(segment))
-
-
 #: From base64url to base64. What only base64 has becomes what neither has.
 _BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")
 
-_PADDING = (b"", b"===", b"==", b"=")
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+#: By how many characters there are beyond a multiple of four: the padding, and the last characters that leave no bit unused
+#: which is set (RFC 4648 section 3.5). A signature is written in one way only.
+_ENDS = (
+    (b"", frozenset((b"", *(bytes((digit,)) for digit in _DIGITS)))),
+    (b"===", frozenset[bytes]()),
+    (b"==", frozenset(bytes((digit,)) for digit in _DIGITS[::16])),
+    (b"=", frozenset(bytes((digit,)) for digit in _DIGITS[::4])),
+)
 
 
-def _decoded(segment: str) -> bytes:
+def _decoded(segment: bytes) -> bytes:
     """Return what a part of a token says.
 
     Raises:
         ValueError: It is no base64url.
     """
-    base64 = segment.encode("ascii").translate(_BASE64)
-    return a2b_base64(base64 + _PADDING[len(base64) % 4], strict_mode=True)
+    base64 = segment.translate(_BASE64)
+    padding, last = _ENDS[len(base64) % 4]
+    if base64[-1:] not in last:
+        raise ValueError("unused bits are set")
+    return a2b_base64(base64 + padding, strict_mode=True)
 
 
 def _invalid(code: str, message: str) -> Unauthenticated:
@@ -118,18 +116,17 @@ class TokenVerifier:
         self._keys = keys
         self._rules = rules
         self._now = now
-        self._known_checks: dict[tuple[str, str | None], list[_Check]] = {}
-        self._remembered: dict[bytes, tuple[Grant, int]] = {}
-        self._remembered_length = 0
+        #: By the headers of tokens whose signature was valid, as they are written.
+        self._checks_of_header: dict[bytes, list[_Check]] = {}
+        self._remembered = RememberedTokens()
 
     def __len__(self) -> int:
         return len(self._remembered)
 
     def forget(self) -> None:
         """Forget the tokens that were verified, and the keys that were used."""
-        self._known_checks.clear()
+        self._checks_of_header.clear()
         self._remembered.clear()
-        self._remembered_length = 0
 
     def verify(self, token: str) -> Grant:
         """Return the grant of a token.
@@ -140,24 +137,18 @@ class TokenVerifier:
         """
         if len(token) > MAX_TOKEN:
             raise _invalid("token_too_long", f"a token has {MAX_TOKEN} characters at most")
-        digest = blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32).digest()
-        known = self._remembered.pop(digest, None)
-        grant = self._read(token) if known is None else known[0]
-        self._remember(digest, grant, len(token), is_new=known is None)
-        if grant.expires_at is not None and grant.expires_at <= self._now():
+        text = token.encode("utf-8", "surrogatepass")
+        digest = blake2b(text, digest_size=32).digest()
+        now = self._now()
+        grant = self._remembered.find(digest, len(token))
+        if grant is None:
+            grant = self._read(text, now)
+            self._remembered.add(digest, grant, len(token))
+        if grant.expires_at is not None and grant.expires_at <= now:
             raise Unauthenticated("token_expired", "the token has expired; get a new one", Close.TOKEN_EXPIRED)
         return grant
 
-    def _remember(self, digest: bytes, grant: Grant, length: int, *, is_new: bool) -> None:
-        """Remember a token as the one that was used last."""
-        self._remembered[digest] = grant, length
-        if is_new:
-            self._remembered_length += length
-            while len(self._remembered) > MAX_REMEMBERED or self._remembered_length > MAX_REMEMBERED_LENGTH:
-                _, oldest = self._remembered.pop(next(iter(self._remembered)))
-                self._remembered_length -= oldest
-
-    def _read(self, token: str) -> Grant:
+    def _read(self, token: bytes, now: float) -> Grant:
         claims = self._verified_claims(token)
         try:
             grant = self._read_grant(claims)
@@ -166,41 +157,40 @@ class TokenVerifier:
             raise _invalid("bad_grant", str(error)) from None
         if grant.expires_at is None and self._rules.requires_exp:
             raise _invalid("token_without_exp", "the token has no `exp`, which this relay requires")
-        latest = self._now() + self._rules.leeway
-        if max(begins or 0.0, grant.issued_at or 0.0) > latest:
+        if max(begins or 0.0, grant.issued_at or 0.0) > now + self._rules.leeway:
             raise Unauthenticated("token_not_yet_valid", "the token is not valid yet", Close.UNAUTHENTICATED)
         return grant
 
-    def _verified_claims(self, token: str) -> dict[str, Any]:
+    def _verified_claims(self, token: bytes) -> dict[str, Any]:
         """Return the claims of a token with a valid signature, the right issuer and audience. Times are not checked."""
-        signed, _, signature = token.rpartition(".")
-        head, _, payload = signed.partition(".")
+        signed, _, encoded_signature = token.rpartition(b".")
+        header, _, payload = signed.partition(b".")
         try:
-            header = _header_of(head)
+            checks = self._checks_of_header.get(header)
+            is_new = checks is None
+            if checks is None:
+                checks = self._checks(_json_object(_decoded(header)))
+            signature = _decoded(encoded_signature)
+            for check in checks:
+                if check(signed, signature):
+                    break
+            else:
+                raise _invalid("bad_signature", "the token's signature is not valid")
             claims = _json_object(_decoded(payload))
-            expected = _decoded(signature)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise _invalid("bad_token", "this is no JSON Web Token") from None
+        # A header which anybody could write must not take the place of one.
+        if is_new and len(self._checks_of_header) < _MAX_HEADERS:
+            self._checks_of_header[header] = checks
+        self._check_parties(claims)
+        return claims
+
+    def _checks(self, header: dict[str, Any]) -> list[_Check]:
+        """Return how a signature is checked: with each key of the token's `kid`, or if it has none of its algorithm."""
         if "crit" in header:
             raise _invalid("bad_token", "the token needs extensions of JWS that are not supported")
-        checks = self._checks(header.get("alg"), header.get("kid"))
-        message = signed.encode()
-        for check in checks:
-            if check(message, expected):
-                self._check_parties(claims)
-                return claims
-        raise _invalid("bad_signature", "the token's signature is not valid")
-
-    def _checks(self, algorithm: Any, kid: Any) -> list[_Check]:
-        """Return how a signature is checked: with each key of the token's `kid`, or if it has none of its algorithm."""
-        if not isinstance(algorithm, str) or not isinstance(kid, str | None):
-            return [_check_of(key, algorithm) for key in self._candidates(algorithm, kid)]
-        checks = self._known_checks.get((algorithm, kid))
-        if checks is None:
-            checks = [_check_of(key, algorithm) for key in self._candidates(algorithm, kid)]
-            if len(self._known_checks) < _MAX_CHECKS:
-                self._known_checks[algorithm, kid] = checks
-        return checks
+        algorithm: Any = header.get("alg")
+        return [_check_of(key, algorithm) for key in self._candidates(algorithm, header.get("kid"))]
 
     def _candidates(self, algorithm: Any, kid: Any) -> list[TokenKey]:
         keys = self._keys()
@@ -220,11 +210,17 @@ class TokenVerifier:
     def _check_parties(self, claims: dict[str, Any]) -> None:
         """Check who made the token, and for whom."""
         rules = self._rules
-        audience = claims.get("aud", ())
-        audience = (audience,) if isinstance(audience, str) else audience
-        if not isinstance(audience, list | tuple) or (audience and not rules.audience):
-            raise _invalid("wrong_audience", "the token is for an audience, and RELAY_JWT_AUDIENCE is not set")
-        if rules.audience and not any(name in audience for name in rules.audience):
-            raise _invalid("wrong_audience", "the token is for another audience than RELAY_JWT_AUDIENCE")
+        if "aud" in claims or rules.audience:
+            self._check_audience(claims.get("aud", []))
         if rules.issuer is not None and claims.get("iss") != rules.issuer:
             raise _invalid("wrong_issuer", "the token is of another issuer than RELAY_JWT_ISSUER")
+
+    def _check_audience(self, found: Any) -> None:
+        expected = self._rules.audience
+        audience = [found] if isinstance(found, str) else found
+        if not isinstance(audience, list) or not all(isinstance(name, str) for name in audience):
+            raise _invalid("wrong_audience", "the claim `aud` must be a text, or a list of texts")
+        if audience and not expected:
+            raise _invalid("wrong_audience", "the token is for an audience, and RELAY_JWT_AUDIENCE is not set")
+        if expected and not any(name in audience for name in expected):
+            raise _invalid("wrong_audience", "the token is for another audience than RELAY_JWT_AUDIENCE")

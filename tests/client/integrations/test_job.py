@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from relay_client.integrations.job import Arguments, Job, JobMapping, named
+from relay_client.integrations.job import NOTHING_GIVEN, Arguments, Job, JobMapping, described, named
 
 
 def send(number: int, *, to: str = "all") -> None:
@@ -27,15 +27,18 @@ def test_what_the_functions_return_is_all_that_is_known() -> None:
     mapping = JobMapping(
         {"title": title, "fields": lambda arguments: {"to": arguments["to"]}, "owner": lambda arguments: ["a", "b"]}
     )
-    assert mapping.described(JOB) == {
+    given = mapping.given(JOB)
+    assert described(JOB, given) == {
         "to": "me",
         "title": "app.tasks.send 7 of mail j",
         "kind": "app.tasks.send",
         "queue": "mail",
     }
-    assert mapping.options(JOB)[:2] == (frozenset({"a", "b"}), "p")
-    assert JobMapping({}).described(JOB) == {"title": "send", "kind": "app.tasks.send", "queue": "mail"}
-    assert JobMapping({}).options(JOB)[:2] == (None, "p")
+    assert given.options[:2] == (frozenset({"a", "b"}), "p")
+    given = JobMapping({}).given(JOB)
+    assert described(JOB, given) == {"title": "send", "kind": "app.tasks.send", "queue": "mail"}
+    assert given.options[:2] == (None, "p")
+    assert JobMapping({}).given(JOB._replace(parent_id=None)) is NOTHING_GIVEN
 
 
 def test_a_function_that_raises_is_logged_once_and_nobody_owns_the_task(caplog: pytest.LogCaptureFixture) -> None:
@@ -43,8 +46,9 @@ def test_a_function_that_raises_is_logged_once_and_nobody_owns_the_task(caplog: 
         return arguments["unknown"]
 
     mapping = JobMapping({"title": broken, "owner": broken, "fields": broken})
-    assert mapping.described(JOB)["title"] == "send"
-    assert mapping.options(JOB).owner == frozenset()
+    given = mapping.given(JOB)
+    assert described(JOB, given)["title"] == "send"
+    assert given.options.owner == frozenset()
     assert len(caplog.records) == 1
 
 

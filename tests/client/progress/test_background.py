@@ -1,5 +1,6 @@
 """Reporting that never waits, without a Redis."""
 
+import json
 import threading
 from time import monotonic
 from typing import Any
@@ -16,10 +17,13 @@ from relay_client.publishing.call import Call
 from relay_client.publishing.connection import Connection
 from relay_client.publishing.exchange import Exchange
 from relay_client.updates import Updates
+from relay_wire.channels import MAX_FIELDS
 from relay_wire.publications import Retention
 from relay_wire.redis_urls import RedisTarget
 
 from tests.ports import free_port
+
+UPDATES = Updates(Retention(), sharded=False, max_bytes=100_000)
 
 
 def test_what_is_handed_over_waits_at_every_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +71,32 @@ def test_an_announcement_that_is_too_long_is_left_out_alone() -> None:
     sent: list[Call] = []
     assert task.take(Updates(Retention(), sharded=False, max_bytes=500), sent.extend) == sent
     assert [call.channel for call in sent] == ["task:t"]
+
+
+def test_first_fields_that_come_late_replace_nothing_that_was_reported() -> None:
+    task = BackgroundTask("t", lambda task: None)
+    task.progress(40, stage="first")
+    task.progress(60, stage="second")
+    task.set_first_fields({"status": "in_progress", "progress": 0})
+    sent: list[Call] = []
+    task.take(UPDATES, sent.extend)
+    assert [json.loads(call.values[14]) for call in sent] == [
+        {"stage": "first", "progress": 40, "status": "in_progress"},
+        {"stage": "second", "progress": 60},
+    ]
+
+
+def test_a_task_that_is_full_has_room_for_its_beginning_and_its_end() -> None:
+    task = BackgroundTask("t", lambda task: None)
+    for number in range(MAX_FIELDS):
+        task.update(**{f"field{number}": number})
+    task.set_first_fields({"status": "in_progress", "worker": "w"})
+    task.close({"status": "completed", "completed_at": "now"})
+    sent: list[Call] = []
+    task.take(UPDATES, sent.extend)
+    fields = json.loads(sent[-1].values[14])
+    assert (fields["status"], fields["worker"], fields["completed_at"]) == ("completed", "w", "now")
+    assert len(fields) == MAX_FIELDS - 16 + 3
 
 
 class Slow(Connection):

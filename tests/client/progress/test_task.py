@@ -14,6 +14,7 @@ from relay_client.progress.schedule import Schedule
 from relay_client.progress.task import Task
 from relay_client.publishing.call import Call
 from relay_client.updates import Updates
+from relay_wire.position import Position
 from relay_wire.publications import Retention
 
 UPDATES = Updates(Retention(), sharded=False, max_bytes=100_000)
@@ -231,6 +232,56 @@ def test_schedule_sends_at_its_rate_and_beats_when_there_is_nothing() -> None:
     assert beat.is_heartbeat
     schedule.remove(task)
     assert schedule.wait(now) is None
+
+
+def test_schedule_has_its_sender_woken_only_for_what_it_does_not_look_at_by_itself() -> None:
+    schedule = Schedule(UPDATES, rate=10.0, heartbeat=20.0)
+    woken: list[bool] = []
+    sent: list[Call] = []
+    task = Task("t", {}, lambda task: woken.append(schedule.note(task)))
+    task.begin(UPDATES, announce=False)
+    now = task.last_sent
+    schedule.add(task)
+
+    def collect(seconds: float) -> float | None:
+        return schedule.collect(now + seconds, sent.extend)
+
+    assert collect(0.0) == pytest.approx(20.0)
+    task.progress(1)
+    assert woken == [True]  # it may be sent at once, and the sender sleeps until the heartbeat
+    assert collect(1.0) is None
+    for call in sent:
+        call.settle(Position("e", 1), None)
+    assert collect(1.01) == pytest.approx(0.09)  # it looks when the next one may be sent
+    task.progress(2)
+    assert woken == [True, False]
+    assert collect(1.1) is None
+    assert [fields_of(call) for call in sent] == [{"progress": 1}, {"progress": 2}]
+    task.progress(3)
+    assert woken == [True, False, False]  # it looks when these have arrived
+    sent[-1].settle(Position("e", 2), None)
+    assert collect(1.15) == pytest.approx(0.05)
+
+
+def test_what_is_noted_while_the_sender_falls_asleep_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(UPDATES, rate=10.0, heartbeat=20.0)
+    woken: list[bool] = []
+    task = Task("t", {}, lambda task: woken.append(schedule.note(task)))
+    task.begin(UPDATES, announce=False)
+    now = task.last_sent
+    schedule.add(task)
+    wait = Schedule.wait
+
+    def wait_while_it_is_reported(schedule: Schedule, now: float) -> float | None:
+        seconds = wait(schedule, now)
+        task.progress(1)
+        return seconds
+
+    monkeypatch.setattr(Schedule, "wait", wait_while_it_is_reported)
+    seconds = schedule.collect(now, lambda calls: None)
+    assert woken == [False]
+    assert seconds is not None
+    assert seconds == pytest.approx(0.01)
 
 
 def test_schedule_keeps_what_has_no_room() -> None:

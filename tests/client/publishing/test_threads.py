@@ -15,6 +15,7 @@ from relay_client.publishing.connection import Connection
 from relay_client.publishing.exchange import Exchange
 from relay_client.publishing.inbox import Request
 from relay_client.publishing.queue import DeliveryLimits
+from relay_client.publishing.thread_runtime import ThreadSignal, run_blocking
 from relay_client.publishing.threads import ThreadSender
 from relay_wire.redis_urls import RedisTarget, parse
 from relay_wire.scripts import Script
@@ -181,6 +182,35 @@ def test_a_finalizer_in_the_senders_own_thread_posts_and_does_not_wait() -> None
     assert ran.wait(PATIENCE)
     sending.check()
     assert sending.redis.executed[0] == "c1"
+
+
+def test_a_function_that_fails_in_the_senders_thread_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    sending = Sending()
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    sending.sender.run_soon(fail)
+    sending.check()
+    assert [record.getMessage() for record in caplog.records] == ["a function for the sender thread has failed"]
+
+
+def test_a_thread_looks_by_itself_only_where_it_has_just_found_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = ThreadSignal()
+    waits: list[float | None] = []
+
+    def wait_blocking(signal: ThreadSignal, timeout: float | None) -> bool:
+        waits.append(timeout)
+        return signal._lock.acquire(blocking=False)
+
+    monkeypatch.setattr(ThreadSignal, "wait_blocking", wait_blocking)
+    assert not run_blocking(signal.wait(5.0))
+    assert waits == [5.0]
+    signal.set_soon()
+    assert run_blocking(signal.wait(5.0))
+    waits.clear()
+    assert not run_blocking(signal.wait(0.05))
+    assert max(wait for wait in waits if wait is not None) <= 0.01
 
 
 def test_a_caller_waits_no_longer_than_its_deadline_and_one_try() -> None:

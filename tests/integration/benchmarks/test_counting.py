@@ -42,7 +42,7 @@ class Counted:
 
 
 #: How the load generator counts what these servers send.
-WAYS = {"frames": "messages", "lines": "framed_stream", "stream": "framed_stream", "events": "bare_stream"}
+WAYS = {"frames": "messages", "lines": "websocket_stream", "stream": "websocket_stream", "events": "byte_stream"}
 
 
 def on_the_wire(way: str, sequences: Sequence[int]) -> bytes:

@@ -47,6 +47,17 @@ def notes(server: RedisServer) -> int:
         return sum(client.hlen(keys.roll_ups(bucket)) for bucket in range(keys.BUCKETS))
 
 
+async def test_one_relay_looks_for_notes_and_finds_them(redis_server: RedisServer) -> None:
+    async with opened(redis_server) as redis:
+        roll_ups = redis.child_roll_ups()
+        assert not await roll_ups.may_carry("this", 60.0)
+        await run(redis, published("p", status="in_progress"), published("a", "p", status="completed"))
+        assert await roll_ups.may_carry("this", 60.0)
+        assert not await roll_ups.may_carry("another", 60.0)
+        await roll_ups.carry()
+        assert not await roll_ups.may_carry("this", 60.0)
+
+
 async def test_a_parent_shows_what_its_children_have_come_to(redis_server: RedisServer) -> None:
     async with opened(redis_server) as redis:
         roll_ups = redis.child_roll_ups()
@@ -186,7 +197,7 @@ async def counted_once(server: RedisServer, steps: list[Any]) -> None:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr("relay.broker.child_roll_ups._NOTES_AT_ONCE", 1)
                     with suppress(BrokerUnavailable):
-                        await ChildRollUps(breaking.run_calls, RETENTION, sharded=False).carry()
+                        await ChildRollUps(breaking.run_calls, breaking.run_calls, RETENTION, sharded=False).carry()
         await roll_ups.carry()
         numbers = await shown(redis) or {"total": 0, "done": 0, "percent": 0.0}
         assert numbers["total"] == len(children)

@@ -4,13 +4,14 @@ from contextlib import suppress
 from time import monotonic
 
 import msgspec
+import pytest
 import trio
 from relay_wire import keys, publications
 from relay_wire.publications import Occurrence
 
 from relay.broker import script_calls
 from relay.broker.publication_times import WrittenUpdate
-from relay.core.errors import BrokerRefused
+from relay.core.errors import BrokerRefused, BrokerUnavailable
 from relay.core.updates import Position, Update
 from tests.harness import RedisServer
 from tests.integration.broker.durable import (
@@ -120,6 +121,31 @@ async def test_a_flushed_script_cache_is_no_problem(redis_server: RedisServer) -
             assert (await read(redis)).top.offset == offset
             with redis_server.client() as client:
                 client.script_flush()
+
+
+@pytest.mark.parametrize("connects_again", [False, True])
+async def test_scripts_of_which_the_server_knows_some_run_once_each(
+    redis_server: RedisServer, connects_again: bool
+) -> None:
+    """Without idempotency keys. The server was replaced, or made to forget; others have loaded what they use since."""
+    plain = script_calls.publish_call("task:t", "task_update", b'{"plain":1}', RETENTION)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced = script_calls.publish_call("task:t", "task_update", b'{"traced":1}', RETENTION, trace=trace)
+    assert traced.script != plain.script
+    async with opened(redis_server) as redis:
+        await redis.run_calls([traced, plain])
+        with redis_server.client() as client:
+            client.script_flush()
+            client.script_load(plain.script.source)
+            if connects_again:
+                client.client_kill_filter(_type="normal", skipme=True)
+                with suppress(BrokerUnavailable):  # it may notice only now
+                    await redis.command("PING")
+        answers = await redis.run_calls([traced, plain, traced])
+        offsets = [publications.publish_result(answer).position.offset for answer in answers]
+        # Where the scripts vanish from one moment to the next, a call may overtake those whose script is missing.
+        assert offsets == ([3, 4, 5] if connects_again else [4, 3, 5])
+        assert (await read(redis)).top.offset == 5
 
 
 async def test_a_new_epoch_begins_when_the_memory_is_lost(redis_server: RedisServer) -> None:

@@ -43,7 +43,7 @@ async def opened(server: RedisServer) -> AsyncIterator[tuple[RedisBroker, TaskSt
     with trio.fail_after(60):
         async with open_redis(server.url, SETTINGS, REDIS_SETTINGS) as redis:
             counting = Counting(redis)
-            store = TaskStore(redis.run_calls, counting.run_calls, RETENTION, 100_000, sharded=False)
+            store = TaskStore(redis.run_calls, redis.run_calls, counting.run_calls, RETENTION, 100_000, sharded=False)
             yield redis, store, counting
 
 
@@ -69,10 +69,31 @@ async def test_a_clock_that_is_fast_here_neither_forgets_nor_marks(
         assert await tasks.mark_stalled(60.0) == 0
 
 
+@pytest.mark.parametrize(("max_tasks", "expected"), [(100_000, [1]), (1, [1, 5])])
+async def test_one_script_looks_at_all_buckets_and_only_outdated_ones_are_changed(
+    redis_server: RedisServer, max_tasks: int, expected: list[int]
+) -> None:
+    async with opened(redis_server) as (redis, _, counting):
+        calls: list[int] = []
+
+        async def run_calls(some: Sequence[ScriptCall]) -> list[Any]:
+            calls.append(len(some))
+            return await redis.run_calls(some)
+
+        tasks = TaskStore(run_calls, run_calls, counting.run_calls, RETENTION, max_tasks, sharded=False)
+        with redis_server.client() as client:
+            for bucket in range(5):
+                client.zadd(keys.tasks(bucket), {"a": 1e15, "b": 2e15})
+                client.zadd(keys.names(bucket), {"a": 0, "b": 0})
+            await tasks.forget_old()
+            assert calls == expected
+            assert client.zcard(keys.tasks(0)) == client.zcard(keys.names(0)) == (2 if max_tasks > 1 else 1)
+
+
 async def test_what_expired_is_forgotten_and_does_not_return_as_stalled(redis_server: RedisServer) -> None:
     short = Retention(task_state_ttl=1)
     async with opened(redis_server) as (redis, _, counting):
-        tasks = TaskStore(redis.run_calls, counting.run_calls, short, 100_000, sharded=False)
+        tasks = TaskStore(redis.run_calls, redis.run_calls, counting.run_calls, short, 100_000, sharded=False)
         call = script_calls.publish_call("task:t", "task_update", b'{"status":"in_progress"}', short)
         await redis.run_calls([call])
         await trio.sleep(1.2)

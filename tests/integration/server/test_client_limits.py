@@ -164,7 +164,8 @@ def test_ten_thousand_connects_of_one_address_disturb_nobody_else(
     """The stranger connects as fast as it can; every answer is a 101 within its limits, or a 429."""
     relay = start_relay("serve", max_clients_per_address=20, connect_rate_per_address=5)
     answers = Counter[bytes]()
-    with relay.client("t") as good, ExitStack() as connected:
+    with relay.client("t", source_address=("127.0.0.2", 0)) as good, ExitStack() as connected:
+        memory = relay.memory()
         for number in range(40):
             burst = [opened(relay, HANDSHAKE, "127.0.0.9") for _ in range(250)]
             redis_server.publish_task("t", n=number)
@@ -173,9 +174,12 @@ def test_ten_thousand_connects_of_one_address_disturb_nobody_else(
                 status = head_of(sock)[9:12]
                 answers[status] += 1
                 connected.enter_context(sock) if status == b"101" else sock.close()
+        grown = relay.memory() - memory
         with relay.client("u") as another:
             redis_server.publish_task("u", n=1)
             assert another.receive()["data"] == {"n": 1}
+    assert grown < 4 << 20, "some hundred bytes for each would be more"
+    assert relay.metric('relay_connections_refused_total{reason="client_limit"}') == 10_000 - answers[b"101"]
     assert set(answers) <= {
         b"101",
         b"429",

@@ -173,17 +173,30 @@ def test_a_remembered_token_still_ends() -> None:
         checker.verify(text)
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_REMEMBERED", 3)
-    checker = verifier(key_of("HS256"))
-    for number in range(10):
-        checker.verify(token(jti=str(number)))
-    assert len(checker) == 3
+def test_other_keys_end_what_is_remembered() -> None:
+    keys = [key_of("HS256")]
+    checker = TokenVerifier(lambda: keys, RULES, lambda: NOW)
+    text = token()
+    checker.verify(text)
+    assert len(checker) == 1
+    keys[0] = TokenKey(b"t" * 32, ("HS256",))
     checker.forget()
     assert not len(checker)
-    monkeypatch.setattr(tokens, "MAX_REMEMBERED_LENGTH", 1)
-    checker.verify(token())
-    assert not len(checker)
+    with pytest.raises(Unauthenticated, match="signature"):
+        checker.verify(text)
+
+
+def test_headers_that_anybody_writes_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_MAX_HEADERS", 2)
+    checker = verifier(key_of("HS256"))
+    for kid in range(5):
+        forged = token(headers={"kid": str(kid)})[:-4] + "AAAA"
+        with pytest.raises(Unauthenticated, match="signature"):
+            checker.verify(forged)
+    assert not checker._checks_of_header
+    for kid in range(5):
+        checker.verify(token(headers={"kid": str(kid)}))
+    assert len(checker._checks_of_header) == 2
 
 
 @given(st.text(max_size=30) | st.lists(st.binary(max_size=8), min_size=3, max_size=3).map(

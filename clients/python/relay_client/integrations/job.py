@@ -3,11 +3,10 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
-from relay_wire.creation import CreationOptions, creation_options
+from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from relay_client.publisher import Publisher
 
@@ -57,9 +56,8 @@ def named(
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job.
+class Job(NamedTuple):
+    """A job. A tuple, for one is made with every report: a frozen dataclass takes four times as long.
 
     Attributes:
         id: Its id, which is the task's.
@@ -75,7 +73,7 @@ class Job:
 
     id: str
     name: str
-    arguments: Callable[[], Mapping[str | int, Any]] = field(default=dict)
+    arguments: Callable[[], Mapping[str | int, Any]] = dict
     queue: str = ""
     attempt: int = 1
     max_attempts: int | None = None
@@ -119,6 +117,24 @@ class JobOptions(TypedDict, total=False):
     exit_timeout: float
 
 
+class Given(NamedTuple):
+    """What the application's functions say about a job.
+
+    Attributes:
+        title: The task's title, if it is not that of the job's function.
+        fields: Further fields.
+        options: The task's owner and its parent.
+    """
+
+    title: str | None = None
+    fields: Mapping[str, Any] | None = None
+    options: CreationOptions = NO_OPTIONS
+
+
+#: Most applications give no functions, and most jobs have no parent.
+NOTHING_GIVEN = Given()
+
+
 class JobMapping:
     """Makes a task's owner, title and fields of a job, by the functions that the application gives.
 
@@ -130,13 +146,22 @@ class JobMapping:
         self._title = options.get("title")
         self._fields = options.get("fields")
         self._select = options.get("select")
+        self._has_functions = bool(self._owner or self._title or self._fields)
         self._has_logged = False
 
     def is_selected(self, job: Job) -> bool:
         """Return whether a job is to be reported."""
         return self._select is None or bool(self._call(self._select, job))
 
-    def options(self, job: Job) -> CreationOptions:
+    def given(self, job: Job) -> Given:
+        """Return what the application says about a job. In the thread that reports it: its arguments may change later."""
+        if not self._has_functions and job.parent_id is None:
+            return NOTHING_GIVEN
+        title = None if self._title is None else self._call(self._title, job)
+        fields = None if self._fields is None else self._call(self._fields, job)
+        return Given(title, fields, self._options(job))
+
+    def _options(self, job: Job) -> CreationOptions:
         """Return the task's owner and its parent. A task whose owner cannot be found out belongs to nobody."""
         parent_id = None if job.parent_id == job.id else job.parent_id
         if self._owner is None:
@@ -144,15 +169,6 @@ class JobMapping:
         owner = self._call(self._owner, job)
         owners = [] if owner is None else [owner] if isinstance(owner, str | int) else owner
         return creation_options([str(each) for each in owners], parent_id)
-
-    def described(self, job: Job) -> dict[str, Any]:
-        """Return the fields that describe the task."""
-        title = None if self._title is None else self._call(self._title, job)
-        fields = None if self._fields is None else self._call(self._fields, job)
-        described: dict[str, Any] = {"title": title or job.name.rpartition(".")[2], "kind": job.name}
-        if job.queue:
-            described["queue"] = job.queue
-        return {**(fields or {}), **described}
 
     def _call(self, function: Callable[[Arguments], Any], job: Job) -> Any:
         try:
@@ -164,3 +180,11 @@ class JobMapping:
                     "job %s of %s: a function for the relay failed; further errors are not logged", job.id, job.name
                 )
             return None
+
+
+def described(job: Job, given: Given) -> dict[str, Any]:
+    """Return the fields that describe a job's task."""
+    fields = {**(given.fields or {}), "title": given.title or job.name.rpartition(".")[2], "kind": job.name}
+    if job.queue:
+        fields["queue"] = job.queue
+    return fields

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from time import time
 from typing import Any, ParamSpec
 from weakref import WeakSet
@@ -22,12 +22,12 @@ from relay_wire.statuses import CANCELLED, FAILED, IN_PROGRESS, PENDING
 
 from relay_client.cancellation.threads import CancelListener
 from relay_client.cancellation.watches import Watch
-from relay_client.integrations.job import Job, JobMapping, JobOptions
+from relay_client.integrations.job import NOTHING_GIVEN, Given, Job, JobMapping, JobOptions, described
 from relay_client.progress.background import BackgroundReporter
 from relay_client.progress.background_task import BackgroundTask, Opening
 from relay_client.progress.current import clear_current, set_current
-from relay_client.progress.outcome import error_text, terminal_fields
-from relay_client.progress.values import utc_iso, utc_now_iso
+from relay_client.progress.outcome import error_text, outcome
+from relay_client.progress.values import utc_iso
 
 _log = logging.getLogger("relay_client")
 
@@ -80,12 +80,14 @@ class JobReporter:
         self._attempts: dict[str, Job] = {}
         self._is_cancellable = options.get("cancellable", True)
         self._listener = CancelListener(self.reporter.publisher.target)
-        self._watches: dict[str, Watch] = {}
+        self._watched: dict[str, object] = {}
+        self._watches: dict[str, Watch] = {}  # the sender's thread's: to wake the listener's takes longer than a report
         _job_reporters.add(self)
 
     def forget_running(self) -> None:
         """In a forked child: what runs is the parent's."""
-        self._running, self._attempts, self._watches = {}, {}, {}
+        self._running, self._attempts = {}, {}
+        self._watched, self._watches = {}, {}
 
     def is_running(self, job_id: str) -> bool:
         """Return whether a job that is reported runs in this process."""
@@ -96,10 +98,8 @@ class JobReporter:
         try:
             if not self.mapping.is_selected(job):
                 return False
-            described, options, now = self.mapping.described(job), self.mapping.options(job), time()
-            return self.reporter.report(
-                job.id, opening=lambda: Opening(step(job.attempt), _announcement(described, now), options=options)
-            )
+            given, now = self.mapping.given(job), time()
+            return self.reporter.report(job.id, opening=partial(_waiting, job, given, now))
         except Exception:  # noqa: BLE001 - reporting must not keep a job from being enqueued
             _log.exception("job %s is not reported to the relay", job.id)
             return False
@@ -115,29 +115,21 @@ class JobReporter:
         """
         if not job.is_announced and not self.mapping.is_selected(job):
             return
-        described, options, now = self.mapping.described(job), self.mapping.options(job), time()
-        fields = {**described, "status": IN_PROGRESS, "started_at": utc_iso(now)}
-        fields["worker"] = job.worker or default_worker()
-        if self._is_cancellable:
-            fields["cancellable"] = True
-        if job.attempt > 1:
-            fields |= {"attempt": job.attempt, "progress": 0, "message": None}
-        is_new = not job.is_announced and job.attempt == 1
-
-        def opening() -> Opening:
-            announcement = _announcement(described, now) if is_new else None
-            return Opening(step(job.attempt), announcement, {"attempt": job.attempt}, options)
-
+        given, now = self.mapping.given(job), time()
         # The attempt before may not be over: its retry was sent, and taken up here, while it waited for the broker's answer.
-        if self.is_running(job.id):
+        if job.id in self._running:
             self.handed_over(job.id)
-        task = self.reporter.begin(job.id, fields, opening)
+        fields = partial(_started, job, given, now, is_cancellable=self._is_cancellable)
+        # What the application gives may change, and so is copied at once. All else is made where nobody waits for it.
+        first = fields if given is NOTHING_GIVEN else fields()
+        watch = self._watch(job.id, stop) if watched and self._is_cancellable else None
+        task = self.reporter.begin(job.id, first, partial(_opening, job, given, now), watch)
         if task is not None:
             self._running[job.id] = task
             self._attempts[job.id] = job
             set_current(task)
-            if watched:
-                self.watch(job.id, stop)
+        elif watch is not None:
+            del self._watched[job.id]
 
     @never_raises
     def watch(self, job_id: str, stop: Stop | None = None) -> None:
@@ -147,21 +139,35 @@ class JobReporter:
             job_id: The job. If it runs in this process, it is ended at its next report as well.
             stop: Called with the reason, in a thread of its own; it may wait for the broker.
         """
-        if not self._is_cancellable:
-            return
+        if self._is_cancellable:
+            self.reporter.run_soon(self._watch(job_id, stop))
 
+    def _watch(self, job_id: str, stop: Stop | None) -> Callable[[], None]:
+        """Return a function that opens the watch, in the sender's thread."""
+        token = self._watched[job_id] = object()
+        return partial(self._open_watch, job_id, stop, token)
+
+    @never_raises
+    def _open_watch(self, job_id: str, stop: Stop | None, token: object) -> None:
         def on_cancel(reason: str) -> None:
+            if self._watched.get(job_id) is not token:
+                return  # it has ended, and what would be stopped is another job
             task = self._running.get(job_id)
             if task is not None:
                 task.request_cancel(reason or "cancelled")
             if stop is not None:
                 threading.Thread(target=never_raises(stop), args=(reason,), name="relay-stop", daemon=True).start()
 
-        self.unwatch(job_id)
+        self._close_watch(job_id)
         self._watches[job_id] = self._listener.watch(job_id, on_cancel)
 
     def unwatch(self, job_id: str) -> None:
         """Receive requests to cancel a job no longer."""
+        if self._watched.pop(job_id, None) is not None:
+            self.reporter.run_soon(partial(self._close_watch, job_id))
+
+    @never_raises
+    def _close_watch(self, job_id: str) -> None:
         watch = self._watches.pop(job_id, None)
         if watch is not None:
             watch.close()
@@ -180,19 +186,18 @@ class JobReporter:
 
     def succeeded(self, job_id: str) -> None:
         """Report that a job has ended well."""
-        self._end(job_id, *terminal_fields(None))
+        self._end(job_id, *outcome(None))
 
     def failed(self, job_id: str, error: BaseException | str) -> None:
         """Report that a job has failed, and is not tried again; or that it was cancelled, if the error says so."""
         if isinstance(error, str):
-            self._end(job_id, FAILED, {"error": error, "completed_at": utc_now_iso()})
+            self._end(job_id, FAILED, {"error": error})
         else:
-            self._end(job_id, *terminal_fields(error))
+            self._end(job_id, *outcome(error))
 
     def cancelled(self, job_id: str, message: str | None = None) -> None:
         """Report that a job was cancelled: while it ran, or before."""
-        fields = {} if message is None else {"message": message}
-        self._end(job_id, CANCELLED, {**fields, "completed_at": utc_now_iso()})
+        self._end(job_id, CANCELLED, {} if message is None else {"message": message})
 
     @never_raises
     def retrying(self, job: Job, error: BaseException | str | None, seconds: float | None = None) -> None:
@@ -243,11 +248,11 @@ class JobReporter:
 
     @never_raises
     def _end(self, job_id: str, status: str, fields: Mapping[str, Any]) -> None:
-        task = self._taken(job_id)
+        task, last = self._taken(job_id), partial(_ended, status, fields, time())
         if task is None:
-            self.reporter.report(job_id, {**fields, "status": status}, is_final=True)
+            self.reporter.report(job_id, last, is_final=True)
         else:
-            self.reporter.release(task, {**fields, "status": status})
+            self.reporter.release(task, last)
 
     def _taken(self, job_id: str) -> BackgroundTask | None:
         self.unwatch(job_id)
@@ -264,8 +269,35 @@ class JobReporter:
         self.reporter.flush()
 
 
-def _announcement(described: Mapping[str, Any], now: float) -> dict[str, Any]:
-    return {**described, "status": PENDING, "created_at": utc_iso(now)}
+# What is published of a job: made in the sender's thread.
+
+
+def _waiting(job: Job, given: Given, now: float) -> Opening:
+    return Opening(step(job.attempt), _announcement(job, given, now), options=given.options)
+
+
+def _opening(job: Job, given: Given, now: float) -> Opening:
+    is_new = not job.is_announced and job.attempt == 1
+    announcement = _announcement(job, given, now) if is_new else None
+    return Opening(step(job.attempt), announcement, {"attempt": job.attempt}, given.options)
+
+
+def _announcement(job: Job, given: Given, now: float) -> dict[str, Any]:
+    return {**described(job, given), "status": PENDING, "created_at": utc_iso(now)}
+
+
+def _started(job: Job, given: Given, now: float, *, is_cancellable: bool) -> dict[str, Any]:
+    fields = {**described(job, given), "status": IN_PROGRESS, "started_at": utc_iso(now)}
+    fields["worker"] = job.worker or default_worker()
+    if is_cancellable:
+        fields["cancellable"] = True
+    if job.attempt > 1:
+        fields |= {"attempt": job.attempt, "progress": 0, "message": None}
+    return fields
+
+
+def _ended(status: str, fields: Mapping[str, Any], now: float) -> dict[str, Any]:
+    return {**fields, "completed_at": utc_iso(now), "status": status}
 
 
 def default_worker() -> str:

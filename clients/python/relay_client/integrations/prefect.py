@@ -8,7 +8,6 @@ Call it in the module that defines the flows. A task's run has its flow's run as
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from relay_client.integrations.job import Job
@@ -65,7 +64,7 @@ class _States:
     @never_raises
     def _report(self, engine: Any, state: Any) -> None:
         job = _job(engine)
-        job = replace(job, attempt=self._failed.get(job.id, 0) + 1)
+        job = job._replace(attempt=self._failed.get(job.id, 0) + 1)
         if state.is_running():
             self._begin(job, is_retry=state.name == "Retrying")
             return
@@ -99,7 +98,7 @@ class _States:
         elif is_retry:  # at once: this run does not wait between
             self._jobs.retrying(job, "tried again at once")
             self._failed[job.id] = job.attempt
-            self._jobs.started(replace(job, attempt=job.attempt + 1))
+            self._jobs.started(job._replace(attempt=job.attempt + 1))
 
 
 def _reason(message: str) -> str:

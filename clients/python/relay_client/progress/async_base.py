@@ -217,8 +217,7 @@ class AsyncTaskReporter(Generic[P]):
         task.abandon()
 
     def _note(self, task: Task) -> None:
-        self._schedule.note(task)
-        if self._is_open:
+        if self._schedule.note(task) and self._is_open:
             self.publisher.sender.wake()
 
     async def __aenter__(self) -> Self:

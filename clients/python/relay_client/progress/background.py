@@ -10,7 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from time import monotonic
 from typing import Any
@@ -62,6 +62,10 @@ def _import_all() -> None:
         import_module(name)
     for name in ("create", "heartbeat", "publish"):
         load(name)
+
+
+#: Fields, or a function that makes them, in the sender's thread.
+Fields = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 class BackgroundReporter:
@@ -130,42 +134,47 @@ class BackgroundReporter:
         return len(self._handed_over) + len(self._schedule)
 
     def begin(
-        self, task_id: str | int, fields: Mapping[str, Any], opening: Opening | Callable[[], Opening] | None = None
+        self,
+        task_id: str | int,
+        fields: Fields,
+        opening: Opening | Callable[[], Opening] | None = None,
+        then: Callable[[], None] | None = None,
     ) -> BackgroundTask | None:
         """Begin a task that runs in this process from now on.
 
         Args:
             task_id: Its id.
-            fields: Its first fields.
+            fields: Its first fields, or a function that makes them, in the sender's thread: a few, that never change.
             opening: What is published before them, or a function that makes it, in the sender's thread.
+            then: Called in the sender's thread, as by `run_soon`.
 
         Returns:
             The task; None if it cannot be reported, which is logged.
         """
         task = self._task(task_id, opening)
-        if task is not None:
+        if task is None:
+            return None
+        if not callable(fields):
             task.set_first_fields(fields)
-            self._hand_over(lambda: self._schedule.add(task))
+        self._hand_over(partial(_add, self._schedule, task, fields, then))
         return task
 
-    def release(
-        self, task: BackgroundTask, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool = True
-    ) -> None:
+    def release(self, task: BackgroundTask, fields: Fields, *, key: str | None = None, is_final: bool = True) -> None:
         """Report the last fields of a task that `begin` has begun.
 
         Args:
             task: The task.
-            fields: The last fields.
+            fields: The last fields, as for `begin`.
             key: Name of the step, where another process may take it up; see `relay_client.progress.background_task`.
             is_final: The task has ended. Else another attempt follows, perhaps elsewhere.
         """
-        task.close(fields, key=key, is_final=is_final)
-        self._leave(task)
+        task.stop()
+        self._hand_over(partial(_release, self._schedule, task, fields, key, self._until(is_final=is_final)))
 
     def report(
         self,
         task_id: str | int,
-        fields: Mapping[str, Any] | None = None,
+        fields: Fields | None = None,
         opening: Opening | Callable[[], Opening] | None = None,
         *,
         key: str | None = None,
@@ -175,7 +184,7 @@ class BackgroundReporter:
 
         Args:
             task_id: Its id.
-            fields: The fields to publish, if any.
+            fields: The fields to publish, if any, as for `begin`.
             opening: As for `begin`.
             key: As for `release`.
             is_final: As for `release`.
@@ -194,12 +203,15 @@ class BackgroundReporter:
 
         def make() -> None:
             task = BackgroundTask(task_id, self._note, opening)
-            if fields:
-                task.close(fields, key=key, is_final=is_final)
-            schedule.release(task, until)
+            task.stop()
+            _release(schedule, task, fields or {}, key, until)
 
         self._hand_over(make)
         return True
+
+    def run_soon(self, function: Callable[[], None]) -> None:
+        """Have a function called in the sender's thread, after what was handed over before. It must neither wait nor raise."""
+        self._hand_over(function)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over has arrived.
@@ -235,7 +247,8 @@ class BackgroundReporter:
         schedule.flush(done.set)
 
     def _has_room(self, limit: float) -> bool:
-        if self.waiting < limit:
+        # As `waiting`, without the calls: a job waits for this.
+        if len(self._handed_over) + len(self._schedule) < limit:
             return True
         self._drop(f"{self.waiting} tasks run here or wait for Redis already")
         return False
@@ -254,18 +267,15 @@ class BackgroundReporter:
             _log.warning("tasks are not reported to the relay, and any further without a log: %s", reason)
         self.dropped += 1
 
-    def _leave(self, task: BackgroundTask) -> None:
-        schedule, until = self._schedule, self._until(is_final=task.is_final)
-        self._hand_over(lambda: schedule.release(task, until))
-
     def _until(self, *, is_final: bool) -> float:
         """Until when the last update of a task is tried."""
         return monotonic() + (self._end_timeout if is_final else _REPORT_TIMEOUT)
 
     def _hand_over(self, change: Callable[[], None]) -> None:
         """Have the schedule changed in the sender's thread."""
-        self._is_used = True
-        _exit_flush.arm()
+        if not self._is_used:
+            self._is_used = True
+            _exit_flush.arm()
         self._handed_over.append(change)
         if not self._is_accepting:
             self._is_accepting = True
@@ -286,8 +296,29 @@ class BackgroundReporter:
             self.publisher.sender.add_source(schedule)
 
     def _note(self, task: Task) -> None:
-        self._schedule.note(task)
-        self.publisher.sender.wake_soon()
+        sender = self.publisher.sender
+        if self._schedule.note(task) or not sender.is_running:
+            sender.wake_soon()
+
+
+# In the sender's thread:
+
+
+def _add(schedule: Schedule, task: BackgroundTask, fields: Fields, then: Callable[[], None] | None) -> None:
+    try:
+        if callable(fields):
+            task.set_first_fields(fields())
+    finally:
+        schedule.add(task)
+        if then is not None:
+            then()
+
+
+def _release(schedule: Schedule, task: BackgroundTask, fields: Fields, key: str | None, until: float) -> None:
+    try:
+        task.close(fields() if callable(fields) else fields, key=key)
+    finally:
+        schedule.release(task, until)
 
 
 _reporters: "WeakSet[BackgroundReporter]" = WeakSet()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from relay_wire.channels import MAX_FIELDS
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 
 from relay_client.progress import forks
@@ -39,11 +40,18 @@ class Opening:
     options: CreationOptions = NO_OPTIONS
 
 
+#: One for all: it is never raised, and the log names the task.
+_HAS_ENDED = RuntimeError("the task has ended")
+
+
 class BackgroundTask(Task):
     """A task of a `relay_client.progress.background.BackgroundReporter`."""
 
     def __init__(
-        self, task_id: str | int, note: Callable[[Task], None], opening: "Opening | Callable[[], Opening] | None" = None
+        self,
+        task_id: str | int,
+        note: Callable[[Task], object],
+        opening: "Opening | Callable[[], Opening] | None" = None,
     ) -> None:
         """Make a task.
 
@@ -59,31 +67,32 @@ class BackgroundTask(Task):
         self._opening = opening
         self._is_opened = opening is None
         self._closing: tuple[str, dict[str, Any]] | None = None
-        #: It has a last update, which says how it ended.
-        self.is_final = False
+        # It is looked at when it is handed over: what is reported before that need not be noted.
+        self._changes.is_noted = True
         forks.track(self)
 
     def set_first_fields(self, fields: Mapping[str, Any]) -> None:
-        """Set the first fields, before anything else reports on it."""
-        self._changes.merge(None, None, None, self._publishable(fields))
+        """Set the first fields: what was reported before, by code that did not wait for them, stays."""
+        self._changes.set_defaults(self._publishable(fields, MAX_FIELDS))
 
-    def close(self, fields: Mapping[str, Any], *, key: str | None = None, is_final: bool) -> None:
-        """Set the last fields; what is reported from now on is left out.
+    def stop(self) -> None:
+        """Leave out what is reported from now on."""
+        if self._stopped is None or not self.cancelled:
+            self._stopped = _HAS_ENDED
+
+    def close(self, fields: Mapping[str, Any], *, key: str | None = None) -> None:
+        """Set the last fields, in the sender's thread.
 
         Args:
             fields: The last fields.
             key: Name of the step which these fields say, where another process may take it up meanwhile.
-            is_final: The task has ended.
         """
-        checked = self._publishable(fields)
-        self.is_final = is_final
+        checked = self._publishable(fields, MAX_FIELDS)
         if key is None:
             self._changes.merge(None, None, None, checked)
         else:
             self._closing = (key, checked)
             self._changes.merge(None, None, None, None)
-        if self._stopped is None or not self.cancelled:
-            self._stopped = RuntimeError(f"task {self.id} has ended")
 
     def has_pending(self) -> bool:
         """Return whether there is something to send."""
@@ -113,9 +122,8 @@ class BackgroundTask(Task):
         if opening.options is not NO_OPTIONS and self._options is not opening.options:
             self._options, self._options_are_due = opening.options, True
         if opening.announcement is not None:
-            calls += updates.created(
-                self.id, self._publishable(opening.announcement), key=self._key(opening.key), options=opening.options
-            )
+            announcement = self._publishable(opening.announcement, MAX_FIELDS)
+            calls += updates.created(self.id, announcement, key=self._key(opening.key), options=opening.options)
         if opening.claim is not None:
             calls += updates.task_update(self.id, opening.claim, key=self._key(opening.key), options=opening.options)
         return calls

@@ -59,6 +59,15 @@ class FieldChanges:
         self.is_noted = True
         return True
 
+    def set_defaults(self, fields: Mapping[str, Any]) -> None:
+        """In the sender: merge fields, but for those that have a value already."""
+        for name, value in fields.items():
+            self.fields.setdefault(name, value)
+        for ended in tuple(self._ended_stages):  # after the fields: a stage that ends from now on has them
+            for name, value in fields.items():
+                ended.setdefault(name, value)
+        self.is_noted = True
+
     def set_first_fields(self, fields: Mapping[str, Any]) -> None:
         """Set the first fields, which are sent otherwise."""
         self.fields.update(fields)

@@ -29,13 +29,19 @@ def safe_str(error: BaseException) -> str:
     return text[:_MAX_ERROR_LENGTH].encode(errors="backslashreplace").decode()
 
 
-def terminal_fields(error: BaseException | None) -> tuple[str, dict[str, Any]]:
-    """Return the status and the last fields of a task that ended with an error, or with none."""
+def outcome(error: BaseException | None) -> tuple[str, dict[str, Any]]:
+    """Return the status of a task that ended with an error, or with none, and the fields that go with it, but for the time."""
     if error is None:
-        return COMPLETED, {"progress": 100, "completed_at": utc_now_iso()}
+        return COMPLETED, {"progress": 100}
     if _has_failed(error):
-        return FAILED, {"error": error_text(error), "completed_at": utc_now_iso()}
-    return CANCELLED, {"completed_at": utc_now_iso()}
+        return FAILED, {"error": error_text(error)}
+    return CANCELLED, {}
+
+
+def terminal_fields(error: BaseException | None) -> tuple[str, dict[str, Any]]:
+    """Return the status and the last fields of a task that has just ended with an error, or with none."""
+    status, fields = outcome(error)
+    return status, {**fields, "completed_at": utc_now_iso()}
 
 
 def _has_failed(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Which tasks have something to send when: progress at a limited rate, and heartbeats while there is none."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -65,6 +66,8 @@ class Schedule:
         #: What was sent last was not delivered.
         self.is_failing = False
         self._in_flight: list[Sending] = []
+        #: Until when the sender does not look what was noted, unless it is woken; 0 while it is about to look.
+        self._looks_at = math.inf
 
     def add(self, task: Task) -> None:
         """Take in a task that has begun."""
@@ -100,12 +103,17 @@ class Schedule:
         for task in (*self._tasks, *self._leaving):
             task.not_before = 0.0
 
-    def note(self, task: Task) -> None:
-        """Note that a task has something to send. From any thread."""
-        self._noted.append(task)
+    def note(self, task: Task) -> bool:
+        """Note that a task has something to send; return whether the sender is to be woken for it. From any thread.
+
+        The sender looks by itself when the next update of a task may be sent. To wake it before is to wake it for nothing.
+        """
+        self._noted.append(task)  # before the look at the time, which the sender sets before it looks at these
+        return task.not_before < self._looks_at
 
     def collect(self, now: float, put: Callable[[list[Call]], None]) -> float | None:
         """See `relay_client.publishing.sender.Source`."""
+        self._looks_at = 0.0
         if self._in_flight:
             if not all(call.is_settled for sending in self._in_flight for call in sending.calls):
                 return None
@@ -116,18 +124,25 @@ class Schedule:
             flushes, self._flushes = self._flushes, []
             for done in flushes:
                 done()
-        return None if self._in_flight else self.wait(now)
+        if self._in_flight:
+            return None
+        seconds = self.wait(now)
+        self._looks_at = math.inf if seconds is None else now + seconds
+        # What was noted since was not to wake anybody.
+        return self.wait(now) if self._noted else seconds
 
     def calls_in_flight(self) -> list[Call]:
         """Return the calls that were queued and are not settled."""
         return [call for sending in self._in_flight for call in sending.calls if not call.is_settled]
 
     def wait(self, now: float) -> float | None:
-        """Return the seconds until something is due, unless something is noted before; None when there are no tasks."""
+        """Return the seconds until something is or may be due; None when there are no tasks."""
         if self.is_empty:
             return None
         times = [max(task.not_before, self._next_round) for task in self._waiting]
-        times += [max(task.last_sent + self._heartbeat, task.not_before) for task in self._tasks]
+        for task in self._tasks:
+            # A task that reports often has something to send as soon as it may be sent.
+            times.append(task.not_before if task.not_before > now else task.last_sent + self._heartbeat)
         if self._noted:
             times.append(self._next_round)
         times += [until for task, until in self._leaving.items() if task not in self._waiting]

@@ -28,6 +28,9 @@ _log = logging.getLogger("relay_client")
 
 _T = TypeVar("_T")
 
+#: Most fields that code may report of one task: there is some room left for those of reporters, such as ``completed_at``.
+_MAX_OWN_FIELDS = MAX_FIELDS - 16
+
 
 class Task(SentTask):
     """A task, for the code that works on it. Reporters make tasks.
@@ -45,7 +48,7 @@ class Task(SentTask):
         self,
         task_id: str | int | None,
         info: Mapping[str, Any],
-        note: Callable[["Task"], None],
+        note: Callable[["Task"], object],
         *,
         on_error: str = "raise",
         options: CreationOptions = NO_OPTIONS,
@@ -144,26 +147,26 @@ class Task(SentTask):
             self.log_dropped("a report", error)
             return None
 
-    def _publishable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of some fields that can be published, as far as there is room."""
-        room = MAX_FIELDS - 16 - len(self._changes.fields)
+    def _publishable(self, fields: Mapping[str, Any], limit: int = _MAX_OWN_FIELDS) -> dict[str, Any]:
+        """Return those of some fields that can be published, as far as there is room; limit: for all fields of the task."""
+        known = self._changes.fields
+        room = limit - len(known)
         if len(fields) <= room and is_plain(fields):
             return dict(fields)
         found: dict[str, Any] = {}
         for name, value in fields.items():
             try:
-                if room <= 0:
-                    raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
+                if room <= 0 and name not in known:
+                    raise ValueError(f"a task has {_MAX_OWN_FIELDS} fields at most")
                 found |= plain_fields({name: value})
-                room -= 1
+                room -= name not in known
             except Exception as error:  # noqa: BLE001 - also from the value's own methods
                 self.log_dropped(f"field {name!r}", error)
         return found
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
-        # With some room for those of this module's own.
-        if len(self._changes.fields.keys() | fields.keys()) > MAX_FIELDS - 16:
-            raise ValueError(f"a task has {MAX_FIELDS - 16} fields at most")
+        if len(self._changes.fields.keys() | fields.keys()) > _MAX_OWN_FIELDS:
+            raise ValueError(f"a task has {_MAX_OWN_FIELDS} fields at most")
         self._appends.plain(fields)
         return plain_fields(fields)
 

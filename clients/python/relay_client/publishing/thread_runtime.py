@@ -8,7 +8,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-#: A thread that waits looks by itself this often, in seconds, for the first part of its wait: see `ThreadSignal.set_soon`.
+#: A thread that waits looks by itself this often, in seconds, for so long after it has found something: see
+#: `ThreadSignal.set_soon`.
 _POLL_SECONDS = 0.01
 _POLLING_SECONDS = 0.25
 
@@ -34,6 +35,7 @@ class ThreadSignal:
         self._lock.acquire()
         self._is_pending = False
         self._is_polling = False
+        self._polls_until = 0.0
 
     def set(self) -> None:
         """See `relay_client.publishing.runtime.Signal`."""
@@ -43,7 +45,8 @@ class ThreadSignal:
     def set_soon(self) -> None:
         """Set it, at the latest in a hundredth of a second.
 
-        Waking a thread costs more than most reports do. One that began to wait just now looks by itself, so it is not woken.
+        Waking a thread costs more than most reports do. One that has found something just now looks by itself, so it is not
+        woken.
         """
         self._is_pending = True  # before the look at the flag, which the waiting thread resets before it looks at this
         if not self._is_polling:
@@ -53,24 +56,24 @@ class ThreadSignal:
         """See `relay_client.publishing.runtime.Signal`. Blocks the thread."""
         now = monotonic()
         end = None if timeout is None else now + timeout
-        polls_until = now + _POLLING_SECONDS
         self._is_polling = True
         try:
-            while not self._is_pending and now < polls_until and (end is None or now < end):
+            while not self._is_pending and now < self._polls_until and (end is None or now < end):
                 if self.wait_blocking(_POLL_SECONDS if end is None else min(_POLL_SECONDS, end - now)):
-                    self._is_pending = False
-                    return True
+                    return self._found()
                 now = monotonic()
         finally:
             self._is_polling = False
         if self._is_pending:
-            self._is_pending = False
             self.wait_blocking(0.0)  # it may be set as well
-            return True
-        is_set = self.wait_blocking(None if end is None else end - now)
-        if is_set:
+            return self._found()
+        return self.wait_blocking(None if end is None else end - now) and self._found()
+
+    def _found(self) -> bool:
+        if self._is_pending:
             self._is_pending = False
-        return is_set
+            self._polls_until = monotonic() + _POLLING_SECONDS
+        return True
 
     def wait_blocking(self, timeout: float | None) -> bool:
         """Block until it is set, at most `timeout` seconds; return whether it was."""

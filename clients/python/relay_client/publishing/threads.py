@@ -1,6 +1,7 @@
 """The sender of threads: one thread owns the connection, and callers only hand over and wait.
 
     caller:  inbox.put(request) -> wake -> request.wait(deadline)          (post: without waiting)
+    caller:  run_soon(function)                                            (the thread calls it)
     thread:  inbox -> queue -> exchange with Redis -> request.end()
 
 The thread is started when there is something to send, and ends when it was idle for a while. A caller that finds none running
@@ -20,7 +21,7 @@ from relay_client.errors import BackgroundDeliveryError, DeliveryTimedOut, NotDe
 from relay_client.publishing.call import Call
 from relay_client.publishing.connection import BlockingConnection, Connection
 from relay_client.publishing.exit_hook import ExitHook
-from relay_client.publishing.inbox import Inbox, Request
+from relay_client.publishing.inbox import Errand, Inbox, Request
 from relay_client.publishing.queue import DeliveryLimits, DeliveryQueue
 from relay_client.publishing.sender import Put, Sender, Source
 from relay_client.publishing.thread_runtime import ThreadRuntime, run_blocking
@@ -158,12 +159,8 @@ class ThreadSender:
         It takes a hundredth of a second longer than what somebody waits for, and costs the caller less.
         """
 
-        def make() -> Sequence[Call]:
-            function()
-            return ()
-
         self._is_used = True
-        self._inbox.put(Request(make=make))
+        self._inbox.put(Errand(function))
         self.wake_soon()
 
     def add_source(self, source: Source) -> None:
@@ -222,6 +219,11 @@ class ThreadSender:
             raise BackgroundDeliveryError(request.lost, request.lost_count)
 
     # In the callers' threads
+
+    @property
+    def is_running(self) -> bool:
+        """There is a sender thread."""
+        return bool(self._thread)
 
     def is_sender_thread(self) -> bool:
         """Return whether the caller is the sender thread, which must not wait for itself."""
@@ -297,6 +299,9 @@ class ThreadSender:
     def _accept(self) -> None:
         """Move what was handed over into the queue."""
         while (request := self._inbox.take()) is not None:
+            if isinstance(request, Errand):
+                self._run_errand(request)
+                continue
             # A caller that looks just now counts it neither here nor there: that is better than twice, which would refuse.
             request.is_accepted = True
             if request.calls:
@@ -315,6 +320,13 @@ class ThreadSender:
         except Exception as error:  # noqa: BLE001 - it is raised where it was handed over
             request.error = error
             request.end()
+
+    @staticmethod
+    def _run_errand(errand: Errand) -> None:
+        try:
+            errand.function()
+        except Exception:  # noqa: BLE001 - nobody waits for it, and what else is handed over must not suffer
+            _log.exception("a function for the sender thread has failed")
 
     def _end_flushes(self) -> None:
         for pending in tuple(self._flushes):

@@ -125,7 +125,7 @@ def test_reports_on_one_task_stay_in_order_when_the_first_fails() -> None:
     schedule = Schedule(UPDATES, rate=10.0, heartbeat=20.0)
     first, second = BackgroundTask("t", schedule.note), BackgroundTask("t", schedule.note)
     for task, fields in ((first, RUNNING), (second, ENDED)):
-        task.close(fields, key=None, is_final=True)
+        task.close(fields)
         schedule.release(task, until=1e9)
     sent: list[Call] = []
     (sending,) = schedule.put_due(100.0, sent.extend)

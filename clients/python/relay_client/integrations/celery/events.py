@@ -11,7 +11,6 @@ Nothing is known of progress: tasks that report it do so themselves.
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any
 
@@ -89,7 +88,7 @@ class EventReporter:
             case "task-sent" | "task-received":
                 if not job.is_announced and job.attempt == 1:
                     self._jobs.enqueued(job)
-                self._known[job.id] = replace(job, is_announced=True)
+                self._known[job.id] = job._replace(is_announced=True)
             case "task-started":
                 self._begin(job, event["hostname"])
             case "task-succeeded":
@@ -111,7 +110,7 @@ class EventReporter:
         def revoke(_: str) -> None:
             self._app.control.revoke(job.id, terminate=True)
 
-        self._jobs.started(replace(job, worker=hostname), revoke)
+        self._jobs.started(job._replace(worker=hostname), revoke)
         self._jobs.leave()  # it does not run here
         self._running.setdefault(hostname, set()).add(job.id)
 

@@ -1,6 +1,5 @@
 """Signals of Django's tasks as reports."""
 
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -52,7 +51,7 @@ class _Receivers:
         job = self._job(task_result)
         if not self._jobs.mapping.is_selected(job):
             return
-        self._jobs.started(replace(job, is_announced=was_enqueued_long_ago(task_result.enqueued_at)))
+        self._jobs.started(job._replace(is_announced=was_enqueued_long_ago(task_result.enqueued_at)))
 
     @never_raises
     def on_finished(self, task_result: Any, **_: Any) -> None:
