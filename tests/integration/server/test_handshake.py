@@ -1,9 +1,9 @@
 """Handshakes on the fresh connection, beside those that go Hypercorn's ordinary way: clients see no difference."""
 
-import os
 import resource
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -180,19 +180,22 @@ def test_a_client_for_which_no_file_is_left_is_sent_to_try_again(share_relay: St
     """The server has accepted its connection, which cannot be taken over."""
     relay = share_relay("hypercorn", arguments=("--access-logfile", "/dev/null"))
     limits = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
-    last = max(int(name) for name in os.listdir(f"/proc/{relay.pid}/fd"))
-    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (last + 2, limits[1]))
+    files = max(int(path.name) for path in Path(f"/proc/{relay.pid}/fd").iterdir())
+    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (files + 2, limits[1]))
     try:
-        with connected(relay) as sock:
-            sock.sendall(request())
-            assert b" 101 " in answer(sock)
-            assert sock.recv(100)[2:] == Close.FULL.code.to_bytes(2) + Close.FULL.reason.encode()
+        with ExitStack() as stack:
+            first = b"\x81"
+            while first[0] == 0x81:  # as many as there are files for
+                sock = stack.enter_context(connected(relay))
+                sock.sendall(request() + masked_text(b'{"type":"ping"}'))
+                assert b" 101 " in answer(sock)
+                first = sock.recv(100)
+            assert first[2:] == Close.FULL.code.to_bytes(2) + Close.FULL.reason.encode()
             assert sock.recv(1) == b""
     finally:
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, limits)
     assert relay.metric('relay_connections_refused_total{reason="no_files"}') == 1
-    with relay.client("t"):
-        assert relay.metric('relay_connections{transport="hijacked"}') == 1
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
 
 
 def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) -> None:
