@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from benchmarks.wire import EVERYONE, Update, resp
+from benchmarks.wire import BINARY, EVERYONE, TEXT, Update, masked, resp
 
 #: Accepts any certificate: only our own servers are connected to.
 TLS_CONTEXT = ssl.create_default_context()
@@ -50,6 +50,8 @@ class Endpoint:
         no_position: Stands in the place of a position that a client does not have.
         refusal: A text that replies contain to a client that is to try again later; empty where there are none.
         has_updates_in_reply: The last reply has the updates that the client missed.
+        recovered: A text that replies contain to a client that has recovered.
+        pack: Makes a binary message of a text that the client sends; without it texts are sent as they are.
     """
 
     path: str
@@ -63,6 +65,12 @@ class Endpoint:
     no_position: str = "null"
     refusal: str = ""
     has_updates_in_reply: bool = False
+    recovered: str = '"recovered":true'
+    pack: Callable[[str], bytes] | None = None
+
+    def frame(self, text: str) -> bytes:
+        """Return the WebSocket frame in which a client sends a text."""
+        return masked(TEXT, text.encode()) if self.pack is None else masked(BINARY, self.pack(text))
 
     def for_everyone(self) -> Self:
         """Return the endpoint of clients that all follow the channel for everyone."""

@@ -48,7 +48,7 @@ def _life(jobs: JobReporter, number: int) -> Iterator[tuple[str, Callable[[], ob
     """Yield each report on a job, to be made before the next one is asked for, by the name that tables have for it."""
     job = _job(number)
     yield "waits", partial(jobs.enqueued, job)
-    yield "begins", partial(jobs.started, job, watched=False)
+    yield "begins", partial(jobs.started, job)
     yield "progress", _report
     yield "ends", partial(jobs.succeeded, job.id)
     jobs.leave()

@@ -16,7 +16,7 @@ from benchmarks.generator.loop import READ, Loop
 from benchmarks.latency import Latencies
 from benchmarks.load import Connected, Received
 from benchmarks.protocol import TASKS, Endpoint
-from benchmarks.wire import CLOSE, PING, PONG, TEXT, masked
+from benchmarks.wire import CLOSE, PING, PONG, masked
 
 _BUFFER = 1 << 18
 
@@ -82,7 +82,7 @@ class Generator:
         counting = self._counting
         framed = counting.messages if endpoint.framing == "message" else counting.websocket_stream
         self._count = framed if endpoint.kind == "ws" else counting.byte_stream
-        self._pongs = {ping.encode(): masked(TEXT, pong.encode()) for ping, pong in endpoint.pongs.items()}
+        self._pongs = {ping.encode(): endpoint.frame(pong) for ping, pong in endpoint.pongs.items()}
         self._ready, self._noted = Latencies(), Counter(dict.fromkeys(notes, 0))
         started, cpu, deadline = time.monotonic_ns(), time.process_time(), time.monotonic() + timeout
         again, failed = wanted, 0

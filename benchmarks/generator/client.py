@@ -10,7 +10,7 @@ from itertools import count
 from benchmarks.generator.counting import payload_span
 from benchmarks.generator.loop import READ, WRITE
 from benchmarks.protocol import TLS_CONTEXT, Endpoint
-from benchmarks.wire import PING, PONG, TEXT, masked, opening_request, token
+from benchmarks.wire import PING, PONG, masked, opening_request, token
 
 #: No two clients of a process show the same token.
 _token_numbers = count()
@@ -63,7 +63,7 @@ class Client:
     def subscribe(self, endpoint: Endpoint, port: int, noted: Counter[str]) -> Iterator[int]:
         """Connect, and go on until the server has sent all its replies; yields the event that must come first.
 
-        Texts that are keys of ``noted`` are counted in the replies. Raises OSError when the connection fails.
+        Texts that are keys of ``noted`` are counted in the last replies. Raises OSError when the connection fails.
         """
         with suppress(BlockingIOError):
             self.sock.connect(("127.0.0.1", port))
@@ -86,19 +86,19 @@ class Client:
         self.rest = self.rest[end + 4 :]
         for text, expected in endpoint.steps:
             if text is not None:
-                self.sock.send(masked(TEXT, self._fill(endpoint, text).encode()))
+                self.sock.send(endpoint.frame(self._fill(endpoint, text)))
             while expected is not None:
                 if (message := self._next_message(is_websocket)) is None:
                     yield from self._receive()
                     continue
-                noted.update(note for note in noted if note.encode() in message)
                 if expected.encode() in message:
                     self.last = self.reply = message
                     break
                 if endpoint.refusal and endpoint.refusal.encode() in message:
                     raise ConnectionRefusedError(message[:60])
                 if (pong := endpoint.pongs.get(message.decode("latin1"))) is not None:
-                    self.sock.send(masked(TEXT, pong.encode()))
+                    self.sock.send(endpoint.frame(pong))
+        noted.update(note for note in noted if note.encode() in self.reply)
 
     def _fill(self, endpoint: Endpoint, text: str) -> str:
         position = endpoint.no_position if self.position is None else self.position

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 from benchmarks.peers import CENTRIFUGO, HTTP_ERRORS, http_post, publish_to_centrifugo
 from benchmarks.peers.base import Peer
-from benchmarks.peers.relay import RELAY, RELAY_DURABLE, recovering
+from benchmarks.peers.centrifuge import protobuf, recovering
+from benchmarks.peers.relay import RELAY, RELAY_DURABLE
 from benchmarks.protocol import Publishing
 from benchmarks.wire import Update, signed
 
@@ -56,6 +57,10 @@ _CENTRIFUGO = Peer(
 
 #: Its clients recover over the same protocol as Relay's.
 CENTRIFUGO_RECOVERY = replace(_CENTRIFUGO, endpoint=recovering(CENTRIFUGO), npm=(), recovers=True, batches_writes=True)
+CENTRIFUGO_PROTOBUF = replace(
+    CENTRIFUGO_RECOVERY, name="centrifugo-protobuf", title="Centrifugo with recovery, Protocol Buffers",
+    endpoint=recovering(protobuf(CENTRIFUGO)),
+)  # fmt: skip
 
 #: One process each.
 SINGLE: tuple[Peer, ...] = (

@@ -7,7 +7,8 @@ from relay_wire.channels import GENERAL_UPDATES, TASK_PREFIX, TASK_UPDATES
 from relay_wire.creation import NO_OPTIONS, CreationOptions, creation_options
 
 from benchmarks.peers.base import Peer
-from benchmarks.protocol import TASKS, Endpoint, Publishing, position_of_centrifuge
+from benchmarks.peers.centrifuge import CENTRIFUGE, CENTRIFUGE_PROTOBUF, recovering
+from benchmarks.protocol import TASKS, Endpoint, Publishing
 from benchmarks.wire import Update, resp
 from relay.core import topics
 from relay.protocols.mercure_forms import TOPIC_UPDATE, TopicUpdate, stored_form
@@ -98,23 +99,6 @@ EVENTS = Endpoint("/events?task={task}", ((None, "retry:"),), kind="sse")
 #: Clients of Mercure, whose topics are names of tasks without the prefix: they have no channel of their own.
 MERCURE = Endpoint("/.well-known/mercure?topic={task}", ((None, "retry:"),), kind="sse")
 
-#: Clients of the Centrifuge protocol, as its SDKs speak it.
-CENTRIFUGE = Endpoint(
-    "/connection/websocket",
-    (('{"id":1,"connect":{}}', '"client"'), ('{"id":2,"subscribe":{"channel":"task:{task}"}}', '"subscribe"')),
-    pongs={"{}": "{}"},
-)
-
-
-def recovering(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint of the Centrifuge protocol whose clients recover, as those of its SDKs do when they return."""
-    *before, (subscribe, expected) = endpoint.steps
-    assert subscribe is not None
-    return replace(
-        endpoint, steps=(*before, (subscribe.removesuffix("}}") + "{position}}}", expected)),
-        find_position=position_of_centrifuge, no_position="", refusal='"error"', has_updates_in_reply=True,
-    )  # fmt: skip
-
 
 RELAY = Peer(
     "relay", "Relay", "$python -m hypercorn -k trio -b 127.0.0.1:$port --backlog 4096 relay.asgi:app",
@@ -123,12 +107,14 @@ RELAY = Peer(
 RELAY_DURABLE = replace(RELAY, name="relay-durable", title="Relay, durable publish", publishing=DURABLE)
 RELAY_DELTAS = replace(RELAY, name="relay-deltas", title="Relay, deltas", endpoint=DELTAS, publishing=DELTA)
 RELAY_POSITIONS = replace(RELAY_DURABLE, endpoint=POSITIONS, recovers=True)
-RELAY_CENTRIFUGE = replace(
-    RELAY_DURABLE,
-    name="relay-centrifuge",
-    title="Relay, Centrifuge in JSON",
-    endpoint=recovering(CENTRIFUGE),
-    recovers=True,
+RELAY_CENTRIFUGE, RELAY_PROTOBUF = (
+    replace(
+        RELAY_DURABLE, name=name, title=f"Relay, Centrifuge in {form}", endpoint=recovering(endpoint), recovers=True
+    )
+    for name, form, endpoint in (
+        ("relay-centrifuge", "JSON", CENTRIFUGE),
+        ("relay-protobuf", "Protocol Buffers", CENTRIFUGE_PROTOBUF),
+    )
 )
 
 _SECRET = "the secret of the benchmarks, of 32 bytes and more"
@@ -147,6 +133,7 @@ ENDPOINT_VARIANTS = (
     replace(RELAY, name="relay-events", title="Relay, /events", endpoint=EVENTS),
     replace(RELAY_DURABLE, name="relay-events-durable", title="Relay, /events, durable publish", endpoint=EVENTS),
     replace(RELAY, name="relay-centrifuge", title="Relay, Centrifuge in JSON", endpoint=CENTRIFUGE),
+    replace(RELAY, name="relay-protobuf", title="Relay, Centrifuge in Protocol Buffers", endpoint=CENTRIFUGE_PROTOBUF),
     replace(RELAY, name="relay-mercure", title="Relay, Mercure", endpoint=MERCURE, publishing=TOPICS),
 )
 

@@ -86,7 +86,8 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         "When has every client all it missed, on Relay and on Centrifugo itself?",
         {"tasks": Sizes(1000, 200, 4), "watchers of each": 10, "updates before": 3, "missed updates": 5, "bytes": 160},
         ("served", "ratio", "recovered", "p50", "p99", "retries", "server", "load"), one_by_one(reconnect),
-        (relay.RELAY_CENTRIFUGE,), others=(networked.CENTRIFUGO_RECOVERY,), ratio="served",
+        (relay.RELAY_CENTRIFUGE, relay.RELAY_PROTOBUF),
+        others=(networked.CENTRIFUGO_RECOVERY, networked.CENTRIFUGO_PROTOBUF), ratio="served",
         complete="times that every client of Relay recovered all it had missed, in order",
     ),
     Scenario(

@@ -22,7 +22,6 @@ _QUIET = 10.0
 
 #: Seconds after which a client that could not reconnect tries again.
 _RETRY = 1.0
-_RECOVERED = '"recovered":true'
 
 
 def _names(trial: Trial) -> list[str]:
@@ -88,13 +87,13 @@ def reconnect(trial: Trial, peer: Peer) -> None:
         bed.load.arm(away if peer.recovers else 0, continues_sequence=True, all_reconnect=True)
         cpu = bed.server.cpu()
         back = bed.load.connect(
-            peer.endpoint, bed.server.ports[0], [], in_flight=len(watchers), retry=_RETRY, notes=[_RECOVERED],
+            peer.endpoint, bed.server.ports[0], [], in_flight=len(watchers), retry=_RETRY, notes=[peer.endpoint.recovered],
             timeout=_TIMEOUT, must=False,
         )  # fmt: skip
         after = bed.load.collect(_TIMEOUT, quiet=_QUIET) if peer.recovers else None
         spent = bed.server.cpu().since(cpu)
     seconds = (max(back.ended, after.last if after else 0) - back.started) / 1e9
-    recovered = back.noted[_RECOVERED]
+    recovered = back.noted[peer.endpoint.recovered]
     figures = {
         "served": seconds, "p50": back.ready.quantile(0.5), "p99": back.ready.quantile(0.99),
         "retries": float(back.failed), "server": spent.ran / seconds, "waited": spent.waited / seconds,

@@ -222,7 +222,8 @@ class ChannelSubscriptions:
             A snapshot. A long history comes in parts, see `Snapshot.is_partial`.
 
         Raises:
-            BrokerUnavailable: Redis does not answer within the time-out, or within five while it answers others.
+            BrokerUnavailable: Redis does not answer within the time-out, or within five while it answers others or this process
+                has to wait for its processor.
             BrokerRefused: Redis answers with an error.
         """
         return await self._wait(channel, since, may_be_recent=False)
@@ -384,7 +385,9 @@ class ChannelSubscriptions:
         read."""
         while True:
             await self._read_requested.wait()
-            await trio.sleep(self._timeout / 4)
+            began, pause = monotonic(), self._timeout / 4
+            await trio.sleep(pause)
+            self._reads.on_tick(pause, monotonic() - began)
             self._reads.give_up_overdue()
             for channel in self._lifecycles.channels_with_reads():
                 for read in self._lifecycles.take_reads(channel):

@@ -48,8 +48,10 @@ end
 return { clock[1] * 1000 + math.floor(clock[2] / 1000), found }
 """
 )
-#: Returns whether any bucket has notes.
+#: Returns whether any bucket has notes, where all are on one server.
 _HAS_NOTES = Script.of("return redis.call('EXISTS', unpack(KEYS))")
+_ALL_NOTES = [keys.roll_ups(bucket) for bucket in range(keys.BUCKETS)]
+
 _REMOVE_NOTES = Script.of(
     """
 local names, done = {}, {}
@@ -104,7 +106,7 @@ class ChildRollUps:
         """
         calls = [ScriptCall(LOCK, [keys.ROLL_UP], [token, int(seconds * 1000)])]
         if not self._sharded:  # else the buckets are on several nodes, and `carry` looks as cheaply
-            calls.append(ScriptCall(_HAS_NOTES, [keys.roll_ups(bucket) for bucket in range(keys.BUCKETS)], []))
+            calls.append(ScriptCall(_HAS_NOTES, _ALL_NOTES, []))
         return all(await run_all(self._run_periodic_calls, calls))
 
     async def carry(self) -> int:

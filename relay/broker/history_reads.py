@@ -1,5 +1,6 @@
 """Reads of channels' histories and states: what is asked for in one turn goes to Redis together, and equal reads are one."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from time import monotonic
@@ -22,8 +23,11 @@ MAX_READ_BYTES = 128 * 1024
 STATES_AT_ONCE = 256
 HISTORIES_AT_ONCE = 16
 
-#: A read that waits while others are answered is given up after so many time-outs.
+#: A read that waits while others are answered, or while this process is not served, is given up after so many time-outs.
 _TIMEOUT_FACTOR = 5
+
+#: Seconds by which a process is woken too late that has to wait for its processor.
+_LATE = 0.02
 
 
 class Read:
@@ -103,7 +107,9 @@ class HistoryReads:
         self._unsent: dict[tuple[str, Position | None, bool], Read] = {}
         self._queued: dict[Read, None] = {}
         self._read_due = trio.Event()
-        self._answered_at = monotonic()
+        #: Seconds without an answer in which this process was served, and when it was not.
+        self._silence = 0.0
+        self._late_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -135,7 +141,22 @@ class HistoryReads:
 
     def on_answer(self) -> None:
         """Note that Redis has answered something."""
-        self._answered_at = monotonic()
+        self._silence = 0.0
+
+    def on_tick(self, expected: float, elapsed: float) -> None:
+        """Note that time has passed.
+
+        A process that is woken late has to wait for its processor. That nothing was answered meanwhile says nothing of Redis:
+        the answer may be there, or the question was not sent yet.
+
+        Args:
+            expected: Seconds after which the caller was to be woken.
+            elapsed: Seconds after which it was.
+        """
+        if elapsed - expected > _LATE:
+            self._late_at = monotonic()
+        else:
+            self._silence += elapsed
 
     async def run(self) -> None:
         """Send what is queued, until cancelled."""
@@ -148,14 +169,26 @@ class HistoryReads:
             if not reads:
                 continue
             results: Sequence[Snapshot | BrokerError]
+            began = monotonic()
             try:
                 results = await self._read_all(self._run_client_calls, reads)
             except BrokerError as error:
+                if monotonic() - began >= self._timeout / 2 and self._late_at >= began:
+                    self._queue_again(reads, error)
+                    continue
                 results = [error] * len(reads)
             for read, result in zip(reads, results, strict=True):
                 if read.since is not None and isinstance(result, Snapshot):
                     self._histories.learn(read.channel, read.since, result, monotonic())
                 self.settle(read, result)
+
+    def _queue_again(self, reads: Iterable[Read], error: BrokerError) -> None:
+        """Send reads again whose time was up while this process was not served, unless they have waited too long."""
+        for read in reads:
+            if self.is_overdue(read):
+                self.settle(read, error)
+            else:
+                self.queue(read)
 
     def settle_recent(self, read: Read) -> bool:
         """Settle a read by what was read a moment ago, if that will do; return whether it was settled."""
@@ -222,10 +255,12 @@ class HistoryReads:
         ]
 
     def is_overdue(self, read: Read) -> bool:
-        """Whether a read has waited too long: the time-out if Redis is silent, several of them if it answers others."""
-        now = monotonic()
-        factor = 1 if now - self._answered_at > self._timeout else _TIMEOUT_FACTOR
-        return now - read.asked_at > self._timeout * factor
+        """Whether a read has waited too long: the time-out if Redis is silent, several of them if it answers others.
+
+        Redis is not silent while this process has to wait for its processor.
+        """
+        factor = 1 if self._silence >= self._timeout else _TIMEOUT_FACTOR
+        return monotonic() - read.asked_at > self._timeout * factor
 
     def give_up(self, read: Read) -> None:
         """Settle a read that has waited too long."""

@@ -117,6 +117,9 @@ class ClientChannels:
             "": Namespace(),
         } | {namespace.name: namespace for namespace in namespaces}
         self._other = Namespace()
+        #: What namespaces allow every client with a user, and every client without one.
+        self._allowed = _allowed_by(self._namespaces.values(), anonymous=False)
+        self._allowed_to_anonymous = _allowed_by(self._namespaces.values(), anonymous=True)
 
     def find(self, name: str) -> Namespace | None:
         """Return the options of a channel; None where there is no such channel."""
@@ -133,14 +136,20 @@ class ClientChannels:
 
     def widened(self, grant: Grant) -> Grant:
         """Return a grant with what namespaces allow each client, besides what it has already."""
-        is_anonymous = grant.subject is None
-        for namespace in self._namespaces.values():
-            scope = _scope_of_namespace(namespace.name)
-            if namespace.allow_subscribe_for_anonymous if is_anonymous else namespace.allow_subscribe_for_client:
-                grant = with_scope(grant, Verb.WATCH, scope)
-            if namespace.allow_publish_for_client and not is_anonymous:
-                grant = with_scope(grant, Verb.PUBLISH, scope)
+        for verb, scope in self._allowed_to_anonymous if grant.subject is None else self._allowed:
+            grant = with_scope(grant, verb, scope)
         return grant
+
+
+def _allowed_by(namespaces: Iterable[Namespace], *, anonymous: bool) -> list[tuple[Verb, Scope]]:
+    allowed: list[tuple[Verb, Scope]] = []
+    for namespace in namespaces:
+        scope = _scope_of_namespace(namespace.name)
+        if namespace.allow_subscribe_for_anonymous if anonymous else namespace.allow_subscribe_for_client:
+            allowed.append((Verb.WATCH, scope))
+        if namespace.allow_publish_for_client and not anonymous:
+            allowed.append((Verb.PUBLISH, scope))
+    return allowed
 
 
 def may_follow(name: str, user: str | None, namespace: Namespace) -> bool:

@@ -44,6 +44,11 @@ class SharedUpdates(tuple[Update, ...]):
         """There are operations on fields among them."""
         return self.encoded("has_operations", lambda: any(update.has_operations for update in self))
 
+    @property
+    def size(self) -> int:
+        """Bytes of their data."""
+        return self.encoded("size", lambda: sum(len(update.data) for update in self))
+
     def pages(self, format: Format, max_updates: int, max_bytes: int) -> tuple[Batch, ...]:
         """Return the updates as batches.
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from relay.core.client_channels import ClientChannels
 from relay.core.connection_claims import ConnectionGrant, ServerSubscription
-from relay.core.grants import Grant
+from relay.core.grants import NOTHING, Grant
 from relay.protocols.base import Reply
 from relay.protocols.centrifuge_codes import ErrorCode
 from relay.protocols.centrifuge_commands import Codec, one_line
@@ -59,7 +59,7 @@ class CentrifugeClient:
         self.server = server
         self.codec = codec
         self.id = ""
-        self.grant = Grant()
+        self.grant = NOTHING
 
     def admit(self, grant: Grant) -> Grant:
         """Note a grant; return it as the session is to have it: with what namespaces allow, and time to show the next token."""
@@ -110,6 +110,8 @@ def grant_end(grant: Grant) -> float | None:
 def with_grace(grant: Grant, shown: Grant) -> Grant:
     """Return a grant that ends some time after the one that was shown."""
     ends = grant_end(shown)
+    if ends is None and grant.expires_at is None:
+        return grant
     return replace(grant, expires_at=None if ends is None else ends + GRACE)
 
 

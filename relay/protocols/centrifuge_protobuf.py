@@ -33,110 +33,130 @@ from relay.protocols.protobuf import (
     varint,
 )
 
-_CHANNEL: Table = {1: Field("channel", TEXT)}
-_TOKEN: Table = {1: Field("token", TEXT)}
-_RECOVERY: Table = {3: Field("recover", BOOL), 6: Field("epoch", TEXT), 7: Field("offset", UINT)}
-_SUBSCRIBE: Table = {
-    1: Field("channel", TEXT),
-    2: Field("token", TEXT),
-    **_RECOVERY,
-    8: Field("data", BYTES),
-    9: Field("positioned", BOOL),
-    10: Field("recoverable", BOOL),
-    11: Field("join_leave", BOOL),
-    12: Field("delta", TEXT),
-    13: Field("tf", {}),
-    14: Field("flag", INT),
-    15: Field("type", INT),
-}
-_HISTORY: Table = {
-    1: Field("channel", TEXT),
-    7: Field("limit", INT),
-    8: Field("since", {1: Field("offset", UINT), 2: Field("epoch", TEXT)}),
-    9: Field("reverse", BOOL),
-}
-_COMMAND: Table = {
-    1: Field("id", UINT),
-    4: Field("connect", {1: Field("token", TEXT), 3: Field("subs", _RECOVERY, "map"), 4: Field("name", TEXT)}),
-    5: Field("subscribe", _SUBSCRIBE),
-    6: Field("unsubscribe", _CHANNEL),
-    7: Field("publish", {1: Field("channel", TEXT), 2: Field("data", BYTES)}),
-    8: Field("presence", _CHANNEL),
-    9: Field("presence_stats", _CHANNEL),
-    10: Field("history", _HISTORY),
-    11: Field("ping", {}),
-    12: Field("send", {}),
-    13: Field("rpc", {2: Field("method", TEXT)}),
-    14: Field("refresh", _TOKEN),
-    15: Field("sub_refresh", {1: Field("channel", TEXT), 2: Field("token", TEXT)}),
-}
-_INFO: Table = {
-    1: Field("user", TEXT),
-    2: Field("client", TEXT),
-    3: Field("conn_info", BYTES),
-    4: Field("chan_info", BYTES),
-}
-_PUBLICATION: Table = {4: Field("data", BYTES), 6: Field("offset", UINT)}
-_MEMBER: Table = {1: Field("info", _INFO)}
-_SUBSCRIBED: Table = {
-    1: Field("expires", BOOL),
-    2: Field("ttl", UINT),
-    3: Field("recoverable", BOOL),
-    6: Field("epoch", TEXT),
-    7: Field("publications", _PUBLICATION, "list"),
-    8: Field("recovered", BOOL),
-    9: Field("offset", UINT),
-    10: Field("positioned", BOOL),
-    11: Field("data", BYTES),
-    12: Field("was_recovering", BOOL),
-}
-_CONNECTED: Table = {
-    1: Field("client", TEXT),
-    2: Field("version", TEXT),
-    3: Field("expires", BOOL),
-    4: Field("ttl", UINT),
-    6: Field("subs", _SUBSCRIBED, "map"),
-    7: Field("ping", UINT),
-    8: Field("pong", BOOL),
-    9: Field("session", TEXT),
-    10: Field("node", TEXT),
-}
-_CODE: Table = {1: Field("code", UINT), 2: Field("reason", TEXT)}
-_LIFETIME: Table = {1: Field("expires", BOOL), 2: Field("ttl", UINT)}
-_GIVEN: Table = {
-    1: Field("recoverable", BOOL),
-    4: Field("epoch", TEXT),
-    5: Field("offset", UINT),
-    6: Field("positioned", BOOL),
-    7: Field("data", BYTES),
-}
-_PUSH: Table = {
-    2: Field("channel", TEXT),
-    4: Field("pub", _PUBLICATION),
-    5: Field("join", _MEMBER),
-    6: Field("leave", _MEMBER),
-    7: Field("unsubscribe", {2: Field("code", UINT), 3: Field("reason", TEXT)}),
-    9: Field("subscribe", _GIVEN),
-    11: Field("disconnect", _CODE),
-    12: Field("refresh", _LIFETIME),
-}
-_REPLY: Table = {
-    1: Field("id", UINT),
-    2: Field("error", {1: Field("code", UINT), 2: Field("message", TEXT), 3: Field("temporary", BOOL)}),
-    4: Field("push", _PUSH),
-    5: Field("connect", _CONNECTED),
-    6: Field("subscribe", _SUBSCRIBED),
-    7: Field("unsubscribe", {}),
-    8: Field("publish", {}),
-    9: Field("presence", {1: Field("presence", _INFO, "map")}),
-    10: Field("presence_stats", {1: Field("num_clients", UINT), 2: Field("num_users", UINT)}),
-    11: Field(
-        "history",
-        {1: Field("publications", _PUBLICATION, "list"), 2: Field("epoch", TEXT), 3: Field("offset", UINT)},
-    ),
-    14: Field("refresh", {3: Field("expires", BOOL), 4: Field("ttl", UINT)}),
-    15: Field("sub_refresh", _LIFETIME),
-}
+_CHANNEL = Table({1: Field("channel", TEXT)})
+_TOKEN = Table({1: Field("token", TEXT)})
+_RECOVERY = Table({3: Field("recover", BOOL), 6: Field("epoch", TEXT), 7: Field("offset", UINT)})
+_SUBSCRIBE = Table(
+    {
+        1: Field("channel", TEXT),
+        2: Field("token", TEXT),
+        **_RECOVERY,
+        8: Field("data", BYTES),
+        9: Field("positioned", BOOL),
+        10: Field("recoverable", BOOL),
+        11: Field("join_leave", BOOL),
+        12: Field("delta", TEXT),
+        13: Field("tf", Table({})),
+        14: Field("flag", INT),
+        15: Field("type", INT),
+    }
+)
+_HISTORY = Table(
+    {
+        1: Field("channel", TEXT),
+        7: Field("limit", INT),
+        8: Field("since", Table({1: Field("offset", UINT), 2: Field("epoch", TEXT)})),
+        9: Field("reverse", BOOL),
+    }
+)
+_COMMAND = Table(
+    {
+        1: Field("id", UINT),
+        4: Field(
+            "connect", Table({1: Field("token", TEXT), 3: Field("subs", _RECOVERY, "map"), 4: Field("name", TEXT)})
+        ),
+        5: Field("subscribe", _SUBSCRIBE),
+        6: Field("unsubscribe", _CHANNEL),
+        7: Field("publish", Table({1: Field("channel", TEXT), 2: Field("data", BYTES)})),
+        8: Field("presence", _CHANNEL),
+        9: Field("presence_stats", _CHANNEL),
+        10: Field("history", _HISTORY),
+        11: Field("ping", Table({})),
+        12: Field("send", Table({})),
+        13: Field("rpc", Table({2: Field("method", TEXT)})),
+        14: Field("refresh", _TOKEN),
+        15: Field("sub_refresh", Table({1: Field("channel", TEXT), 2: Field("token", TEXT)})),
+    }
+)
+_INFO = Table(
+    {
+        1: Field("user", TEXT),
+        2: Field("client", TEXT),
+        3: Field("conn_info", BYTES),
+        4: Field("chan_info", BYTES),
+    }
+)
+_PUBLICATION = Table({4: Field("data", BYTES), 6: Field("offset", UINT)})
+_MEMBER = Table({1: Field("info", _INFO)})
+_SUBSCRIBED = Table(
+    {
+        1: Field("expires", BOOL),
+        2: Field("ttl", UINT),
+        3: Field("recoverable", BOOL),
+        6: Field("epoch", TEXT),
+        7: Field("publications", _PUBLICATION, "list"),
+        8: Field("recovered", BOOL),
+        9: Field("offset", UINT),
+        10: Field("positioned", BOOL),
+        11: Field("data", BYTES),
+        12: Field("was_recovering", BOOL),
+    }
+)
+_CONNECTED = Table(
+    {
+        1: Field("client", TEXT),
+        2: Field("version", TEXT),
+        3: Field("expires", BOOL),
+        4: Field("ttl", UINT),
+        6: Field("subs", _SUBSCRIBED, "map"),
+        7: Field("ping", UINT),
+        8: Field("pong", BOOL),
+        9: Field("session", TEXT),
+        10: Field("node", TEXT),
+    }
+)
+_CODE = Table({1: Field("code", UINT), 2: Field("reason", TEXT)})
+_LIFETIME = Table({1: Field("expires", BOOL), 2: Field("ttl", UINT)})
+_GIVEN = Table(
+    {
+        1: Field("recoverable", BOOL),
+        4: Field("epoch", TEXT),
+        5: Field("offset", UINT),
+        6: Field("positioned", BOOL),
+        7: Field("data", BYTES),
+    }
+)
+_PUSH = Table(
+    {
+        2: Field("channel", TEXT),
+        4: Field("pub", _PUBLICATION),
+        5: Field("join", _MEMBER),
+        6: Field("leave", _MEMBER),
+        7: Field("unsubscribe", Table({2: Field("code", UINT), 3: Field("reason", TEXT)})),
+        9: Field("subscribe", _GIVEN),
+        11: Field("disconnect", _CODE),
+        12: Field("refresh", _LIFETIME),
+    }
+)
+_REPLY = Table(
+    {
+        1: Field("id", UINT),
+        2: Field("error", Table({1: Field("code", UINT), 2: Field("message", TEXT), 3: Field("temporary", BOOL)})),
+        4: Field("push", _PUSH),
+        5: Field("connect", _CONNECTED),
+        6: Field("subscribe", _SUBSCRIBED),
+        7: Field("unsubscribe", Table({})),
+        8: Field("publish", Table({})),
+        9: Field("presence", Table({1: Field("presence", _INFO, "map")})),
+        10: Field("presence_stats", Table({1: Field("num_clients", UINT), 2: Field("num_users", UINT)})),
+        11: Field(
+            "history",
+            Table({1: Field("publications", _PUBLICATION, "list"), 2: Field("epoch", TEXT), 3: Field("offset", UINT)}),
+        ),
+        14: Field("refresh", Table({3: Field("expires", BOOL), 4: Field("ttl", UINT)})),
+        15: Field("sub_refresh", _LIFETIME),
+    }
+)
 
 #: The first bytes of a push within a reply, of a publication within a push, and of a publication's fields.
 _IN_REPLY, _IN_PUSH, _DATA, _OFFSET = b"\x22", b"\x22", b"\x22", b"\x30"

@@ -1,7 +1,6 @@
 """The subscriptions of one Centrifuge client: those that it asks for, and those that its token gives it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -204,8 +203,9 @@ class CentrifugeSubscriptions:
 
         encodings = self._client.codec.deltas if wants_deltas else self._client.codec.encodings
         self._subscribed.pop(name, None)
-        command = _command(request, namespace, answer, refuse, encodings.own)
-        yield replace(command, grant=None if own is None else with_grace(own, own))
+        grant = None if own is None else with_grace(own, own)
+        command = _command(request, namespace, answer, refuse, encodings.own, grant)
+        yield command
         if is_refused:
             yield Unsubscribe(command.channel, b"")
         info = own.info if isinstance(own, ConnectionGrant) else None
@@ -272,9 +272,9 @@ class CentrifugeSubscriptions:
         def refuse(code: str, message: str) -> Refusal:  # noqa: ARG001 - nobody has asked
             return Refusal(code, b"", counts=False)
 
-        command = _command(request, namespace, answer, refuse, self._client.codec.encodings.given)
+        own, encoding = channel_grant(name, order.expires_at), self._client.codec.encodings.given
         # There is no place in the push for what was missed: it follows.
-        yield replace(command, updates_in_answer=False, grant=channel_grant(name, order.expires_at))
+        yield _command(request, namespace, answer, refuse, encoding, own, updates_in_answer=False)
         yield from self.join(name, order.info.encode() or None, was_requested=False)
 
     def on_unsubscribe_order(self, order: UnsubscribeOrder) -> Iterable[Command]:
@@ -300,6 +300,9 @@ def _command(
     answer: Callable[[SubscribeResult | None], Iterable[bytes]],
     refuse: Callable[[str, str], Refusal],
     encoding: Encoding,
+    grant: Grant | None = None,
+    *,
+    updates_in_answer: bool = True,
 ) -> Subscribe:
     since = None
     if request.recover and namespace.force_recovery_mode == "stream":
@@ -310,7 +313,8 @@ def _command(
         answer,
         since,
         requires_position=True,
-        updates_in_answer=True,
+        updates_in_answer=updates_in_answer,
+        grant=grant,
         refuse=refuse,
     )
 

@@ -17,6 +17,9 @@ from relay.protocols.connection import ServerConnection
 
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
+#: Bytes before the payload of a masked frame that is shorter than 126 bytes, and of one that is shorter than 64 KiB.
+_SHORT_HEAD, _LONG_HEAD = 6, 8
+
 #: Longest payload of a control frame, and with it longest reason of a close frame plus its code (section 5.5).
 MAX_CONTROL_PAYLOAD = 125
 
@@ -129,8 +132,8 @@ _VIOLATIONS: dict[int, Close] = {
 class FrameReader:
     """Reads one client's frames: bytes in, events out.
 
-    A short text that is whole and uncompressed, as nearly all messages of clients are, and the pong that answers each
-    heartbeat are read here. Everything else is read by wsproto, whose connection is made when it is first needed.
+    A message that is whole and uncompressed, as nearly all messages of clients are, and the pong that answers each heartbeat
+    are read here. Everything else is read by wsproto, whose connection is made when it is first needed.
 
     Args:
         max_message: Longest message in bytes, after inflating.
@@ -185,15 +188,16 @@ class FrameReader:
             yield PeerClosed(CloseReason.ABNORMAL_CLOSURE)
             return
         while data and not self.in_message:
-            if data[0] == _PONG:
-                end = _end_of_short_frame(data)
-                if not end:
+            start, end = _whole_frame(data)
+            if not end or end > self._max_message:
+                break
+            if data[0] != _PONG:
+                message = _message(data, start, end)
+                if message is None:
                     break
-            else:
-                text, end = _short_text(data)
-                if text is None or end > self._max_message:
-                    break
-                yield Received(text)
+                yield Received(message)
+            elif start > _SHORT_HEAD:
+                break
             self.frames += 1
             data = data[end:]
         if data:
@@ -235,33 +239,45 @@ class FrameReader:
                 assert isinstance(event, Pong)
 
 
-def _end_of_short_frame(data: bytes) -> int:
-    """Return where the masked frame at the beginning of `data` ends, if it is whole and shorter than 126 bytes; else 0."""
-    if len(data) < 6:
-        return 0
-    length = data[1] ^ 0x80
-    end = 6 + length
-    return end if length < 126 and len(data) >= end else 0
+def _whole_frame(data: bytes) -> tuple[int, int]:
+    """Return where the payload of the masked frame at the beginning of `data` starts and ends; zeros unless all of it is there.
 
-
-def _short_text(data: bytes) -> tuple[str | None, int]:
-    """Read the text frame at the beginning of `data`, if it is a whole message in the shortest form.
-
-    That is: final, uncompressed, masked, valid UTF-8, and shorter than 126 bytes.
-
-    Returns:
-        The text and where its frame ends, or None and 0.
+    The same for a frame of 64 KiB or more, and for one whose length is not in its shortest form.
     """
-    end = _end_of_short_frame(data) if data[0] == _TEXT else 0
-    if not end:
-        return None, 0
-    length = end - 6
-    mask = data[2:6] * (length // 4 + 1)
-    payload = int.from_bytes(data[6:end]) ^ int.from_bytes(mask[:length])
+    size = len(data)
+    if size < _SHORT_HEAD:
+        return 0, 0
+    length, start = data[1] ^ 0x80, _SHORT_HEAD
+    if length == 126 and size >= _LONG_HEAD:
+        length, start = data[2] << 8 | data[3], _LONG_HEAD
+        if length < 126:
+            return 0, 0
+    elif length >= 126:  # as it is without a mask
+        return 0, 0
+    end = start + length
+    return (start, end) if size >= end else (0, 0)
+
+
+def _message(data: bytes, start: int, end: int) -> str | bytes | None:
+    """Return the message at the beginning of `data`: one in a single frame, uncompressed, and a text in valid UTF-8; else None.
+
+    Args:
+        data: A masked frame, and what follows it.
+        start: Where its payload starts.
+        end: Where that ends.
+    """
+    kind = data[0]
+    if kind not in (_TEXT, _BINARY):
+        return None
+    length = end - start
+    mask = data[start - 4 : start] * (length // 4 + 1)
+    payload = (int.from_bytes(data[start:end]) ^ int.from_bytes(mask[:length])).to_bytes(length)
+    if kind == _BINARY:
+        return payload
     try:
-        return payload.to_bytes(length).decode(), end
+        return payload.decode()
     except UnicodeDecodeError:
-        return None, 0
+        return None
 
 
 def _size(part: str | bytes) -> int:

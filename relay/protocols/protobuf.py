@@ -4,7 +4,8 @@ Messages are described by tables, and are dictionaries here. What a table does n
 against the bytes that are there, so nothing is read or reserved beyond a message.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -37,8 +38,35 @@ class Field(NamedTuple):
     form: str = "one"
 
 
-#: The fields of a message by their numbers.
-Table = Mapping[int, Field]
+class Table(dict[int, Field]):
+    """The fields of a message by their numbers. It does not change once a message was read or written."""
+
+    __slots__ = ("_by_key", "_writers")
+
+    _by_key: "Mapping[int, Field]"
+    _writers: "Mapping[str, _Writer]"
+
+    @property
+    def by_key(self) -> "Mapping[int, Field]":
+        """The fields by the first byte of each, its number and its form; without those whose number takes more bytes."""
+        try:
+            return self._by_key
+        except AttributeError:
+            self._by_key = {number << 3 | _form_of(field): field for number, field in self.items() if number < 16}
+            return self._by_key
+
+    @property
+    def writers(self) -> "Mapping[str, _Writer]":
+        """What returns the bytes of each field, by its name."""
+        try:
+            return self._writers
+        except AttributeError:
+            self._writers = {field.name: _writer_of(number, field) for number, field in self.items()}
+            return self._writers
+
+
+#: Returns the bytes of a field that has this value.
+_Writer = Callable[[Any], bytes]
 
 #: The varints of one byte.
 _SHORT = [bytes((number,)) for number in range(0x80)]
@@ -125,32 +153,52 @@ def decode(table: Table, data: bytes, depth: int = 0) -> dict[str, Any]:
     if depth > _MAX_DEPTH:
         raise _malformed("it is nested too deeply")
     message: dict[str, Any] = {}
-    at = 0
-    while at < len(data):
-        key, at = _read_varint(data, at)
-        wire, field = key & 7, table.get(key >> 3)
-        value: int | bytes
-        if wire == _VARINT:
-            value, at = _read_varint(data, at)
-        elif wire == _DELIMITED:
-            value, at = read_delimited(data, at)
-        elif wire in (_FIXED64, _FIXED32) and len(data) - at >= (size := 8 if wire == _FIXED64 else 4):
-            at += size
+    by_key, size, at = table.by_key, len(data), 0
+    while at < size:
+        field = by_key.get(data[at])
+        if field is None or field.form == "map":
+            at = _read_other(table, data, at, message, depth)
             continue
+        kind = field.kind
+        if kind is TEXT or not isinstance(kind, str) or kind is BYTES:
+            payload, at = read_delimited(data, at + 1)
+            message[field.name] = (
+                decode(kind, payload, depth + 1) if isinstance(kind, Table) else _value(kind, payload, depth)
+            )
         else:
-            raise _malformed("a field has an unknown form")
-        if field is None:
-            continue
-        if (wire == _VARINT) != (field.kind in (UINT, INT, BOOL)):
+            number, at = _read_varint(data, at + 1)
+            message[field.name] = number if kind is UINT else _value(kind, number, depth)
+    return message
+
+
+def _read_other(table: Table, data: bytes, at: int, message: dict[str, Any], depth: int) -> int:
+    """Read a field that is unknown, malformed or rare; returns where it ends. For the arguments see `decode`."""
+    key, at = _read_varint(data, at)
+    wire, field = key & 7, table.get(key >> 3)
+    value: int | bytes
+    if wire == _VARINT:
+        value, at = _read_varint(data, at)
+    elif wire == _DELIMITED:
+        value, at = read_delimited(data, at)
+    elif wire in (_FIXED64, _FIXED32) and len(data) - at >= (size := 8 if wire == _FIXED64 else 4):
+        return at + size
+    else:
+        raise _malformed("a field has an unknown form")
+    if field is not None:
+        if wire != _form_of(field):
             raise _malformed(f"`{field.name}` has another type")
         _store(message, field, value, depth)
-    return message
+    return at
+
+
+def _form_of(field: Field) -> int:
+    return _VARINT if field.kind in (UINT, INT, BOOL) else _DELIMITED
 
 
 def _store(message: dict[str, Any], field: Field, value: int | bytes, depth: int) -> None:
     if field.form == "map":
         assert not isinstance(field.kind, str)
-        entry = decode({1: Field("key", TEXT), 2: Field("value", field.kind)}, bytes(value), depth + 1)
+        entry = decode(Table({1: Field("key", TEXT), 2: Field("value", field.kind)}), bytes(value), depth + 1)
         message.setdefault(field.name, {})[entry.get("key", "")] = entry.get("value", {})
     else:
         message[field.name] = _value(field.kind, value, depth)
@@ -173,29 +221,47 @@ def _value(kind: str | Table, value: int | bytes, depth: int) -> Any:
 
 def encode(table: Table, message: Mapping[str, Any]) -> bytes:
     """Return the bytes of a message. Scalars that are zero or empty are left out, as the format has it."""
-    out: list[bytes] = []
-    for number, field in table.items():
-        value = message.get(field.name)
-        if value is None:
-            continue
-        if isinstance(value, EncodedList):
-            out.append(value.field(number))
-        elif field.form == "map":
-            entry = {1: Field("key", TEXT), 2: Field("value", field.kind)}
-            for key, item in value.items():
-                out += (varint(number << 3 | _DELIMITED), delimited(encode(entry, {"key": key, "value": item})))
-        else:
-            for item in value if field.form == "list" else (value,):
-                out.append(_encoded(number, field.kind, item))
+    writers, out = table.writers, []
+    for name, value in message.items():
+        writer = writers.get(name)
+        if writer is not None and value is not None:
+            out.append(writer(value))
     return b"".join(out)
 
 
-def _encoded(number: int, kind: str | Table, value: Any) -> bytes:
+def _writer_of(number: int, field: Field) -> _Writer:
+    kind = field.kind
+    key = varint(number << 3 | _form_of(field))
+    if field.form == "map":
+        return partial(_write_map, key, Table({1: Field("key", TEXT), 2: Field("value", kind)}))
     if not isinstance(kind, str):
-        return varint(number << 3 | _DELIMITED) + delimited(encode(kind, value))
-    if not isinstance(value, msgspec.Raw) and not value:
-        return b""
+        return partial(_write_list if field.form == "list" else _write_message, number, key, kind)
     if kind in (UINT, INT, BOOL):
-        return varint(number << 3 | _VARINT) + varint(int(value))
-    data = value.encode() if isinstance(value, str) else bytes(value)
-    return varint(number << 3 | _DELIMITED) + delimited(data)
+        return partial(_write_number, key)
+    return partial(_write_text if kind == TEXT else _write_bytes, key)
+
+
+def _write_number(key: bytes, value: int) -> bytes:
+    return key + varint(value) if value else b""
+
+
+def _write_text(key: bytes, value: str) -> bytes:
+    return key + delimited(value.encode()) if value else b""
+
+
+def _write_bytes(key: bytes, value: bytes | msgspec.Raw) -> bytes:
+    return key + delimited(bytes(value)) if value or isinstance(value, msgspec.Raw) else b""
+
+
+def _write_message(_number: int, key: bytes, table: Table, value: Mapping[str, Any]) -> bytes:
+    return key + delimited(encode(table, value))
+
+
+def _write_list(number: int, key: bytes, table: Table, value: EncodedList | Iterable[Mapping[str, Any]]) -> bytes:
+    if isinstance(value, EncodedList):
+        return value.field(number)
+    return b"".join([key + delimited(encode(table, item)) for item in value])
+
+
+def _write_map(key: bytes, entry: Table, value: Mapping[str, Any]) -> bytes:
+    return b"".join([key + delimited(encode(entry, {"key": name, "value": item})) for name, item in value.items()])

@@ -14,7 +14,7 @@ from relay.core.families import MayWatch, is_family
 from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, ProtocolDefaults, Refusal, Subscribe
-from relay.protocols.event_ids import EventId, positions_of
+from relay.protocols.event_ids import EventId, id_of_one, positions_of
 from relay.protocols.families import is_hidden, message_of
 from relay.protocols.tasks import PlainUpdates, channel_fields
 
@@ -27,6 +27,13 @@ _json = msgspec.json.Encoder().encode
 def retry(low: int, high: int) -> bytes:
     """Return the field that has a client reconnect after a random time, in milliseconds, when the stream has ended."""
     return b"retry: %d\n\n" % randint(low, high)
+
+
+def _event(kind: str, id: bytes, data: bytes) -> bytes:
+    position = b"id: %b\n" % id if id else b""
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(data.splitlines())
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), position, data)
 
 
 class _Events(PlainUpdates):
@@ -48,10 +55,8 @@ class _Events(PlainUpdates):
         return self.may_watch is not None and is_family(update.channel) and is_hidden(update, self.may_watch)
 
     def event(self, kind: str, data: bytes) -> bytes:
-        lines = b"\n".join(b"data: " + line for line in data.splitlines())
         # Without positions the client keeps the id that it has.
-        position = b"id: %b\n" % self.id.encode() if self.id else b""
-        return b"event: %b\n%b%b\n\n" % (kind.encode(), position, lines)
+        return _event(kind, self.id.encode() if self.id else b"", data)
 
     def encode(self, update: Update) -> bytes:
         if update.position is not None:
@@ -72,8 +77,9 @@ class _SingleChannelEvents(PlainUpdates):
     stateful = False
 
     def encode(self, update: Update) -> bytes:
-        events = _Events(whole_values=self.whole_values)
-        return events.encode(update)
+        position = update.position
+        id = b"" if position is None else id_of_one(update.channel, position)
+        return _event(update.type, id, super().encode(update))
 
     def reset(self, channel: str, snapshot: Snapshot) -> Iterable[bytes]:
         return _Events(whole_values=self.whole_values).reset(channel, snapshot)

@@ -110,8 +110,9 @@ def _as_events(command: Command) -> Command:
     """Return a command whose answers are events. Refusals are replies: an error ends no stream."""
     if isinstance(command, Subscribe):
         if command.filtered is not None:
-            return replace(command, encoding=_FAMILY_EVENTS, answer=_answered(command.answer), filtered=_FamilyEvents)
-        return replace(command, encoding=_EVENTS, answer=_answered(command.answer))
+            answer = _answered(command.answer)
+            return msgspec.structs.replace(command, encoding=_FAMILY_EVENTS, answer=answer, filtered=_FamilyEvents)
+        return msgspec.structs.replace(command, encoding=_EVENTS, answer=_answered(command.answer))
     if isinstance(command, Refusal):
         return Reply(_event(command.payload))
     return command

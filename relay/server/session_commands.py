@@ -35,19 +35,15 @@ from relay.protocols.base import (
     Unsubscribe,
     VerifyToken,
 )
-from relay.server.auth.access import grant_or_refusal
+from relay.server.auth.access import grant_or_refusal, known_grant
 from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.session_access import SessionAccess
 from relay.server.session_connection import Connection
 from relay.server.session_context import SessionContext
 from relay.server.session_presence import SessionPresence
 from relay.server.session_queries import answer_query
-from relay.server.session_replies import SessionReplies
+from relay.server.session_replies import NO_TOKEN, SessionReplies
 from relay.server.subscription_run import SubscriptionRun, no_room_reason, refusal_of, request_of, resume_at_once
-
-_NO_TOKEN = Unauthenticated(
-    "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
-)
 
 
 class SessionCommands(SessionReplies):
@@ -164,18 +160,29 @@ class SessionCommands(SessionReplies):
         for command in rest:
             if self._subscriptions.is_closed:
                 break
-            if not self._execute_at_once(command):
+            if isinstance(command, VerifyToken):
+                verified = known_grant(self._context.authenticator, self._entry, command.token)
+                if verified is None:
+                    return chain((command,), rest)
+                self._note_verified(verified)
+                left = self.run_at_once(command.answer(verified))
+                if left is not None:
+                    return chain(left, rest)
+            elif not self._execute_at_once(command):
                 return chain((command,), rest)
         return None
 
     def _execute_at_once(self, command: Command) -> bool:
         """Execute a command; returns whether that could be done without waiting. If not, nothing was done."""
         if not (self._access.is_granted or self._protocol.admits or isinstance(command, Authenticate | End)):
-            self._reject(_NO_TOKEN)
+            self._reject(NO_TOKEN)
             return True
         match command:
             case Reply(payload):
                 self._send([payload])
+            case Subscribe():
+                link, following = self._connection, self._subscriptions
+                return resume_at_once(self._context, link, following, self._budget, self._access, command)
             case Permit(channel, grant):
                 self._access.permit(channel, grant)
             case Unsubscribe(channel, payload):
@@ -183,13 +190,17 @@ class SessionCommands(SessionReplies):
                 self._send([payload])
             case Identify(client, user):
                 self._presence = SessionPresence(self._context, self._connection, client, user)
+            case SubscribeBatch(subscriptions, answer) if not subscriptions:
+                self._send(answer())
+            case Admit(grant) if not self._access.is_granted:
+                self._begin(grant)
+            case Join(channel, _, None):
+                if self._presence is not None and channel in self._subscriptions:
+                    self._presence.add(command)
             case Refusal():
                 self._refuse(command)
             case End(close):
                 self.close(close)
-            case Subscribe():
-                link, following = self._connection, self._subscriptions
-                return resume_at_once(self._context, link, following, self._budget, self._access, command)
             case _:
                 return False
         return True
@@ -220,11 +231,16 @@ class SessionCommands(SessionReplies):
             case Authenticate():
                 await self._authenticate(command)
             case VerifyToken(token, answer):
-                await self.run(answer(await self._verify(token)))
-            case Admit(grant):
-                await self._admit(grant)
+                context, timeout = self._context, self._context.settings.handshake_timeout
+                verified = await grant_or_refusal(context.authenticator, self._entry, token, timeout)
+                self._note_verified(verified)
+                await self.run(answer(verified))
+            case Admit(grant) if self._joins_subject(grant):
+                await self._replace_grant(grant)
             case Subscribe():
-                await self._subscribe(command)
+                begun = await self._begin_subscription(command)
+                if begun is not None:
+                    await begun.run()
             case SubscribeBatch():
                 await self._subscribe_batch(command)
             case Join() if self._presence is not None and command.channel in self._subscriptions:
@@ -277,19 +293,10 @@ class SessionCommands(SessionReplies):
                 await self._replace_grant(grant)
                 self._send([command.answer(self._access.expires_in)])
 
-    async def _verify(self, token: str | None) -> Grant | Unauthenticated | Unverified:
-        """Return the grant of a token, or that of the request which opened the connection."""
-        result = await grant_or_refusal(self._context.authenticator, self._entry, token)
+    def _note_verified(self, result: Grant | Unauthenticated | Unverified) -> None:
         self._entry = None
         if not isinstance(result, Grant):
             self._context.statistics.on_invalid_message(result.code)
-        return result
-
-    async def _admit(self, grant: Grant) -> None:
-        if not self._access.is_granted:
-            self._begin(grant)
-        elif self._joins_subject(grant):
-            await self._replace_grant(grant)
 
     async def _replace_grant(self, grant: Grant) -> None:
         access = self._access
@@ -324,11 +331,6 @@ class SessionCommands(SessionReplies):
             self._presence.leave(channel)
 
     # Subscriptions.
-
-    async def _subscribe(self, command: Subscribe) -> None:
-        begun = await self._begin_subscription(command)
-        if begun is not None:
-            await begun.run()
 
     async def _subscribe_batch(self, command: SubscribeBatch) -> None:
         begun = [await self._begin_subscription(each) for each in command.subscriptions]

@@ -38,6 +38,12 @@ class SessionPresence:
         self._following = SubscriptionSet(context.hub, connection)
         context.directory.add(connection, client, user)
 
+    def add(self, command: Join) -> None:
+        """Be present in a channel, unless the client has gone."""
+        if not self._following.is_closed:
+            self._joined[command.channel] = None
+            self._context.services.presence.add(command.channel, self._client, command.member)
+
     async def join(self, command: Join, connection: Connection) -> None:
         """Be present in a channel. The client is notified of itself too, so it listens first."""
         if command.encoding is not None:
@@ -47,9 +53,7 @@ class SessionPresence:
             read = context.histories.read
             run = SubscriptionRun(context, connection, self._following, follow, request, read, _ignore)
             await run.run()
-        if not self._following.is_closed:
-            self._joined[command.channel] = None
-            self._context.services.presence.add(command.channel, self._client, command.member)
+        self.add(command)
 
     def leave(self, channel: str) -> None:
         """Leave a channel, if the client is present there."""

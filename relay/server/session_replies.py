@@ -9,6 +9,11 @@ from relay.protocols.base import ClientProtocol, Refusal
 from relay.server.session_connection import REPLY_ENCODING, Connection
 from relay.server.session_context import SessionContext
 
+#: What a client gets that asks for something before it has shown a token.
+NO_TOKEN = Unauthenticated(
+    "unauthenticated", 'send {"type":"authenticate","token":...} before anything else', Close.UNAUTHENTICATED
+)
+
 
 class SessionReplies:
     """The answering half of `relay.server.session_commands.SessionCommands`, its only subclass.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from time import monotonic
 
 import structlog
 
@@ -13,6 +14,9 @@ _log = structlog.get_logger("relay.sessions")
 
 #: Metric label of a subscription's outcome, by `recovered` of the answer to it.
 _OUTCOMES = {None: "new", True: "recovered", False: "not_recovered"}
+
+#: Seconds between two lines about subscriptions that were refused since their channels could not be read.
+_LOG_INTERVAL = 10.0
 
 
 class Statistics:
@@ -35,6 +39,8 @@ class Statistics:
         self._accepted = Counter[str]()  # by transport
         self._connected = Counter[str]()
         self._recoveries = Counter[bool | None]()  # by outcome
+        self._unavailable = 0  # since the last line about them
+        self._logged_at = float("-inf")
 
     @property
     def total_messages_sent(self) -> int:
@@ -72,6 +78,16 @@ class Statistics:
     def on_recovery(self, recovered: bool | None) -> None:
         """Count a subscription that got its history; `recovered` is None for a new subscriber."""
         self._recoveries[recovered] += 1
+
+    def on_unavailable(self, channel: str, reason: str) -> None:
+        """Count a subscription that was refused since its channel could not be read now; a line says so now and then."""
+        self._metrics.recoveries.labels("unavailable").inc()
+        self._unavailable += 1
+        now = monotonic()
+        if now - self._logged_at >= _LOG_INTERVAL:
+            self._logged_at = now
+            _log.warning("subscriptions refused for now", channel=channel, reason=reason, refused=self._unavailable)
+            self._unavailable = 0
 
     def on_invalid_message(self, code: str) -> None:
         """Count a client's message that was refused, by the code of the refusal."""

@@ -116,6 +116,7 @@ class SubscriptionRun:
                         await self._context.take_turn()
                 case Refuse(reason):
                     # Redis is away, which is no mistake of the client's.
+                    self._context.statistics.on_unavailable(self.command.channel, reason)
                     self._subscriptions.discard(subscription)
                     self._refuse(self.command, "unavailable", reason)
                 case None:
@@ -172,7 +173,7 @@ def resume_at_once(
         return False
     known = context.histories.recent(channel, since)
     request = request_of(command, format_of(command.encoding, client.framing))
-    if known is None or not _is_one_page(known.entries, request.format) or not context.recoveries.turn_nowait():
+    if known is None or not _is_one_page(known.entries, request) or not context.recoveries.turn_nowait():
         return False
     if no_room_reason(subscriptions, client.share, context.settings) is not None:
         return False
@@ -190,10 +191,13 @@ def resume_at_once(
     return True
 
 
-def _is_one_page(missed: Sequence[Update] | None, format: Format) -> bool:
+def _is_one_page(missed: Sequence[Update] | None, request: Request) -> bool:
     """Whether a client gets all it missed as one page, which it shares with others."""
+    format = request.format
     if not isinstance(missed, SharedUpdates) or (format.encoding.whole_values and missed.has_operations):
         return False
+    if request.updates_in_answer:
+        return len(missed) <= PAGE_UPDATES and missed.size <= PAGE_BYTES
     return len(missed.pages(format, PAGE_UPDATES, PAGE_BYTES)) <= 1
 
 

@@ -239,7 +239,9 @@ class SocketTransport:
         return self._open_socket().fileno()
 
     def receive_now(self) -> list[Event] | None:
-        return self._next_events() or self._read(self._open_socket())
+        if self._events is not _NO_EVENTS and (events := self._next_events()):
+            return events
+        return self._read(self._open_socket())
 
     def _next_events(self) -> list[Event]:
         """Return the next events in what was read. A client that sends many at once gets its turn with all others."""

@@ -1,5 +1,6 @@
 """Channels that are subscribed and read, with a Redis whose answers take their time."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import trio
 from relay_wire import keys
 from relay_wire.publications import Retention, ScriptCall
 from structlog.testing import capture_logs
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.broker import channel_subscriptions
 from relay.broker.channel_subscriptions import ChannelSubscriptions
@@ -40,6 +41,7 @@ class SlowRedis:
         self.answer_of: dict[str, Any] = {}
         self.calls: list[list[tuple[str, int]]] = []  # of clients: channel and offset of each read of a round trip
         self.delay = 0.01
+        self.time_outs = 0  # round trips of clients that end by the time-out
         self.hub = Hub(lambda: None, self.on_change, self.on_change, self.on_gap)
         self.channels = ChannelSubscriptions(
             self.hub,
@@ -68,6 +70,10 @@ class SlowRedis:
 
     async def run_client_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
         self.calls.append([(channel_of(call), int(call.values[1])) for call in calls])
+        if self.time_outs:
+            self.time_outs -= 1
+            await trio.sleep(5.0)
+            raise BrokerUnavailable("Redis did not answer within 5 s")
         await trio.sleep(self.delay)
         return await self.run_calls(calls)
 
@@ -223,6 +229,63 @@ async def test_reads_of_clients_that_have_gone_are_not_sent(autojump_clock: Mock
         readers.cancel_scope.cancel()
     await redis.channels.read("task:t", Position("e", 1))
     assert [len(calls) for calls in redis.calls] == [HISTORIES_AT_ONCE, 1]
+
+
+async def not_served(clock: MockClock, seconds: float, times: int) -> None:
+    """The process has to wait for its processor so many times, and is woken late each time."""
+    for _ in range(times):
+        await wait_all_tasks_blocked()
+        clock.jump(seconds)
+    await wait_all_tasks_blocked()
+
+
+async def test_redis_is_not_silent_while_this_process_is_not_served(mock_clock: MockClock, redis: SlowRedis) -> None:
+    async with trio.open_nursery() as readers:
+        mock_clock.autojump_threshold = 0
+        await live(redis, "task:t")
+        mock_clock.autojump_threshold = math.inf
+        redis.delay = 1000.0
+        failed_at: list[float] = []
+
+        async def read(offset: int) -> None:
+            try:
+                await redis.channels.read("task:t", Position("e", offset))
+            except BrokerUnavailable:
+                failed_at.append(trio.current_time())
+
+        readers.start_soon(read, 0)  # under way
+        await wait_all_tasks_blocked()
+        started = trio.current_time()
+        readers.start_soon(read, 1)
+        await not_served(mock_clock, 2.0, times=8)
+        assert failed_at == []
+        mock_clock.autojump_threshold = 0  # it is served again, and Redis says nothing
+        await trio.sleep(8)
+        assert len(failed_at) == 1
+        assert failed_at[0] - started < 5 * 5
+        readers.cancel_scope.cancel()
+
+
+async def test_a_time_out_while_this_process_is_not_served_is_no_answer(
+    mock_clock: MockClock, redis: SlowRedis
+) -> None:
+    mock_clock.autojump_threshold = 0
+    await live(redis, "task:t")
+    redis.time_outs = 1
+    with pytest.raises(BrokerUnavailable):  # it was served, so it was Redis
+        await redis.channels.read("task:t", Position("e", 0))
+    redis.time_outs = 1
+    mock_clock.autojump_threshold = math.inf
+    tops: list[Position] = []
+
+    async def read() -> None:
+        tops.append((await redis.channels.read("task:t", Position("e", 0))).top)
+
+    async with trio.open_nursery() as readers:
+        readers.start_soon(read)
+        await not_served(mock_clock, 2.0, times=3)
+        mock_clock.autojump_threshold = 0
+    assert len(tops) == 1
 
 
 async def test_a_read_is_given_up_when_redis_is_silent(autojump_clock: MockClock, redis: SlowRedis) -> None:

@@ -20,17 +20,19 @@ CODEC = ProtobufCodec()
 AT_7 = Position("e", 7)
 UPDATE = Update("task:t", "task_update", b'{"n":1}', 0.0, Position("e", 300))
 
-INNER: Table = {1: Field("text", TEXT), 2: Field("number", INT)}
-TABLE: Table = {
-    1: Field("unsigned", UINT),
-    2: Field("signed", INT),
-    3: Field("flag", BOOL),
-    4: Field("text", TEXT),
-    5: Field("data", BYTES),
-    6: Field("inner", INNER),
-    7: Field("named", INNER, "map"),
-    200: Field("far", UINT),
-}
+INNER = Table({1: Field("text", TEXT), 2: Field("number", INT)})
+TABLE = Table(
+    {
+        1: Field("unsigned", UINT),
+        2: Field("signed", INT),
+        3: Field("flag", BOOL),
+        4: Field("text", TEXT),
+        5: Field("data", BYTES),
+        6: Field("inner", INNER),
+        7: Field("named", INNER, "map"),
+        200: Field("far", UINT),
+    }
+)
 _INNER = st.fixed_dictionaries({"text": st.text(min_size=1), "number": st.integers(1, 2**62)})
 _MESSAGES = st.fixed_dictionaries(
     {},
@@ -77,7 +79,7 @@ def test_what_is_malformed_is_refused(data: bytes) -> None:
 
 
 def test_messages_within_messages_have_an_end() -> None:
-    table: dict[int, Field] = {}
+    table = Table()
     table[1] = Field("inner", table)
     data = b""
     for _ in range(100):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.updates import Position
-from relay.protocols.event_ids import MAX_LENGTH, EventId, positions_of
+from relay.protocols.event_ids import MAX_LENGTH, EventId, id_of_one, positions_of
 
 epochs = st.one_of(
     st.sampled_from(["", "e", "0f3a", "3285695 7c5d6", "épo", "0" * 12]), st.text("0123456789abcdef", max_size=64)
@@ -27,6 +27,13 @@ def test_the_last_position_of_each_channel_comes_back(updates: list[tuple[str, P
     if len(encoded) < MAX_LENGTH - 200:
         assert positions_of(encoded, "abcdefgh") == expected
     assert positions_of(encoded, "x") == {}
+
+
+@given(st.sampled_from("abcdefgh"), positions)
+def test_the_id_of_one_channel_is_the_same(channel: str, position: Position) -> None:
+    event_id = EventId()
+    event_id.set(channel, position)
+    assert id_of_one(channel, position) == event_id.encode()
 
 
 def streams(count: int, epoch_count: int) -> tuple[EventId, list[str]]:

@@ -398,3 +398,17 @@ def test_pongs_cost_no_parser_of_their_own() -> None:
     assert list(reader.receive(pong[:5])) == []  # in two pieces
     assert list(reader.receive(pong[5:] + text)) == [Received("hello")]
     assert (reader.frames, len(made)) == (5, 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 1000, 65535])
+@pytest.mark.parametrize("kind", [TEXT, BINARY])
+def test_a_message_in_one_frame_costs_no_parser_of_its_own(kind: int, length: int) -> None:
+    def refuse() -> ServerConnection:
+        raise AssertionError("wsproto is not needed")
+
+    target = FrameReader(1 << 20, refuse)
+    payload = bytes(33 + number % 90 for number in range(length))
+    whole = masked_frame(FIN | kind, payload)
+    message = payload if kind == BINARY else payload.decode()
+    assert list(target.receive(whole + whole)) == [Received(message)] * 2
+    assert target.frames == 2

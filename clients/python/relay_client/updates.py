@@ -45,7 +45,7 @@ def task_channel(task_id: str | int) -> str:
     name = str(task_id)
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise ValueError(f"a task id has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
-    if not is_well_formed(name):
+    if not (name.isascii() or is_well_formed(name)):
         # Not repaired: two ids could become one.
         raise ValueError(f"a task id must be Unicode text without lone surrogates, not {name!r}")
     return TASK_PREFIX + name

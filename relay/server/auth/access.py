@@ -88,8 +88,12 @@ async def require_all(grant: Grant, verb: Verb, channels: Sequence[str], read_ow
             require(grant, verb, channel, owners[task_id] or frozenset())
 
 
-async def grant_of(entry: Entry) -> Grant:
+async def grant_of(entry: Entry, timeout: float = _CHECK_TIMEOUT) -> Grant:
     """Return the grant of a client that has one chance to show one: a request that is not a WebSocket's.
+
+    Args:
+        entry: Its credentials.
+        timeout: Seconds within which they must be checked.
 
     Raises:
         Unauthenticated: Its credentials do not hold, or it has none.
@@ -102,13 +106,19 @@ async def grant_of(entry: Entry) -> Grant:
         raise entry
     if isinstance(entry, Grant):
         return entry
-    with trio.move_on_after(_CHECK_TIMEOUT):
+    with trio.move_on_after(timeout):
         return await entry()
     raise Unverified("the credentials could not be checked in time")
 
 
+def known_grant(authenticator: Authenticator, entry: Entry, token: str | None) -> Grant | Unauthenticated | None:
+    """Return what `grant_or_refusal` does if that takes no waiting; else None. For the arguments see there."""
+    shown = entry if token is None else authenticator.connection_entry(token)
+    return shown if isinstance(shown, Grant | Unauthenticated) else None
+
+
 async def grant_or_refusal(
-    authenticator: Authenticator, entry: Entry, token: str | None
+    authenticator: Authenticator, entry: Entry, token: str | None, timeout: float
 ) -> Grant | Unauthenticated | Unverified:
     """Return the grant of a token, or without one that of the request; or why there is none.
 
@@ -116,11 +126,12 @@ async def grant_or_refusal(
         authenticator: Verifies tokens.
         entry: What the request showed.
         token: A token, which may have Centrifugo's claims.
+        timeout: Seconds within which a token must be checked.
     """
     try:
         if token is None:
             return await grant_of(entry)
-        return await authenticator.grant_of_connection_token(token)
+        return await grant_of(authenticator.connection_entry(token), timeout)
     except (Unauthenticated, Unverified) as error:
         return error
 

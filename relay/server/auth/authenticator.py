@@ -35,10 +35,10 @@ class Authenticator(Protocol):
             Unverified: It cannot be checked now.
         """
 
-    async def grant_of_connection_token(self, token: str) -> Grant:
-        """Return the grant of a token with Centrifugo's claims, of a connection or of a subscription.
+    def connection_entry(self, token: str) -> Grant | Unauthenticated | FindGrant:
+        """Return what a token with Centrifugo's claims amounts to, of a connection or of a subscription.
 
-        Where it has those, it is a `relay.core.connection_claims.ConnectionGrant`. Raises as `grant_of_token` does.
+        Where it has those, its grant is a `relay.core.connection_claims.ConnectionGrant`.
         """
 
 
@@ -54,5 +54,5 @@ class OpenAuthenticator:
     async def grant_of_token(self, token: str) -> Grant:  # noqa: ARG002
         return EVERYTHING
 
-    async def grant_of_connection_token(self, token: str) -> Grant:  # noqa: ARG002
+    def connection_entry(self, token: str) -> Grant | Unauthenticated | FindGrant:  # noqa: ARG002
         return EVERYTHING

@@ -10,7 +10,7 @@ from relay.core.closecodes import Close
 from relay.core.errors import Unauthenticated
 from relay.core.grants import Grant
 from relay.core.revocations import Revocations
-from relay.server.auth.authenticator import Entry
+from relay.server.auth.authenticator import Entry, FindGrant
 from relay.server.auth.authorize_url import AuthorizeUrl, forwarded
 from relay.server.auth.credentials import Credentials, has_token, may_use_cookies, read_credentials
 from relay.server.auth.jwks import JwksUrl
@@ -105,7 +105,7 @@ class GrantAuthenticator:
             return None
         return credentials.bearer or (credentials.cookie if credentials.is_by_cookie else None)
 
-    def _entry_of_token(self, verifier: TokenVerifier, token: str) -> Entry:
+    def _entry_of_token(self, verifier: TokenVerifier, token: str) -> Grant | Unauthenticated | FindGrant:
         """Return the grant of a token, or how it is found out where that takes more than a calculation."""
         try:
             grant = verifier.verify(token)
@@ -119,30 +119,25 @@ class GrantAuthenticator:
 
     async def grant_of_token(self, token: str) -> Grant:
         """See `Authenticator.grant_of_token`. An API key is taken for a token too."""
-        return await self._grant_of(self._sources.tokens, token)
-
-    async def grant_of_connection_token(self, token: str) -> Grant:
-        """See `Authenticator.grant_of_connection_token`."""
-        return await self._grant_of(self._sources.connection_tokens, token)
-
-    async def _grant_of(self, verifier: TokenVerifier | None, token: str) -> Grant:
-        sources = self._sources
-        if token.startswith(PREFIX):
-            grant = sources.api_keys.find(token)
-            if grant is None:
-                raise _UNKNOWN_API_KEY
-            return grant
-        if verifier is None:
-            if sources.authorize is None:
-                raise _NO_TOKENS
-            return await self._ask({"authorization": f"Bearer {_header_text(token)}"})
-        entry = self._entry_of_token(verifier, token)
-        if isinstance(entry, Grant):
-            return entry
+        entry = self._entry_of_message(self._sources.tokens, token)
         if isinstance(entry, Unauthenticated):
             raise entry
-        assert entry is not None
-        return await entry()
+        return entry if isinstance(entry, Grant) else await entry()
+
+    def connection_entry(self, token: str) -> Grant | Unauthenticated | FindGrant:
+        """See `Authenticator.connection_entry`."""
+        return self._entry_of_message(self._sources.connection_tokens, token)
+
+    def _entry_of_message(self, verifier: TokenVerifier | None, token: str) -> Grant | Unauthenticated | FindGrant:
+        """Return what a token amounts to that came in a message."""
+        sources = self._sources
+        if token.startswith(PREFIX):
+            return sources.api_keys.find(token) or _UNKNOWN_API_KEY
+        if verifier is not None:
+            return self._entry_of_token(verifier, token)
+        if sources.authorize is None:
+            return _NO_TOKENS
+        return partial(self._ask_about, token)
 
     async def _verify_with_new_keys(self, verifier: TokenVerifier, token: str) -> Grant:
         assert self._sources.jwks is not None
@@ -154,6 +149,9 @@ class GrantAuthenticator:
         if grant.expires_at is not None and grant.expires_at <= time():
             raise Unauthenticated("token_expired", "the ticket's token has expired", Close.TOKEN_EXPIRED)
         return await self._unless_revoked(grant)
+
+    async def _ask_about(self, token: str) -> Grant:
+        return await self._ask({"authorization": f"Bearer {_header_text(token)}"})
 
     async def _ask(self, headers: Mapping[str, str]) -> Grant:
         assert self._sources.authorize is not None

@@ -80,12 +80,14 @@ class JobReporter:
         self._attempts: dict[str, Job] = {}
         self._is_cancellable = options.get("cancellable", True)
         self._listener = CancelListener(self.reporter.publisher.target)
-        self._watches: dict[str, Watch] = {}
+        self._watched: dict[str, object] = {}
+        self._watches: dict[str, Watch] = {}  # the sender's thread's: to wake the listener's takes longer than a report
         _job_reporters.add(self)
 
     def forget_running(self) -> None:
         """In a forked child: what runs is the parent's."""
-        self._running, self._attempts, self._watches = {}, {}, {}
+        self._running, self._attempts = {}, {}
+        self._watched, self._watches = {}, {}
 
     def is_running(self, job_id: str) -> bool:
         """Return whether a job that is reported runs in this process."""
@@ -120,13 +122,14 @@ class JobReporter:
         fields = partial(_started, job, given, now, is_cancellable=self._is_cancellable)
         # What the application gives may change, and so is copied at once. All else is made where nobody waits for it.
         first = fields if given is NOTHING_GIVEN else fields()
-        task = self.reporter.begin(job.id, first, partial(_opening, job, given, now))
+        watch = self._watch(job.id, stop) if watched and self._is_cancellable else None
+        task = self.reporter.begin(job.id, first, partial(_opening, job, given, now), watch)
         if task is not None:
             self._running[job.id] = task
             self._attempts[job.id] = job
             set_current(task)
-            if watched:
-                self.watch(job.id, stop)
+        elif watch is not None:
+            del self._watched[job.id]
 
     @never_raises
     def watch(self, job_id: str, stop: Stop | None = None) -> None:
@@ -136,21 +139,35 @@ class JobReporter:
             job_id: The job. If it runs in this process, it is ended at its next report as well.
             stop: Called with the reason, in a thread of its own; it may wait for the broker.
         """
-        if not self._is_cancellable:
-            return
+        if self._is_cancellable:
+            self.reporter.run_soon(self._watch(job_id, stop))
 
+    def _watch(self, job_id: str, stop: Stop | None) -> Callable[[], None]:
+        """Return a function that opens the watch, in the sender's thread."""
+        token = self._watched[job_id] = object()
+        return partial(self._open_watch, job_id, stop, token)
+
+    @never_raises
+    def _open_watch(self, job_id: str, stop: Stop | None, token: object) -> None:
         def on_cancel(reason: str) -> None:
+            if self._watched.get(job_id) is not token:
+                return  # it has ended, and what would be stopped is another job
             task = self._running.get(job_id)
             if task is not None:
                 task.request_cancel(reason or "cancelled")
             if stop is not None:
                 threading.Thread(target=never_raises(stop), args=(reason,), name="relay-stop", daemon=True).start()
 
-        self.unwatch(job_id)
+        self._close_watch(job_id)
         self._watches[job_id] = self._listener.watch(job_id, on_cancel)
 
     def unwatch(self, job_id: str) -> None:
         """Receive requests to cancel a job no longer."""
+        if self._watched.pop(job_id, None) is not None:
+            self.reporter.run_soon(partial(self._close_watch, job_id))
+
+    @never_raises
+    def _close_watch(self, job_id: str) -> None:
         watch = self._watches.pop(job_id, None)
         if watch is not None:
             watch.close()

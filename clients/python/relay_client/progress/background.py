@@ -134,7 +134,11 @@ class BackgroundReporter:
         return len(self._handed_over) + len(self._schedule)
 
     def begin(
-        self, task_id: str | int, fields: Fields, opening: Opening | Callable[[], Opening] | None = None
+        self,
+        task_id: str | int,
+        fields: Fields,
+        opening: Opening | Callable[[], Opening] | None = None,
+        then: Callable[[], None] | None = None,
     ) -> BackgroundTask | None:
         """Begin a task that runs in this process from now on.
 
@@ -142,6 +146,7 @@ class BackgroundReporter:
             task_id: Its id.
             fields: Its first fields, or a function that makes them, in the sender's thread: a few, that never change.
             opening: What is published before them, or a function that makes it, in the sender's thread.
+            then: Called in the sender's thread, as by `run_soon`.
 
         Returns:
             The task; None if it cannot be reported, which is logged.
@@ -149,11 +154,9 @@ class BackgroundReporter:
         task = self._task(task_id, opening)
         if task is None:
             return None
-        if callable(fields):
-            self._hand_over(partial(_add, self._schedule, task, fields))
-        else:
+        if not callable(fields):
             task.set_first_fields(fields)
-            self._hand_over(partial(self._schedule.add, task))
+        self._hand_over(partial(_add, self._schedule, task, fields, then))
         return task
 
     def release(self, task: BackgroundTask, fields: Fields, *, key: str | None = None, is_final: bool = True) -> None:
@@ -206,6 +209,10 @@ class BackgroundReporter:
         self._hand_over(make)
         return True
 
+    def run_soon(self, function: Callable[[], None]) -> None:
+        """Have a function called in the sender's thread, after what was handed over before. It must neither wait nor raise."""
+        self._hand_over(function)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over has arrived.
 
@@ -240,7 +247,8 @@ class BackgroundReporter:
         schedule.flush(done.set)
 
     def _has_room(self, limit: float) -> bool:
-        if self.waiting < limit:
+        # As `waiting`, without the calls: a job waits for this.
+        if len(self._handed_over) + len(self._schedule) < limit:
             return True
         self._drop(f"{self.waiting} tasks run here or wait for Redis already")
         return False
@@ -265,8 +273,9 @@ class BackgroundReporter:
 
     def _hand_over(self, change: Callable[[], None]) -> None:
         """Have the schedule changed in the sender's thread."""
-        self._is_used = True
-        _exit_flush.arm()
+        if not self._is_used:
+            self._is_used = True
+            _exit_flush.arm()
         self._handed_over.append(change)
         if not self._is_accepting:
             self._is_accepting = True
@@ -295,11 +304,14 @@ class BackgroundReporter:
 # In the sender's thread:
 
 
-def _add(schedule: Schedule, task: BackgroundTask, fields: Callable[[], Mapping[str, Any]]) -> None:
+def _add(schedule: Schedule, task: BackgroundTask, fields: Fields, then: Callable[[], None] | None) -> None:
     try:
-        task.set_first_fields(fields())
+        if callable(fields):
+            task.set_first_fields(fields())
     finally:
         schedule.add(task)
+        if then is not None:
+            then()
 
 
 def _release(schedule: Schedule, task: BackgroundTask, fields: Fields, key: str | None, until: float) -> None:

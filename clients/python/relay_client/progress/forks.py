@@ -1,6 +1,7 @@
 """Tasks and forks: what a forked child has of its parent's tasks is not its own."""
 
 import os
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
@@ -15,9 +16,8 @@ class Detachable(Protocol):
 _open_tasks: "WeakSet[Detachable]" = WeakSet()
 
 
-def track(task: Detachable) -> None:
-    """Note that a task has begun in this process: a forked child must not report on it."""
-    _open_tasks.add(task)
+#: Notes that a task has begun in this process: a forked child must not report on it.
+track: Callable[[Detachable], None] = _open_tasks.add
 
 
 def _detach_all() -> None:

@@ -35,6 +35,23 @@ class SentTask:
         not_before: When something of it may be sent next; monotonic seconds.
     """
 
+    # What most tasks never change is the class's, for a job waits while its task is made.
+    epoch: str | None = None
+    last_sent = 0.0
+    not_before = 0.0
+    _options_are_due = False  # Redis may not have them
+    #: What announces it to every client, where that may not have arrived; and its idempotency key.
+    _announcement: dict[str, Any] | None = None
+    _is_announced_again = False
+    _announcement_key = ""  # made when it is needed: random bytes take a while
+    #: The context of the sampled span in which something was reported last that is still to be sent.
+    _trace_context: Any = None
+    #: Why nothing can be reported any more.
+    _stopped: Exception | None = None
+    _has_ended = False
+    _failure: Exception | None = None
+    _on_end: Callable[[], None] = staticmethod(_nothing)
+
     def __init__(self, task_id: str, options: CreationOptions) -> None:
         """Make a task of which nothing was sent.
 
@@ -46,22 +63,7 @@ class SentTask:
         #: Its first fields.
         self._info: dict[str, Any] = {}
         self._options = options
-        self._options_are_due = False  # Redis may not have them
         self._changes = FieldChanges()
-        #: What announces it to every client, where that may not have arrived; and its idempotency key.
-        self._announcement: dict[str, Any] | None = None
-        self._is_announced_again = False
-        self._announcement_key = ""  # made when it is needed: random bytes take a while
-        #: The context of the sampled span in which something was reported last that is still to be sent.
-        self._trace_context: Any = None
-        #: Why nothing can be reported any more.
-        self._stopped: Exception | None = None
-        self._has_ended = False
-        self._on_end: Callable[[], None] = _nothing
-        self._failure: Exception | None = None
-        self.epoch: str | None = None
-        self.last_sent = 0.0
-        self.not_before = 0.0
 
     @property
     def _appends(self) -> Appends:
