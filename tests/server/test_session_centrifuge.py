@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -33,7 +34,7 @@ class ByToken(OpenAuthenticator):
     def connection_entry(self, token: str) -> Grant | Unauthenticated | FindGrant:
         if token == "wrong":
             return Unauthenticated("invalid", "wrong", Close.INVALID_TOKEN)
-        grant = replace(EVERYTHING, subject=token)
+        grant = msgspec.structs.replace(EVERYTHING, subject=token)
         if token != "later":
             return grant
 
