@@ -6,21 +6,21 @@ from typing import Any
 from relay_wire.publications import ScriptCall
 
 from relay.broker.contract import RunCalls
-from relay.core.errors import BrokerUnavailable
+from relay.core.errors import BrokerRefused, BrokerUnavailable
 
 
 async def run_in_turn(run_calls: RunCalls, calls: Sequence[ScriptCall]) -> list[Any]:
     """Run scripts, each when the one before it has been carried out.
 
-    A server that becomes ready between two calls of one round trip, as a replica that is promoted does, refuses the first and
-    carries out the second.
+    A server that becomes ready between two calls of one round trip, as a replica that is promoted or one that was full, refuses
+    the first and carries out the second.
 
     Args:
         run_calls: Runs scripts.
         calls: The calls.
 
     Returns:
-        The answers. From the first call on for which Redis is not ready, all are that error, and the others are not sent.
+        The answers. From the first call on for which Redis is not ready, or full, all are that error; the others are not sent.
 
     Raises:
         BrokerUnavailable: Redis cannot be reached; any of the calls may have been carried out.
@@ -28,11 +28,16 @@ async def run_in_turn(run_calls: RunCalls, calls: Sequence[ScriptCall]) -> list[
     answers: list[Any] = []
     for call in calls:
         (answer,) = await run_calls([call])
-        unready = next((each for each in _each(answer) if isinstance(each, BrokerUnavailable)), None)
+        unready = next(filter(_is_unready, _each(answer)), None)
         if unready is not None:
             return answers + [unready] * (len(calls) - len(answers))
         answers.append(answer)
     return answers
+
+
+def _is_unready(answer: Any) -> bool:
+    """Whether an answer says that Redis is away, or full."""
+    return isinstance(answer, BrokerUnavailable) or (isinstance(answer, BrokerRefused) and answer.is_out_of_memory)
 
 
 def _each(answer: Any) -> Sequence[Any]:

@@ -38,6 +38,9 @@ _log = structlog.get_logger("relay.publish_ingester")
 _CLOCK_TTL = 60.0
 _CLOCK_SKEW = 0.05
 
+#: Seconds for which calls go one after the other once Redis was not ready: it may be so again.
+_CAREFUL_SECONDS = 5.0
+
 _REMEMBER_MS = int(DEDUP_TTL * 1000)
 
 #: Seconds between two log lines about updates that cannot be persisted.
@@ -94,6 +97,8 @@ class PublishIngester:
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         self._changed = trio.Event()
         self._attempt = 0
+        #: Until when calls go one after the other, on the monotonic clock.
+        self._careful_until = -math.inf
         self._logged: dict[str, float] = {}  # when what was logged last
 
     # Called by the subscription; nothing here waits.
@@ -206,9 +211,11 @@ class PublishIngester:
             (pending, Outcome.PERSISTED if isinstance(result, int) else self._failure(pending, result))
             for pending, result in zip(effect.batch, results, strict=True)
         ]
-        is_unavailable = any(outcome is Outcome.UNAVAILABLE for _, outcome in outcomes)
+        is_unready = any(outcome in (Outcome.UNAVAILABLE, Outcome.FULL) for _, outcome in outcomes)
         live_only = self._order.on_outcomes(outcomes, monotonic(), backoff(self._attempt))
-        self._attempt = self._attempt + 1 if is_unavailable else 0
+        self._attempt = self._attempt + 1 if is_unready else 0
+        if is_unready:
+            self._careful_until = monotonic() + _CAREFUL_SECONDS
         for update in live_only:
             self._deliver_unpersisted(update)
 
@@ -229,7 +236,7 @@ class PublishIngester:
             try:
                 # A server that was away may come back between two calls, and the second must not overtake the first. In a
                 # cluster the other nodes' calls do not wait for that.
-                is_careful = self._attempt and not self._sharded
+                is_careful = monotonic() < self._careful_until and not self._sharded
                 answers = await (run_in_turn(self._run_calls, calls) if is_careful else self._run_calls(calls))
             except BrokerError as error:
                 outage = error
@@ -264,10 +271,11 @@ class PublishIngester:
     def _failure(self, pending: Pending, reason: BrokerError | BadMessage) -> Outcome:
         if isinstance(reason, BrokerUnavailable):
             return Outcome.UNAVAILABLE
-        is_global = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
+        is_full = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
         text = f"{reason.code}: {reason.message}" if isinstance(reason, BadMessage) else str(reason)
-        self._log_unpersisted(None if is_global else pending.update, text)
-        return Outcome.REFUSED
+        self._log_unpersisted(None if is_full else pending.update, text)
+        # The other nodes of a cluster do not wait for one that is full.
+        return Outcome.FULL if is_full and not self._sharded else Outcome.REFUSED
 
     def _log_unpersisted(self, update: Update | None, error: str) -> None:
         """Log why an update is delivered live only: once a minute for each channel, and for global reasons."""

@@ -44,6 +44,11 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 #: waited so long in vain, the next do not wait until something is persisted again.
 MAX_WAIT = 15.0
 
+#: Seconds for which an update waits for a Redis that is full, and for which it is not tried again when one has waited so long:
+#: what comes meanwhile is delivered live only. It is longer than relays usually differ in when they persist: what one gives up
+#: on, another persists if Redis has room again, and the first must not have persisted the next by then.
+MAX_FULL_WAIT = 0.5
+
 #: Updates persisted in one round trip, and their bytes: it has to end within the time-out.
 BATCH_UPDATES = 256
 BATCH_BYTES = 1024 * 1024
@@ -64,6 +69,8 @@ class Outcome(Enum):
     PERSISTED = auto()
     #: Redis is away, or cannot write now.
     UNAVAILABLE = auto()
+    #: Redis is full, and has room again at any time.
+    FULL = auto()
     #: Redis refuses it.
     REFUSED = auto()
 
@@ -137,6 +144,8 @@ class PlainOrder:
         self._received_count = 0  # on this connection
         self._retry_at = -inf
         self._gave_up = False  # an update waited too long, and nothing was persisted since
+        self._is_full = False  # the same, for a Redis that is full
+        self._full_until = -inf
         # Our own request.
         self._request = b""
         self._times_asked = 0
@@ -173,6 +182,8 @@ class PlainOrder:
         self._received_count += 1
         queue = self._queue
         if queue.length >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
+            return False
+        if self._is_full and update.received_at < self._full_until:
             return False
         queue.append(_pending(Pending, (update, counted)))
         return True
@@ -228,7 +239,7 @@ class PlainOrder:
 
     def on_all_persisted(self) -> None:
         """A batch was tried, and all of it is persisted: as `on_outcomes`."""
-        self._gave_up = False
+        self._gave_up = self._is_full = False
         self._retry_at = -inf
 
     def on_outcomes(self, outcomes: Sequence[tuple[Pending, Outcome]], now: float, retry_delay: float) -> list[Update]:
@@ -244,21 +255,45 @@ class PlainOrder:
         """
         again: list[Pending] = []
         live_only: list[Update] = []
-        for pending, outcome in outcomes:
+        persisted = max(
+            (place for place, (_, outcome) in enumerate(outcomes) if outcome is Outcome.PERSISTED), default=-1
+        )
+        if persisted >= 0:
+            self._is_full = False
+        full = [pending for pending, outcome in outcomes if outcome is Outcome.FULL]
+        is_out_of_patience = bool(full) and (self._is_full or now - full[0].update.received_at >= MAX_FULL_WAIT)
+        for place, (pending, outcome) in enumerate(outcomes):
             waited = now - pending.update.received_at
             if outcome is Outcome.PERSISTED:
                 self._gave_up = False
             elif outcome is Outcome.REFUSED:
                 live_only.append(pending.update)
+            elif outcome is Outcome.FULL:
+                # Where there was room in the middle of the batch, what was refused before that is too late now.
+                if is_out_of_patience or place < persisted:
+                    live_only.append(pending.update)
+                else:
+                    again.append(pending)
             elif self._gave_up or waited >= MAX_WAIT:
                 self._gave_up = True
                 live_only.append(pending.update)
             else:
                 again.append(pending)
         self._queue.restore(again)
+        if is_out_of_patience and persisted < 0:
+            live_only += self._give_up_on_room(now)
         # Less than others hold back for: they may have missed what waits here.
         self._retry_at = now + min(retry_delay, REORDER_WINDOW / 4) if again else -inf
         return live_only
+
+    def _give_up_on_room(self, now: float) -> list[Update]:
+        """Try nothing for a while. Returns what waits, as far as no other relay waits for it."""
+        self._is_full = True
+        self._full_until = now + MAX_FULL_WAIT
+        waiting: list[Update] = []
+        while batch := self._queue.take(BATCH_UPDATES, BATCH_BYTES, inf):
+            waiting += [pending.update for pending in batch]
+        return waiting
 
     # Effects.
 

@@ -12,15 +12,16 @@ from relay_wire.publications import Retention, ScriptCall
 from relay.broker.ingest_block import IngestBlock
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.script_calls import clock_call
-from relay.core.errors import BrokerUnavailable
+from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.updates import Update
 
 
 class Replica:
-    """A server that refuses its first calls, and then is promoted, in the middle of a round trip if need be."""
+    """A server that refuses its first calls, and then is promoted or has room, in the middle of a round trip if need be."""
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, refusals: int, error: BrokerError) -> None:
         self.refusals = refusals
+        self.error = error
         self.stored: list[bytes] = []
 
     async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
@@ -32,7 +33,7 @@ class Replica:
             return 1000
         if self.refusals:
             self.refusals -= 1
-            return BrokerUnavailable("READONLY You can't write against a read only replica.")
+            return self.error
         messages = msgspec.msgpack.decode(call.values[-1])
         self.stored += [message[2].encode() for message in messages]
         return [0] * len(messages)
@@ -46,9 +47,15 @@ async def count(_channel: str) -> int:
     return 1
 
 
+ERRORS = {"read-only": BrokerUnavailable("READONLY"), "full": BrokerRefused("OOM", is_out_of_memory=True)}
+
+
 @pytest.mark.parametrize("refusals", [0, 3, 4, 5])
-async def test_a_replica_that_is_promoted_stores_everything_in_order(refusals: int, nursery: trio.Nursery) -> None:
-    replica = Replica(refusals)
+@pytest.mark.parametrize("error", ERRORS)
+async def test_what_could_not_be_stored_for_a_moment_is_stored_in_order(
+    error: str, refusals: int, nursery: trio.Nursery
+) -> None:
+    replica = Replica(refusals, ERRORS[error])
     delivered: list[Update] = []
     retention = Retention(1000, 60, 60, 60, 60, 1_000_000)
     stored = trio.Event()

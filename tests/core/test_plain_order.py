@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from relay.core.occurrences import CountedMessage
 from relay.core.plain_order import (
+    MAX_FULL_WAIT,
     MAX_QUEUED,
     MAX_QUEUED_BYTES,
     MAX_REORDER_WINDOW,
@@ -339,6 +340,29 @@ def test_what_redis_refuses_is_delivered_live_and_concerns_no_other() -> None:
     again = order.next_persist(3.0)
     assert isinstance(again, Persist)
     assert [pending.update.data for pending in again.batch] == [b"0", b"2"]
+
+
+def test_what_finds_redis_full_waits_a_little_and_never_until_a_later_one_is_persisted() -> None:
+    order = flowing()
+    for number in range(3):
+        order.on_received(update(number, 2.0 + number / 10), counted())
+    effect = order.next_persist(2.2)
+    assert isinstance(effect, Persist)
+    outcomes = (Outcome.FULL, Outcome.PERSISTED, Outcome.FULL)
+    assert order.on_outcomes(list(zip(effect.batch, outcomes, strict=True)), 2.2, 0.01) == [update(0, 2.0)]
+    order.on_received(update(3, 2.3), counted())
+    assert outcome_of(order, Outcome.FULL, 2.3) == []
+    assert isinstance(order.next_persist(2.3), Wait)
+    order.on_received(update(4, 2.6), counted())
+    given_up = outcome_of(order, Outcome.FULL, 2.2 + MAX_FULL_WAIT)
+    assert [each.data for each in given_up] == [b"2", b"3", b"4"]
+    assert not order.on_received(update(5, 2.8), counted()), "nothing is tried for a while"
+    assert order.on_received(update(6, 2.2 + 2 * MAX_FULL_WAIT), counted())
+    assert outcome_of(order, Outcome.FULL, 3.2) == [update(6, 2.2 + 2 * MAX_FULL_WAIT)], "it is full still"
+    assert order.on_received(update(7, 3.8), counted())
+    assert outcome_of(order, Outcome.PERSISTED, 3.8) == []
+    assert order.on_received(update(8, 3.9), counted())
+    assert outcome_of(order, Outcome.FULL, 3.9) == [], "it had room meanwhile"
 
 
 def test_no_more_waits_than_may() -> None:
