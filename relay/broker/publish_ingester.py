@@ -287,7 +287,7 @@ class PublishIngester:
             self._logged.clear()
         self._logged[channel] = now
         if update is None:
-            _log.error("redis takes no writes; updates are delivered live only", error=error)
+            _log.error("redis takes no writes; updates are delivered live only if that lasts", error=error)
         else:
             _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
 
