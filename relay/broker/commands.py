@@ -24,6 +24,7 @@ from relay_wire import publications
 from relay_wire.creation import NOT_OWNER, PARENT_FIXED
 from relay_wire.publications import ScriptCall
 
+from relay.broker.calls_in_turn import run_in_turn
 from relay.broker.connections import Server
 from relay.broker.dedicated_connection import DedicatedConnection
 from relay.broker.reply_reader import malformed_reply
@@ -223,7 +224,10 @@ class Commands:
         return [_translated_answer(answer) for answer in answers]
 
     async def run_calls_on(self, connection: DedicatedConnection, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts as `run_calls` does, on a connection of the caller's own where that is possible. Calls may run twice."""
+        """Run scripts as `run_calls` does, on a connection of the caller's own where that is possible.
+
+        Calls may run twice, and never one before an earlier one that Redis was not ready for when it was repeated.
+        """
         if not connection.is_possible:
             return await self.run_calls(calls)
         try:
@@ -231,10 +235,10 @@ class Commands:
         except trio.TooSlowError:
             raise BrokerUnavailable(f"Redis did not answer within {self._timeout:g} s") from None
         except (RedisError, OSError):
-            return await self.run_calls(calls)
+            return await run_in_turn(self.run_calls, calls)
         if any(map(_is_not_ready, answers)):
             await connection.close()
-            return await self.run_calls(calls)
+            return await run_in_turn(self.run_calls, calls)
         return [_translated_answer(answer) for answer in answers]
 
     async def _run_on_servers(

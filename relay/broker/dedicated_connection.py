@@ -56,13 +56,12 @@ class DedicatedConnection:
             OSError: The same.
             trio.TooSlowError: The deadline has passed; the calls may have been carried out.
         """
-        # On the same connection, before their first use.
         try:
             with trio.fail_after(self._deadline):
                 connection, reader = self._open or await self._connect()
-                new: list[Script] = [
-                    script for script in dict.fromkeys(call.script for call in calls) if script.sha not in self._loaded
-                ]
+                # All: should Redis have forgotten the others meanwhile, no call overtakes another for want of its script.
+                needed = list(dict.fromkeys(call.script for call in calls))
+                new: list[Script] = [] if all(script.sha in self._loaded for script in needed) else needed
                 commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", script.source) for script in new]
                 commands += [("EVALSHA", script.sha, len(names), *names, *values) for script, names, values in calls]
                 writer: Any = connection._writer

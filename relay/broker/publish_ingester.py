@@ -19,6 +19,7 @@ from relay_wire.publications import Occurrence, Retention
 
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
+from relay.broker.calls_in_turn import run_in_turn
 from relay.broker.contract import RunCalls
 from relay.broker.ingest_calls import IngestCalls
 from relay.broker.record_traces import Spans, begin_spans, end_spans
@@ -212,7 +213,7 @@ class PublishIngester:
             self._deliver_unpersisted(update)
 
     async def _results(self, effect: Persist) -> list[int | BrokerError | BadMessage]:
-        """Persist a batch in one round trip. Returns what `IngestCalls.results` does."""
+        """Persist a batch, in one round trip unless Redis was away. Returns what `IngestCalls.results` does."""
         answers: Sequence[Any] = []
         outage = await self._read_clock()
         batch = IngestCalls(self._retention, _REMEMBER_MS, sharded=self._sharded)
@@ -226,7 +227,10 @@ class PublishIngester:
         calls = batch.calls()
         if outage is None and calls:
             try:
-                answers = await self._run_calls(calls)
+                # A server that was away may come back between two calls, and the second must not overtake the first. In a
+                # cluster the other nodes' calls do not wait for that.
+                is_careful = self._attempt and not self._sharded
+                answers = await (run_in_turn(self._run_calls, calls) if is_careful else self._run_calls(calls))
             except BrokerError as error:
                 outage = error
         results = batch.results(answers if outage is None else [outage] * len(calls))

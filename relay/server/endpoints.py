@@ -114,7 +114,13 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
                     admission.count_refusal(full.label)
                     await send({"type": "websocket.close", "code": full.code, "reason": full.reason})
                     return
-                hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
+                try:
+                    hijacked = await hijack.complete(receive, **limits) if hijack is not None else None
+                except OSError as error:  # files have run out
+                    _log.error("a client cannot be taken over", client=str(client), error=str(error))
+                    admission.count_refusal("no_files")
+                    await send({"type": "websocket.close", "code": Close.FULL.code, "reason": Close.FULL.reason})
+                    return
                 transport = hijacked[0] if hijacked is not None else asgi_transport(receive, send, **limits)
                 session = Session(admission.context, transport, protocol, client, entry, path_of(scope))
                 session.register(early)
@@ -125,15 +131,13 @@ async def accept_client(admission: Admission, endpoint: Endpoint, scope: Any, re
         await session.run()
         return
     socket_transport, received = hijacked
-
-    async def run() -> None:
-        await session.run(socket_transport.feed(received))
+    socket_transport.unread(received)
 
     def give_up() -> None:
         session.unregister()
         session.abort()
 
-    admission.start(run, give_up)
+    admission.start(session.run, give_up)
 
 
 async def refuse_starting(scope: Any, receive: Receive, send: Send) -> None:

@@ -326,7 +326,7 @@ class FirstRequests:
         limit = self._settings.max_message_bytes
         reader = FrameReader(limit, partial(connection_of, handshake.offers, limit))
         transport = socket_transport(connection.sock, reader, None, is_binary=protocol.is_binary)
-        events = transport.feed(handshake.early) if handshake.early else ()
+        transport.unread(handshake.early)
         session = Session(self._context, transport, protocol, client, entry, handshake.path.decode())
         session.register()  # before the answer: a client that has it misses nothing
         answer = handshake.accept()
@@ -337,7 +337,7 @@ class FirstRequests:
             session.unregister()
             raise
         self._watch.replace(connection.fileno, session)
-        session.begin(connection.fileno, events, is_drained=is_drained)
+        session.begin(connection.fileno, is_drained=is_drained and not handshake.early)
 
     def _delegate(self, connection: Connection, data: bytes) -> None:
         """Have the server serve a connection, which counts as unserved until it ends."""

@@ -45,14 +45,18 @@ class Hijack:
 
         Returns:
             The transport, and what the client has sent already.
+
+        Raises:
+            OSError: Files have run out. The server has the connection as before, and can close it.
         """
         ours = dup_socket(self._chain)
+        recorder = handshake_recorder(self._chain)
+        recorder.is_hijacked = True
         try:
             # Hypercorn's reader finds its socket closed, hands on what it had read, and reports a disconnect: from
             # then on nothing of Hypercorn's touches the connection.
             while (await receive())["type"] != "websocket.disconnect":
                 pass
-            recorder = handshake_recorder(self._chain)
             reader = FrameReader(max_message, recorder.connection)
             transport = socket_transport(ours, reader, dead_peer_timeout, is_binary=is_binary)
         except BaseException:

@@ -171,19 +171,18 @@ class Session(SessionOutput):
 
     # Between two tasks of its own.
 
-    def begin(self, fileno: int, events: Sequence[Event] = (), *, is_drained: bool = False) -> None:
+    def begin(self, fileno: int, *, is_drained: bool) -> None:
         """Serve the client from here on, as `run` does, with a task only when one is needed. The session is registered.
 
         Args:
             fileno: The client's socket, for which the session is notified by the watch.
-            events: What came from the client before.
-            is_drained: Nothing else can have come that the watch does not report.
+            is_drained: Nothing can have come that the watch does not report.
         """
         self._watched_as = fileno
         self._is_parked = True
-        is_idle = is_drained and not (self._queue or events or self._opening or self._commands.has_to_enter)
+        is_idle = is_drained and not (self._queue or self._opening or self._commands.has_to_enter)
         if not is_idle or self.closing is not None:
-            self._wake(events)
+            self._wake()
         else:
             self._begin_output()
 

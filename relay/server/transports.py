@@ -164,7 +164,9 @@ class Reader(Protocol):
 class SocketTransport:
     """A taken-over TCP socket: non-blocking, ours alone."""
 
-    __slots__ = ("_due", "_events", "_peer_closed", "_reader", "_sock", "bytes_received", "may_have_more", "write")
+    __slots__ = (
+        "_due", "_events", "_peer_closed", "_reader", "_sock", "_unread", "bytes_received", "may_have_more", "write",
+    )  # fmt: skip
 
     name = "hijacked"
     framing = Framing(text_frame, b"".join)
@@ -175,6 +177,8 @@ class SocketTransport:
         self._reader = reader
         #: Events in bytes that were read, which the reader finds as they are asked for.
         self._events: Iterator[Event] = _NO_EVENTS
+        #: What the client sent behind its handshake.
+        self._unread = b""
         self.bytes_received = 0
         self.may_have_more = False
         self._due = math.inf
@@ -214,13 +218,9 @@ class SocketTransport:
             await trio.lowlevel.wait_writable(self._open_socket())
             self._write_some(queue)
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Return the events in bytes of the client that were read from the socket before it was ours."""
-        chunks = (data[start : start + RECEIVE_BYTES] for start in range(0, len(data), RECEIVE_BYTES))
-        return [event for chunk in chunks for event in self._events_in(chunk)]
-
-    def _events_in(self, data: bytes) -> list[Event]:
-        return self._noted(list(self._reader.receive(data)))
+    def unread(self, data: bytes) -> None:
+        """Give back bytes of the client that were read from the socket before it was ours. They are read first."""
+        self._unread = data
 
     def _noted(self, events: list[Event]) -> list[Event]:
         if events and isinstance(events[-1], PeerClosed):
@@ -254,12 +254,15 @@ class SocketTransport:
         return self._noted(events)
 
     def _read(self, sock: socket.socket) -> list[Event] | None:
-        try:
-            data = sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError:
-            data = b""
+        if self._unread:
+            data, self._unread = self._unread[:RECEIVE_BYTES], self._unread[RECEIVE_BYTES:]
+        else:
+            try:
+                data = sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return None
+            except OSError:
+                data = b""
         self.bytes_received += len(data)
         if len(data) == PONG_BYTES and data.startswith(PONG_BEGINS) and not self._reader.in_message:
             # Nearly all that comes from clients which are idle: the reader need not look at it.
@@ -282,7 +285,10 @@ class SocketTransport:
         elif self._due == math.inf:
             self._due = trio.current_time() + timeout
         with trio.fail_at(self._due) if self._due != math.inf else _NO_TIMEOUT:
-            await trio.lowlevel.wait_readable(sock)
+            if self._unread:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(sock)
         events = self._read(sock) or []
         if any(isinstance(event, Received) for event in events):
             self._due = math.inf
@@ -296,6 +302,7 @@ class SocketTransport:
             return
         self._reader.close()  # the client may take its time from here on
         self._events = _NO_EVENTS
+        self._unread = b""
         sock = self._open_socket()
         self._enqueue_close_frame(queue, close, farewell)
         self._write_some(queue)

@@ -1,5 +1,8 @@
 """Sessions: what clients ask and get."""
 
+import select
+import socket
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -7,9 +10,14 @@ from wsproto.events import CloseConnection
 
 from relay.core.closecodes import Close
 from relay.protocols.frames import ControlReply, Event, Received, text_frame
+from relay.server.transports import SocketTransport
 from relay.ticks import TICK
 from tests.harness import masked_frame, masked_text
 from tests.server.world import MakeWorld, news, settled, small_pair, task_update, value
+
+
+def readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 async def test_subscribing_twice_is_answered_twice_and_delivers_once(
@@ -153,6 +161,26 @@ async def test_a_client_that_is_connecting_misses_no_general_update(
     assert await peer.json() == news(1)
     world.publish_news(2)
     assert await peer.json() == news(2)
+
+
+async def test_what_came_behind_the_handshake_has_its_turns_like_all_else(
+    autojump_clock: MockClock, make_world: MakeWorld
+) -> None:
+    world = make_world()
+    session, peer, _ = world.session()
+    transport = session._transport
+    assert isinstance(transport, SocketTransport)
+    transport.unread(masked_text(b'{"type":"ping"}') * 300)
+    world.nursery.start_soon(session.run)
+    steps, last = [], 0
+    while last < 300:
+        await trio.lowlevel.checkpoint()
+        steps.append(transport.frames_received - last)
+        last += steps[-1]
+        while readable(peer.sock):
+            peer.sock.recv(65536)
+    assert max(steps) <= 16  # of one turn, or of two with the test between them
+    assert transport.bytes_received == 300 * 21  # which are charged
 
 
 async def test_a_client_whose_handshake_fails_leaves_nothing(autojump_clock: MockClock, make_world: MakeWorld) -> None:

@@ -21,14 +21,16 @@ class HandshakeRecorder:
         connection: The connection with what was negotiated.
         received: What the client has sent since.
         state: As wsproto has it.
+        is_hijacked: Nothing of Hypercorn's may be sent any more.
     """
 
-    __slots__ = ("connection", "received", "state")
+    __slots__ = ("connection", "is_hijacked", "received", "state")
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
         self.received = bytearray()
         self.state = ConnectionState.OPEN
+        self.is_hijacked = False
 
     def receive_data(self, data: bytes) -> None:
         """Keep bytes of the client."""
@@ -39,7 +41,9 @@ class HandshakeRecorder:
         return iter(())
 
     def send(self, event: Any) -> bytes:
-        """Refuse to send, in the way that Hypercorn expects of a connection that is closing."""
+        """Return the frame of an event. Once hijacked, refuse as Hypercorn expects of a connection that is closing."""
+        if not self.is_hijacked:
+            return self.connection.send(event)
         raise LocalProtocolError(f"{event} cannot be sent: this connection was hijacked")
 
 

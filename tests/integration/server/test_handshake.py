@@ -1,12 +1,15 @@
 """Handshakes on the fresh connection, beside those that go Hypercorn's ordinary way: clients see no difference."""
 
+import resource
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 
+from relay.core.closecodes import Close
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, RedisServer, RelayServer, eventually, masked_frame, masked_text
 
@@ -113,6 +116,17 @@ def test_what_comes_with_the_handshake_or_in_pieces_is_not_lost(share_relay: Sta
             assert received[2:] == expected
 
 
+@pytest.mark.parametrize("arguments", [(), ("--access-logfile", "/dev/null")], ids=["ours", "ordinary"], scope="module")
+def test_half_a_message_behind_the_handshake_has_its_time_limit(
+    share_relay: StartRelay, arguments: tuple[str, ...]
+) -> None:
+    relay = share_relay("hypercorn", arguments=arguments, message_timeout=0.5)
+    with connected(relay) as sock:
+        sock.sendall(request() + masked_text(b'{"type":"ping"}')[:-1])
+        assert b" 101 " in answer(sock)
+        assert sock.recv(4)[2:] == Close.MESSAGE_TIMEOUT.code.to_bytes(2)
+
+
 @pytest.mark.parametrize("hijack_sockets", [True, False], scope="module")
 @pytest.mark.parametrize("said", [(1000).to_bytes(2), (4321).to_bytes(2) + b"enough", b""])
 def test_who_closes_gets_back_what_it_said(share_relay: StartRelay, hijack_sockets: bool, said: bytes) -> None:
@@ -160,6 +174,28 @@ def test_silent_connections_do_not_hold_up_the_shutdown(start_relay: StartRelay,
     assert relay.wait() == 0
     for sock in silent:
         sock.close()
+
+
+def test_a_client_for_which_no_file_is_left_is_sent_to_try_again(share_relay: StartRelay) -> None:
+    """The server has accepted its connection, which cannot be taken over."""
+    relay = share_relay("hypercorn", arguments=("--access-logfile", "/dev/null"))
+    limits = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
+    files = max(int(path.name) for path in Path(f"/proc/{relay.pid}/fd").iterdir())
+    resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (files + 2, limits[1]))
+    try:
+        with ExitStack() as stack:
+            first = b"\x81"
+            while first[0] == 0x81:  # as many as there are files for
+                sock = stack.enter_context(connected(relay))
+                sock.sendall(request() + masked_text(b'{"type":"ping"}'))
+                assert b" 101 " in answer(sock)
+                first = sock.recv(100)
+            assert first[2:] == Close.FULL.code.to_bytes(2) + Close.FULL.reason.encode()
+            assert sock.recv(1) == b""
+    finally:
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, limits)
+    assert relay.metric('relay_connections_refused_total{reason="no_files"}') == 1
+    eventually(lambda: relay.metric('relay_connections{transport="hijacked"}') == 0)
 
 
 def test_a_client_that_hangs_up_at_once_leaves_nothing(share_relay: StartRelay) -> None:

@@ -33,12 +33,14 @@ class Receiver:
     Attributes:
         url: For ``OTEL_EXPORTER_OTLP_ENDPOINT``.
         requests: How many requests have come.
+        bodies: What they had in them, as it came.
         hangs: Set, requests are not answered until it is cleared.
     """
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.requests = 0
+        self.bodies = b""
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._may_answer = threading.Event()
@@ -53,6 +55,7 @@ class Receiver:
     def take(self, body: bytes) -> None:
         with self._lock:
             self.requests += 1
+            self.bodies += body
             self._spans += _spans_of(ExportTraceServiceRequest.FromString(body))
         self._may_answer.wait()
 

@@ -19,6 +19,7 @@ from relay_wire import keys
 from relay.server.asyncapi import RELAY_MESSAGES, schema_of
 from tests.conftest import StartRelay
 from tests.harness import PATIENCE, ROOT, RedisServer, RelayServer, eventually
+from tests.integration.auth.tokens import SECRET, SETTINGS, bearer, token
 from tests.integration.traces.receiver import Receiver, Span, receiving
 from tests.ports import free_port
 
@@ -192,6 +193,25 @@ def test_what_is_not_sampled_has_no_spans(
             eventually(lambda: (got := pubsub.get_message(timeout=1)) and got["type"] == "message")
     assert relay.terminate() == 0
     assert receiver.requests == 0
+
+
+def test_tokens_appear_in_no_span_and_no_log(start_relay: StartRelay, receiver: Receiver) -> None:
+    relay = start_relay(traces=True, log_level="DEBUG", **SETTINGS)
+    url = f"http://127.0.0.1:{relay.port}/api/tasks/t"
+    scope = {"tasks": ["t"]}
+    good = token(relay={"watch": scope, "publish": scope}, sub="user:7")
+    bad = {token(seconds=-1): 401, good[:-3] + "AAA": 401, token(scope): 403}
+    with relay.client("t", additional_headers=bearer(good)) as client:
+        for text, expected in (*bad.items(), (good, 200)):
+            headers = {**bearer(text), "traceparent": SAMPLED, "tracestate": "a=b"}
+            assert httpx.post(url, json={"data": {"n": 1}}, headers=headers, timeout=PATIENCE).status_code == expected
+        assert client.receive()["data"] == {"n": 1}
+        receiver.wait_for(TRACE_ID, 2)
+    assert relay.terminate() == 0
+    seen = receiver.bodies + relay.logged().encode()
+    assert b"relay fan out" in seen
+    for secret in (SECRET, *(part for text in (good, *bad) for part in text.split(".")[1:])):
+        assert secret.encode() not in seen
 
 
 def test_a_relay_begins_traces_where_its_sampler_says_so(
