@@ -26,6 +26,9 @@ _OVERHEAD = 128
 #: What is encoded may take so many times what the updates do, or is encoded again.
 _ENCODED = 8
 
+#: Positions of one channel for which it is kept what clients share: a client may resume from one after the other.
+_MAX_SHARED = 256
+
 
 class RecentHistory:
     """The recent history of one channel.
@@ -68,8 +71,8 @@ class RecentHistory:
         #: The updates are those from after the one position up to the other.
         self._after = self.top = top
         self._updates: list[Update] = []
-        #: What clients with equal positions share, by the offset of the position.
-        self._shared: dict[int, SharedUpdates] = {}
+        #: What clients with equal positions share, and its bytes, by the offset of the position.
+        self._shared: dict[int, tuple[SharedUpdates, int]] = {}
 
     def end(self) -> None:
         """Forget everything, for good."""
@@ -116,12 +119,16 @@ class RecentHistory:
             or not after.offset <= since.offset <= top.offset
         ):
             return None
-        updates = self._shared.get(since.offset)
-        if updates is None:
-            if sum(len(each.encodings) * _size_of(each) for each in self._shared.values()) > _ENCODED * self.size:
+        shared = self._shared.get(since.offset)
+        if shared is None:
+            if len(self._shared) >= _MAX_SHARED or self._shared_size() > _ENCODED * self.size:
                 self._shared.clear()
-            updates = self._shared[since.offset] = SharedUpdates(self._updates[since.offset - after.offset :])
-        return Snapshot(top, updates, None, self._owner)
+            updates = SharedUpdates(self._updates[since.offset - after.offset :])
+            shared = self._shared[since.offset] = updates, _size_of(updates)
+        return Snapshot(top, shared[0], None, self._owner)
+
+    def _shared_size(self) -> int:
+        return sum([len(updates.encodings) * size for updates, size in self._shared.values()])
 
     def _grow(self, updates: Sequence[Update]) -> None:
         self.size += _size_of(updates)

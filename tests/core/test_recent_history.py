@@ -176,6 +176,20 @@ def test_what_is_encoded_is_bounded() -> None:
     assert 0 < kept < 50
 
 
+def test_the_positions_for_which_something_is_shared_are_bounded() -> None:
+    """Also for clients with encodings of their own, as on event streams: nothing is encoded for them together."""
+    channel = Channel(1000)
+    histories = RecentHistories({TASK: channel})
+    histories.learn(TASK, at(0), read(0, 1000), 0.0)
+    first = [histories.find(TASK, at(offset), 0.0) for offset in range(1000)]
+    again = [histories.find(TASK, at(offset), 0.0) for offset in reversed(range(1000))]
+    kept = sum(
+        one is not None and other is not None and one.entries is other.entries
+        for one, other in zip(first, reversed(again), strict=True)
+    )
+    assert 0 < kept <= 256
+
+
 def test_news_of_the_owner_end_what_is_known() -> None:
     """For the next client Redis is read, and not what was read for others before."""
     hub = Hub(lambda: None)
