@@ -106,6 +106,10 @@ class Connection:
         """Something new can be read."""
         self._on_readable(self, is_last)
 
+    def abort(self) -> None:
+        """Cut it off."""
+        reset(self.sock)
+
     def on_watch_ended(self) -> None:
         """Close it: the relay stops."""
         self._close(self)

@@ -13,7 +13,10 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
+import structlog
 import trio
+
+_log = structlog.get_logger("relay.socket_watch")
 
 #: Sockets that are looked at together. A handshake takes a tenth of a millisecond, the answer to a heartbeat a few
 #: microseconds.
@@ -39,6 +42,9 @@ class Watched(Protocol):
         Args:
             is_last: Behind the bytes that can be read is the end of the connection.
         """
+
+    def abort(self) -> None:
+        """Close the socket at once: `on_readable` has raised, which is a bug, and nothing is reported any more."""
 
     def on_watch_ended(self) -> None:
         """Nothing is reported any more, since the relay stops."""
@@ -103,5 +109,11 @@ class SocketWatch:
 
     def _report(self, fileno: int, mask: int) -> None:
         behind = self._watched.get(fileno)
-        if behind is not None:
+        if behind is None:
+            return
+        try:
             behind.on_readable(is_last=bool(mask & _LAST))
+        except Exception:  # noqa: BLE001 - a bug that one client meets must not end the watch of all others
+            _log.exception("a watched client failed")
+            self.remove(fileno, behind, stays_open=True)
+            behind.abort()

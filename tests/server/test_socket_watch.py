@@ -19,10 +19,13 @@ class Reader:
 
     def __init__(self) -> None:
         self.reports: list[bool] = []
-        self.has_ended = False
+        self.has_ended = self.has_failed = False
 
     def on_readable(self, *, is_last: bool) -> None:
         self.reports.append(is_last)
+
+    def abort(self) -> None:
+        self.has_failed = True
 
     def on_watch_ended(self) -> None:
         self.has_ended = True
@@ -93,6 +96,29 @@ async def test_others_get_their_turn_between_many_that_are_readable(
         for pair in pairs:
             for sock in pair:
                 sock.close()
+
+
+async def test_a_bug_behind_one_socket_ends_the_reports_of_that_one_only(nursery: trio.Nursery) -> None:
+    class Faulty(Reader):
+        def on_readable(self, *, is_last: bool) -> None:
+            super().on_readable(is_last=is_last)
+            raise KeyError("a bug")
+
+    watch, faulty, reader = SocketWatch(), Faulty(), Reader()
+    nursery.start_soon(watch.run)
+    pairs = [socket.socketpair() for _ in range(2)]
+    for (ours, theirs), behind in zip(pairs, (faulty, reader), strict=True):
+        watch.add(ours.fileno(), behind)
+        theirs.send(b"x")
+    await settled()
+    for _, theirs in pairs:
+        theirs.send(b"x")
+    await settled()
+    assert (faulty.reports, faulty.has_failed) == ([False], True)
+    assert (reader.reports, reader.has_failed) == ([False, False], False)
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
 
 
 async def test_whatever_is_watched_learns_of_the_end() -> None:
