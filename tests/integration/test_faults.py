@@ -27,8 +27,8 @@ async def test_each_fault_once(tmp_path: Path) -> None:
 
 
 async def test_clients_cut_over_and_over_get_everything(tmp_path: Path) -> None:
-    report = await run_periodic_cuts(tmp_path, seed=1, every=1.0, lasting=0.4, seconds=6.0, log=print)
+    report = await run_periodic_cuts(tmp_path, seed=1, every=1.0, lasting=0.4, seconds=6.0, log=print, recoveries=40)
     print(report.table())
     assert report.passed
     assert report.gaps_announced == 0
-    assert report.recoveries > 40  # 20 clients with three tasks each; low enough for a slow machine
+    assert report.recoveries >= 40  # 20 clients with three tasks each
