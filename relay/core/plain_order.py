@@ -24,7 +24,7 @@ from math import inf
 from typing import NamedTuple
 
 from relay.core.occurrences import CountedMessage
-from relay.core.plain_queue import BarrierRequest, Pending, PlainQueue
+from relay.core.plain_queue import OVERHEAD, BarrierRequest, Pending, PlainQueue
 from relay.core.updates import Update
 
 #: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
@@ -36,8 +36,8 @@ MAX_REORDER_WINDOW = 3.0
 _RETRY_UNECHOED = 0.05
 _RETRY_ECHOED = 0.25
 
-#: Updates that wait to be persisted at most, and their bytes. What comes beyond is delivered live only.
-MAX_QUEUED = 20_000
+#: Bytes that updates take at most while they wait to be persisted: some 36,000 small ones. A channel may take no more than are
+#: left, so one that is published to without end leaves half to all others. What comes beyond is delivered live only.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 #: Seconds for which an update waits for a Redis that is away, or cannot write now; then it is delivered live only. When one has
@@ -178,10 +178,11 @@ class PlainOrder:
         self.state = OrderState.ASKING
 
     def on_received(self, update: Update, counted: CountedMessage) -> bool:
-        """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
+        """A plain message was received. Returns False if no more of its channel can wait: it is to be delivered live only."""
         self._received_count += 1
         queue = self._queue
-        if queue.length >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
+        size = len(update.data) + OVERHEAD
+        if size + queue.shares.get(update.channel, 0) > MAX_QUEUED_BYTES - queue.size:
             return False
         if self._is_full and update.received_at < self._full_until:
             return False
@@ -204,7 +205,7 @@ class PlainOrder:
             self._count_is_due = self.state is OrderState.ASKING
 
     def _on_request(self, request: bytes, now: float) -> None:
-        if self._queue.length >= MAX_QUEUED:
+        if self._queue.size > MAX_QUEUED_BYTES - OVERHEAD:
             return  # it will be repeated
         self._advance(now)
         # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
