@@ -71,7 +71,8 @@ export class Network {
     const server = connect({ host: "127.0.0.1", port, noDelay: true });
     const pair = [client, server];
     this.#pairs.add(pair);
-    server.on("error", () => client.resetAndDestroy());
+    // No reset here: of a socket that is about to end, Node 20 would keep the file for good.
+    server.on("error", () => client.destroy());
     pair.forEach((socket) => socket.on("close", () => {
       this.#pairs.delete(pair);
       pair.forEach((other) => other.destroy());
