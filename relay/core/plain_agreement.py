@@ -35,7 +35,7 @@ off that it has never heard. What those hold may be persisted behind later messa
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from math import inf
+from math import floor, inf
 from typing import NamedTuple
 
 #: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
@@ -105,7 +105,7 @@ class _Clock(NamedTuple):
 
     def earliest(self, time: float) -> int:
         """Return what Redis' clock showed at a monotonic time, or less."""
-        return self.redis_ms + int((time - self.before) * 1000) - 1
+        return self.redis_ms + floor((time - self.before) * 1000)
 
     def time_of(self, redis_ms: int) -> float:
         """Return the monotonic time at which Redis' clock showed this, or an earlier one."""
@@ -167,6 +167,7 @@ class PlainAgreement:
         self._request = b""
         self._times_asked = 0
         self._echoes: dict[bytes, int] = {}  # how much had been received when each was echoed
+        self._echoed_at = -inf
         self._ask_at = inf
         self._count_is_due = False
 
@@ -199,7 +200,8 @@ class PlainAgreement:
             passed = self._held.popleft()
             if passed is self._current:
                 self._current = None
-                if not passed.is_confirmed:
+                # Only who was listening has waited in vain: it receives its own requests.
+                if not passed.is_confirmed and self._echoed_at >= passed.passes_at - 2 * _RETRY_ECHOED:
                     self._peers = {name: time for name, time in self._peers.items() if time >= passed.received_by}
         if now >= self._roll_call_ends:
             self._roll_call_ends = inf
@@ -242,6 +244,7 @@ class PlainAgreement:
         if kind == b"ask":
             if self._request and request.startswith(self._request + b"-"):
                 self._echoes[request] = self.received_count
+                self._echoed_at = now
                 self._count_is_due = self._may_count
                 return None
             if self._roll_call_ends == inf:
@@ -273,10 +276,10 @@ class PlainAgreement:
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""
-        echo = self._echoes.get(request, -1)
-        if self._current is not None and echo >= 0:
-            if kind == b"done" or (_is_number(count) and int(count) <= echo):
-                return self._current.received_by
+        echo = self._echoes.get(request)
+        is_first = echo is not None and (kind == b"done" or (_is_number(count) and int(count) <= echo))
+        if is_first and self._current is not None:
+            return self._current.received_by
         if kind == b"held" and _is_number(since) and self._clock is not None:
             return self._clock.time_of(int(since))
         return -inf

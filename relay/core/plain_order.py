@@ -9,7 +9,15 @@ from math import inf
 from typing import NamedTuple
 
 from relay.core.occurrences import CountedMessage
-from relay.core.plain_agreement import REORDER_WINDOW, Announce, CountPeers, OrderState, PlainAgreement, Wait
+from relay.core.plain_agreement import (
+    REORDER_WINDOW,
+    Announce,
+    CountPeers,
+    HeldConnection,
+    OrderState,
+    PlainAgreement,
+    Wait,
+)
 from relay.core.plain_queue import BarrierRequest, Pending, PlainQueue
 from relay.core.updates import Update
 
@@ -84,6 +92,8 @@ class PlainOrder:
         self._queue = PlainQueue()
         self._retry_at = -inf
         self._clock_retry_at = -inf
+        self._request = b""  # the last of another relay on this connection
+        self._held: HeldConnection | None = None  # the first that was held when it was answered
         self._gave_up = False  # an update waited too long, and nothing was persisted since
         self._is_full = False  # the same, for a Redis that is full
         self._full_until = -inf
@@ -107,6 +117,8 @@ class PlainOrder:
         """A new connection is about to receive: something may have been missed since the last one."""
         self._agreement.on_connecting(now)
         self._queue.end_segment()
+        self._request = b""
+        self._retry_at = self._clock_retry_at = -inf  # Redis answers, and others may wait for what was tried in vain
 
     def on_received(self, update: Update, counted: CountedMessage) -> bool:
         """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
@@ -127,10 +139,15 @@ class PlainOrder:
         request = self._agreement.on_message(message, now)
         if request is None or self._queue.length >= MAX_QUEUED:
             return  # a request will be repeated
-        held = self._agreement.first_held
-        if held is not None:
-            self._queue.insert_request(BarrierRequest(request, self._agreement.held_count, held.since), held.since)
+        self._request = request
+        self._held = self._agreement.first_held
+        self._insert_held_answer()
         self._queue.append_request(BarrierRequest(request))
+
+    def _insert_held_answer(self) -> None:
+        if self._held is not None:
+            held = BarrierRequest(self._request, self._agreement.held_count, self._held.since)
+            self._queue.insert_request(held, self._held.since)
 
     def on_asked(self, now: float, *, is_refused: bool) -> None:
         """Our request was published, or could not be. is_refused: Redis does not let us."""
@@ -218,6 +235,10 @@ class PlainOrder:
         if now < self._retry_at:
             return Wait(self._retry_at)
         held = agreement.first_held
+        if self._request and held is not self._held:
+            # An earlier connection's updates pass: the one that asked need not ask again to hear of it.
+            self._held = held
+            self._insert_held_answer()
         batch = queue.take(BATCH_UPDATES, BATCH_BYTES, inf if held is None else held.since)
         if batch:
             return Persist(batch)

@@ -36,7 +36,7 @@ class BarrierRequest(NamedTuple):
 
     Attributes:
         request: Its name.
-        held_count: For the answer "held", see `relay.core.plain_agreement`: how much had been received; None if that says nothing.
+        held_count: For the answer "held" of `relay.core.plain_agreement`: how much had been received; None if it says nothing.
         held_since: For the answer "held": all that was received before this time was taken from the queue. None for "done".
     """
 

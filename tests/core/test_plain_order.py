@@ -17,6 +17,15 @@ from relay.core.updates import Update
 from tests.core.plain_messages import counted, requests, update
 
 
+def next_persist(order: PlainOrder, now: float) -> Persist | Announce | ReadClock | Wait:
+    """As of a relay that has read Redis' clock, which shows its own time plus 1,000 seconds."""
+    effect = order.next_persist(now)
+    if isinstance(effect, ReadClock):
+        order.on_clock(now, now, int((1000.0 + now) * 1000))
+        effect = order.next_persist(now)
+    return effect
+
+
 def flowing() -> PlainOrder:
     """A relay that has found itself alone."""
     made = requests("x")
@@ -35,13 +44,14 @@ def flowing() -> PlainOrder:
 def test_only_a_relay_that_starts_alone_holds_nothing_back() -> None:
     order = flowing()
     order.on_received(update(1, 1.5), counted())
-    assert isinstance(order.next_persist(1.5), Persist)
+    assert isinstance(next_persist(order, 1.5), Persist)
     order.on_connecting(2.0)
+    echo(order, 2.0)
     order.on_peer_count(1, 2.0)
     assert order.state is OrderState.HOLDING
     order.on_received(update(2, 2.1), counted())
-    assert order.next_persist(2.1) == Wait(2.0 + REORDER_WINDOW)
-    assert isinstance(order.next_persist(2.0 + REORDER_WINDOW), Persist)
+    assert next_persist(order, 2.1) == Wait(2.0 + REORDER_WINDOW)
+    assert isinstance(next_persist(order, 2.0 + REORDER_WINDOW), Persist)
 
 
 @pytest.mark.parametrize("how", ["asking", "counting"])
@@ -54,8 +64,8 @@ def test_where_redis_does_not_let_it_ask_it_holds_back_for_the_least_time(how: s
         order.on_peer_count(None, 2.0, is_refused=True)
     assert order.state is OrderState.HOLDING
     order.on_received(update(1, 2.1), counted())
-    assert isinstance(order.next_persist(2.1), Wait)
-    assert isinstance(order.next_persist(2.0 + REORDER_WINDOW), Persist)
+    assert isinstance(next_persist(order, 2.1), Wait)
+    assert isinstance(next_persist(order, 2.0 + REORDER_WINDOW), Persist)
 
 
 def test_a_relay_that_does_not_answer_is_not_waited_for_long() -> None:
@@ -63,8 +73,8 @@ def test_a_relay_that_does_not_answer_is_not_waited_for_long() -> None:
     order.on_connecting(2.0)
     order.on_received(update(1, 2.1), counted())
     order.on_peer_count(2, 2.1)
-    assert order.next_persist(2.2) == Wait(2.0 + MAX_REORDER_WINDOW)
-    assert isinstance(order.next_persist(2.0 + MAX_REORDER_WINDOW), Persist)
+    assert next_persist(order, 2.2) == Wait(2.0 + MAX_REORDER_WINDOW)
+    assert isinstance(next_persist(order, 2.0 + MAX_REORDER_WINDOW), Persist)
 
 
 def test_messages_of_an_earlier_connection_are_not_held_back() -> None:
@@ -72,22 +82,171 @@ def test_messages_of_an_earlier_connection_are_not_held_back() -> None:
     order.on_received(update(1, 1.5), counted())
     order.on_connecting(2.0)
     order.on_received(update(2, 2.5), counted())
-    effect = order.next_persist(2.5)
+    effect = next_persist(order, 2.5)
     assert isinstance(effect, Persist)
     assert [pending.update.data for pending in effect.batch] == [b"1"]
 
 
-def test_what_was_held_back_stays_so_when_the_connection_breaks_again() -> None:
-    """Only on the connection after it can another relay say that what was missed before it is persisted."""
+def test_updates_of_each_connection_pass_by_themselves() -> None:
     order = flowing()
     order.on_connecting(2.0)
     order.on_received(update(1, 2.1), counted())
     order.on_connecting(2.2)
-    assert isinstance(order.next_persist(2.3), Wait)
-    order.on_barrier_message(b"ask other-1", 2.3)
-    assert isinstance(order.next_persist(2.3), Wait), "its number says nothing of what it has from before"
-    assert isinstance(order.next_persist(2.2 + MAX_REORDER_WINDOW), Persist)
-    assert order.next_persist(2.2 + MAX_REORDER_WINDOW) == Announce(b"done other-1 me")
+    order.on_received(update(2, 2.3), counted())
+    assert isinstance(next_persist(order, 2.3), Wait)
+    order.on_barrier_message(b"ask other-1 other", 2.3)
+    assert next_persist(order, 2.3) == Announce(b"held other-1 me - 1002000"), "the count says nothing of both"
+    assert passed(order, 2.0 + MAX_REORDER_WINDOW) == [b"1"]
+    assert next_persist(order, 5.0) == Announce(b"held other-1 me 1 1002200"), "the other need not ask again"
+    assert next_persist(order, 5.0) == Wait(2.2 + MAX_REORDER_WINDOW)
+    assert passed(order, 2.2 + MAX_REORDER_WINDOW) == [b"2"]
+
+
+def test_what_was_confirmed_passes_although_the_connection_is_away() -> None:
+    order = flowing()
+    order.on_connecting(2.0)
+    order.on_received(update(1, 2.1), counted())
+    echo(order, 2.1)
+    order.on_peer_count(1, 2.1)
+    order.on_connecting(2.2)
+    order.on_received(update(2, 2.3), counted())
+    assert isinstance(next_persist(order, 2.3), Wait)
+    assert passed(order, 2.0 + REORDER_WINDOW) == [b"1"]
+    assert order.state is OrderState.ASKING
+
+
+def test_a_connection_that_brought_nothing_leaves_nothing_to_wait_for() -> None:
+    order = flowing()
+    order.on_connecting(2.0)
+    order.on_connecting(3.0)
+    order.on_received(update(1, 3.1), counted())
+    assert next_persist(order, 3.1) == Wait(3.0 + MAX_REORDER_WINDOW)
+    order.on_barrier_message(b"ask other-1 other", 3.1)
+    assert next_persist(order, 3.1) == Announce(b"held other-1 me 1 1002999")
+
+
+def test_calls_are_tried_again_as_soon_as_there_is_a_connection() -> None:
+    order = flowing()
+    order.on_received(update(1, 2.0), counted())
+    assert outcome_of(order, Outcome.UNAVAILABLE, 2.0) == []
+    assert isinstance(next_persist(order, 2.005), Wait)
+    order.on_connecting(2.02)
+    assert passed(order, 2.02) == [b"1"]
+
+
+# Other relays.
+
+
+def echo(order: PlainOrder, now: float) -> None:
+    """Let it publish its request, and receive it."""
+    ask = order.next_barrier(now)
+    assert isinstance(ask, Announce), ask
+    order.on_asked(now, is_refused=False)
+    order.on_barrier_message(ask.message, now)
+
+
+def knowing(*others: bytes) -> PlainOrder:
+    """A relay that has heard others, was cut off, and holds back what it has received since."""
+    order = flowing()
+    for other in others:
+        order.on_barrier_message(b"ask %b-1 %b" % (other, other), 1.1)
+        assert next_persist(order, 1.1) == Announce(b"done %b-1 me" % other)
+    order.on_connecting(2.0)
+    order.on_received(update(1, 2.1), counted())
+    echo(order, 2.1)
+    return order
+
+
+def persists(order: PlainOrder, now: float, peers: int = 1) -> bool:
+    """Whether it persists soon after it has counted others."""
+    effect = order.next_barrier(now)
+    if isinstance(effect, CountPeers):
+        order.on_peer_count(peers, now)
+    return isinstance(next_persist(order, max(now, 2.0 + REORDER_WINDOW)), Persist)
+
+
+def test_one_that_is_known_is_waited_for_although_it_is_away() -> None:
+    order = knowing(b"other")
+    assert not persists(order, 2.2)
+    order.on_barrier_message(b"done x2-1 other", 2.3)
+    assert persists(order, 2.3)
+
+
+def test_one_that_says_goodbye_is_not_waited_for() -> None:
+    order = knowing(b"other")
+    bye = PlainOrder(b"other", lambda: b"").goodbye
+    order.on_barrier_message(bye, 2.2)
+    assert persists(order, 2.2)
+
+
+@pytest.mark.parametrize(("since", "is_enough"), [(1002102, True), (1002099, False), (1001000, False)])
+def test_one_that_holds_back_what_came_later_is_not_waited_for(since: int, is_enough: bool) -> None:
+    order = knowing(b"other")
+    next_persist(order, 2.15)  # reads the clock
+    order.on_barrier_message(b"held x2-1 other 99 %d" % since, 2.2)
+    assert persists(order, 2.2) is is_enough
+    order = knowing(b"other")
+    next_persist(order, 2.15)
+    order.on_barrier_message(b"held x7-1 other - %d" % since, 2.2)
+    assert persists(order, 2.2) is is_enough, "an answer to somebody else says as much"
+
+
+def test_one_that_was_waited_for_in_vain_is_waited_for_no_more() -> None:
+    order = knowing(b"other")
+    for now in (2.4, 2.7, 3.0, 3.3, 3.6, 3.9, 4.2, 4.5, 4.8):
+        echo(order, now)
+        assert isinstance(next_persist(order, now), Wait)
+    assert passed(order, 2.0 + MAX_REORDER_WINDOW) == [b"1"]
+    order.on_connecting(6.0)
+    order.on_received(update(2, 6.1), counted())
+    echo(order, 6.1)
+    assert isinstance(order.next_barrier(6.1), CountPeers)
+
+
+def test_one_that_was_cut_off_itself_has_not_waited_in_vain() -> None:
+    order = knowing(b"other")
+    order.on_connecting(6.0)
+    echo(order, 6.1)
+    assert isinstance(order.next_barrier(6.1), Wait)
+
+
+def test_one_that_does_not_answer_the_request_of_another_is_forgotten() -> None:
+    order = flowing()
+    for message in (b"ask gone-1 gone", b"bye gone", b"ask dead-1 dead", b"ask here-1 here"):
+        order.on_barrier_message(message, 1.1)
+    order.on_barrier_message(b"ask new-1 new", 1.2 + MAX_REORDER_WINDOW)
+    order.on_barrier_message(b"done new-1 here", 1.2 + MAX_REORDER_WINDOW)
+    order.on_connecting(9.0)
+    order.on_received(update(1, 9.1), counted())
+    echo(order, 9.1)
+    assert isinstance(order.next_barrier(9.1), Wait)
+    for name in (b"here", b"new"):
+        order.on_barrier_message(b"done x2-1 " + name, 9.2)
+    assert isinstance(order.next_barrier(9.2), CountPeers)
+
+
+def test_one_that_has_just_connected_is_asked_at_once() -> None:
+    order = knowing(b"other")
+    assert isinstance(order.next_barrier(2.11), Wait)
+    order.on_barrier_message(b"ask y1-1 other", 2.12)
+    assert isinstance(order.next_barrier(2.12), Announce)
+
+
+def test_relays_of_an_earlier_version_are_understood() -> None:
+    """Their requests have no name, and their answers no time."""
+    order = knowing()
+    order.on_barrier_message(b"ask old-1", 2.2)
+    assert next_persist(order, 2.2) == Announce(b"held old-1 me 1 1001999")
+    order.on_barrier_message(b"held x2-1 old 1", 2.2)
+    assert persists(order, 2.2, peers=2)
+
+
+def passed(order: PlainOrder, now: float) -> list[bytes]:
+    """Persist what passes, and return it."""
+    effect = next_persist(order, now)
+    assert isinstance(effect, Persist), effect
+    order.on_all_persisted()
+    return [pending.update.data for pending in effect.batch]
 
 
 def outcome_of(order: PlainOrder, outcome: Outcome, now: float) -> list[Update]:
@@ -164,7 +323,21 @@ def test_no_more_waits_than_may() -> None:
     assert large.on_received(update(2, 2.0, 100), counted())
 
 
-@pytest.mark.parametrize("message", [b"", b"ask", b"done", b"held x y", b"held x1-1 y -1", b"nonsense " * 9, b"\xff"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"ask",
+        b"done",
+        b"held x y",
+        b"held x1-1 y -1",
+        b"held x1-1 y - -",
+        b"bye",
+        b"held x1-1 y 1 \xb2",
+        b"nonsense " * 9,
+        b"\xff",
+    ],
+)
 def test_garbled_messages_of_others_do_no_harm(message: bytes) -> None:
     order = flowing()
     order.on_barrier_message(message, 2.0)
