@@ -1,7 +1,7 @@
 """Plain ``PUBLISH`` made durable: every plain message is persisted once, however many relays receive it.
 
-`relay.core.plain_order` and `relay.core.plain_agreement` decide what is persisted when, and `relay.core.occurrences` counts equal messages; the tasks here
-perform it: one persists the queue, the other carries on the agreement with the other relays.
+`relay.core.plain_order` and `relay.core.plain_agreement` decide what is persisted when, and `relay.core.occurrences` counts
+equal messages; the tasks here perform it: one persists the queue, the other carries on the agreement with the other relays.
 """
 
 import math

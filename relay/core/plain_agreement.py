@@ -18,8 +18,8 @@ everything from before is persisted, and says from where on it holds back, in tw
   count connected first and has missed nothing that the other one has received. "-" stands for a relay that also holds back what
   it received on an earlier connection, which the count says nothing of.
 - By a time on Redis' clock before which everything that it received is persisted. A relay whose connection began before that
-  time has missed nothing that the other one holds back. That is exact but for the time that a connection takes, and compares all
-  connections, also those that are broken now.
+  time has missed nothing that the other one holds back. That is exact but for the time that it takes to connect, and compares
+  all connections, also those that are broken now.
 
 In both ways the one that connected first goes on, and tells the others when it is done. What a relay holds back belongs to the
 connection that brought it: each connection's updates are let pass by themselves, oldest first, also after it broke.

@@ -380,3 +380,16 @@ async def run_periodic_cuts(
         for proxy in rig.to_relay:
             await proxy.cut(0)  # the time may have run out during a cut
     return rig.report
+
+
+async def run_redis_cuts(directory: Path, seed: int, count: int, log: Callable[[str], None]) -> FaultReport:
+    """Cut off relays from Redis in turn, each before the other has caught up; returns the report."""
+    async with running(directory, seed, log) as rig:
+        draw = random.Random(seed)
+        for number in range(count):
+            seconds, which = draw.uniform(0.2, 1.4), draw.randrange(2)
+            log(f"{number:4}  cut_redis {which + 1}, {seconds:.2f} s")
+            await rig.cut_redis(seconds, which)
+            rig.report.faults["cut_redis"] = rig.report.faults.get("cut_redis", 0) + 1
+            await trio.sleep(draw.uniform(0.1, 0.4))
+    return rig.report
