@@ -52,21 +52,21 @@ demo: $(STAMP)  ## Start a relay with its page, a task manager and workers, and 
 # Most tests wait most of the time, so there are more processes than cores. The tests of one file share their servers.
 # The hundreds of processes that they start would each compile Relay if Python were told to write no bytecode.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
-WORKERS := -n $$((3 * $$(nproc)))
+PROCESSES := -n $$((3 * $$(nproc)))
 
 test: $(VENV)/.installed-test  ## Run the linters, the type checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	@echo "$(BIN)/mypy (beside the tests)"; $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & mypy=$$!; \
-	$(PYTEST) $(WORKERS) $(addprefix --ignore=, $(SLOW) $(PROGRAMS)); tests=$$?; \
+	$(PYTEST) $(PROCESSES) $(addprefix --ignore=, $(SLOW) $(PROGRAMS)); tests=$$?; \
 	wait $$mypy || { cat $(VENV)/mypy.log; exit 1; }; exit $$tests
 
 # These wait for programs of others, which take a minute of CPU to start and to run.
 PROGRAMS := $(addprefix tests/integration/, client/integrations interop page)
 
 test-programs: $(VENV)/.installed-test  ## Run the tests with programs of others: Chromium, Node, published SDKs, workers of job queues
-	$(PYTEST) $(WORKERS) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
+	$(PYTEST) $(PROCESSES) $(PROGRAMS) $(addprefix --ignore=, $(SLOW))
 
 # These take minutes of CPU, and what they test changes seldom.
 SLOW := $(addprefix tests/integration/, $(addprefix benchmarks/, test_benchmarks.py test_load.py test_relay_alone.py) docs/test_frontends.py docs/test_site.py docs/test_tutorial.py \

@@ -18,11 +18,11 @@ from relay.core.plain_agreement import (
     PlainAgreement,
     Wait,
 )
-from relay.core.plain_queue import BarrierRequest, Pending, PlainQueue
+from relay.core.plain_queue import OVERHEAD, BarrierRequest, Pending, PlainQueue
 from relay.core.updates import Update
 
-#: Updates that wait to be persisted at most, and their bytes. What comes beyond is delivered live only.
-MAX_QUEUED = 20_000
+#: Bytes that updates take at most while they wait to be persisted: some 36,000 small ones. A channel may take no more than are
+#: left, so one that is published to without end leaves half to all others. What comes beyond is delivered live only.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 #: Seconds for which an update waits for a Redis that is away, or cannot write now; then it is delivered live only. When one has
@@ -121,13 +121,14 @@ class PlainOrder:
         self._retry_at = self._clock_retry_at = -inf  # Redis answers, and others may wait for what was tried in vain
 
     def on_received(self, update: Update, counted: CountedMessage) -> bool:
-        """A plain message was received. Returns False if no more can wait: it is to be delivered live only."""
+        """A plain message was received. Returns False if no more of its channel can wait: it is to be delivered live only."""
         agreement = self._agreement
         agreement.received_count += 1
         if agreement.received_count == 1:
             agreement.on_receiving(update.received_at)
         queue = self._queue
-        if queue.length >= MAX_QUEUED or queue.size + len(update.data) > MAX_QUEUED_BYTES:
+        size = len(update.data) + OVERHEAD
+        if size + queue.shares.get(update.channel, 0) > MAX_QUEUED_BYTES - queue.size:
             return False
         if self._is_full and update.received_at < self._full_until:
             return False
@@ -137,7 +138,7 @@ class PlainOrder:
     def on_barrier_message(self, message: bytes, now: float) -> None:
         """A relay, this one or another, has published this to all relays."""
         request = self._agreement.on_message(message, now)
-        if request is None or self._queue.length >= MAX_QUEUED:
+        if request is None or self._queue.size > MAX_QUEUED_BYTES - OVERHEAD:
             return  # a request will be repeated
         self._request = request
         self._held = self._agreement.first_held

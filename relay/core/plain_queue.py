@@ -20,6 +20,9 @@ from relay.core.updates import Update
 #: Updates of one task that are taken in a row. Then it is the next task's turn, and the rest waits behind all others.
 MAX_RUN = 32
 
+#: Bytes that an update or a request is taken for beside its data; more than it takes.
+OVERHEAD = 1_600
+
 #: Where updates wait that keep their place among all others. No channel has this name.
 _IN_PLACE = ""
 
@@ -67,8 +70,10 @@ class PlainQueue:
     def __init__(self) -> None:
         self._items: deque[_Segment | BarrierRequest] = deque()
         self._tail: _Segment | None = None  # the last item, while updates may be added to it
-        #: Updates and requests, and the bytes of all updates. Attributes, since there is one look at them for each message.
+        #: Updates and requests, and the bytes that they take. Attributes, since there is one look at them for each message.
         self.length = self.size = 0
+        #: The bytes that the updates of each channel take.
+        self.shares: dict[str, int] = {}
 
     def append(self, pending: Pending) -> None:
         """Add an update that was received now."""
@@ -79,6 +84,7 @@ class PlainQueue:
         if segment is None or segment.is_in_place is not is_in_place:
             segment = self._tail = _Segment(is_in_place, update.received_at)
             self._items.append(segment)
+        self._count(update)
         if is_in_place:
             channel = _IN_PLACE
         waiting = segment.get(channel)
@@ -86,20 +92,27 @@ class PlainQueue:
             segment[channel] = [pending]
         else:
             waiting.append(pending)
+
+    def _count(self, update: Update) -> None:
+        size = len(update.data) + OVERHEAD
+        channel = update.channel
         self.length += 1
-        self.size += len(update.data)
+        self.size += size
+        self.shares[channel] = self.shares.get(channel, 0) + size
 
     def append_request(self, request: BarrierRequest) -> None:
         """Add a request behind all that was received so far."""
         self.end_segment()
         self._items.append(request)
         self.length += 1
+        self.size += OVERHEAD
 
     def insert_request(self, request: BarrierRequest, before: float) -> None:
         """Add a request behind what was received before a time; `end_segment` was called then."""
         old = takewhile(lambda item: isinstance(item, BarrierRequest) or item.since < before, self._items)
         self._items.insert(sum(1 for _ in old), request)
         self.length += 1
+        self.size += OVERHEAD
 
     def end_segment(self) -> None:
         """Let nothing that is added from now on come before what is here."""
@@ -112,8 +125,8 @@ class PlainQueue:
         segment = _Segment(True, batch[0].update.received_at)
         segment[_IN_PLACE] = list(batch)
         self._items.appendleft(segment)
-        self.length += len(batch)
-        self.size += sum(len(pending.update.data) for pending in batch)
+        for pending in batch:
+            self._count(pending.update)
 
     def take(self, count: int, size: int, before: float) -> list[Pending]:
         """Remove updates from the head, up to a request.
@@ -147,14 +160,26 @@ class PlainQueue:
                 self._items.popleft()
                 if segment is self._tail:
                     self._tail = None
-        self.length -= len(batch)
-        self.size -= size - left
+        self._discount(batch)
         return batch
+
+    def _discount(self, batch: Sequence[Pending]) -> None:
+        shares = self.shares
+        for update, _ in batch:
+            size = len(update.data) + OVERHEAD
+            self.size -= size
+            left = shares[update.channel] - size
+            if left:
+                shares[update.channel] = left
+            else:
+                del shares[update.channel]
+        self.length -= len(batch)
 
     def take_request(self) -> BarrierRequest | None:
         """Remove the request at the head; None if something else is there."""
         if self._items and isinstance(head := self._items[0], BarrierRequest):
             self._items.popleft()
             self.length -= 1
+            self.size -= OVERHEAD
             return head
         return None

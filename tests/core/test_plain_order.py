@@ -5,7 +5,6 @@ import pytest
 from relay.core.plain_agreement import MAX_REORDER_WINDOW, REORDER_WINDOW, Announce, CountPeers, OrderState, Wait
 from relay.core.plain_order import (
     MAX_FULL_WAIT,
-    MAX_QUEUED,
     MAX_QUEUED_BYTES,
     MAX_WAIT,
     Outcome,
@@ -13,6 +12,7 @@ from relay.core.plain_order import (
     PlainOrder,
     ReadClock,
 )
+from relay.core.plain_queue import OVERHEAD
 from relay.core.updates import Update
 from tests.core.plain_messages import counted, requests, update
 
@@ -309,18 +309,36 @@ def test_what_finds_redis_full_waits_a_little_and_never_until_a_later_one_is_per
 
 def test_no_more_waits_than_may() -> None:
     order = flowing()
-    for number in range(MAX_QUEUED):
-        assert order.on_received(update(number, 2.0), counted())
-    assert not order.on_received(update(0, 2.0), counted())
-    order.on_barrier_message(b"ask other-1", 2.0)
-    assert len(order) == MAX_QUEUED
-    large = flowing()
-    assert large.on_received(update(0, 2.0, MAX_QUEUED_BYTES // 2), counted())
-    assert large.on_received(update(1, 2.0, MAX_QUEUED_BYTES // 2 - 100), counted())
-    assert not large.on_received(update(2, 2.0, 100), counted())
-    while len(large):
-        assert outcome_of(large, Outcome.PERSISTED, 2.0) == []
-    assert large.on_received(update(2, 2.0, 100), counted())
+    half = MAX_QUEUED_BYTES // 2 - OVERHEAD - 10
+    assert order.on_received(update(0, 2.0, half), counted())
+    assert not order.on_received(update(1, 2.0, 100), counted()), "a channel takes no more than is left"
+    assert order.on_received(update(3, 2.0, half // 2), counted())
+    assert not order.on_received(update(4, 2.0, half // 2), counted())
+    while len(order):
+        assert outcome_of(order, Outcome.PERSISTED, 2.0) == []
+    assert order.on_received(update(1, 2.0, half), counted())
+
+
+def test_no_more_requests_wait_than_may() -> None:
+    order = flowing()
+    assert order.on_received(update(0, 2.0), counted())
+    most = MAX_QUEUED_BYTES // OVERHEAD
+    for number in range(most + 10):
+        order.on_barrier_message(b"ask other-%d" % number, 2.0)
+    assert len(order) == most
+    assert not order.on_received(update(3, 2.0), counted())
+
+
+def test_a_channel_without_end_leaves_room_to_others() -> None:
+    order = flowing()
+    while order.on_received(update(0, 2.0), counted()):
+        pass
+    flood = len(order)
+    assert flood > 15_000
+    while order.on_received(update(3, 2.0), counted()):
+        pass
+    assert len(order) > 1.4 * flood
+    assert order.on_received(update(9, 2.0), counted())
 
 
 @pytest.mark.parametrize(

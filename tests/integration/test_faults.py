@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import KINDS, run_faults, run_periodic_cuts, run_redis_cuts
+from tests.faults.rig import KINDS, run_faults, run_periodic_cuts
 
 # If a handshake is cut off, trio-websocket, which the clients use, leaves its socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -27,15 +27,15 @@ async def test_each_fault_once(tmp_path: Path) -> None:
 
 
 async def test_clients_cut_over_and_over_get_everything(tmp_path: Path) -> None:
-    report = await run_periodic_cuts(tmp_path, seed=1, every=1.0, lasting=0.4, seconds=6.0, log=print)
+    report = await run_periodic_cuts(tmp_path, seed=1, every=1.0, lasting=0.4, seconds=6.0, log=print, recoveries=40)
     print(report.table())
     assert report.passed
     assert report.gaps_announced == 0
-    assert report.recoveries > 40  # 20 clients with three tasks each; low enough for a slow machine
+    assert report.recoveries >= 40  # 20 clients with three tasks each
 
 
 async def test_relays_that_are_cut_off_from_redis_in_turn_keep_the_order_of_plain_publishes(tmp_path: Path) -> None:
-    report = await run_redis_cuts(tmp_path, seed=3, count=10, log=print)
+    report = await run_faults(tmp_path, seed=3, count=20, log=print, of=["cut_redis"])
     print(report.table())
     assert report.passed
     assert report.plain_recorded > 100

@@ -100,4 +100,4 @@ def test_no_websocket_updates(start_relay: StartRelay, redis_server: RedisServer
         eventually(lambda: quoted("redis does not take writes") in relay.logged())
         assert quoted("command not allowed when used memory > 'maxmemory'") in relay.logged()
         assert relay.get("/readyz") == (503, '{"status":"redis does not take writes"}\n')
-        assert relay.metric(quoted("relay_updates_unpersisted_total")) == 1
+        eventually(lambda: relay.metric(quoted("relay_updates_unpersisted_total")) == 1)

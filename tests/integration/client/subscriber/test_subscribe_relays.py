@@ -35,7 +35,7 @@ async def test_cut_off_and_through_a_restart(
 
     async def publish(redis: RedisBroker) -> None:
         number = 0
-        while not enough.is_set():
+        while not enough.is_set() or number <= 100:
             number += 1
             await redis.publish_task_update("t", {"n": number, f"f{number % 10}": number})
             await redis.publish_task_update("u", {"n": number})
@@ -84,7 +84,6 @@ async def test_cut_off_and_through_a_restart(
             nursery.cancel_scope.cancel()
     for name, numbers in seen.items():
         assert numbers == list(range(1, last[name] + 1))
-    assert last["general"] > 100
 
 
 async def test_slow_consumer_is_bounded_here_and_there(subscribe: Subscribe, shared: Shared, task_id: str) -> None:
