@@ -24,9 +24,8 @@ everything from before is persisted, and says from where on it holds back, in tw
 In both ways the one that connected first goes on, and tells the others when it is done. What a relay holds back belongs to the
 connection that brought it: each connection's updates are let pass by themselves, oldest first, also after it broke.
 
-A relay that has been heard once is waited for even while it is not connected, until it has answered, says goodbye, or has been
-waited for in vain. It is forgotten as well if it does not answer the request of another relay, such as one that was started in
-its place.
+A relay that has been heard once is waited for even while it is not connected, until it has answered or says goodbye. It is
+forgotten if it has not answered a request for a while, whoever asked: such as one that was started in its place.
 
 Not covered: relays that are cut off from Redis for longer than `MAX_REORDER_WINDOW`, and a relay that starts while one is cut
 off that it has never heard. What those hold may be persisted behind later messages: once each, but out of order.
@@ -46,6 +45,9 @@ MAX_REORDER_WINDOW = 3.0
 #: Seconds after which the request is sent again: before we have received it ourselves, and later, since relays come and go.
 _RETRY_UNECHOED = 0.05
 _RETRY_ECHOED = 0.25
+
+#: Seconds after which a relay is forgotten that does not answer: more than others wait for it, since all may be cut off in turn.
+_MAX_SILENCE = 2 * MAX_REORDER_WINDOW
 
 #: Relays that are remembered at most: the last that were heard first.
 _MAX_PEERS = 1000
@@ -124,7 +126,7 @@ class PlainAgreement:
     ASKING   the same for this connection                                HOLDING  all are confirmed
     ASKING   alone, on the first connection                              FLOWING
     ASKING   asking or counting: Redis refuses                           HOLDING  all are confirmed
-    ASKING   MAX_REORDER_WINDOW has passed since we connected            FLOWING  those that did not answer are forgotten
+    ASKING   MAX_REORDER_WINDOW has passed since we connected            FLOWING
     HOLDING  REORDER_WINDOW has passed since we connected                FLOWING
     =======  ==========================================================  =======  =============================================
 
@@ -160,14 +162,11 @@ class PlainAgreement:
         #: By name of each other relay: all that it received and that was published before this time is persisted.
         self._peers: dict[bytes, float] = {}
         self._heard: set[bytes] = set()  # on this connection
-        #: Those heard since another relay asked: all that are there, after a while.
-        self._roll_call: set[bytes] = set()
-        self._roll_call_ends = inf
+        self._silent_since: dict[bytes, float] = {}  # those that were asked, by whomever, and have not been heard since
         # Our own request.
         self._request = b""
         self._times_asked = 0
         self._echoes: dict[bytes, int] = {}  # how much had been received when each was echoed
-        self._echoed_at = -inf
         self._ask_at = inf
         self._count_is_due = False
 
@@ -200,18 +199,13 @@ class PlainAgreement:
             passed = self._held.popleft()
             if passed is self._current:
                 self._current = None
-                # Only who was listening has waited in vain: it receives its own requests.
-                if not passed.is_confirmed and self._echoed_at >= passed.passes_at - 2 * _RETRY_ECHOED:
-                    self._peers = {name: time for name, time in self._peers.items() if time >= passed.received_by}
-        if now >= self._roll_call_ends:
-            self._roll_call_ends = inf
-            self._peers = {name: time for name, time in self._peers.items() if name in self._roll_call}
 
     # Events.
 
     def on_connecting(self, now: float) -> None:
         """A new connection is about to receive: something may have been missed since the last one."""
         self.advance(now)
+        self._forget_silent(now)
         if self._current is not None and self._current.received_by == inf:
             self._held.pop()  # it brought nothing
         self._current = HeldConnection(now)
@@ -220,7 +214,6 @@ class PlainAgreement:
         self.received_count = 0
         self._clock = None  # it may be another server
         self._heard.clear()
-        self._roll_call_ends = inf
         self._request = self._new_request()
         self._times_asked = 0
         self._echoes = {}
@@ -242,14 +235,13 @@ class PlainAgreement:
         self.on_receiving(now)
         kind, request, name, count, since = (*message.split(b" "), b"", b"", b"", b"")[:5]
         if kind == b"ask":
+            self._forget_silent(now)
+            for peer in self._peers:
+                self._silent_since.setdefault(peer, now)
             if self._request and request.startswith(self._request + b"-"):
                 self._echoes[request] = self.received_count
-                self._echoed_at = now
                 self._count_is_due = self._may_count
                 return None
-            if self._roll_call_ends == inf:
-                self._roll_call.clear()
-                self._roll_call_ends = now + MAX_REORDER_WINDOW
             if name and name not in self._heard:
                 self._ask_at = min(self._ask_at, now)  # it could not answer before
             self._on_heard(name)
@@ -257,6 +249,7 @@ class PlainAgreement:
         if kind == b"bye":
             self._peers.pop(request, None)
             self._heard.discard(request)
+            self._silent_since.pop(request, None)
             self._count_is_due = self._may_count
         elif kind in (b"done", b"held") and name != self._name:
             self._on_heard(name)
@@ -269,10 +262,16 @@ class PlainAgreement:
         if not name:
             return  # an earlier version's request
         self._heard.add(name)
-        self._roll_call.add(name)
+        self._silent_since.pop(name, None)
         self._peers[name] = self._peers.pop(name, -inf)
         if len(self._peers) > _MAX_PEERS:
-            del self._peers[next(iter(self._peers))]
+            forgotten = next(iter(self._peers))
+            del self._peers[forgotten]
+            self._silent_since.pop(forgotten, None)
+
+    def _forget_silent(self, now: float) -> None:
+        for name in [name for name, since in self._silent_since.items() if now >= since + _MAX_SILENCE]:
+            del self._silent_since[name], self._peers[name]
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""
