@@ -46,7 +46,7 @@ MAX_REORDER_WINDOW = 3.0
 _RETRY_UNECHOED = 0.05
 _RETRY_ECHOED = 0.25
 
-#: Seconds after which a relay is forgotten that does not answer: more than others wait for it, since all may be cut off in turn.
+#: Seconds after which a relay is forgotten that does not answer: more than others wait for it, as all may be cut off in turn.
 _MAX_SILENCE = 2 * MAX_REORDER_WINDOW
 
 #: Relays that are remembered at most: the last that were heard first.
