@@ -1,7 +1,7 @@
 """Plain ``PUBLISH`` made durable: every plain message is persisted once, however many relays receive it.
 
-`relay.core.plain_order` decides what is persisted when, and `relay.core.occurrences` counts equal messages; the tasks here
-perform it: one persists the queue, the other carries on the agreement with the other relays.
+`relay.core.plain_order` and `relay.core.plain_agreement` decide what is persisted when, and `relay.core.occurrences` counts
+equal messages; the tasks here perform it: one persists the queue, the other carries on the agreement with the other relays.
 """
 
 import math
@@ -26,7 +26,8 @@ from relay.broker.record_traces import Spans, begin_spans, end_spans
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, CountedMessage, OccurrenceCounter
-from relay.core.plain_order import Announce, CountPeers, Outcome, Persist, PlainOrder
+from relay.core.plain_agreement import Announce, CountPeers
+from relay.core.plain_order import Outcome, Persist, PlainOrder, ReadClock
 from relay.core.plain_queue import Pending
 from relay.core.task_state import unpersisted_data
 from relay.core.updates import Update
@@ -40,6 +41,9 @@ _CLOCK_SKEW = 0.05
 
 #: Seconds for which calls go one after the other once Redis was not ready: it may be so again.
 _CAREFUL_SECONDS = 5.0
+
+#: Seconds that telling other relays that this one ends may take.
+_GOODBYE_TIMEOUT = 0.5
 
 _REMEMBER_MS = int(DEDUP_TTL * 1000)
 
@@ -146,10 +150,14 @@ class PublishIngester:
     # The tasks.
 
     async def run(self) -> None:
-        """Persist until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_barrier)
-            nursery.start_soon(self._run_persist)
+        """Persist until cancelled; then tell other relays not to wait for this one, which takes half a second at most."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_barrier)
+                nursery.start_soon(self._run_persist)
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(_GOODBYE_TIMEOUT):
+                await self._announce(self._order.goodbye)
 
     async def _wait(self, until: float) -> None:
         """Wait until something has happened, or a monotonic time."""
@@ -197,6 +205,9 @@ class PublishIngester:
                 await trio.lowlevel.checkpoint()  # what this turn brings goes along
             elif isinstance(effect, Announce):
                 await self._announce(effect.message)
+            elif isinstance(effect, ReadClock):
+                if await self._read_clock() is not None:
+                    self._order.on_no_clock(monotonic())
             else:
                 await self._wait(effect.until)  # for the end of a turn, which has brought all that it brings
 
@@ -301,6 +312,7 @@ class PublishIngester:
 
     async def _read_clock(self) -> BrokerError | None:
         if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:
+            began_at = monotonic()
             try:
                 (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:
@@ -308,5 +320,9 @@ class PublishIngester:
             redis_ms = answer if isinstance(answer, BrokerError) else script_calls.read_clock(answer)
             if isinstance(redis_ms, BrokerError):
                 return redis_ms
-            self._clock = monotonic(), redis_ms
+            now = monotonic()
+            self._clock = now, redis_ms
+            # All that relays compare by it is earlier than what they have in common by the skew of a cluster's nodes.
+            skew = _CLOCK_SKEW if self._sharded else 0.0
+            self._order.on_clock(began_at - skew, now + skew, redis_ms)
         return None

@@ -1,21 +1,6 @@
-"""The order of plain publishes: how several relays agree on it, and in which order one relay persists what it received.
+"""The order of plain publishes: in which order one relay persists what it received, and what becomes of what it cannot persist.
 
-Every relay persists all plain messages that it receives, in the order in which it receives them; Redis recognises those that
-were persisted already. A relay whose connection was away has missed some, and another relay may be about to persist just those.
-So it holds back what it receives on the new connection, and asks the others, on a channel that all relays receive on the same
-connection as plain messages:
-
-    one that has connected          ask <request>
-    each other, in its own time     done <request> <its name>
-    one that holds back itself      held <request> <its name> <how much it has received since it connected>
-
-A relay that receives the request has received everything that was published before it, and answers "done" when all of that is
-persisted. One that holds back itself would never come to that if it waited for the asker, so it answers "held" at once, when
-everything from before is persisted. Of two relays that have received the same request, the one with the larger
-count connected first and has missed nothing that the other one has received: it goes on, and the other waits until it is done.
-
-Not covered: a relay whose connection breaks while it holds back. Until it connects again nobody waits for it, and what it holds
-may be persisted behind later messages: once each, but out of order.
+`relay.core.plain_agreement` decides from when on it may, and `relay.core.plain_queue` has what waits.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +9,17 @@ from math import inf
 from typing import NamedTuple
 
 from relay.core.occurrences import CountedMessage
+from relay.core.plain_agreement import (
+    REORDER_WINDOW,
+    Announce,
+    CountPeers,
+    HeldConnection,
+    OrderState,
+    PlainAgreement,
+    Wait,
+)
 from relay.core.plain_queue import OVERHEAD, BarrierRequest, Pending, PlainQueue
 from relay.core.updates import Update
-
-#: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
-#: same time. Only a relay that starts and finds itself alone does not hold back.
-REORDER_WINDOW = 0.5
-MAX_REORDER_WINDOW = 3.0
-
-#: Seconds after which the request is sent again: before we have received it ourselves, and later, since relays come and go.
-_RETRY_UNECHOED = 0.05
-_RETRY_ECHOED = 0.25
 
 #: Bytes that updates take at most while they wait to be persisted: some 36,000 small ones. A channel may take no more than are
 #: left, so one that is published to without end leaves half to all others. What comes beyond is delivered live only.
@@ -49,17 +34,12 @@ MAX_WAIT = 15.0
 #: on, another persists if Redis has room again, and the first must not have persisted the next by then.
 MAX_FULL_WAIT = 0.5
 
+#: Seconds after which Redis' clock is read again when it could not be.
+_CLOCK_RETRY = 0.1
+
 #: Updates persisted in one round trip, and their bytes: it has to end within the time-out.
 BATCH_UPDATES = 256
 BATCH_BYTES = 1024 * 1024
-
-
-class OrderState(Enum):
-    """Where a relay stands; the table is in `PlainOrder`."""
-
-    ASKING = auto()
-    HOLDING = auto()
-    FLOWING = auto()
 
 
 class Outcome(Enum):
@@ -85,46 +65,19 @@ class Persist(NamedTuple):
     batch: Sequence[Pending]
 
 
-class Announce(NamedTuple):
-    """Effect: publish this message to all relays. For our own request call `PlainOrder.on_asked` afterwards."""
-
-    message: bytes
-
-
-class CountPeers(NamedTuple):
-    """Effect: count the relays that listen, this one included, and call `PlainOrder.on_peer_count`."""
-
-
-class Wait(NamedTuple):
-    """Effect: ask again when something has happened, or at this monotonic time."""
-
-    until: float
+class ReadClock(NamedTuple):
+    """Effect: read Redis' clock, and call `PlainOrder.on_clock` or `PlainOrder.on_no_clock`."""
 
 
 class PlainOrder:
-    """One relay's part in the agreement. Two tasks drive it: `next_persist` for the queue, `next_barrier` for our own request.
-
-    =======  ================================================  =======  ==================================================
-    state    event                                             next     effect
-    =======  ================================================  =======  ==================================================
-    any      connected                                         ASKING   Announce "ask", repeated while it is not answered
-    ASKING   our request was echoed                             ASKING   CountPeers
-    ASKING   as many answers as peers; others connected before HOLDING
-    ASKING   alone, on the first connection                    FLOWING
-    ASKING   peers cannot be counted: Redis refuses            HOLDING
-    ASKING   MAX_REORDER_WINDOW has passed                     HOLDING
-    HOLDING  REORDER_WINDOW has passed since we connected      FLOWING
-    =======  ================================================  =======  ==================================================
+    """One relay's plain messages. Two tasks drive it: `next_persist` for the queue, `next_barrier` for our own request.
 
     ==================  ==============================================================================================
     state               what `next_persist` lets pass, in the order of `relay.core.plain_queue`
     ==================  ==============================================================================================
-    ASKING, HOLDING     updates received before the state was ASKING, and "held" answers behind them
+    ASKING, HOLDING     updates received before the first connection that is held, and "held" answers behind them
     FLOWING             everything; a "done" answer when all before it is persisted
     ==================  ==============================================================================================
-
-    Attributes:
-        state: See above.
     """
 
     def __init__(self, name: bytes, new_request: Callable[[], bytes]) -> None:
@@ -135,51 +88,44 @@ class PlainOrder:
             new_request: Makes a name for a request, unique among all relays, without blanks.
         """
         self._name = name
-        self._new_request = new_request
+        self._agreement = PlainAgreement(name, new_request)
         self._queue = PlainQueue()
-        self._connected_at = -inf
-        #: Since when something may have been missed that is not persisted: the first connection after the state was FLOWING.
-        self._held_from = -inf
-        self._connections = 0
-        self._received_count = 0  # on this connection
         self._retry_at = -inf
+        self._clock_retry_at = -inf
+        self._request = b""  # the last of another relay on this connection
+        self._held: HeldConnection | None = None  # the first that was held when it was answered
         self._gave_up = False  # an update waited too long, and nothing was persisted since
         self._is_full = False  # the same, for a Redis that is full
         self._full_until = -inf
-        # Our own request.
-        self._request = b""
-        self._times_asked = 0
-        self._echoes: dict[bytes, int] = {}  # how much had been received when each was echoed
-        self._answered: set[bytes] = set()
-        self._ask_at = inf
-        self._count_is_due = False
-        self.state = OrderState.FLOWING
 
     def __len__(self) -> int:
         return self._queue.length
+
+    @property
+    def state(self) -> OrderState:
+        """Where this relay stands."""
+        return self._agreement.state
+
+    @property
+    def goodbye(self) -> bytes:
+        """What to publish to all relays when this one ends: nobody has to wait for it."""
+        return b"bye %b" % self._name
 
     # Events.
 
     def on_connecting(self, now: float) -> None:
         """A new connection is about to receive: something may have been missed since the last one."""
-        self._advance(now)
-        if self.state is OrderState.FLOWING:
-            self._held_from = now
-            self._queue.end_segment()
-        self._connected_at = now
-        self._connections += 1
-        self._received_count = 0
-        self._request = self._new_request()
-        self._times_asked = 0
-        self._echoes = {}
-        self._answered = set()
-        self._ask_at = now
-        self._count_is_due = False
-        self.state = OrderState.ASKING
+        self._agreement.on_connecting(now)
+        self._queue.end_segment()
+        self._request = b""
+        self._retry_at = self._clock_retry_at = -inf  # Redis answers, and others may wait for what was tried in vain
 
     def on_received(self, update: Update, counted: CountedMessage) -> bool:
         """A plain message was received. Returns False if no more of its channel can wait: it is to be delivered live only."""
-        self._received_count += 1
+        agreement = self._agreement
+        agreement.received_count += 1
+        if agreement.received_count == 1:
+            agreement.on_receiving(update.received_at)
         queue = self._queue
         size = len(update.data) + OVERHEAD
         if size + queue.shares.get(update.channel, 0) > MAX_QUEUED_BYTES - queue.size:
@@ -191,52 +137,37 @@ class PlainOrder:
 
     def on_barrier_message(self, message: bytes, now: float) -> None:
         """A relay, this one or another, has published this to all relays."""
-        kind, request, name, count = (*message.split(b" "), b"", b"", b"")[:4]
-        if kind == b"ask":
-            if self._request and request.startswith(self._request + b"-"):
-                self._echoes[request] = self._received_count
-                self._count_is_due = self.state is OrderState.ASKING
-            else:
-                self._on_request(request, now)
-        elif (kind == b"done" and request in self._echoes) or (
-            kind == b"held" and count.isdigit() and len(count) < 20 and int(count) <= self._echoes.get(request, -1)
-        ):
-            self._answered.add(name)
-            self._count_is_due = self.state is OrderState.ASKING
+        request = self._agreement.on_message(message, now)
+        if request is None or self._queue.size > MAX_QUEUED_BYTES - OVERHEAD:
+            return  # a request will be repeated
+        self._request = request
+        self._held = self._agreement.first_held
+        self._insert_held_answer()
+        self._queue.append_request(BarrierRequest(request))
 
-    def _on_request(self, request: bytes, now: float) -> None:
-        if self._queue.size > MAX_QUEUED_BYTES - OVERHEAD:
-            return  # it will be repeated
-        self._advance(now)
-        # One that also holds back what it received on an earlier connection cannot compare that by its number: then the
-        # other one waits until it is done.
-        if self.state is not OrderState.FLOWING and self._held_from == self._connected_at:
-            self._queue.insert_request(BarrierRequest(request, self._received_count), self._held_from)
-        self._queue.append_request(BarrierRequest(request, None))
+    def _insert_held_answer(self) -> None:
+        if self._held is not None:
+            held = BarrierRequest(self._request, self._agreement.held_count, self._held.since)
+            self._queue.insert_request(held, self._held.since)
 
     def on_asked(self, now: float, *, is_refused: bool) -> None:
         """Our request was published, or could not be. is_refused: Redis does not let us."""
-        if self.state is not OrderState.ASKING:
-            return
-        if is_refused:
-            self.state = OrderState.HOLDING
-            return
-        self._ask_at = now + (_RETRY_ECHOED if self._echoes else _RETRY_UNECHOED)
-        self._count_is_due = self._count_is_due or bool(self._echoes)
+        self._agreement.on_asked(now, is_refused=is_refused)
 
     def on_peer_count(self, count: int | None, now: float, *, is_refused: bool = False) -> None:
         """The relays that listen were counted, this one included; None if they could not be counted now.
 
         is_refused: Redis does not let us.
         """
-        if self.state is not OrderState.ASKING:
-            return
-        if is_refused:
-            self.state = OrderState.HOLDING
-        elif count is not None and len(self._answered) >= count - 1:
-            is_alone_at_start = count <= 1 and self._connections == 1
-            self.state = OrderState.FLOWING if is_alone_at_start else OrderState.HOLDING
-        self._advance(now)
+        self._agreement.on_peer_count(count, now, is_refused=is_refused)
+
+    def on_clock(self, after: float, before: float, redis_ms: int) -> None:
+        """Redis' clock was read between two monotonic times."""
+        self._agreement.on_clock(after, before, redis_ms)
+
+    def on_no_clock(self, now: float) -> None:
+        """Redis' clock could not be read."""
+        self._clock_retry_at = now + _CLOCK_RETRY
 
     def on_all_persisted(self) -> None:
         """A batch was tried, and all of it is persisted: as `on_outcomes`."""
@@ -298,45 +229,30 @@ class PlainOrder:
 
     # Effects.
 
-    def next_persist(self, now: float) -> Persist | Announce | Wait:
+    def next_persist(self, now: float) -> Persist | Announce | ReadClock | Wait:
         """Return what is to be done with the head of the queue. Call it again after each effect."""
-        self._advance(now)
+        agreement, queue = self._agreement, self._queue
+        agreement.advance(now)
         if now < self._retry_at:
             return Wait(self._retry_at)
-        before = inf if self.state is OrderState.FLOWING else self._held_from
-        batch = self._queue.take(BATCH_UPDATES, BATCH_BYTES, before)
+        held = agreement.first_held
+        if self._request and held is not self._held:
+            # An earlier connection's updates pass: the one that asked need not ask again to hear of it.
+            self._held = held
+            self._insert_held_answer()
+        batch = queue.take(BATCH_UPDATES, BATCH_BYTES, inf if held is None else held.since)
         if batch:
             return Persist(batch)
-        head = self._queue.take_request()
+        if agreement.needs_clock and now >= self._clock_retry_at:
+            return ReadClock()
+        head = queue.take_request()
         if head is not None:
-            if head.held_count is None:
+            if head.held_since is None:
                 return Announce(b"done %b %b" % (head.request, self._name))
-            return Announce(b"held %b %b %d" % (head.request, self._name, head.held_count))
-        return Wait(self._flows_at if self._queue.length else inf)
+            return Announce(agreement.held_answer(head.request, head.held_count, head.held_since))
+        until = inf if held is None or not queue.length else held.passes_at
+        return Wait(min(until, self._clock_retry_at) if agreement.needs_clock else until)
 
     def next_barrier(self, now: float) -> Announce | CountPeers | Wait:
         """Return what is to be done for our own request. Call it again after each effect."""
-        self._advance(now)
-        if self.state is not OrderState.ASKING:
-            return Wait(inf)
-        if self._count_is_due:
-            self._count_is_due = False
-            return CountPeers()
-        if now >= self._ask_at:
-            self._ask_at = inf
-            self._times_asked += 1
-            return Announce(b"ask %b-%d" % (self._request, self._times_asked))
-        return Wait(min(self._ask_at, self._connected_at + MAX_REORDER_WINDOW))
-
-    @property
-    def _flows_at(self) -> float:
-        """When time alone changes the state."""
-        if self.state is OrderState.ASKING:
-            return self._connected_at + MAX_REORDER_WINDOW
-        return self._connected_at + REORDER_WINDOW if self.state is OrderState.HOLDING else inf
-
-    def _advance(self, now: float) -> None:
-        if self.state is OrderState.ASKING and now >= self._connected_at + MAX_REORDER_WINDOW:
-            self.state = OrderState.HOLDING
-        if self.state is OrderState.HOLDING and now >= self._connected_at + REORDER_WINDOW:
-            self.state = OrderState.FLOWING
+        return self._agreement.next_effect(now)

@@ -39,11 +39,13 @@ class BarrierRequest(NamedTuple):
 
     Attributes:
         request: Its name.
-        held_count: For the answer "held", see `relay.core.plain_order`; None for "done".
+        held_count: For the answer "held" of `relay.core.plain_agreement`: how much had been received; None if it says nothing.
+        held_since: For the answer "held": all that was received before this time was taken from the queue. None for "done".
     """
 
     request: bytes
-    held_count: int | None
+    held_count: int | None = None
+    held_since: float | None = None
 
 
 class _Segment(OrderedDict[str, list[Pending]]):

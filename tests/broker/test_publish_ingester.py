@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 from relay_wire.publications import Retention, ScriptCall
 
 from relay.broker.ingest_block import IngestBlock
@@ -74,3 +75,27 @@ async def test_what_could_not_be_stored_for_a_moment_is_stored_in_order(
     await stored.wait()
     assert replica.stored == updates
     assert delivered == []
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_one_that_ends_says_goodbye_and_does_not_wait_long_for_a_redis_that_is_away(
+    is_away: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    said: list[bytes] = []
+
+    async def publish_or_wait(_channel: str, message: bytes) -> int:
+        said.append(message)
+        if is_away:
+            await trio.sleep_forever()
+        return 1
+
+    retention = Retention(1000, 60, 60, 60, 60, 1_000_000)
+    replica = Replica(0, ERRORS["full"])
+    ingester = PublishIngester(
+        replica.run_calls, retention, False, publish_or_wait, count, lambda _: None, lambda: None, lambda _: None
+    )
+    began_at = trio.current_time()
+    with trio.move_on_after(1.0):
+        await ingester.run()
+    assert [message.split(b" ")[0] for message in said] == [b"bye"]
+    assert trio.current_time() - began_at == (1.5 if is_away else 1.0)

@@ -1,236 +1,29 @@
-"""Plain messages are persisted in the order in which they were published, whichever relays received them.
-
-The machine below is Redis and some relays, without I/O. Redis hands each message to the connections that it has, each of which
-brings its messages in order, whenever it likes; connections break, and are made again. Time passes only so far that no relay
-gives up waiting for another one.
-"""
-
-from collections.abc import Iterator, Sequence
+"""What one relay does with the plain messages that it receives; `test_plain_agreement` has how several agree on the order."""
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from relay.core.occurrences import CountedMessage
+from relay.core.plain_agreement import MAX_REORDER_WINDOW, REORDER_WINDOW, Announce, CountPeers, OrderState, Wait
 from relay.core.plain_order import (
     MAX_FULL_WAIT,
     MAX_QUEUED_BYTES,
-    MAX_REORDER_WINDOW,
     MAX_WAIT,
-    REORDER_WINDOW,
-    Announce,
-    CountPeers,
-    OrderState,
     Outcome,
     Persist,
     PlainOrder,
-    Wait,
+    ReadClock,
 )
-from relay.core.plain_queue import OVERHEAD, BarrierRequest
+from relay.core.plain_queue import OVERHEAD
 from relay.core.updates import Update
-
-RELAYS = range(3)
-
-
-#: By the last digit of a message, other than the one task's that all others are of.
-OTHER_CHANNELS = {3: "task:u", 4: "task:u", 6: "general", 9: "task:v"}
+from tests.core.plain_messages import counted, requests, update
 
 
-def channel_of(number: int) -> str:
-    return OTHER_CHANNELS.get(number % 10, "task:t")
-
-
-def update(number: int, received_at: float, size: int = 0) -> Update:
-    return Update(channel_of(number), "task_update", b"%d" % number + b" " * size, received_at)
-
-
-def by_promise(numbers: Sequence[int]) -> list[dict[str, list[int]]]:
-    """Return messages as the promise orders them: by channel, and all of them before or behind each general one."""
-    parts: list[dict[str, list[int]]] = [{}]
-    for number in numbers:
-        channel = channel_of(number)
-        parts[-1].setdefault(channel, []).append(number)
-        if channel == "general":
-            parts.append({})
-    return parts
-
-
-def counted(number: int = 0) -> CountedMessage:
-    return CountedMessage(str(number), 1, 0.0, 0.0)
-
-
-def requests(name: str) -> Iterator[bytes]:
-    number = 0
-    while True:
-        number += 1
-        yield f"{name}{number}".encode()
-
-
-class Relay:
-    """One relay's part, and its connection: messages that Redis has sent on it and that have not arrived."""
-
-    def __init__(self, name: str) -> None:
-        made = requests(name)
-        self.order = PlainOrder(name.encode(), lambda: next(made))
-        self.is_connected = False
-        self.wire: list[int | bytes] = []
-        self.persisting: Persist | None = None
-
-
-class Agreement(RuleBasedStateMachine):
-    """Redis, and relays that receive plain messages and persist them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relays = [Relay(name) for name in "abc"]
-        self.published: list[int] = []  # those that a relay receives
-        self.log: list[int] = []
-        self.now = 100.0
-        #: A relay waited for another one in vain.
-        self.has_given_up = False
-
-    def publish_to_all(self, message: int | bytes) -> bool:
-        connected = [relay for relay in self.relays if relay.is_connected]
-        for relay in connected:
-            relay.wire.append(message)
-        return bool(connected)
-
-    @rule(index=st.sampled_from(RELAYS))
-    def connect(self, index: int) -> None:
-        relay = self.relays[index]
-        if not relay.is_connected:
-            relay.is_connected = True
-            self.now += 0.001
-            relay.order.on_connecting(self.now)
-
-    @rule(index=st.sampled_from(RELAYS))
-    def disconnect(self, index: int) -> None:
-        """What was sent on the connection is lost with it, if another relay received it as well."""
-        relay = self.relays[index]
-        others = [other.wire for other in self.relays if other is not relay]
-        lost = [item for item in relay.wire if isinstance(item, int) and not any(item in wire for wire in others)]
-        if all(any(self.has(other, item) for other in self.relays) for item in lost):
-            # Nobody waits for one that holds back and is away.
-            self.has_given_up |= (
-                relay.is_connected and relay.order.state is not OrderState.FLOWING and len(relay.order) > 0
-            )
-            relay.is_connected = False
-            relay.wire = []
-
-    def has(self, relay: Relay, number: int) -> bool:
-        """Whether a relay has received a message, or it is persisted."""
-        segments = [item for item in relay.order._queue._items if not isinstance(item, BarrierRequest)]
-        queued = [each.update.data for segment in segments for waiting in segment.values() for each in waiting]
-        return number in self.log or b"%d" % number in queued
-
-    @rule(count=st.integers(1, 3))
-    def publish(self, count: int) -> None:
-        for _ in range(count):
-            number = len(self.published)
-            if self.publish_to_all(number):
-                self.published.append(number)
-
-    @rule(index=st.sampled_from(RELAYS), count=st.integers(1, 5))
-    def receive(self, index: int, count: int) -> None:
-        relay = self.relays[index]
-        for _ in range(min(count, len(relay.wire))):
-            item = relay.wire.pop(0)
-            if isinstance(item, bytes):
-                relay.order.on_barrier_message(item, self.now)
-            else:
-                assert relay.order.on_received(update(item, self.now), counted(item))
-
-    @rule(index=st.sampled_from(RELAYS))
-    def carry_on_barrier(self, index: int) -> None:
-        self.do_barrier(index)
-
-    def do_barrier(self, index: int) -> bool:
-        relay = self.relays[index]
-        effect = relay.order.next_barrier(self.now)
-        if isinstance(effect, Announce):
-            self.publish_to_all(effect.message)
-            relay.order.on_asked(self.now, is_refused=False)
-        elif isinstance(effect, CountPeers):
-            relay.order.on_peer_count(sum(each.is_connected for each in self.relays), self.now)
-        return not isinstance(effect, Wait)
-
-    @rule(index=st.sampled_from(RELAYS))
-    def begin_persisting(self, index: int) -> None:
-        self.do_persist(index)
-
-    def do_persist(self, index: int) -> bool:
-        relay = self.relays[index]
-        if relay.persisting is not None:
-            return False
-        effect = relay.order.next_persist(self.now)
-        if isinstance(effect, Persist):
-            relay.persisting = effect
-        elif isinstance(effect, Announce):
-            self.publish_to_all(effect.message)
-        return not isinstance(effect, Wait)
-
-    @precondition(lambda self: any(relay.persisting for relay in self.relays))
-    @rule(index=st.sampled_from(RELAYS), is_away=st.booleans())
-    def end_persisting(self, index: int, is_away: bool = False) -> None:
-        relay = self.relays[index]
-        if relay.persisting is None:
-            return
-        batch, relay.persisting = relay.persisting.batch, None
-        outcome = Outcome.UNAVAILABLE if is_away else Outcome.PERSISTED
-        if not is_away:
-            for pending in batch:
-                number = int(pending.update.data)
-                if number not in self.log:
-                    self.log.append(number)
-        assert relay.order.on_outcomes([(each, outcome) for each in batch], self.now, 0.01) == []
-
-    @rule(seconds=st.sampled_from([0.01, 0.1, REORDER_WINDOW]))
-    def pass_time(self, seconds: float) -> None:
-        """Not so long that a relay goes on without an answer."""
-        if not self.gives_up(self.now + seconds):
-            self.now += seconds
-
-    def gives_up(self, now: float) -> bool:
-        """Whether a relay that waits for others does so no longer at a time."""
-        return any(
-            relay.order.state is OrderState.ASKING and now >= relay.order._connected_at + MAX_REORDER_WINDOW
-            for relay in self.relays
-        )
-
-    @rule()
-    def calm(self) -> None:
-        """Everything that is under way comes to its end."""
-        for index in RELAYS:
-            self.connect(index)
-        for _ in range(1000):
-            is_busy = False
-            for index in RELAYS:
-                is_busy |= bool(self.relays[index].wire)
-                self.receive(index, len(self.relays[index].wire))
-                is_busy |= self.do_barrier(index)
-                is_busy |= self.do_persist(index)
-                self.end_persisting(index)
-            self.now += 0.005
-            self.has_given_up |= self.gives_up(self.now)
-            states = {relay.order.state for relay in self.relays}
-            if not is_busy and states == {OrderState.FLOWING}:
-                break
-        assert states == {OrderState.FLOWING}
-        assert sorted(self.log) == self.published
-        if self.has_given_up:
-            self.log.sort()  # relays that lost their connections twice have given up waiting for each other
-        assert by_promise(self.log) == by_promise(self.published)
-
-    def teardown(self) -> None:
-        self.calm()
-
-
-TestAgreement = Agreement.TestCase
-TestAgreement.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-
-
-# Single cases.
+def next_persist(order: PlainOrder, now: float) -> Persist | Announce | ReadClock | Wait:
+    """As of a relay that has read Redis' clock, which shows its own time plus 1,000 seconds."""
+    effect = order.next_persist(now)
+    if isinstance(effect, ReadClock):
+        order.on_clock(now, now, int((1000.0 + now) * 1000))
+        effect = order.next_persist(now)
+    return effect
 
 
 def flowing() -> PlainOrder:
@@ -251,13 +44,14 @@ def flowing() -> PlainOrder:
 def test_only_a_relay_that_starts_alone_holds_nothing_back() -> None:
     order = flowing()
     order.on_received(update(1, 1.5), counted())
-    assert isinstance(order.next_persist(1.5), Persist)
+    assert isinstance(next_persist(order, 1.5), Persist)
     order.on_connecting(2.0)
+    echo(order, 2.0)
     order.on_peer_count(1, 2.0)
     assert order.state is OrderState.HOLDING
     order.on_received(update(2, 2.1), counted())
-    assert order.next_persist(2.1) == Wait(2.0 + REORDER_WINDOW)
-    assert isinstance(order.next_persist(2.0 + REORDER_WINDOW), Persist)
+    assert next_persist(order, 2.1) == Wait(2.0 + REORDER_WINDOW)
+    assert isinstance(next_persist(order, 2.0 + REORDER_WINDOW), Persist)
 
 
 @pytest.mark.parametrize("how", ["asking", "counting"])
@@ -270,8 +64,8 @@ def test_where_redis_does_not_let_it_ask_it_holds_back_for_the_least_time(how: s
         order.on_peer_count(None, 2.0, is_refused=True)
     assert order.state is OrderState.HOLDING
     order.on_received(update(1, 2.1), counted())
-    assert isinstance(order.next_persist(2.1), Wait)
-    assert isinstance(order.next_persist(2.0 + REORDER_WINDOW), Persist)
+    assert isinstance(next_persist(order, 2.1), Wait)
+    assert isinstance(next_persist(order, 2.0 + REORDER_WINDOW), Persist)
 
 
 def test_a_relay_that_does_not_answer_is_not_waited_for_long() -> None:
@@ -279,8 +73,8 @@ def test_a_relay_that_does_not_answer_is_not_waited_for_long() -> None:
     order.on_connecting(2.0)
     order.on_received(update(1, 2.1), counted())
     order.on_peer_count(2, 2.1)
-    assert order.next_persist(2.2) == Wait(2.0 + MAX_REORDER_WINDOW)
-    assert isinstance(order.next_persist(2.0 + MAX_REORDER_WINDOW), Persist)
+    assert next_persist(order, 2.2) == Wait(2.0 + MAX_REORDER_WINDOW)
+    assert isinstance(next_persist(order, 2.0 + MAX_REORDER_WINDOW), Persist)
 
 
 def test_messages_of_an_earlier_connection_are_not_held_back() -> None:
@@ -288,22 +82,171 @@ def test_messages_of_an_earlier_connection_are_not_held_back() -> None:
     order.on_received(update(1, 1.5), counted())
     order.on_connecting(2.0)
     order.on_received(update(2, 2.5), counted())
-    effect = order.next_persist(2.5)
+    effect = next_persist(order, 2.5)
     assert isinstance(effect, Persist)
     assert [pending.update.data for pending in effect.batch] == [b"1"]
 
 
-def test_what_was_held_back_stays_so_when_the_connection_breaks_again() -> None:
-    """Only on the connection after it can another relay say that what was missed before it is persisted."""
+def test_updates_of_each_connection_pass_by_themselves() -> None:
     order = flowing()
     order.on_connecting(2.0)
     order.on_received(update(1, 2.1), counted())
     order.on_connecting(2.2)
-    assert isinstance(order.next_persist(2.3), Wait)
-    order.on_barrier_message(b"ask other-1", 2.3)
-    assert isinstance(order.next_persist(2.3), Wait), "its number says nothing of what it has from before"
-    assert isinstance(order.next_persist(2.2 + MAX_REORDER_WINDOW), Persist)
-    assert order.next_persist(2.2 + MAX_REORDER_WINDOW) == Announce(b"done other-1 me")
+    order.on_received(update(2, 2.3), counted())
+    assert isinstance(next_persist(order, 2.3), Wait)
+    order.on_barrier_message(b"ask other-1 other", 2.3)
+    assert next_persist(order, 2.3) == Announce(b"held other-1 me - 1002000"), "the count says nothing of both"
+    assert passed(order, 2.0 + MAX_REORDER_WINDOW) == [b"1"]
+    assert next_persist(order, 5.0) == Announce(b"held other-1 me 1 1002200"), "the other need not ask again"
+    assert next_persist(order, 5.0) == Wait(2.2 + MAX_REORDER_WINDOW)
+    assert passed(order, 2.2 + MAX_REORDER_WINDOW) == [b"2"]
+
+
+def test_what_was_confirmed_passes_although_the_connection_is_away() -> None:
+    order = flowing()
+    order.on_connecting(2.0)
+    order.on_received(update(1, 2.1), counted())
+    echo(order, 2.1)
+    order.on_peer_count(1, 2.1)
+    order.on_connecting(2.2)
+    order.on_received(update(2, 2.3), counted())
+    assert isinstance(next_persist(order, 2.3), Wait)
+    assert passed(order, 2.0 + REORDER_WINDOW) == [b"1"]
+    assert order.state is OrderState.ASKING
+
+
+def test_a_connection_that_brought_nothing_leaves_nothing_to_wait_for() -> None:
+    order = flowing()
+    order.on_connecting(2.0)
+    order.on_connecting(3.0)
+    order.on_received(update(1, 3.1), counted())
+    assert next_persist(order, 3.1) == Wait(3.0 + MAX_REORDER_WINDOW)
+    order.on_barrier_message(b"ask other-1 other", 3.1)
+    assert next_persist(order, 3.1) == Announce(b"held other-1 me 1 1002999")
+
+
+def test_calls_are_tried_again_as_soon_as_there_is_a_connection() -> None:
+    order = flowing()
+    order.on_received(update(1, 2.0), counted())
+    assert outcome_of(order, Outcome.UNAVAILABLE, 2.0) == []
+    assert isinstance(next_persist(order, 2.005), Wait)
+    order.on_connecting(2.02)
+    assert passed(order, 2.02) == [b"1"]
+
+
+# Other relays.
+
+
+def echo(order: PlainOrder, now: float) -> None:
+    """Let it publish its request, and receive it."""
+    ask = order.next_barrier(now)
+    assert isinstance(ask, Announce), ask
+    order.on_asked(now, is_refused=False)
+    order.on_barrier_message(ask.message, now)
+
+
+def knowing(*others: bytes) -> PlainOrder:
+    """A relay that has heard others, was cut off, and holds back what it has received since."""
+    order = flowing()
+    for other in others:
+        order.on_barrier_message(b"ask %b-1 %b" % (other, other), 1.1)
+        assert next_persist(order, 1.1) == Announce(b"done %b-1 me" % other)
+    order.on_connecting(2.0)
+    order.on_received(update(1, 2.1), counted())
+    echo(order, 2.1)
+    return order
+
+
+def persists(order: PlainOrder, now: float, peers: int = 1) -> bool:
+    """Whether it persists soon after it has counted others."""
+    effect = order.next_barrier(now)
+    if isinstance(effect, CountPeers):
+        order.on_peer_count(peers, now)
+    return isinstance(next_persist(order, max(now, 2.0 + REORDER_WINDOW)), Persist)
+
+
+def test_one_that_is_known_is_waited_for_although_it_is_away() -> None:
+    order = knowing(b"other")
+    assert not persists(order, 2.2)
+    order.on_barrier_message(b"done x2-1 other", 2.3)
+    assert persists(order, 2.3)
+
+
+def test_one_that_says_goodbye_is_not_waited_for() -> None:
+    order = knowing(b"other")
+    bye = PlainOrder(b"other", lambda: b"").goodbye
+    order.on_barrier_message(bye, 2.2)
+    assert persists(order, 2.2)
+
+
+@pytest.mark.parametrize(("since", "is_enough"), [(1002102, True), (1002099, False), (1001000, False)])
+def test_one_that_holds_back_what_came_later_is_not_waited_for(since: int, is_enough: bool) -> None:
+    order = knowing(b"other")
+    next_persist(order, 2.15)  # reads the clock
+    order.on_barrier_message(b"held x2-1 other 99 %d" % since, 2.2)
+    assert persists(order, 2.2) is is_enough
+    order = knowing(b"other")
+    next_persist(order, 2.15)
+    order.on_barrier_message(b"held x7-1 other - %d" % since, 2.2)
+    assert persists(order, 2.2) is is_enough, "an answer to somebody else says as much"
+
+
+def test_one_that_was_waited_for_in_vain_is_waited_for_no_more() -> None:
+    order = knowing(b"other")
+    for now in (2.4, 2.7, 3.0, 3.3, 3.6, 3.9, 4.2, 4.5, 4.8):
+        echo(order, now)
+        assert isinstance(next_persist(order, now), Wait)
+    assert passed(order, 2.0 + MAX_REORDER_WINDOW) == [b"1"]
+    order.on_connecting(9.0)
+    order.on_received(update(2, 9.1), counted())
+    echo(order, 9.1)
+    assert isinstance(order.next_barrier(9.1), CountPeers)
+
+
+def test_one_that_is_cut_off_again_has_not_waited_in_vain() -> None:
+    order = knowing(b"other")
+    order.on_connecting(6.0)
+    echo(order, 6.1)
+    assert isinstance(order.next_barrier(6.1), Wait)
+
+
+def test_one_that_does_not_answer_the_request_of_another_is_forgotten() -> None:
+    order = flowing()
+    for message in (b"ask gone-1 gone", b"bye gone", b"ask dead-1 dead", b"ask here-1 here"):
+        order.on_barrier_message(message, 1.1)
+    order.on_barrier_message(b"ask new-1 new", 2.2)
+    order.on_barrier_message(b"done new-1 here", 2.3)
+    order.on_connecting(9.0)
+    order.on_received(update(1, 9.1), counted())
+    echo(order, 9.1)
+    assert isinstance(order.next_barrier(9.1), Wait)
+    for name in (b"here", b"new"):
+        order.on_barrier_message(b"done x2-1 " + name, 9.2)
+    assert isinstance(order.next_barrier(9.2), CountPeers)
+
+
+def test_one_that_has_just_connected_is_asked_at_once() -> None:
+    order = knowing(b"other")
+    assert isinstance(order.next_barrier(2.11), Wait)
+    order.on_barrier_message(b"ask y1-1 other", 2.12)
+    assert isinstance(order.next_barrier(2.12), Announce)
+
+
+def test_relays_of_an_earlier_version_are_understood() -> None:
+    """Their requests have no name, and their answers no time."""
+    order = knowing()
+    order.on_barrier_message(b"ask old-1", 2.2)
+    assert next_persist(order, 2.2) == Announce(b"held old-1 me 1 1001999")
+    order.on_barrier_message(b"held x2-1 old 1", 2.2)
+    assert persists(order, 2.2, peers=2)
+
+
+def passed(order: PlainOrder, now: float) -> list[bytes]:
+    """Persist what passes, and return it."""
+    effect = next_persist(order, now)
+    assert isinstance(effect, Persist), effect
+    order.on_all_persisted()
+    return [pending.update.data for pending in effect.batch]
 
 
 def outcome_of(order: PlainOrder, outcome: Outcome, now: float) -> list[Update]:
@@ -398,7 +341,21 @@ def test_a_channel_without_end_leaves_room_to_others() -> None:
     assert order.on_received(update(9, 2.0), counted())
 
 
-@pytest.mark.parametrize("message", [b"", b"ask", b"done", b"held x y", b"held x1-1 y -1", b"nonsense " * 9, b"\xff"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"ask",
+        b"done",
+        b"held x y",
+        b"held x1-1 y -1",
+        b"held x1-1 y - -",
+        b"bye",
+        b"held x1-1 y 1 \xb2",
+        b"nonsense " * 9,
+        b"\xff",
+    ],
+)
 def test_garbled_messages_of_others_do_no_harm(message: bytes) -> None:
     order = flowing()
     order.on_barrier_message(message, 2.0)

@@ -80,7 +80,7 @@ def test_what_is_put_back_comes_first_and_as_it_was() -> None:
 
 def test_a_request_waits_for_what_came_before_it_and_for_nothing_else() -> None:
     queue = queue_of("task:a", "task:b")
-    request = BarrierRequest(b"r", None)
+    request = BarrierRequest(b"r")
     queue.append_request(request)
     queue.append(pending("task:a", 2))
     assert queue.take_request() is None
@@ -95,7 +95,7 @@ def test_what_was_received_later_than_a_time_can_be_left_and_a_request_be_put_be
     queue.append(pending("task:a", 2))
     assert numbers(queue.take(10, 1000, 2.0)) == [0, 1]
     assert queue.take(10, 1000, 2.0) == []
-    request = BarrierRequest(b"r", 1)
+    request = BarrierRequest(b"r", 1, 2.0)
     queue.insert_request(request, 2.0)
     assert queue.take_request() == request
     assert take_all(queue) == [2]
@@ -134,7 +134,7 @@ def test_every_order_of_events_keeps_the_order_of_each_channel_and_all_barriers(
             queue.end_segment()
             segment += 1
         elif event == "request":
-            queue.append_request(BarrierRequest(b"%d" % number, None))
+            queue.append_request(BarrierRequest(b"%d" % number))
             segment += 1
         else:
             if event not in TASKS:

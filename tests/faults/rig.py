@@ -4,7 +4,7 @@ import os
 import random
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -304,12 +304,12 @@ KINDS = {
 }
 
 
-def plan(seed: int, count: int) -> list[tuple[str, float, int]]:
+def plan(seed: int, count: int, of: Collection[str] = KINDS.keys()) -> list[tuple[str, float, int]]:
     """Return the faults of a run: kind, duration in seconds, which of two servers. All kinds occur before any repeats."""
     draw = random.Random(seed)
-    kinds = list(KINDS)
+    kinds = list(of)
     draw.shuffle(kinds)
-    kinds += draw.choices(list(KINDS), list(KINDS.values()), k=max(0, count - len(kinds)))
+    kinds += draw.choices(list(of), [KINDS[kind] for kind in of], k=max(0, count - len(kinds)))
     return [(kind, draw.uniform(0.2, 1.4), draw.randrange(2)) for kind in kinds[:count]]
 
 
@@ -350,11 +350,13 @@ async def running(directory: Path, seed: int, log: Callable[[str], None]) -> Asy
                     relay.kill()
 
 
-async def run_faults(directory: Path, seed: int, count: int, log: Callable[[str], None]) -> FaultReport:
+async def run_faults(
+    directory: Path, seed: int, count: int, log: Callable[[str], None], of: Collection[str] = KINDS.keys()
+) -> FaultReport:
     """Inject the faults of `plan`; returns the report."""
     async with running(directory, seed, log) as rig:
         draw = random.Random(seed)
-        for number, (kind, seconds, which) in enumerate(plan(seed, count), 1):
+        for number, (kind, seconds, which) in enumerate(plan(seed, count, of), 1):
             log(f"{number:4}  {kind} {which + 1}, {seconds:.2f} s")
             await getattr(rig, kind)(seconds, which)
             rig.report.faults[kind] = rig.report.faults.get(kind, 0) + 1

@@ -32,3 +32,10 @@ async def test_clients_cut_over_and_over_get_everything(tmp_path: Path) -> None:
     assert report.passed
     assert report.gaps_announced == 0
     assert report.recoveries >= 40  # 20 clients with three tasks each
+
+
+async def test_relays_that_are_cut_off_from_redis_in_turn_keep_the_order_of_plain_publishes(tmp_path: Path) -> None:
+    report = await run_faults(tmp_path, seed=3, count=20, log=print, of=["cut_redis"])
+    print(report.table())
+    assert report.passed
+    assert report.plain_recorded > 100
