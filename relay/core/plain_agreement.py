@@ -24,11 +24,11 @@ everything from before is persisted, and says from where on it holds back, in tw
 In both ways the one that connected first goes on, and tells the others when it is done. What a relay holds back belongs to the
 connection that brought it: each connection's updates are let pass by themselves, oldest first, also after it broke.
 
-A relay that has been heard once is waited for even while it is not connected, until it has answered or says goodbye. It is
-forgotten if it has not answered a request for a while, whoever asked: such as one that was started in its place.
+A relay from which a message came once is waited for even while it is not connected, until it has answered or says goodbye. One
+that has not answered any relay for a while is forgotten: it was killed, for instance.
 
 Not covered: relays that are cut off from Redis for longer than `MAX_REORDER_WINDOW`, and a relay that starts while one is cut
-off that it has never heard. What those hold may be persisted behind later messages: once each, but out of order.
+off from which it never had a message. What those hold may be persisted behind later messages: once each, but out of order.
 """
 
 from collections import deque
@@ -49,7 +49,7 @@ _RETRY_ECHOED = 0.25
 #: Seconds after which a relay is forgotten that does not answer: more than others wait for it, as all may be cut off in turn.
 _MAX_SILENCE = 2 * MAX_REORDER_WINDOW
 
-#: Relays that are remembered at most: the last that were heard first.
+#: Relays that are remembered at most: the last from which a message came.
 _MAX_PEERS = 1000
 
 
@@ -161,8 +161,8 @@ class PlainAgreement:
         self._clock: _Clock | None = None
         #: By name of each other relay: all that it received and that was published before this time is persisted.
         self._peers: dict[bytes, float] = {}
-        self._heard: set[bytes] = set()  # on this connection
-        self._silent_since: dict[bytes, float] = {}  # those that were asked, by whomever, and have not been heard since
+        self._seen: set[bytes] = set()  # on this connection
+        self._silent_since: dict[bytes, float] = {}  # those that some relay asked and that sent nothing since
         # Our own request.
         self._request = b""
         self._times_asked = 0
@@ -213,7 +213,7 @@ class PlainAgreement:
         self._connections += 1
         self.received_count = 0
         self._clock = None  # it may be another server
-        self._heard.clear()
+        self._seen.clear()
         self._request = self._new_request()
         self._times_asked = 0
         self._echoes = {}
@@ -242,36 +242,38 @@ class PlainAgreement:
                 self._echoes[request] = self.received_count
                 self._count_is_due = self._may_count
                 return None
-            if name and name not in self._heard:
+            if name and name not in self._seen:
                 self._ask_at = min(self._ask_at, now)  # it could not answer before
-            self._on_heard(name)
+            self._on_seen(name)
             return request
         if kind == b"bye":
             self._peers.pop(request, None)
-            self._heard.discard(request)
+            self._seen.discard(request)
             self._silent_since.pop(request, None)
             self._count_is_due = self._may_count
         elif kind in (b"done", b"held") and name != self._name:
-            self._on_heard(name)
+            self._on_seen(name)
             if name in self._peers:
                 self._peers[name] = max(self._peers[name], self._answered_until(kind, request, count, since))
                 self._count_is_due = self._may_count
         return None
 
-    def _on_heard(self, name: bytes) -> None:
+    def _on_seen(self, name: bytes) -> None:
         if not name:
             return  # an earlier version's request
-        self._heard.add(name)
+        self._seen.add(name)
         self._silent_since.pop(name, None)
         self._peers[name] = self._peers.pop(name, -inf)
         if len(self._peers) > _MAX_PEERS:
             forgotten = next(iter(self._peers))
             del self._peers[forgotten]
+            self._seen.discard(forgotten)
             self._silent_since.pop(forgotten, None)
 
     def _forget_silent(self, now: float) -> None:
         for name in [name for name, since in self._silent_since.items() if now >= since + _MAX_SILENCE]:
             del self._silent_since[name], self._peers[name]
+            self._seen.discard(name)
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""
@@ -310,7 +312,7 @@ class PlainAgreement:
             return
         if is_refused:
             self._confirm_all()
-        elif count is not None and self._may_count and len(self._heard) >= count - 1:
+        elif count is not None and self._may_count and len(self._seen) >= count - 1:
             until = min(self._peers.values(), default=inf)
             for held in self._held:
                 held.is_confirmed = held.is_confirmed or held.received_by <= until

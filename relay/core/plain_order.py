@@ -237,7 +237,7 @@ class PlainOrder:
             return Wait(self._retry_at)
         held = agreement.first_held
         if self._request and held is not self._held:
-            # An earlier connection's updates pass: the one that asked need not ask again to hear of it.
+            # An earlier connection's updates pass: the one that asked need not ask again to learn it.
             self._held = held
             self._insert_held_answer()
         batch = queue.take(BATCH_UPDATES, BATCH_BYTES, inf if held is None else held.since)

@@ -28,7 +28,7 @@ class Relay:
         self.is_connected = False
         self.wire: list[int | bytes] = []
         self.persisting: Persist | None = None
-        self.has_heard: set[bytes] = set()
+        self.has_seen: set[bytes] = set()
 
     @property
     def gives_up_at(self) -> float:
@@ -98,7 +98,7 @@ class Agreement(RuleBasedStateMachine):
         for _ in range(min(count, len(relay.wire))):
             item = relay.wire.pop(0)
             if isinstance(item, bytes):
-                relay.has_heard.update(other.name for other in self.relays if other.name in item.split(b" ")[1:])
+                relay.has_seen.update(other.name for other in self.relays if other.name in item.split(b" ")[1:])
                 relay.order.on_barrier_message(item, self.now + relay.clock_ahead)
             else:
                 assert relay.order.on_received(update(item, self.now + relay.clock_ahead), counted(item))
@@ -119,9 +119,9 @@ class Agreement(RuleBasedStateMachine):
             count = sum(each.is_connected for each in self.relays) if relay.is_connected else None
             relay.order.on_peer_count(count, now)
             if relay.gives_up_at != before:
-                # Nobody waits for one that it has never heard, and that is away.
+                # Nobody waits for one that it never had a message from, and that is away.
                 self.has_given_up |= any(
-                    other.unpersisted and not other.is_connected and other.name not in relay.has_heard
+                    other.unpersisted and not other.is_connected and other.name not in relay.has_seen
                     for other in self.relays
                     if other is not relay
                 )

@@ -146,7 +146,7 @@ def echo(order: PlainOrder, now: float) -> None:
 
 
 def knowing(*others: bytes) -> PlainOrder:
-    """A relay that has heard others, was cut off, and holds back what it has received since."""
+    """A relay that knows others, was cut off, and holds back what it has received since."""
     order = flowing()
     for other in others:
         order.on_barrier_message(b"ask %b-1 %b" % (other, other), 1.1)
