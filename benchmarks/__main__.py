@@ -1,6 +1,7 @@
 """`python -m benchmarks`: run the suite, compare two results, make a report of one."""
 
 import gc
+import shlex
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ import typer
 
 from benchmarks import machine
 from benchmarks.compare import compared
+from benchmarks.machine import first_line
 from benchmarks.peers import PEERS
 from benchmarks.plots import draw_all
 from benchmarks.results import Results
@@ -41,6 +43,13 @@ def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:
     return names
 
 
+def _interpreter(option: str) -> tuple[str, str]:
+    name, _, command = option.partition("=")
+    if not name or not command or first_line(*shlex.split(command), "-c", "import relay; print('yes')") != "yes":
+        raise typer.BadParameter(f"{option!r}: want NAME=COMMAND, of an interpreter in which Relay is installed")
+    return name, command
+
+
 @app.command()
 def scenarios() -> None:
     """List the scenarios with the question that each answers."""
@@ -60,6 +69,13 @@ def run(
             f"{', '.join(_FEW)}"
         ),
     ] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="run Relay under this interpreter too, which must have it installed; may be repeated",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer, shorter rounds and smaller crowds")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="see that it runs; the figures mean nothing")] = False,
     seed: Annotated[int, typer.Option(help="of all random choices")] = 1,
@@ -70,7 +86,9 @@ def run(
     size: Size = "tiny" if tiny else "quick" if quick else "full"
     among = _chosen(peers, [*_PEER_NAMES, "all", "none"], "peer") or (["all"] if size == "full" else list(_FEW))
     selected = [peer for peer in PEERS if peer.name in among or "all" in among]
+    pythons = dict(map(_interpreter, python or []))
     facts = machine.facts()
+    facts["pythons"] = {name: first_line(*shlex.split(command), "-VV") for name, command in pythons.items()}
     facts["packages"] |= dict(pair for peer in selected for pair in peer.versions())
     print(f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, size {size}")
     if facts["cores"] < 2:
@@ -80,7 +98,7 @@ def run(
     began = time.monotonic()
     gc.freeze()  # a collection of all that was imported would delay the publisher
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as directory, machine.pinned(machine.LOAD_CORE):
-        context = Context(Path(directory), size, seed, selected, chosen)
+        context = Context(Path(directory), size, seed, selected, chosen, pythons)
         for name in chosen:
             results.scenarios.append(Trial(SCENARIOS[name], context).run())
             print(as_text(results.scenarios[-1]), flush=True)

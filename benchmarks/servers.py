@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 import redis
 import trustme
 
-from benchmarks.machine import LOAD_CORE, SERVER_CORE, Cpu, cpu_of, descendants, memory_of, pinned
+from benchmarks.machine import CORES, LOAD_CORE, SERVER_CORE, Cpu, cpu_of, descendants, memory_of, pinned
 from benchmarks.peers.base import Peer
 from benchmarks.protocol import TLS_CONTEXT
 from relay.broker.embedded import free_port, start_server
@@ -132,9 +132,9 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _start(command: list[str], environ: dict[str, str], log: Path) -> Child:
+def _start(command: list[str], environ: dict[str, str], log: Path, cores: Iterable[int]) -> Child:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REDIS_"))}
-    with log.open("ab") as output, pinned(SERVER_CORE):
+    with log.open("ab") as output, pinned(*cores):
         return start_child(
             command, env={**clean, "PYTHONPATH": str(_ROOT), **environ}, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, cwd=log.parent,
@@ -191,7 +191,7 @@ def started(peer: Peer, directory: Path) -> Iterator[Server]:
                 key=str(key), chain=str(chain),
             )  # fmt: skip
             log = directory / f"{peer.name}-{number}.log"
-            start = partial(_start, command, environ, log)
+            start = partial(_start, command, environ, log, CORES if peer.has_all_cores else (SERVER_CORE,))
 
             def is_ready(port: int = port, publish_port: int = publish_port) -> bool:
                 if peer.ready_path:

@@ -93,9 +93,10 @@ def overview(results: Results) -> list[list[str]]:
 def rendered(results: Results, template: str) -> str:
     """Fill in one of the templates; nothing in the page comes from elsewhere."""
     facts = results.machine
+    others = "".join(f", {name}: {version}" for name, version in facts.get("pythons", {}).items())
     machine = (
         f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GiB, Linux {facts['kernel']}, Python "
-        f"{facts['python']}, commit {facts['commit'] or 'unknown'}, {results.finished}, size {results.size}, "
+        f"{facts['python']}{others}, commit {facts['commit'] or 'unknown'}, {results.finished}, size {results.size}, "
         f"seed {results.seed}, load average before {facts['load_average']:.2f}."
     )
     pictures = draw_each(results) if template.endswith(".html") else {}

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -44,6 +44,8 @@ class Peer:
         processes: How many of it run behind one Redis, with their share of the clients each.
         library: The client library that its makers publish: a file of ``peers/node/sdk``. Its packages are among ``npm``.
         spare_processes: How many of them, the last, are for the publisher and have no clients.
+        base: The server that this is under another interpreter.
+        has_all_cores: Whether it may use all cores, those of the load too; otherwise it has one of its own.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Peer:
     processes: int = 1
     library: str = ""
     spare_processes: int = 0
+    base: str = ""
+    has_all_cores: bool = False
 
     @property
     def is_relay(self) -> bool:
@@ -108,6 +112,20 @@ class Peer:
         program, *arguments = [Template(part).substitute(places) for part in shlex.split(self.command)]
         environ = {name: Template(value).substitute(places) for name, value in self.environ.items()}
         return [find_program(program) or program, *arguments], environ
+
+
+def under_each(peer: Peer, pythons: Mapping[str, str]) -> Iterator[Peer]:
+    """Yield a server under the interpreter of the benchmarks, and under others, each with its name.
+
+    Args:
+        peer: The server. What is not started by an interpreter has no others.
+        pythons: The command of each other interpreter.
+    """
+    yield peer
+    for name, command in pythons.items() if "$python" in peer.command else ():
+        started = peer.command.replace("$python", command.replace("$", "$$"))
+        title = f"{peer.title}, Python {name}"
+        yield replace(peer, name=f"{peer.name}-{name}", title=title, command=started, base=peer.name)
 
 
 def _program(command: str) -> str:

@@ -144,6 +144,15 @@ PROCESS_VARIANTS = tuple(
     for count in (1, 2)
 )
 
+#: One worker process behind the port, or two. They may use all cores, so on two cores the load has no core of its own.
+WORKER_VARIANTS = tuple(
+    replace(
+        RELAY_DURABLE, name=f"relay-workers-{count}", title=f"Relay with {count} worker process{'es' if count > 1 else ''}",
+        command=f"$python -m relay.cli serve --port $port --workers {count}", has_all_cores=True,
+    )
+    for count in (1, 2)
+)  # fmt: skip
+
 #: With TLS in Relay itself sessions stay on ASGI.
 TLS_VARIANTS = (
     replace(RELAY, name="relay-plain", title="Relay, plain"),

@@ -152,6 +152,12 @@ SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (
         complete=_VARIANTS_COMPLETE,
     ),
     Scenario(
+        "workers", "Worker processes behind one port", "What do two worker processes gain, and what do they cost?",
+        _VARIANT_PARAMETERS | {"clients": Sizes(5_000, 2_000, 20), "updates": Sizes(100, 100, 40)},
+        (*_VARIANT_COLUMNS[:3], "accepted_per_core", *_VARIANT_COLUMNS[3:]), variants, relay.WORKER_VARIANTS,
+        has_peers=False, complete=_VARIANTS_COMPLETE,
+    ),
+    Scenario(
         "endpoints", "Relay's endpoints", "What does each of Relay's endpoints cost?",
         _VARIANT_PARAMETERS, _VARIANT_COLUMNS, variants, relay.ENDPOINT_VARIANTS, has_peers=False,
         complete=_VARIANTS_COMPLETE,

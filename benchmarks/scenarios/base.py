@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from benchmarks.load import LoadFailed
 from benchmarks.measure import Run, Testbed, WarmUpFailed, all_complete, medians, testbed
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import Peer, under_each
 from benchmarks.publisher import PublishFailed
 from benchmarks.results import METRICS, Check, Report, Row
 from benchmarks.servers import ServerFailed
@@ -96,14 +96,15 @@ class Scenario:
 
 @dataclass
 class Context:
-    """One run of the suite: where it may write, its size and seed, the peers, the names of all scenarios that were chosen, and
-    what a scenario has measured for others."""
+    """One run of the suite: where it may write, its size and seed, the peers, the names of all scenarios that were chosen, the
+    commands of further Python interpreters that run Relay, by name, and what a scenario has measured for others."""
 
     directory: Path
     size: Size
     seed: int
     peers: Sequence[Peer]
     chosen: Sequence[str]
+    pythons: Mapping[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
 
@@ -118,7 +119,8 @@ class Trial:
         self.report = Report(scenario.name, scenario.title, self.p, scenario.columns)
         self.peers: list[Peer] = []
         peers = (scenario.others if context.peers else ()) if scenario.others else context.peers
-        for peer in (*scenario.relays, *(peers if scenario.has_peers else ())):
+        relays = [each for relay in scenario.relays for each in under_each(relay, context.pythons)]
+        for peer in (*relays, *(peers if scenario.has_peers else ())):
             if missing := peer.missing():
                 self.report.notes.append(f"{peer.title} was left out: {missing}")
             else:
@@ -218,6 +220,16 @@ class Trial:
         self.report.data.setdefault(server, {})[case] = {"runs": runs, **more}
         return row
 
+    def compared_with(self, server: str) -> str | None:
+        """Return the server with which another is compared; None if it is compared with none.
+
+        A peer is compared with Relay, and Relay under another interpreter with itself under this one.
+        """
+        bases = {peer.name: peer.base for peer in self.peers if peer.base}
+        if server in bases:
+            return bases[server]
+        return None if server.startswith("relay") else self.scenario.relays[0].name
+
     def _check(self) -> None:
         report = self.report
         self._compare()
@@ -246,10 +258,11 @@ class Trial:
 
     def _compare(self) -> None:
         """Say for each peer how many times better Relay is in the same case: 2 is twice the rate, or half the time."""
-        figure, ours = self.scenario.ratio, self.scenario.relays[0].name
+        figure = self.scenario.ratio
         for row in self.report.rows if figure else ():
-            base = self.report.row(ours, row.case)
-            if base is not None and not row.server.startswith("relay"):
+            ours = self.compared_with(row.server)
+            base = self.report.row(ours, row.case) if ours else None
+            if base is not None:
                 mine, theirs = base.figures.get(figure), row.figures.get(figure)
                 if mine and theirs:
                     row.figures["ratio"] = theirs / mine if METRICS[figure].better == "lower" else mine / theirs

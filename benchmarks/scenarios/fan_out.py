@@ -42,8 +42,9 @@ def burst(trial: Trial) -> None:
     for name, done in runs.items():
         rates = [run.rate for run in done]
         figures = {"lowest": min(rates), "highest": max(rates)}
-        if not name.startswith("relay") and "relay" in runs:
-            figures["ratio"] = median([ours.rate / run.rate for ours, run in zip(runs["relay"], done, strict=False)])
+        base = trial.compared_with(name)
+        if base is not None and base in runs:
+            figures["ratio"] = median([ours.rate / run.rate for ours, run in zip(runs[base], done, strict=False)])
         trial.add(name, figures, done)
     if any(row.disturbed for row in trial.report.rows):
         trial.report.notes.append(

@@ -84,3 +84,26 @@ def test_what_it_cannot_read_it_says(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "run it again" in done.stderr
+
+
+def test_relay_runs_under_another_interpreter_beside_this_one(tmp_path: Path) -> None:
+    other, log, result = tmp_path / "other-python", tmp_path / "log", tmp_path / "result.json"
+    other.write_text(f'#!/bin/sh\necho "$*" >> {log}\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    benchmarks("run", "storm", "--tiny", "--peers", "none", "--python", f"other={other}", "--json", result)
+    names = ["relay", "relay-other", "relay-grants", "relay-grants-other"]
+    assert_complete(result, {"storm": set(names)})
+    content = json.loads(result.read_text())
+    assert content["machine"]["pythons"]["other"].startswith(f"Python {sys.version.split()[0]}")
+    rows = content["scenarios"][0]["rows"]
+    assert [row["server"] for row in rows if "ratio" in row["figures"]] == ["relay-other", "relay-grants-other"]
+    assert sum("hypercorn" in line for line in log.read_text().splitlines()) == 2
+
+
+def test_an_interpreter_without_relay_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "run", "storm", "--tiny", "--python", f"other={sys.executable} -S"],
+        cwd=ROOT, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}, capture_output=True, text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "in which Relay is installed" in done.stderr
