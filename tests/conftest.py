@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import trio_asyncio  # noqa: F401 - see pytest_configure
 import trustme
 from hypothesis import settings
 from relay_wire import keys
 from relay_wire.channels import GENERAL
+from relay_wire.trio_bridge import trio_asyncio  # noqa: F401 - see pytest_configure
 
 from relay.config import Settings
 from tests import preloaded

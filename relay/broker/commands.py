@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import trio
-import trio_asyncio
 from redis.exceptions import (
     AskError,
     BusyLoadingError,
@@ -23,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from relay_wire import publications
 from relay_wire.creation import NOT_OWNER, PARENT_FIXED
 from relay_wire.publications import ScriptCall
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.calls_in_turn import run_in_turn
 from relay.broker.connections import Server

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import trio
-import trio_asyncio
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 from relay_wire.publications import ScriptCall
 from relay_wire.scripts import Script
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.connections import Server
 from relay.broker.reply_reader import MALFORMED, NOT_YET, ReplyReader, malformed_reply

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-import trio_asyncio
 from relay_wire.redis_urls import parse
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.client_calls import CONNECTIONS
 from relay.broker.client_publishes import CONNECTIONS as PUBLISH_CONNECTIONS

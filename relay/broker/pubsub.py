@@ -9,8 +9,8 @@ from time import monotonic
 
 import structlog
 import trio
-import trio_asyncio
 from redis.exceptions import RedisError
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.backoff import backoff
 from relay.broker.connections import Server

@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 import trio
-import trio_asyncio
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 from relay_wire import keys
 from relay_wire.publications import ScriptCall
 from relay_wire.scripts import Script
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.backoff import backoff
 from relay.broker.connections import Server

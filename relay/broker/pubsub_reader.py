@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import trio
-import trio_asyncio
 from redis.asyncio.connection import AbstractConnection
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker.reply_reader import MALFORMED, NOT_YET, ReplyReader, malformed_reply, next_buffered_reply
 

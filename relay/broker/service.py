@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import structlog
 import trio
-import trio_asyncio
 from relay_wire import keys, publications
 from relay_wire.channels import GENERAL, TASK_DELTA
 from relay_wire.creation import NO_OPTIONS, CreationOptions
 from relay_wire.publications import ScriptCall
 from relay_wire.scripts import Script
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay.broker import script_calls
 from relay.broker.channel_subscriptions import ChannelSubscriptions

@@ -24,7 +24,8 @@ everything from before is persisted, and says from where on it holds back, in tw
 In both ways the one that connected first goes on, and tells the others when it is done. What a relay holds back belongs to the
 connection that brought it: each connection's updates are let pass by themselves, oldest first, also after it broke.
 
-A relay from which a message came once is waited for even while it is not connected, until it has answered or says goodbye. One
+A relay from which a message came once is waited for even while it is not connected, until it has answered or says goodbye, for
+`MAX_REORDER_WINDOW`. One that is known to hold back what it received earlier is waited for longer, as long as it is heard. One
 that has not answered any relay for a while is forgotten: it was killed, for instance.
 
 Not covered: relays that are cut off from Redis for longer than `MAX_REORDER_WINDOW`, and a relay that starts while one is cut
@@ -41,6 +42,10 @@ from typing import NamedTuple
 #: same time. Only a relay that starts and finds itself alone does not hold back.
 REORDER_WINDOW = 0.5
 MAX_REORDER_WINDOW = 3.0
+
+#: The same at most where another holds back what it received earlier: it is waited for until `MAX_REORDER_WINDOW` has passed
+#: without a message from it. It may be cut off just when it would go on.
+MAX_HOLDER_WINDOW = 3 * MAX_REORDER_WINDOW
 
 #: Seconds after which the request is sent again: before we have received it ourselves, and later, since relays come and go.
 _RETRY_UNECHOED = 0.05
@@ -84,18 +89,24 @@ class HeldConnection:
         since: It began to receive after this.
         received_by: It was receiving at this time, which is as early as known.
         is_confirmed: What was missed before it is persisted, as far as relays are known.
+        holder_until: Until when to wait for relays that hold back what they received before it.
+        redis_ms: What Redis' clock showed at ``since``, or less; None until that is known.
     """
 
-    __slots__ = ("is_confirmed", "received_by", "since")
+    __slots__ = ("holder_until", "is_confirmed", "received_by", "redis_ms", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.received_by = inf
         self.is_confirmed = False
+        self.holder_until = -inf
+        self.redis_ms: int | None = None
 
     @property
     def passes_at(self) -> float:
-        return self.since + (REORDER_WINDOW if self.is_confirmed else MAX_REORDER_WINDOW)
+        if self.is_confirmed:
+            return self.since + REORDER_WINDOW
+        return max(self.since + MAX_REORDER_WINDOW, min(self.holder_until, self.since + MAX_HOLDER_WINDOW))
 
 
 class _Clock(NamedTuple):
@@ -126,7 +137,7 @@ class PlainAgreement:
     ASKING   the same for this connection                                HOLDING  all are confirmed
     ASKING   alone, on the first connection                              FLOWING
     ASKING   asking or counting: Redis refuses                           HOLDING  all are confirmed
-    ASKING   MAX_REORDER_WINDOW has passed since we connected            FLOWING
+    ASKING   its time has passed, as below                               FLOWING
     HOLDING  REORDER_WINDOW has passed since we connected                FLOWING
     =======  ==========================================================  =======  =============================================
 
@@ -138,6 +149,8 @@ class PlainAgreement:
     ==================  =======================================================================================================
     held, confirmed     REORDER_WINDOW after it began
     held                MAX_REORDER_WINDOW after it began
+    held, and others    then, or MAX_REORDER_WINDOW after the last message of those others, but at most MAX_HOLDER_WINDOW after
+    hold back earlier   it began
     ==================  =======================================================================================================
 
     Attributes:
@@ -161,6 +174,8 @@ class PlainAgreement:
         self._clock: _Clock | None = None
         #: By name of each other relay: all that it received and that was published before this time is persisted.
         self._peers: dict[bytes, float] = {}
+        self._heard: dict[bytes, float] = {}  # when each was heard last
+        self._holding: dict[bytes, int] = {}  # since when those hold back whose last answer was "held", on Redis' clock
         self._seen: set[bytes] = set()  # on this connection
         self._silent_since: dict[bytes, float] = {}  # those that some relay asked and that sent nothing since
         # Our own request.
@@ -219,10 +234,12 @@ class PlainAgreement:
         self._echoes = {}
         self._ask_at = now
         self._count_is_due = False
+        self._note_holders()
 
     def on_clock(self, after: float, before: float, redis_ms: int) -> None:
         """Redis' clock was read between two monotonic times."""
         self._clock = _Clock(after, before, redis_ms)
+        self._note_holders()
 
     def on_receiving(self, now: float) -> None:
         """Something arrives on this connection; to be called for the first at least."""
@@ -244,36 +261,59 @@ class PlainAgreement:
                 return None
             if name and name not in self._seen:
                 self._ask_at = min(self._ask_at, now)  # it could not answer before
-            self._on_seen(name)
+            self._on_seen(name, now)
             return request
         if kind == b"bye":
-            self._peers.pop(request, None)
-            self._seen.discard(request)
-            self._silent_since.pop(request, None)
+            self._forget(request)
             self._count_is_due = self._may_count
         elif kind in (b"done", b"held") and name != self._name:
-            self._on_seen(name)
+            self._on_seen(name, now)
             if name in self._peers:
                 self._peers[name] = max(self._peers[name], self._answered_until(kind, request, count, since))
+                if kind == b"held" and _is_number(since):
+                    self._holding[name] = int(since)
+                elif request in self._echoes:  # "done" to an older request leaves open what it received since
+                    self._holding.pop(name, None)
+                self._note_holders()
                 self._count_is_due = self._may_count
         return None
 
-    def _on_seen(self, name: bytes) -> None:
+    def _on_seen(self, name: bytes, now: float) -> None:
         if not name:
             return  # an earlier version's request
         self._seen.add(name)
         self._silent_since.pop(name, None)
         self._peers[name] = self._peers.pop(name, -inf)
+        self._heard[name] = now
         if len(self._peers) > _MAX_PEERS:
-            forgotten = next(iter(self._peers))
-            del self._peers[forgotten]
-            self._seen.discard(forgotten)
-            self._silent_since.pop(forgotten, None)
+            self._forget(next(iter(self._peers)))
 
     def _forget_silent(self, now: float) -> None:
         for name in [name for name, since in self._silent_since.items() if now >= since + _MAX_SILENCE]:
-            del self._silent_since[name], self._peers[name]
-            self._seen.discard(name)
+            self._forget(name)
+
+    def _forget(self, name: bytes) -> None:
+        self._peers.pop(name, None)
+        self._heard.pop(name, None)
+        self._silent_since.pop(name, None)
+        self._seen.discard(name)
+        self._holding.pop(name, None)
+        self._note_holders()
+
+    def _note_holders(self) -> None:
+        """Find out who holds back earlier than we do. Of two that connected at the same time it is one only, by their names."""
+        for held in self._held:
+            if held.redis_ms is None:
+                if self._clock is None:
+                    continue
+                held.redis_ms = self._clock.earliest(held.since)
+            began = (held.redis_ms, self._name)
+            heard = [
+                self._heard[name]
+                for name, since in self._holding.items()
+                if (since, name) < began and self._peers[name] < held.received_by
+            ]
+            held.holder_until = max(heard, default=-inf) + MAX_REORDER_WINDOW
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""

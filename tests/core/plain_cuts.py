@@ -1,4 +1,4 @@
-"""Relays whose connections to Redis are cut again and again, on the clock of a simulation."""
+"""Relays that are cut off from Redis or killed again and again, on the clock of a simulation."""
 
 import random
 from dataclasses import dataclass, field
@@ -52,11 +52,14 @@ class Cuts:
         self.log: dict[int, None] = {}
         self.delays: list[float] = []
         self._published_at: list[float] = []
-        self.relays = [self._relay(number) for number in range(relay_count)]
+        self._relays_made = 0
+        self.relays = [self._relay(0.2 * number) for number in range(relay_count)]
 
-    def _relay(self, number: int) -> CutRelay:
+    def _relay(self, up_at: float) -> CutRelay:
+        number = self._relays_made
+        self._relays_made += 1
         names = (b"r%d-%d" % (number, count) for count in range(10_000))
-        return CutRelay(PlainOrder(b"relay%d" % number, lambda: next(names)), 1000.0 * number, 0.2 * number)
+        return CutRelay(PlainOrder(b"relay%d" % number, lambda: next(names)), 1000.0 * number, up_at)
 
     @property
     def disorder(self) -> list[tuple[int, int]]:
@@ -85,6 +88,14 @@ class Cuts:
             relay.wire.clear()
             relay.up_at = self.now + seconds + self._draw.uniform(0.01, 0.4)
         self.run(seconds)
+
+    def kill(self, number: int) -> None:
+        """Kill a relay. Another one is started in its place, which knows nothing."""
+        relay = self.relays[number]
+        if relay.persisting is not None and self._draw.random() < 0.5:
+            self._persist(relay.persisting[1])
+        self.relays[number] = self._relay(self.now + self._draw.uniform(0.5, 1.0))
+        self.run(1.0)
 
     def _publish(self, message: bytes | int) -> None:
         for relay in self.relays:
@@ -160,4 +171,26 @@ def run_cuts(seed: int, relay_count: int, faults: int) -> Cuts:
         cuts.run(draw.uniform(0.3, 0.6))
     cuts.is_publishing = False
     cuts.run(8.0)
+    return cuts
+
+
+def run_cuts_and_kills(seed: int, relay_count: int, faults: int) -> Cuts:
+    """Cut off one relay or, as when Redis is away, all of them, or kill one, again and again; then wait until everything is
+    persisted."""
+    draw = random.Random(seed)
+    cuts = Cuts(seed, relay_count)
+    cuts.run(3.0)
+    for _ in range(faults):
+        which = draw.randrange(relay_count)
+        match draw.choices(("cut", "redis", "kill"), (6, 2, 1))[0]:
+            case "cut":
+                cuts.cut([which], draw.uniform(0.1, 0.7))
+            case "redis":
+                cuts.cut(list(range(relay_count)), draw.uniform(0.1, 0.7))
+                cuts.run(1.0)
+            case "kill":
+                cuts.kill(which)
+        cuts.run(draw.uniform(0.3, 0.6))
+    cuts.is_publishing = False
+    cuts.run(12.0)
     return cuts

@@ -16,6 +16,7 @@ from relay_wire.channels import GENERAL, GENERAL_UPDATES, MAX_NAME_LENGTH, TASK_
 from relay.core.channels import ChannelPatterns, read_published, task_channel
 from relay.core.errors import BadMessage
 from relay.core.updates import Update
+from tests.nesting import TOO_DEEP
 
 #: JSON that any decoder but a lazy one would change: spaces, order, escapes, number forms, a repeated key.
 ODD_DATA = '{ "b":1.0,"a" : 1e2,\n"a":100000000000000000001,"é":"\\u00e9\\/","e":[ ],"x":{}}'.encode()
@@ -107,7 +108,7 @@ def test_task_ids_are_compared_as_strings(task_id: bytes, channel: str) -> None:
     assert read_published(TASK_UPDATES, task_message(task_id), 0.0).channel == channel
 
 
-DEEP = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+DEEP = b'{"a":' + b"[" * TOO_DEEP + b"]" * TOO_DEEP + b"}"
 
 BAD_EVERYWHERE = {
     "empty": (b"", "not_json"),
@@ -124,7 +125,7 @@ BAD_EVERYWHERE = {
     "invalid UTF-8": (task_message(data=b'{"a":"\xff"}'), "invalid_utf8"),
     "invalid UTF-8 where no field is looked at": (b'{"type":"general_update","data":{},"z":"\xc0"}', "invalid_utf8"),
     "surrogate in UTF-8": (task_message(data=b'{"a":"\xed\xa0\x80"}'), "invalid_utf8"),
-    "nested 10,000 deep": (task_message(data=DEEP), "too_deep"),
+    "nested too deep": (task_message(data=DEEP), "too_deep"),
 }
 BAD_FROM_SERVICES = {
     "data null": (task_message(data=b"null"), "wrong_type"),

@@ -11,6 +11,7 @@ from relay.core.closecodes import Close
 from relay.core.recovery import Snapshot
 from relay.core.send_queue import MIN_PROGRESS, QueueLimits, SendQueue, _Entry
 from relay.core.updates import Update
+from tests.nesting import TOO_DEEP
 
 
 def batch(text: bytes, count: int = 1) -> Batch:
@@ -179,7 +180,7 @@ def test_an_update_with_more_fields_than_a_task_may_have_does_not_end_the_flush(
 
 
 def test_an_update_that_is_nested_too_deeply_does_not_end_the_flush() -> None:
-    for many in ("[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000):
+    for many in ("[" * TOO_DEEP + "]" * TOO_DEEP, '{"a":' * TOO_DEEP + "1" + "}" * TOO_DEEP):
         for fields in (f'{{"b":{many}}}', f'{{"status":"failed","b":{many}}}'):
             got = waiting(task_update('{"a":1}'), task_update(fields), task_update('{"a":2}'))
             assert got == ['{"a":1}', fields, '{"a":2}']

@@ -14,6 +14,7 @@ from relay.core.recovery import Snapshot, SubscribeResult
 from relay.core.updates import Position, Update
 from relay.protocols.base import Command, End, Refusal, Reply, Subscribe, Unsubscribe
 from relay.protocols.tasks import PLAIN, POSITIONED, TasksProtocol
+from tests.nesting import TOO_DEEP
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -118,7 +119,7 @@ MALFORMED = {
         '{"type":"subscribe","task_id":"t","position":{"epoch":"%s","offset":1}}' % ("e" * 65),
         "bad_position",
     ),
-    "nested 10,000 deep": ('{"type":"ping","x":' + "[" * 10_000 + "]" * 10_000 + "}", "too_deep"),
+    "nested too deep": ('{"type":"ping","x":' + "[" * TOO_DEEP + "]" * TOO_DEEP + "}", "too_deep"),
 }
 
 

@@ -51,6 +51,7 @@ def test_each_form(
         ("redis+cluster://:secret@a:x", "not of the form host:port"),
         ("redis+cluster://:secret@a:99999", "not of the form host:port"),
         ("redis+cluster://:secret@:7", "not of the form host:port"),
+        ("redis+cluster://:secret@a,[::1", "not of the form host:port"),
     ],
 )
 def test_what_is_wrong_is_said_without_the_password(url: str, reason: str) -> None:

@@ -7,6 +7,7 @@
 Further options of redis-py may follow as a query, ``sentinel_username`` and ``sentinel_password`` among them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +35,9 @@ SCHEMES = (
     "redis+cluster",
     "rediss+cluster",
 )
+
+#: Logins and hosts, and what follows them.
+_AUTHORITY = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 
 _SENTINEL_PORT = 26379
 _REDIS_PORT = 6379
@@ -71,18 +75,22 @@ def parse(url: str) -> RedisTarget:
     Raises:
         ValueError: The URL is wrong. The message says how, and has no password in it.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
         raise ValueError(f"a Redis URL must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
-    base, _, kind = parts.scheme.partition("+")
+    base, _, kind = scheme.partition("+")
     if not kind:
         return RedisTarget("single", url, options={**parse_url(url)})
-    login, _, places = parts.netloc.rpartition("@")
+    # Python's own parser takes only one host, and since 3.13.4 nothing before the bracket of an IPv6 address.
+    authority, tail = _AUTHORITY.fullmatch(rest).groups()  # type: ignore[union-attr]
+    login, _, places = authority.rpartition("@")
     default_port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
     nodes = tuple(_node(place, default_port) for place in places.split(",") if place)
     if not nodes:
-        raise ValueError(f"a {parts.scheme}:// URL needs at least one host:port")
+        raise ValueError(f"a {scheme}:// URL needs at least one host:port")
     # What is left is as in an ordinary URL: let redis-py read it.
+    parts = urlsplit(f"//host{tail}")
     path = [unquote(part) for part in parts.path.split("/") if part]
     name = ""
     if kind == "sentinel":
@@ -95,8 +103,8 @@ def parse(url: str) -> RedisTarget:
     sentinel_options: dict[str, Any] = {
         option: values[0] for option in ("username", "password") if (values := query.pop(f"sentinel_{option}", None))
     }
-    rest = urlencode(query, doseq=True)
-    options: dict[str, Any] = {**parse_url(f"{base}://{f'{login}@' if login else ''}host/{'/'.join(path)}?{rest}")}
+    more = urlencode(query, doseq=True)
+    options: dict[str, Any] = {**parse_url(f"{base}://{f'{login}@' if login else ''}host/{'/'.join(path)}?{more}")}
     options.pop("host", None)
     options.pop("port", None)
     if kind == "cluster":
@@ -114,8 +122,8 @@ def _without_class(options: dict[str, Any], base: str) -> dict[str, Any]:
 
 
 def _node(place: str, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{place}")
     try:
+        parts = urlsplit(f"//{place}")
         port = parts.port
     except ValueError:
         raise ValueError(f"{place!r} is not of the form host:port") from None

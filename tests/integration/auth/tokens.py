@@ -38,7 +38,8 @@ def call(
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.loads(response.read() or b"null")
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read() or b"null")
+        with error:
+            return error.code, json.loads(error.read() or b"null")
 
 
 def publish_owned(relay_redis: Any, task_id: str, owner: list[str], **fields: Any) -> None:

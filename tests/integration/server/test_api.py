@@ -30,7 +30,8 @@ def call(
             body = response.read()
             return response.status, json.loads(body) if body else None, dict(response.headers)
     except urllib.error.HTTPError as error:
-        body = error.read()
+        with error:
+            body = error.read()
         is_json = error.headers["content-type"] == "application/json"
         return error.code, json.loads(body) if body and is_json else body or None, dict(error.headers)
 

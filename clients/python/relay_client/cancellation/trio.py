@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 import trio
-import trio_asyncio
 from relay_wire.redis_urls import RedisTarget, parse
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay_client import environment
 from relay_client.cancellation.receiver import CancelReceiver

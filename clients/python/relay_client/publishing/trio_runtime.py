@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import trio
-import trio_asyncio
+from relay_wire.trio_bridge import trio_asyncio
 
 
 class _Signal:

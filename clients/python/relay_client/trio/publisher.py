@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import trio
-import trio_asyncio
+from relay_wire.trio_bridge import trio_asyncio
 
 from relay_client.errors import NotDelivered
 from relay_client.publishing.async_base import AsyncPublisher

@@ -59,6 +59,7 @@ def ended(url: str) -> dict[str, Any]:
     """The fields of a task that has ended; of any other none."""
     try:
         fields: dict[str, Any] = ask(url)["data"]
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return {}
     return fields if fields.get("completed_at") else {}
