@@ -25,7 +25,7 @@ In both ways the one that connected first goes on, and tells the others when it 
 connection that brought it: each connection's updates are let pass by themselves, oldest first, also after it broke.
 
 A relay from which a message came once is waited for even while it is not connected, until it has answered or says goodbye, for
-`MAX_REORDER_WINDOW`. One that is known to hold back what it received earlier is waited for longer, as long as it is heard. One
+`MAX_REORDER_WINDOW`. One that is known to hold back what it received earlier is waited for longer, as long as it answers. One
 that has not answered any relay for a while is forgotten: it was killed, for instance.
 
 Not covered: relays that are cut off from Redis for longer than `MAX_REORDER_WINDOW`, and a relay that starts while one is cut
@@ -43,13 +43,15 @@ from typing import NamedTuple
 REORDER_WINDOW = 0.5
 MAX_REORDER_WINDOW = 3.0
 
-#: The same at most where another holds back what it received earlier: it is waited for until `MAX_REORDER_WINDOW` has passed
-#: without a message from it. It may be cut off just when it would go on.
+#: The same at most where another holds back what it received earlier, which may be cut off just when it would go on.
 MAX_HOLDER_WINDOW = 3 * MAX_REORDER_WINDOW
 
 #: Seconds after which the request is sent again: before we have received it ourselves, and later, since relays come and go.
 _RETRY_UNECHOED = 0.05
 _RETRY_ECHOED = 0.25
+
+#: Requests in a row that one that holds back may leave unanswered. Time does not tell: Redis may be away for all.
+_MAX_UNANSWERED = round(MAX_REORDER_WINDOW / _RETRY_ECHOED)
 
 #: Seconds after which a relay is forgotten that does not answer: more than others wait for it, as all may be cut off in turn.
 _MAX_SILENCE = 2 * MAX_REORDER_WINDOW
@@ -89,24 +91,24 @@ class HeldConnection:
         since: It began to receive after this.
         received_by: It was receiving at this time, which is as early as known.
         is_confirmed: What was missed before it is persisted, as far as relays are known.
-        holder_until: Until when to wait for relays that hold back what they received before it.
+        has_earlier_holder: Another relay, which answers, holds back what it received before it.
         redis_ms: What Redis' clock showed at ``since``, or less; None until that is known.
     """
 
-    __slots__ = ("holder_until", "is_confirmed", "received_by", "redis_ms", "since")
+    __slots__ = ("has_earlier_holder", "is_confirmed", "received_by", "redis_ms", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.received_by = inf
         self.is_confirmed = False
-        self.holder_until = -inf
+        self.has_earlier_holder = False
         self.redis_ms: int | None = None
 
     @property
     def passes_at(self) -> float:
         if self.is_confirmed:
             return self.since + REORDER_WINDOW
-        return max(self.since + MAX_REORDER_WINDOW, min(self.holder_until, self.since + MAX_HOLDER_WINDOW))
+        return self.since + (MAX_HOLDER_WINDOW if self.has_earlier_holder else MAX_REORDER_WINDOW)
 
 
 class _Clock(NamedTuple):
@@ -149,8 +151,8 @@ class PlainAgreement:
     ==================  =======================================================================================================
     held, confirmed     REORDER_WINDOW after it began
     held                MAX_REORDER_WINDOW after it began
-    held, and others    then, or MAX_REORDER_WINDOW after the last message of those others, but at most MAX_HOLDER_WINDOW after
-    hold back earlier   it began
+    held, and another   MAX_HOLDER_WINDOW after it began
+    holds back earlier
     ==================  =======================================================================================================
 
     Attributes:
@@ -174,8 +176,8 @@ class PlainAgreement:
         self._clock: _Clock | None = None
         #: By name of each other relay: all that it received and that was published before this time is persisted.
         self._peers: dict[bytes, float] = {}
-        self._heard: dict[bytes, float] = {}  # when each was heard last
         self._holding: dict[bytes, int] = {}  # since when those hold back whose last answer was "held", on Redis' clock
+        self._unanswered: dict[bytes, int] = {}  # how many of our requests those have not answered
         self._seen: set[bytes] = set()  # on this connection
         self._silent_since: dict[bytes, float] = {}  # those that some relay asked and that sent nothing since
         # Our own request.
@@ -257,17 +259,20 @@ class PlainAgreement:
                 self._silent_since.setdefault(peer, now)
             if self._request and request.startswith(self._request + b"-"):
                 self._echoes[request] = self.received_count
+                for peer in self._holding:
+                    self._unanswered[peer] = self._unanswered.get(peer, 0) + 1
+                self._note_holders()
                 self._count_is_due = self._may_count
                 return None
             if name and name not in self._seen:
                 self._ask_at = min(self._ask_at, now)  # it could not answer before
-            self._on_seen(name, now)
+            self._on_seen(name)
             return request
         if kind == b"bye":
             self._forget(request)
             self._count_is_due = self._may_count
         elif kind in (b"done", b"held") and name != self._name:
-            self._on_seen(name, now)
+            self._on_seen(name)
             if name in self._peers:
                 self._peers[name] = max(self._peers[name], self._answered_until(kind, request, count, since))
                 if kind == b"held" and _is_number(since):
@@ -278,13 +283,13 @@ class PlainAgreement:
                 self._count_is_due = self._may_count
         return None
 
-    def _on_seen(self, name: bytes, now: float) -> None:
+    def _on_seen(self, name: bytes) -> None:
         if not name:
             return  # an earlier version's request
         self._seen.add(name)
         self._silent_since.pop(name, None)
         self._peers[name] = self._peers.pop(name, -inf)
-        self._heard[name] = now
+        self._unanswered.pop(name, None)
         if len(self._peers) > _MAX_PEERS:
             self._forget(next(iter(self._peers)))
 
@@ -294,7 +299,7 @@ class PlainAgreement:
 
     def _forget(self, name: bytes) -> None:
         self._peers.pop(name, None)
-        self._heard.pop(name, None)
+        self._unanswered.pop(name, None)
         self._silent_since.pop(name, None)
         self._seen.discard(name)
         self._holding.pop(name, None)
@@ -308,12 +313,12 @@ class PlainAgreement:
                     continue
                 held.redis_ms = self._clock.earliest(held.since)
             began = (held.redis_ms, self._name)
-            heard = [
-                self._heard[name]
+            held.has_earlier_holder = any(
+                (since, name) < began
+                and self._peers[name] < held.received_by
+                and self._unanswered.get(name, 0) < _MAX_UNANSWERED
                 for name, since in self._holding.items()
-                if (since, name) < began and self._peers[name] < held.received_by
-            ]
-            held.holder_until = max(heard, default=-inf) + MAX_REORDER_WINDOW
+            )
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""
