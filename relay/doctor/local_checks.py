@@ -2,13 +2,13 @@
 
 import resource
 import time
-from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from relay.config import RedisSettings, Settings, unknown_variables
+from relay.core import base64url
 from relay.doctor.problems import Finding, found
 from relay.processes import MAX_FILES
 from relay.profile import unsafe_defaults
@@ -44,7 +44,7 @@ def _claims_of(token: str) -> dict[str, Any] | None:
     if len(parts) != 3:
         return None
     try:
-        claims = msgspec.json.decode(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = msgspec.json.decode(base64url.decode(parts[1].encode()))
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return claims if isinstance(claims, dict) else None

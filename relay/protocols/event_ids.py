@@ -12,11 +12,12 @@ That is room for some 270 tasks. What does not fit is left out, of the channels 
 resumed, and their clients are sent a `reset` and the state.
 """
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
+from relay.core import base64url
 from relay.core.updates import Position
 from relay.protocols.protobuf import varint
 
@@ -113,7 +114,7 @@ def positions_of(last_event_id: str, channels: Iterable[str]) -> dict[str, Posit
     if len(last_event_id) > MAX_LENGTH:
         return None
     try:
-        by_digest = _read(urlsafe_b64decode(last_event_id.encode("ascii")))
+        by_digest = _read(base64url.decode(last_event_id.encode("ascii").rstrip(b"=")))
     except (ValueError, IndexError):
         return None
     found: dict[str, Position] = {}

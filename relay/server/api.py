@@ -1,6 +1,6 @@
 """The tasks over HTTP: ``/api/tasks``, or below another prefix."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -11,6 +11,7 @@ from quart_trio import QuartTrio
 from relay_wire.channels import MAX_NAME_LENGTH
 
 from relay.broker.task_list import Task
+from relay.core import base64url
 from relay.core.channels import task_channel
 from relay.core.errors import BadMessage
 from relay.core.grants import Decision, Grant, Verb
@@ -48,7 +49,7 @@ def _task_json(task: Task) -> bytes:
 
 
 def _cursor(text: str) -> tuple[float, str]:
-    return msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=tuple[float, str])
+    return msgspec.json.decode(base64url.decode(text.encode("ascii").rstrip(b"=")), type=tuple[float, str])
 
 
 def _page_of_request() -> tuple[int, tuple[float, str] | None]:

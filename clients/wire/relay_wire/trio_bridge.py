@@ -1,11 +1,11 @@
-"""trio-asyncio, also on Python 3.14, where its releases up to 0.16 cannot be imported.
+"""trio-asyncio, also on Python 3.14 and 3.15, where its releases up to 0.16 cannot be imported.
 
 Import it from here: ``from relay_wire.trio_bridge import trio_asyncio``. Relay's server and its clients for Trio need it; the
 package is theirs to require.
 
 Python 3.14 has dropped two classes from which trio-asyncio derives its own. And it lets a task take a step only while the
-task's loop is noted as the running one, which trio-asyncio does not do. Both are made up for here. Where trio-asyncio can be
-imported as it is, nothing is changed.
+task's loop is noted as the running one, which trio-asyncio does not do. Python 3.15 names a context where it watches a socket.
+All three are made up for here. Where trio-asyncio can be imported as it is, nothing is changed.
 """
 
 import asyncio
@@ -57,6 +57,21 @@ def _note_running_loops(loops: type) -> None:
     _handle_class._run = run_noted
 
 
+def _take_contexts(loops: Any) -> None:
+    """Have loops of this class run what watches a socket in the context that is named for it."""
+
+    def taking(add: Any) -> Any:
+        def add_in_context(loop: Any, fd: Any, callback: Any, *args: Any, context: Any = None, **options: Any) -> Any:
+            if context is not None:
+                args, callback = (callback, *args), context.run
+            return add(loop, fd, callback, *args, **options)
+
+        return add_in_context
+
+    loops._add_reader = taking(loops._add_reader)
+    loops._add_writer = taking(loops._add_writer)
+
+
 try:
     import trio_asyncio
 except AttributeError:
@@ -65,3 +80,4 @@ except AttributeError:
     from trio_asyncio._base import BaseTrioEventLoop
 
     _note_running_loops(BaseTrioEventLoop)
+    _take_contexts(BaseTrioEventLoop)

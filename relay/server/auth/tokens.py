@@ -1,6 +1,5 @@
 """Tokens: a JSON Web Token in, a grant out. PyJWT verifies the signature; everything else is decided here."""
 
-from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from jwt.algorithms import get_default_algorithms
 
+from relay.core import base64url
 from relay.core.closecodes import Close
 from relay.core.errors import BadGrant, Unauthenticated
 from relay.core.grant_claims import read_claims, read_seconds
@@ -37,34 +37,6 @@ def _check_of(key: TokenKey, algorithm: str) -> _Check:
 
 
 _json_object = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-#: From base64url to base64. What only base64 has becomes what neither has.
-_BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")
-
-_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-#: By how many characters there are beyond a multiple of four: the padding, and the last characters that leave no bit unused
-#: which is set (RFC 4648 section 3.5). A signature is written in one way only.
-_ENDS = (
-    (b"", frozenset((b"", *(bytes((digit,)) for digit in _DIGITS)))),
-    (b"===", frozenset[bytes]()),
-    (b"==", frozenset(bytes((digit,)) for digit in _DIGITS[::16])),
-    (b"=", frozenset(bytes((digit,)) for digit in _DIGITS[::4])),
-)
-
-
-def _decoded(segment: bytes) -> bytes:
-    """Return what a part of a token says.
-
-    Raises:
-        ValueError: It is no base64url.
-    """
-    base64 = segment.translate(_BASE64)
-    padding, last = _ENDS[len(base64) % 4]
-    if base64[-1:] not in last:
-        raise ValueError("unused bits are set")
-    return a2b_base64(base64 + padding, strict_mode=True)
 
 
 def _invalid(code: str, message: str) -> Unauthenticated:
@@ -169,14 +141,14 @@ class TokenVerifier:
             checks = self._checks_of_header.get(header)
             is_new = checks is None
             if checks is None:
-                checks = self._checks(_json_object(_decoded(header)))
-            signature = _decoded(encoded_signature)
+                checks = self._checks(_json_object(base64url.decode(header)))
+            signature = base64url.decode(encoded_signature)
             for check in checks:
                 if check(signed, signature):
                     break
             else:
                 raise _invalid("bad_signature", "the token's signature is not valid")
-            claims = _json_object(_decoded(payload))
+            claims = _json_object(base64url.decode(payload))
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise _invalid("bad_token", "this is no JSON Web Token") from None
         # A header which anybody could write must not take the place of one.
