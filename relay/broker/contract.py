@@ -32,6 +32,21 @@ from relay_wire.publications import ScriptCall
 #: failed call's. Raises BrokerUnavailable when no Redis can be reached; any of the calls may have been carried out then.
 RunCalls = Callable[[Sequence[ScriptCall]], Awaitable[list[Any]]]
 
+
+class PromptCalls(Protocol):
+    """Runs scripts from where nothing may wait. `RunCalls` waits for the answers, and does the same where this cannot."""
+
+    def start(self, calls: Sequence[ScriptCall]) -> bool:
+        """Write calls at once. Returns False if that is not possible now. `RunCalls` with the same calls waits for them."""
+
+    def poll(self) -> Sequence[Any] | None:
+        """Return the answers to the calls that were started, and forget these; None while answers are missing.
+
+        Raises:
+            RedisError: A call was refused, or the connection failed. `RunCalls` is to run all of them again. So does OSError.
+        """
+
+
 #: Takes a Redis channel's name and a message's bytes. It must neither block nor raise.
 MessageHandler = Callable[[str, bytes], None]
 

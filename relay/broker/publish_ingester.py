@@ -8,11 +8,11 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-import structlog
 import trio
+from redis.exceptions import RedisError
 from relay_wire import keys
 from relay_wire.channels import TASK_PREFIX
 from relay_wire.publications import Occurrence, Retention
@@ -20,9 +20,10 @@ from relay_wire.publications import Occurrence, Retention
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.calls_in_turn import run_in_turn
-from relay.broker.contract import RunCalls
+from relay.broker.contract import PromptCalls, RunCalls
 from relay.broker.ingest_calls import IngestCalls
 from relay.broker.record_traces import Spans, begin_spans, end_spans
+from relay.broker.unpersisted_log import UnpersistedLog
 from relay.core.errors import BadMessage, BrokerError, BrokerRefused, BrokerUnavailable
 from relay.core.field_operations import may_have_operations
 from relay.core.occurrences import DEDUP_TTL, CountedMessage, OccurrenceCounter
@@ -31,9 +32,8 @@ from relay.core.plain_order import Outcome, Persist, PlainOrder, ReadClock
 from relay.core.plain_queue import Pending
 from relay.core.task_state import unpersisted_data
 from relay.core.updates import Update
+from relay.ticks import sleep_until_tick
 from relay.traces import Traces
-
-_log = structlog.get_logger("relay.publish_ingester")
 
 #: Seconds for which Redis' clock is known after a look at it, and by how much its nodes may differ.
 _CLOCK_TTL = 60.0
@@ -47,9 +47,6 @@ _GOODBYE_TIMEOUT = 0.5
 
 _REMEMBER_MS = int(DEDUP_TTL * 1000)
 
-#: Seconds between two log lines about updates that cannot be persisted.
-_LOG_INTERVAL = 60.0
-
 
 #: What `Occurrence(...)` does, at half of its cost: there is one for each message.
 _occurrence = tuple.__new__
@@ -57,6 +54,13 @@ _occurrence = tuple.__new__
 
 def _new_request() -> bytes:
     return secrets.token_hex(8).encode()
+
+
+class _Begun(NamedTuple):
+    """A batch that was written to Redis at once, and its calls."""
+
+    effect: Persist
+    calls: IngestCalls
 
 
 class PublishIngester:
@@ -73,6 +77,7 @@ class PublishIngester:
         on_unpersisted: Callable[[], None],
         on_stored: Callable[[int], None],
         traces: Traces | None = None,
+        prompt_calls: PromptCalls | None = None,
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -86,8 +91,10 @@ class PublishIngester:
             on_unpersisted: Called each time that this happens.
             on_stored: Called with how many messages this process has stored, and no other before it.
             traces: Makes spans, if anything does.
+            prompt_calls: Writes the calls of ``run_calls`` at once, where there is such a connection.
         """
         self._run_calls = run_calls
+        self._prompt_calls = prompt_calls if traces is None else None  # spans have calls of their own
         self._retention = retention
         self._sharded = sharded
         self._publish = publish
@@ -100,10 +107,13 @@ class PublishIngester:
         self._occurrences = OccurrenceCounter(monotonic())
         self._clock: tuple[float, int] | None = None  # one moment, on our clock and on Redis'
         self._changed = trio.Event()
+        self._is_idle = False  # the task that persists has nothing to do
+        self._has_new = False  # something was received that it was not told of
+        self._begun: _Begun | None = None
         self._attempt = 0
         #: Until when calls go one after the other, on the monotonic clock.
         self._careful_until = -math.inf
-        self._logged: dict[str, float] = {}  # when what was logged last
+        self._log = UnpersistedLog()
 
     # Called by the subscription; nothing here waits.
 
@@ -123,9 +133,50 @@ class PublishIngester:
             message: The bytes that it was read from, by which relays recognise it.
         """
         if self._order.on_received(update, self._occurrences.count(message, update.received_at)):
-            self._notify()
+            if self._prompt_calls is None:
+                self._notify()
+            self._has_new = True
         else:
             self._deliver_unpersisted(update)
+
+    def on_received(self) -> None:
+        """All that one turn of the event loop has brought was handled: begin to persist it, at once if possible.
+
+        A single update is written here, and its answer read when a later turn ends, so that no task has to be woken for it.
+        """
+        if self._begun is not None and self._is_idle:
+            self._poll()
+        if self._has_new:
+            self._has_new = False
+            if self._begun is not None or not self._begin():
+                self._notify()
+
+    def _begin(self) -> bool:
+        """Write a batch to Redis at once. Returns False if that is not possible, or the task has more to do."""
+        now = monotonic()
+        if self._prompt_calls is None or not self._is_idle or now < self._careful_until or not self._knows_clock(now):
+            return False
+        effect = self._order.take_unheld(now)
+        if effect is None:
+            return False
+        batch = self._calls_of(effect, {})
+        calls = batch.calls()
+        self._begun = _Begun(effect, batch)
+        return bool(calls) and self._prompt_calls.start(calls) and not self._order
+
+    def _poll(self) -> None:
+        """Settle what was begun, if its answers are there."""
+        assert self._begun is not None
+        assert self._prompt_calls is not None
+        try:
+            answers = self._prompt_calls.poll()
+        except (RedisError, OSError):
+            self._notify()  # the task runs the calls again, and handles what they come to
+            return
+        if answers is not None:
+            effect, batch = self._begun
+            self._begun = None
+            self._settle(effect, batch.results(answers))
 
     def on_barrier_message(self, _channel: str, message: bytes) -> None:
         """Take what a relay, this one or another, has published on the barrier channel."""
@@ -155,6 +206,7 @@ class PublishIngester:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_barrier)
                 nursery.start_soon(self._run_persist)
+                nursery.start_soon(self._run_watch)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(_GOODBYE_TIMEOUT):
                 await self._announce(self._order.goodbye)
@@ -197,8 +249,19 @@ class PublishIngester:
         else:
             self._order.on_peer_count(count, monotonic())
 
+    async def _run_watch(self) -> None:
+        """Have the task wait for answers that no turn has brought within a tick."""
+        while True:
+            begun = self._begun
+            await sleep_until_tick()
+            if begun is not None and self._begun is begun:
+                self._notify()
+
     async def _run_persist(self) -> None:
         while True:
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                await self._persist(begun.effect, begun.calls)
             effect = self._order.next_persist(monotonic())
             if isinstance(effect, Persist):
                 await self._persist(effect)
@@ -209,10 +272,49 @@ class PublishIngester:
                 if await self._read_clock() is not None:
                     self._order.on_no_clock(monotonic())
             else:
-                await self._wait(effect.until)  # for the end of a turn, which has brought all that it brings
+                self._is_idle = True
+                try:
+                    await self._wait(effect.until)  # for the end of a turn, which has brought all that it brings
+                finally:
+                    self._is_idle = False
 
-    async def _persist(self, effect: Persist) -> None:
-        results = await self._results(effect)
+    async def _persist(self, effect: Persist, begun: IngestCalls | None = None) -> None:
+        """Persist a batch, in one round trip unless Redis was away. Or wait for it, where its calls were begun."""
+        answers: Sequence[Any] = []
+        outage = await self._read_clock() if begun is None else None
+        spans: Spans = {} if self._traces is None else begin_spans(self._traces, effect.batch)
+        batch = self._calls_of(effect, spans) if begun is None else begun
+        calls = batch.calls()
+        if outage is None and calls:
+            try:
+                # A server that was away may come back between two calls, and the second must not overtake the first. In a
+                # cluster the other nodes' calls do not wait for that.
+                is_careful = monotonic() < self._careful_until and not self._sharded and begun is None
+                answers = await (run_in_turn(self._run_calls, calls) if is_careful else self._run_calls(calls))
+            except BrokerError as error:
+                outage = error
+        results = batch.results(answers if outage is None else [outage] * len(calls))
+        if spans:
+            end_spans(spans, results)
+        self._settle(effect, results)
+
+    def _calls_of(self, effect: Persist, spans: Spans) -> IngestCalls:
+        calls = IngestCalls(self._retention, _REMEMBER_MS, sharded=self._sharded)
+        if spans:
+            self._add_traced(calls, effect.batch, spans)
+        else:
+            add, occurrence = calls.add, self._occurrence
+            for pending in effect.batch:
+                add(pending[0], occurrence(pending[1]))
+        return calls
+
+    def _settle(self, effect: Persist, results: Sequence[int | BrokerError | BadMessage]) -> None:
+        """Note what has become of a batch.
+
+        Args:
+            effect: The batch.
+            results: What `IngestCalls.results` returned.
+        """
         is_all_persisted = self._count_persisted(effect.batch, results)
         if is_all_persisted:
             self._order.on_all_persisted()
@@ -229,32 +331,6 @@ class PublishIngester:
             self._careful_until = monotonic() + _CAREFUL_SECONDS
         for update in live_only:
             self._deliver_unpersisted(update)
-
-    async def _results(self, effect: Persist) -> list[int | BrokerError | BadMessage]:
-        """Persist a batch, in one round trip unless Redis was away. Returns what `IngestCalls.results` does."""
-        answers: Sequence[Any] = []
-        outage = await self._read_clock()
-        batch = IngestCalls(self._retention, _REMEMBER_MS, sharded=self._sharded)
-        spans: Spans = {} if self._traces is None else begin_spans(self._traces, effect.batch)
-        if spans:
-            self._add_traced(batch, effect.batch, spans)
-        else:
-            add, occurrence = batch.add, self._occurrence
-            for pending in effect.batch:
-                add(pending[0], occurrence(pending[1]))
-        calls = batch.calls()
-        if outage is None and calls:
-            try:
-                # A server that was away may come back between two calls, and the second must not overtake the first. In a
-                # cluster the other nodes' calls do not wait for that.
-                is_careful = monotonic() < self._careful_until and not self._sharded
-                answers = await (run_in_turn(self._run_calls, calls) if is_careful else self._run_calls(calls))
-            except BrokerError as error:
-                outage = error
-        results = batch.results(answers if outage is None else [outage] * len(calls))
-        if spans:
-            end_spans(spans, results)
-        return results
 
     def _count_persisted(self, batch: Sequence[Pending], results: Sequence[int | BrokerError | BadMessage]) -> bool:
         """Count what is persisted. Returns whether that is all."""
@@ -284,23 +360,9 @@ class PublishIngester:
             return Outcome.UNAVAILABLE
         is_full = isinstance(reason, BrokerRefused) and reason.is_out_of_memory
         text = f"{reason.code}: {reason.message}" if isinstance(reason, BadMessage) else str(reason)
-        self._log_unpersisted(None if is_full else pending.update, text)
+        self._log.note(None if is_full else pending.update.channel, text)
         # The other nodes of a cluster do not wait for one that is full.
         return Outcome.FULL if is_full and not self._sharded else Outcome.REFUSED
-
-    def _log_unpersisted(self, update: Update | None, error: str) -> None:
-        """Log why an update is delivered live only: once a minute for each channel, and for global reasons."""
-        channel = update.channel if update is not None else ""
-        now = monotonic()
-        if now - self._logged.get(channel, -math.inf) < _LOG_INTERVAL:
-            return
-        if len(self._logged) >= 1000:
-            self._logged.clear()
-        self._logged[channel] = now
-        if update is None:
-            _log.error("redis takes no writes; updates are delivered live only if that lasts", error=error)
-        else:
-            _log.warning("update not persisted; it is delivered live only", channel=channel, error=error)
 
     def _occurrence(self, counted: CountedMessage) -> Occurrence:
         digest, number, counted_since, _ = counted
@@ -310,9 +372,12 @@ class PublishIngester:
             since = redis_ms - int((ours - counted_since + _CLOCK_SKEW) * 1000)
         return _occurrence(Occurrence, (digest, number, since, _REMEMBER_MS))
 
+    def _knows_clock(self, now: float) -> bool:
+        return self._clock is not None and now - self._clock[0] <= _CLOCK_TTL
+
     async def _read_clock(self) -> BrokerError | None:
-        if self._clock is None or monotonic() - self._clock[0] > _CLOCK_TTL:
-            began_at = monotonic()
+        began_at = monotonic()
+        if not self._knows_clock(began_at):
             try:
                 (answer,) = await self._run_calls([script_calls.clock_call()])
             except BrokerError as error:

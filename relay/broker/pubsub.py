@@ -62,6 +62,8 @@ class PubSub:
         # The connection for plain channels, of which there is one while `run` is running, and those to a cluster's nodes.
         self._plain: list[PubSubConnection] = []
         self._nodes: dict[Server, PubSubConnection] = {}
+        #: Called when all that one turn of the event loop has brought was handled. Set it before `run`.
+        self.on_received: Callable[[], None] = lambda: None
         self._is_stale = trio.Event()
         self._created_at = monotonic()
         self._past_reconnects = 0
@@ -175,6 +177,7 @@ class PubSub:
             on_connecting,
             self.invalidate_topology,
             prepare,
+            self.on_received,
             None if is_sharded else run_calls,
         )
         plain = PubSubConnection(self._servers.any, NO_RECEIVER if is_sharded else receiver, options, loop)

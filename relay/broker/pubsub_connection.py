@@ -56,6 +56,7 @@ class PubSubOptions:
         on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
         on_lost: Called when a connection has failed.
         prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
+        on_received: Called when all that one turn of the event loop has brought was handled.
         run_calls: Runs the scripts of probes while a connection is up; None if they take connections of their own.
     """
 
@@ -65,6 +66,7 @@ class PubSubOptions:
     on_connecting: Callable[[], None]
     on_lost: Callable[[], None]
     prepare: Callable[[], Awaitable[None]]
+    on_received: Callable[[], None]
     run_calls: RunCalls | None = None
 
 
@@ -154,7 +156,7 @@ class PubSubConnection:
                 await self._check_server(server)
                 connection = await self._loop.run_aio_coroutine(server.connect())
             async with trio.open_nursery() as nursery:
-                reader = PubSubReader(self._dispatcher.handle, self._receiver.on_receiving)
+                reader = PubSubReader(self._dispatcher.handle, self._on_receiving)
                 nursery.start_soon(reader.run, connection, self._loop)
                 self._link = _Link(connection, reader)
                 if not self._is_sharded:
@@ -175,6 +177,11 @@ class PubSubConnection:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + options.deadline):
                     await self._loop.run_aio_coroutine(server.discard(connection))
         return was_alive, failure
+
+    def _on_receiving(self, is_receiving: bool) -> None:
+        self._receiver.on_receiving(is_receiving)
+        if not is_receiving:
+            self._options.on_received()
 
     async def _check_server(self, server: Server) -> None:
         """Note what server it is, and whether it closed the last connection for want of buffer space.

@@ -132,14 +132,19 @@ class ReplyReader:
             RedisError: Redis closed the connection.
         """
         await trio.lowlevel.wait_readable(self._socket)
+        self.receive_nowait()
+
+    def receive_nowait(self) -> bool:
+        """Read what has arrived, as `receive` does. Returns whether there was anything."""
         try:
             count = self._socket.recv_into(self._buffer)
         except BlockingIOError:
-            return
+            return False
         if not count:
             raise RedisConnectionError("Redis closed the connection")
         self._fed, self._received = 0, count
         self.feed_more()
+        return True
 
     def feed_more(self) -> bool:
         """Have more of what was read parsed, after `take` has returned `NOT_YET`. Returns False when there is no more."""

@@ -81,7 +81,7 @@ class RedisBroker:
         self._publish_calls = ClientCalls(run_publishes, PUBLISH_CONNECTIONS, settings.redis_timeout)
         self._dedicated: list[DedicatedConnection] = []
         # What is done at the same tick goes in one round trip.
-        self._periodic_calls = ClientCalls(self._run_on_own_connection(), 1, settings.redis_timeout)
+        self._periodic_calls = ClientCalls(self._run_on(self._own_connection()), 1, settings.redis_timeout)
         self._write_probe = WriteProbe(
             self._periodic_calls.run_calls,
             self._retention,
@@ -315,8 +315,9 @@ class RedisBroker:
             on_stored: Called with how many messages this process has stored, and no other before it.
             traces: Makes spans, if anything does.
         """
+        connection = self._own_connection()
         ingester = PublishIngester(
-            self._run_on_own_connection(),
+            self._run_on(connection),
             self._retention,
             self._servers.is_sharded,
             self.publish,
@@ -325,17 +326,22 @@ class RedisBroker:
             on_unpersisted,
             on_stored,
             traces,
+            connection,
         )
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
+        self._pubsub.on_received = ingester.on_received
         return ingester
 
-    def _run_on_own_connection(self) -> RunCalls:
-        """Return what runs scripts for one caller at a time, on a connection that nobody else uses."""
-        if self._servers.is_sharded:  # there are many servers, and calls take the pools' connections
-            return self._commands.run_calls
+    def _own_connection(self) -> DedicatedConnection | None:
+        """Return a connection for one caller at a time; None on a cluster, where calls take the connections of the pools."""
+        if self._servers.is_sharded:
+            return None
         connection = DedicatedConnection(self._servers.any(), self._loop, self._settings.redis_timeout)
         self._dedicated.append(connection)
-        return partial(self._commands.run_calls_on, connection)
+        return connection
+
+    def _run_on(self, connection: DedicatedConnection | None) -> RunCalls:
+        return self._commands.run_calls if connection is None else partial(self._commands.run_calls_on, connection)
 
     @property
     def periodic_calls(self) -> RunCalls:

@@ -229,6 +229,13 @@ class PlainOrder:
 
     # Effects.
 
+    def take_unheld(self, now: float) -> Persist | None:
+        """Return what waits, if it may be persisted now and nothing else is to be done first. Else it stays where it is."""
+        if now < self._retry_at or self._agreement.first_held is not None:
+            return None
+        batch = self._queue.take(BATCH_UPDATES, BATCH_BYTES, inf)
+        return Persist(batch) if batch else None
+
     def next_persist(self, now: float) -> Persist | Announce | ReadClock | Wait:
         """Return what is to be done with the head of the queue. Call it again after each effect."""
         agreement, queue = self._agreement, self._queue

@@ -8,12 +8,14 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from redis.exceptions import RedisError
 from relay_wire.publications import Retention, ScriptCall
 
 from relay.broker.ingest_block import IngestBlock
 from relay.broker.publish_ingester import PublishIngester
 from relay.broker.script_calls import clock_call
 from relay.core.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from relay.core.plain_order import BATCH_UPDATES
 from relay.core.updates import Update
 
 
@@ -75,6 +77,160 @@ async def test_what_could_not_be_stored_for_a_moment_is_stored_in_order(
     await stored.wait()
     assert replica.stored == updates
     assert delivered == []
+
+
+class Connection:
+    """A connection to a server that takes calls at once. Answers are there when the test says so, or the connection fails.
+
+    Attributes:
+        started: The calls that were started, and not answered yet.
+        has_answers: Whether the next look finds the answers.
+        error: What the next look finds instead.
+        is_open: Whether calls can be started.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.started: Sequence[ScriptCall] = ()
+        self.has_answers = True
+        self.error: Exception | None = None
+        self.is_open = True
+        self.run: list[Sequence[ScriptCall]] = []
+
+    def start(self, calls: Sequence[ScriptCall]) -> bool:
+        if self.is_open:
+            self.started = calls
+        return self.is_open
+
+    def poll(self) -> Sequence[Any] | None:
+        if self.error is not None:
+            self.started = ()
+            raise self.error
+        if not self.has_answers:
+            return None
+        calls, self.started = self.started, ()
+        return [self._replica._answer(call) for call in calls]
+
+    async def run_calls(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        if calls[0].script != clock_call().script:
+            self.run.append(calls)
+            self.started = ()
+        return await self._replica.run_calls(calls)
+
+
+class PromptIngester:
+    """An ingester with a connection that takes calls at once, which holds nothing back any more."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.connection = Connection(replica)
+        self.said: list[tuple[bytes, list[int]]] = []  # to other relays, with what was stored by then
+        retention = Retention(1000, 60, 60, 60, 60, 1_000_000)
+        self.ingester = PublishIngester(
+            self.connection.run_calls, retention, False, self._publish, count, lambda _: None, lambda: None, lambda _: None,
+            prompt_calls=self.connection,
+        )  # fmt: skip
+
+    async def _publish(self, _channel: str, message: bytes) -> int:
+        self.said.append((message.split(b" ")[0], self.stored))
+        return 1
+
+    def receive(self, *numbers: int) -> None:
+        for number in numbers:
+            data = b'{"n":%d}' % number
+            self.ingester.on_message(Update("task:t", "task_update", data, monotonic()), data)
+        self.ingester.on_received()
+
+    @property
+    def stored(self) -> list[int]:
+        return [msgspec.json.decode(data)["n"] for data in self.replica.stored]
+
+    async def settle(self) -> None:
+        """Let its tasks do what there is to do, and know Redis' clock."""
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+@pytest.fixture
+async def prompt(nursery: trio.Nursery) -> PromptIngester:
+    ingester = PromptIngester(Replica(0, ERRORS["read-only"]))
+    nursery.start_soon(ingester.ingester.run)
+    await ingester.settle()
+    ingester.receive(0)  # by the task, which reads the clock first
+    await ingester.settle()
+    assert ingester.connection.run
+    ingester.connection.run.clear()
+    return ingester
+
+
+async def test_a_single_update_is_stored_without_a_turn_of_the_event_loop(prompt: PromptIngester) -> None:
+    for number in (1, 2, 3):
+        prompt.receive(number)
+        assert prompt.connection.started
+        prompt.receive()  # a later turn, which brings the update back
+        assert not prompt.connection.started
+    assert prompt.stored == [0, 1, 2, 3]
+    await prompt.settle()
+    assert prompt.connection.run == []
+
+
+async def test_what_comes_before_the_answer_is_stored_behind_it(prompt: PromptIngester) -> None:
+    prompt.connection.has_answers = False
+    prompt.receive(1)
+    first = prompt.connection.started
+    prompt.receive(2)
+    assert prompt.connection.started is first
+    await prompt.settle()
+    assert prompt.connection.run[0] is first
+    assert prompt.stored == [0, 1, 2]
+
+
+async def test_more_than_one_batch_is_left_to_the_task(prompt: PromptIngester) -> None:
+    many = list(range(1, BATCH_UPDATES + 10))
+    prompt.receive(*many)
+    await prompt.settle()
+    assert prompt.stored == [0, *many]
+
+
+async def test_an_answer_that_no_turn_brings_is_awaited_after_a_tick(prompt: PromptIngester) -> None:
+    prompt.connection.has_answers = False
+    prompt.receive(1)
+    started = prompt.connection.started
+    await prompt.settle()
+    assert prompt.connection.run == []
+    with trio.fail_after(5):
+        while not prompt.connection.run:  # noqa: ASYNC110 - nobody tells us
+            await trio.sleep(0.05)
+    assert prompt.connection.run[0] is started
+    assert prompt.stored == [0, 1]
+
+
+@pytest.mark.parametrize("error", [RedisError("gone"), OSError("reset")], ids=["redis", "os"])
+async def test_calls_that_fail_are_run_again_before_what_came_later(prompt: PromptIngester, error: Exception) -> None:
+    prompt.receive(1)
+    prompt.connection.error = error
+    prompt.receive(2)
+    prompt.connection.error = None
+    assert prompt.stored == [0]
+    await prompt.settle()
+    assert prompt.stored == [0, 1, 2]
+
+
+async def test_where_calls_cannot_be_started_the_task_runs_them(prompt: PromptIngester) -> None:
+    prompt.connection.is_open = False
+    prompt.receive(1)
+    await prompt.settle()
+    prompt.receive(2)
+    await prompt.settle()
+    assert prompt.stored == [0, 1, 2]
+    assert len(prompt.connection.run) == 2
+
+
+async def test_the_answer_to_another_relay_waits_for_what_was_begun(prompt: PromptIngester) -> None:
+    prompt.connection.has_answers = False
+    prompt.receive(1)
+    prompt.ingester.on_barrier_message("", b"ask x-1 other")
+    await prompt.settle()
+    assert prompt.said[-1] == (b"done", [0, 1])
 
 
 @pytest.mark.parametrize("is_away", [False, True])
