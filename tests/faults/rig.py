@@ -225,6 +225,14 @@ class FaultRig:
         request = {"type": "subscribe", "task_id": checker.task_id, "position": position}
         await connection.send_message(msgspec.json.encode(request).decode())
 
+    async def wait_until_begun(self) -> None:
+        """Wait until every client has something of every task: what a Redis without any update has is not kept in a crash."""
+        with trio.fail_after(PATIENCE):
+            while not (
+                len(self.checkers) == CLIENTS * 3 and all(each.position and each.position[1] for each in self.checkers)
+            ):
+                await trio.sleep(0.05)
+
     async def wait_until_delivered(self) -> None:
         """Wait until every client has every update. After the time-out, what is missing counts as an unannounced gap."""
         with trio.move_on_after(PATIENCE):
@@ -337,6 +345,7 @@ async def running(directory: Path, seed: int, log: Callable[[str], None]) -> Asy
                     clients.start_soon(rig.client, number, random.Random(seed * 1000 + number))
                 async with trio.open_nursery() as publishers:
                     publishers.start_soon(rig.publish, redis)
+                    await rig.wait_until_begun()
                     yield rig
                     rig.stop_publishing()
                 await rig.wait_until_delivered()
