@@ -228,7 +228,7 @@ class FaultRig:
     async def wait_until_begun(self) -> None:
         """Wait until every client has something of every task: what a Redis without any update has is not kept in a crash."""
         with trio.fail_after(PATIENCE):
-            while not (
+            while not (  # noqa: ASYNC110 - other processes
                 len(self.checkers) == CLIENTS * 3 and all(each.position and each.position[1] for each in self.checkers)
             ):
                 await trio.sleep(0.05)
