@@ -251,7 +251,7 @@ class Trial:
 
     def _best(self, target: Target) -> Row | None:
         """Return the row of the best peer that a target compares with, in the same case."""
-        versus = {peer.name for peer in self.peers if target.versus and target.versus(peer)}
+        versus = {peer.name for peer in self.peers if target.versus and target.versus(peer) and not peer.base}
         case = target.case or (self.report.rows[0].case if self.report.rows else "")
         rows = [row for row in self.report.rows if row.server in versus and row.case == case and not row.remark]
         return min((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["ratio"], default=None)

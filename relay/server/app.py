@@ -254,9 +254,9 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
     if failed is None:
         await send({"type": "lifespan.shutdown.complete"})
     elif not started:
-        await send({"type": "lifespan.startup.failed", "message": "; ".join(map(str, failed.exceptions))})
+        await send({"type": "lifespan.startup.failed", "message": _describe(failed)})
     elif stopping:
-        await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, failed.exceptions))})
+        await send({"type": "lifespan.shutdown.failed", "message": _describe(failed)})
     else:
         await _end_process(app, receive, send)
 
@@ -269,6 +269,13 @@ def _single_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
             return None
         error = error.exceptions[0]
     return error
+
+
+def _describe(errors: BaseExceptionGroup[Exception]) -> str:
+    """Say what the errors of a group are, and of those in it."""
+    return "; ".join(
+        _describe(error) if isinstance(error, BaseExceptionGroup) else str(error) for error in errors.exceptions
+    )
 
 
 async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:

@@ -116,7 +116,10 @@ async def serve(
                     nursery.start_soon(send_liveness, liveness_descriptor)
                 async with trio.open_nursery() as server:
                     binds = await _start(server, run, shutdown)
-                    on_up(binds[0], app.relay.running.redis_url)
+                    if (
+                        app.relay.current is not None
+                    ):  # Hypercorn says that it is bound while a failure to start ends it
+                        on_up(binds[0], app.relay.current.redis_url)
                 nursery.cancel_scope.cancel()
     except* _StartInterrupted:
         _log.info("ended by a signal before the relay was up")
