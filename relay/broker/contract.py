@@ -43,7 +43,8 @@ class PromptCalls(Protocol):
         """Return the answers to the calls that were started, and forget these; None while answers are missing.
 
         Raises:
-            RedisError: A call was refused, or the connection failed. `RunCalls` is to run all of them again. So does OSError.
+            RedisError: A call was refused, none was started, or the connection failed. `RunCalls` is to run all of them again.
+            OSError: The connection failed; the same.
         """
 
 

@@ -58,9 +58,9 @@ class DedicatedConnection:
 
     def poll(self) -> Sequence[Any] | None:
         """See `PromptCalls`."""
-        if self._open is None:
+        if self._open is None or not self._started:
             self._started = ()
-            raise RedisError("the connection was closed")
+            raise RedisError("nothing was started on this connection")
         reader = self._open[1]
         try:
             if not reader.receive_nowait() or not self._take_answers(reader, len(self._started)):

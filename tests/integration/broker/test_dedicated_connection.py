@@ -49,6 +49,12 @@ async def test_what_is_started_is_answered(connection: DedicatedConnection) -> N
     assert await connection.run_calls(calls(COUNT)) == [9]
 
 
+async def test_what_was_not_started_has_no_answers(connection: DedicatedConnection) -> None:
+    with pytest.raises(RedisError):
+        connection.poll()
+    assert await connection.run_calls(calls(COUNT)) == [3]
+
+
 async def test_an_answer_may_come_in_parts(connection: DedicatedConnection) -> None:
     assert connection.start(calls(PAD, COUNT))
     padding, number = await answers_of(connection)
