@@ -6,7 +6,7 @@ import { retryAfter } from "../dist/index.js";
 import { Engine } from "../dist/engine/engine.js";
 import { resolved } from "../dist/engine/options.js";
 import { mockedClock, untilNext } from "./support/clock.js";
-import { fakeSockets, play, soon } from "./support/play.js";
+import { fakeSockets, play, soon, watch } from "./support/play.js";
 
 const realFetch = globalThis.fetch;
 afterEach(() => {
@@ -99,7 +99,7 @@ test("a list is not read again before a busy relay permits it", async () => {
   };
   const { relay } = play();
   const list = relay.tasks({}, { refresh: 10 });
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   while (list.state.error === null) await soon(1);
   assert.deepEqual([list.state.error.code, list.state.error.retryAfter], [429, 1_000]);
   list.refresh();

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
 
-import { play, soon, STATE, subscribed, update } from "./support/play.js";
+import { play, soon, STATE, subscribed, update, watch } from "./support/play.js";
 
 const realFetch = globalThis.fetch;
 afterEach(() => {
@@ -35,7 +35,7 @@ test("a list is read page by page, and ordered by activity", async () => {
   const { relay } = play();
   const list = relay.tasks({ limit: 10 });
   assert.deepEqual([list.state.isLoading, list.state.tasks], [true, []]);
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   await until(() => list.state.tasks.length === 3);
   assert.deepEqual(list.state.tasks.map(({ id, active }) => [id, active]), [["a", 3000], ["b", 2000], ["c", 1000]]);
   assert.deepEqual(list.state.tasks.map(({ run }) => run), [2, undefined, undefined]);
@@ -49,7 +49,7 @@ test("what has not changed is not read again, and only what is new", async () =>
   const asked = serveList(tasks, 2);
   const { relay } = play();
   const list = relay.tasks({}, { refresh: 20 });
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   await until(() => list.state.tasks.length === 5);
   asked.length = 0;
   await until(() => asked.length >= 3);
@@ -65,7 +65,7 @@ test("tasks on the screen are followed live, and left when they are not", async 
   const played = play();
   const list = played.relay.tasks({}, { live: 5 });
   list.watch(["b"]);
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   await until(() => list.state.tasks.length === 2 && played.relay.task("b").state.connection !== "idle");
   const [socket] = played.sockets;
   socket.open();
@@ -87,7 +87,7 @@ test("a list that cannot be read says why, and is tried again", async () => {
   globalThis.fetch = async (...request) => (isAway ? Response.json({ code: "unavailable", message: "Redis is away" }, { status: 503 }) : serve(...request));
   const { relay } = play();
   const list = relay.tasks({}, { refresh: 20 });
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   await until(() => list.state.error !== null);
   assert.equal(list.state.error.code, "unavailable");
   assert.match(list.state.error.message, /Redis is away/);
@@ -101,7 +101,7 @@ test("a filter is asked of the relay, and holds for what arrives live", async ()
   const asked = serveList([item("a", 2, { kind: "k" }), item("b", 1, { kind: "other" })]);
   const { relay } = play();
   const list = relay.tasks({ kind: "k", owner: "user:7", status: ["in_progress", "failed"], text: "A", parentId: "p" });
-  const stop = list.subscribe(() => {});
+  const stop = watch(list);
   await until(() => !list.state.isLoading);
   assert.deepEqual(list.state.tasks.map(({ id }) => id), ["a"]);
   assert.deepEqual(asked[0], { limit: "500", status: "in_progress,failed", owner: "user:7", kind: "k", parent: "p", text: "A" });
@@ -111,7 +111,7 @@ test("a filter is asked of the relay, and holds for what arrives live", async ()
 test("general updates are followed with a list only while it is observed", async () => {
   serveList([]);
   const played = play();
-  const stop = played.relay.tasks().subscribe(() => {});
+  const stop = watch(played.relay.tasks());
   const [socket] = played.sockets;
   socket.open();
   assert.deepEqual(socket.sent, [{ type: "subscribe", channel: "general", position: null }]);

@@ -45,7 +45,10 @@ def test_its_own_tests() -> None:
     """With a relay that is played."""
     # Without `node --test`, which runs each file in a process of its own: nothing would end that after a time-out.
     command = ["node", "--test-reporter=tap", "test/all.js"]
-    done = subprocess.run(command, cwd=CLIENT, check=False, capture_output=True, text=True, timeout=240)
+    try:
+        done = subprocess.run(command, cwd=CLIENT, check=False, capture_output=True, text=True, timeout=240)
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(f"it does not end; the end of what it said:\n{(error.stdout or b'')[-8000:].decode()}")
     assert done.returncode == 0, done.stdout[-8000:]
     assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 36  # type: ignore[index]
 

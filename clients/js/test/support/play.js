@@ -11,9 +11,20 @@ export const STATE = { state: true };
 export const subscribed = (task_id, offset, more = {}) => ({ type: "subscribed", task_id, position: at(offset), state: false, ...more });
 export const update = (task_id, offset, data, epoch) => ({ type: "task_update", task_id, data, position: at(offset, epoch) });
 
-/** Those of the present test. A client that is not closed keeps Node alive. */
+/** Those of the present test. A client that is not closed, or a list that is watched, keeps Node alive, also after a failure. */
 const clients = [];
-afterEach(() => clients.splice(0).forEach((client) => client.close()));
+const stops = [];
+afterEach(() => {
+  stops.splice(0).forEach((stop) => stop());
+  clients.splice(0).forEach((client) => client.close());
+});
+
+/** Watch a list until the test ends, or what is returned is called. */
+export function watch(list) {
+  const stop = list.subscribe(() => {});
+  stops.push(stop);
+  return stop;
+}
 
 /** A class of WebSockets that lead to the test. */
 export function fakeSockets() {
