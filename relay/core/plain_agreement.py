@@ -38,6 +38,8 @@ from enum import Enum, auto
 from math import floor, inf
 from typing import NamedTuple
 
+from relay.core.plain_peers import Peers
+
 #: Seconds for which a relay that has connected holds back, at least and at most: the least is for others that connect at the
 #: same time. Only a relay that starts and finds itself alone does not hold back.
 REORDER_WINDOW = 0.5
@@ -55,9 +57,6 @@ _MAX_UNANSWERED = round(MAX_REORDER_WINDOW / _RETRY_ECHOED)
 
 #: Seconds after which a relay is forgotten that does not answer: more than others wait for it, as all may be cut off in turn.
 _MAX_SILENCE = 2 * MAX_REORDER_WINDOW
-
-#: Relays that are remembered at most: the last from which a message came.
-_MAX_PEERS = 1000
 
 
 class OrderState(Enum):
@@ -91,24 +90,16 @@ class HeldConnection:
         since: It began to receive after this.
         received_by: It was receiving at this time, which is as early as known.
         is_confirmed: What was missed before it is persisted, as far as relays are known.
-        has_earlier_holder: Another relay, which answers, holds back what it received before it.
         redis_ms: What Redis' clock showed at ``since``, or less; None until that is known.
     """
 
-    __slots__ = ("has_earlier_holder", "is_confirmed", "received_by", "redis_ms", "since")
+    __slots__ = ("is_confirmed", "received_by", "redis_ms", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.received_by = inf
         self.is_confirmed = False
-        self.has_earlier_holder = False
         self.redis_ms: int | None = None
-
-    @property
-    def passes_at(self) -> float:
-        if self.is_confirmed:
-            return self.since + REORDER_WINDOW
-        return self.since + (MAX_HOLDER_WINDOW if self.has_earlier_holder else MAX_REORDER_WINDOW)
 
 
 class _Clock(NamedTuple):
@@ -174,12 +165,7 @@ class PlainAgreement:
         self._held: deque[HeldConnection] = deque()
         self._current: HeldConnection | None = None  # the last of them, if it is the present connection
         self._clock: _Clock | None = None
-        #: By name of each other relay: all that it received and that was published before this time is persisted.
-        self._peers: dict[bytes, float] = {}
-        self._holding: dict[bytes, int] = {}  # since when those hold back whose last answer was "held", on Redis' clock
-        self._unanswered: dict[bytes, int] = {}  # how many of our requests those have not answered
-        self._seen: set[bytes] = set()  # on this connection
-        self._silent_since: dict[bytes, float] = {}  # those that some relay asked and that sent nothing since
+        self._peers = Peers(_MAX_SILENCE, _MAX_UNANSWERED)
         # Our own request.
         self._request = b""
         self._times_asked = 0
@@ -210,9 +196,16 @@ class PlainAgreement:
         """Whether Redis' clock should be read, for `on_clock`."""
         return self._clock is None and bool(self._held)
 
+    def passes_at(self, held: HeldConnection) -> float:
+        """Return when the updates of a connection pass, as far as is known now; the table is above."""
+        if held.is_confirmed:
+            return held.since + REORDER_WINDOW
+        is_behind = held.redis_ms is not None and self._peers.hold_earlier(self._name, held.redis_ms, held.received_by)
+        return held.since + (MAX_HOLDER_WINDOW if is_behind else MAX_REORDER_WINDOW)
+
     def advance(self, now: float) -> None:
         """Let pass what passes by time."""
-        while self._held and now >= self._held[0].passes_at:
+        while self._held and now >= self.passes_at(self._held[0]):
             passed = self._held.popleft()
             if passed is self._current:
                 self._current = None
@@ -222,7 +215,7 @@ class PlainAgreement:
     def on_connecting(self, now: float) -> None:
         """A new connection is about to receive: something may have been missed since the last one."""
         self.advance(now)
-        self._forget_silent(now)
+        self._peers.on_connecting(now)
         if self._current is not None and self._current.received_by == inf:
             self._held.pop()  # it brought nothing
         self._current = HeldConnection(now)
@@ -230,18 +223,18 @@ class PlainAgreement:
         self._connections += 1
         self.received_count = 0
         self._clock = None  # it may be another server
-        self._seen.clear()
         self._request = self._new_request()
         self._times_asked = 0
         self._echoes = {}
         self._ask_at = now
         self._count_is_due = False
-        self._note_holders()
 
     def on_clock(self, after: float, before: float, redis_ms: int) -> None:
         """Redis' clock was read between two monotonic times."""
         self._clock = _Clock(after, before, redis_ms)
-        self._note_holders()
+        for held in self._held:
+            if held.redis_ms is None:
+                held.redis_ms = self._clock.earliest(held.since)
 
     def on_receiving(self, now: float) -> None:
         """Something arrives on this connection; to be called for the first at least."""
@@ -254,71 +247,30 @@ class PlainAgreement:
         self.on_receiving(now)
         kind, request, name, count, since = (*message.split(b" "), b"", b"", b"", b"")[:5]
         if kind == b"ask":
-            self._forget_silent(now)
-            for peer in self._peers:
-                self._silent_since.setdefault(peer, now)
-            if self._request and request.startswith(self._request + b"-"):
+            is_ours = bool(self._request) and request.startswith(self._request + b"-")
+            self._peers.on_request(now, is_ours=is_ours)
+            if is_ours:
                 self._echoes[request] = self.received_count
-                for peer in self._holding:
-                    self._unanswered[peer] = self._unanswered.get(peer, 0) + 1
-                self._note_holders()
                 self._count_is_due = self._may_count
                 return None
-            if name and name not in self._seen:
-                self._ask_at = min(self._ask_at, now)  # it could not answer before
-            self._on_seen(name)
+            if name:  # an earlier version's request has none
+                peer = self._peers.find(name)
+                if peer is None or not peer.is_seen:
+                    self._ask_at = min(self._ask_at, now)  # it could not answer before
+                self._peers.on_message_from(name)
             return request
         if kind == b"bye":
-            self._forget(request)
+            self._peers.forget(request)
             self._count_is_due = self._may_count
-        elif kind in (b"done", b"held") and name != self._name:
-            self._on_seen(name)
-            if name in self._peers:
-                self._peers[name] = max(self._peers[name], self._answered_until(kind, request, count, since))
-                if kind == b"held" and _is_number(since):
-                    self._holding[name] = int(since)
-                elif request in self._echoes:  # "done" to an older request leaves open what it received since
-                    self._holding.pop(name, None)
-                self._note_holders()
-                self._count_is_due = self._may_count
+        elif kind in (b"done", b"held") and name and name != self._name:
+            peer = self._peers.on_message_from(name)
+            peer.persisted_until = max(peer.persisted_until, self._answered_until(kind, request, count, since))
+            if kind == b"held" and _is_number(since):
+                peer.holding_since = int(since)
+            elif kind == b"done" and request in self._echoes:  # to an older request it leaves open what came since
+                peer.holding_since = None
+            self._count_is_due = self._may_count
         return None
-
-    def _on_seen(self, name: bytes) -> None:
-        if not name:
-            return  # an earlier version's request
-        self._seen.add(name)
-        self._silent_since.pop(name, None)
-        self._peers[name] = self._peers.pop(name, -inf)
-        self._unanswered.pop(name, None)
-        if len(self._peers) > _MAX_PEERS:
-            self._forget(next(iter(self._peers)))
-
-    def _forget_silent(self, now: float) -> None:
-        for name in [name for name, since in self._silent_since.items() if now >= since + _MAX_SILENCE]:
-            self._forget(name)
-
-    def _forget(self, name: bytes) -> None:
-        self._peers.pop(name, None)
-        self._unanswered.pop(name, None)
-        self._silent_since.pop(name, None)
-        self._seen.discard(name)
-        self._holding.pop(name, None)
-        self._note_holders()
-
-    def _note_holders(self) -> None:
-        """Find out who holds back earlier than we do. Of two that connected at the same time it is one only, by their names."""
-        for held in self._held:
-            if held.redis_ms is None:
-                if self._clock is None:
-                    continue
-                held.redis_ms = self._clock.earliest(held.since)
-            began = (held.redis_ms, self._name)
-            held.has_earlier_holder = any(
-                (since, name) < began
-                and self._peers[name] < held.received_by
-                and self._unanswered.get(name, 0) < _MAX_UNANSWERED
-                for name, since in self._holding.items()
-            )
 
     def _answered_until(self, kind: bytes, request: bytes, count: bytes, since: bytes) -> float:
         """Return before which time all is persisted that the one that answers has received; or that we have not."""
@@ -336,7 +288,7 @@ class PlainAgreement:
         unconfirmed = next((held for held in self._held if not held.is_confirmed), None)
         if unconfirmed is None or not self._echoes:
             return False
-        return all(time >= unconfirmed.received_by for time in self._peers.values())
+        return self._peers.persisted_until >= unconfirmed.received_by
 
     def on_asked(self, now: float, *, is_refused: bool) -> None:
         """Our request was published, or could not be. is_refused: Redis does not let us."""
@@ -357,8 +309,8 @@ class PlainAgreement:
             return
         if is_refused:
             self._confirm_all()
-        elif count is not None and self._may_count and len(self._seen) >= count - 1:
-            until = min(self._peers.values(), default=inf)
+        elif count is not None and self._may_count and self._peers.seen >= count - 1:
+            until = self._peers.persisted_until
             for held in self._held:
                 held.is_confirmed = held.is_confirmed or held.received_by <= until
             if count <= 1 and self._connections == 1 and not self._peers:
@@ -395,7 +347,7 @@ class PlainAgreement:
             self._ask_at = inf
             self._times_asked += 1
             return Announce(b"ask %b-%d %b" % (self._request, self._times_asked, self._name))
-        return Wait(min(self._ask_at, self._held[0].passes_at))
+        return Wait(min(self._ask_at, self.passes_at(self._held[0])))
 
 
 def _is_number(text: bytes) -> bool:

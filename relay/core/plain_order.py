@@ -257,7 +257,7 @@ class PlainOrder:
             if head.held_since is None:
                 return Announce(b"done %b %b" % (head.request, self._name))
             return Announce(agreement.held_answer(head.request, head.held_count, head.held_since))
-        until = inf if held is None or not queue.length else held.passes_at
+        until = inf if held is None or not queue.length else agreement.passes_at(held)
         return Wait(min(until, self._clock_retry_at) if agreement.needs_clock else until)
 
     def next_barrier(self, now: float) -> Announce | CountPeers | Wait:
