@@ -12,7 +12,6 @@ import typer
 
 from benchmarks import machine
 from benchmarks.compare import compared
-from benchmarks.machine import first_line
 from benchmarks.peers import PEERS
 from benchmarks.plots import draw_all
 from benchmarks.results import Results
@@ -45,7 +44,11 @@ def _chosen(wanted: list[str] | None, known: list[str], what: str) -> list[str]:
 
 def _interpreter(option: str) -> tuple[str, str]:
     name, _, command = option.partition("=")
-    if not name or not command or first_line(*shlex.split(command), "-c", "import relay; print('yes')") != "yes":
+    if (
+        not name
+        or not command
+        or machine.first_line(*shlex.split(command), "-c", "import relay; print('yes')") != "yes"
+    ):
         raise typer.BadParameter(f"{option!r}: want NAME=COMMAND, of an interpreter in which Relay is installed")
     return name, command
 
@@ -88,7 +91,7 @@ def run(
     selected = [peer for peer in PEERS if peer.name in among or "all" in among]
     pythons = dict(map(_interpreter, python or []))
     facts = machine.facts()
-    facts["pythons"] = {name: first_line(*shlex.split(command), "-VV") for name, command in pythons.items()}
+    facts["pythons"] = {name: machine.first_line(*shlex.split(command), "-VV") for name, command in pythons.items()}
     facts["packages"] |= dict(pair for peer in selected for pair in peer.versions())
     print(f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, size {size}")
     if facts["cores"] < 2:

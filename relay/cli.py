@@ -6,7 +6,7 @@ second of CPU that the server's packages cost.
 
 import gc
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from relay_client.errors import RelayClientError
@@ -14,7 +14,7 @@ from relay_client.tail.errors import MEANINGS, ExitStatus, TailError
 
 from relay import __version__
 from relay.commands.errors import CommandError
-from relay.core.errors import BrokerRefused, BrokerUnavailable, ConfigError, RelayError
+from relay.core.errors import BrokerRefused, BrokerUnavailable, ConfigError, RelayError, leaves
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -370,19 +370,12 @@ def main() -> None:
     try:
         app(prog_name="relay")
     except* (RelayError, RelayClientError) as errors:
-        leaves = _leaves(errors)
-        for error in leaves:
+        expected = leaves(errors)
+        for error in expected:
             typer.echo(f"relay: {error}", err=True)
-        sys.exit(_exit_status(leaves[0]))
+        sys.exit(_exit_status(expected[0]))
     except* KeyboardInterrupt:
         sys.exit(130)
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return leaves
 
 
 if __name__ == "__main__":

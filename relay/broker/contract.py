@@ -33,7 +33,7 @@ from relay_wire.publications import ScriptCall
 RunCalls = Callable[[Sequence[ScriptCall]], Awaitable[list[Any]]]
 
 
-class PromptCalls(Protocol):
+class ImmediateCalls(Protocol):
     """Runs scripts from where nothing may wait. `RunCalls` waits for the answers, and does the same where this cannot."""
 
     def start(self, calls: Sequence[ScriptCall]) -> bool:

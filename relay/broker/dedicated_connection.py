@@ -47,7 +47,7 @@ class DedicatedConnection:
         self.is_possible = True
 
     def start(self, calls: Sequence[ScriptCall]) -> bool:
-        """See `PromptCalls`. The connection must be open, and know the scripts."""
+        """See `ImmediateCalls`. The connection must be open, and know the scripts."""
         if self._open is None or self._started or self._is_broken:
             return False
         if not all(call.script.sha in self._loaded for call in calls):
@@ -57,7 +57,7 @@ class DedicatedConnection:
         return True
 
     def poll(self) -> Sequence[Any] | None:
-        """See `PromptCalls`."""
+        """See `ImmediateCalls`."""
         if self._open is None or not self._started:
             self._started = ()
             raise RedisError("nothing was started on this connection")

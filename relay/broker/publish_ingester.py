@@ -20,7 +20,7 @@ from relay_wire.publications import Occurrence, Retention
 from relay.broker import script_calls
 from relay.broker.backoff import backoff
 from relay.broker.calls_in_turn import run_in_turn
-from relay.broker.contract import PromptCalls, RunCalls
+from relay.broker.contract import ImmediateCalls, RunCalls
 from relay.broker.ingest_calls import IngestCalls
 from relay.broker.record_traces import Spans, begin_spans, end_spans
 from relay.broker.unpersisted_log import UnpersistedLog
@@ -77,7 +77,7 @@ class PublishIngester:
         on_unpersisted: Callable[[], None],
         on_stored: Callable[[int], None],
         traces: Traces | None = None,
-        prompt_calls: PromptCalls | None = None,
+        immediate_calls: ImmediateCalls | None = None,
     ) -> None:
         """Make an ingester; run `run` beside the subscription.
 
@@ -91,10 +91,10 @@ class PublishIngester:
             on_unpersisted: Called each time that this happens.
             on_stored: Called with how many messages this process has stored, and no other before it.
             traces: Makes spans, if anything does.
-            prompt_calls: Writes the calls of ``run_calls`` at once, where there is such a connection.
+            immediate_calls: Writes the calls of ``run_calls`` at once, where there is such a connection.
         """
         self._run_calls = run_calls
-        self._prompt_calls = prompt_calls if traces is None else None  # spans have calls of their own
+        self._immediate_calls = immediate_calls if traces is None else None  # spans have calls of their own
         self._retention = retention
         self._sharded = sharded
         self._publish = publish
@@ -133,13 +133,13 @@ class PublishIngester:
             message: The bytes that it was read from, by which relays recognise it.
         """
         if self._order.on_received(update, self._occurrences.count(message, update.received_at)):
-            if self._prompt_calls is None:
+            if self._immediate_calls is None:
                 self._notify()
             self._has_new = True
         else:
             self._deliver_unpersisted(update)
 
-    def on_received(self) -> None:
+    def on_turn_end(self) -> None:
         """All that one turn of the event loop has brought was handled: begin to persist it, at once if possible.
 
         A single update is written here, and its answer read when a later turn ends, so that no task has to be woken for it.
@@ -154,7 +154,12 @@ class PublishIngester:
     def _begin(self) -> bool:
         """Write a batch to Redis at once. Returns False if that is not possible, or the task has more to do."""
         now = monotonic()
-        if self._prompt_calls is None or not self._is_idle or now < self._careful_until or not self._knows_clock(now):
+        if (
+            self._immediate_calls is None
+            or not self._is_idle
+            or now < self._careful_until
+            or not self._knows_clock(now)
+        ):
             return False
         effect = self._order.take_unheld(now)
         if effect is None:
@@ -162,14 +167,14 @@ class PublishIngester:
         batch = self._calls_of(effect, {})
         calls = batch.calls()
         self._begun = _Begun(effect, batch)
-        return bool(calls) and self._prompt_calls.start(calls) and not self._order
+        return bool(calls) and self._immediate_calls.start(calls) and not self._order
 
     def _poll(self) -> None:
         """Settle what was begun, if its answers are there."""
         assert self._begun is not None
-        assert self._prompt_calls is not None
+        assert self._immediate_calls is not None
         try:
-            answers = self._prompt_calls.poll()
+            answers = self._immediate_calls.poll()
         except (RedisError, OSError):
             self._notify()  # the task runs the calls again, and handles what they come to
             return

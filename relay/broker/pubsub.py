@@ -63,7 +63,7 @@ class PubSub:
         self._plain: list[PubSubConnection] = []
         self._nodes: dict[Server, PubSubConnection] = {}
         #: Called when all that one turn of the event loop has brought was handled. Set it before `run`.
-        self.on_received: Callable[[], None] = lambda: None
+        self.on_turn_end: Callable[[], None] = lambda: None
         self._is_stale = trio.Event()
         self._created_at = monotonic()
         self._past_reconnects = 0
@@ -177,7 +177,7 @@ class PubSub:
             on_connecting,
             self.invalidate_topology,
             prepare,
-            self.on_received,
+            self.on_turn_end,
             None if is_sharded else run_calls,
         )
         plain = PubSubConnection(self._servers.any, NO_RECEIVER if is_sharded else receiver, options, loop)

@@ -29,7 +29,7 @@ from relay.broker.pubsub_messages import MessageDispatcher
 from relay.broker.pubsub_reader import PubSubReader
 from relay.broker.reply_reader import shutdown_socket, write
 from relay.broker.server_info import ServerInfo, read_server_info
-from relay.core.errors import BrokerError
+from relay.core.errors import BrokerError, leaves
 from relay.ticks import sleep_until_tick
 
 _log = structlog.get_logger("relay.pubsub")
@@ -56,7 +56,7 @@ class PubSubOptions:
         on_connecting: Called before a new connection receives plain messages: some may have been missed before it.
         on_lost: Called when a connection has failed.
         prepare: Called before the receiver is notified that a connection is up; must end within the deadline of a call.
-        on_received: Called when all that one turn of the event loop has brought was handled.
+        on_turn_end: Called when all that one turn of the event loop has brought was handled.
         run_calls: Runs the scripts of probes while a connection is up; None if they take connections of their own.
     """
 
@@ -66,7 +66,7 @@ class PubSubOptions:
     on_connecting: Callable[[], None]
     on_lost: Callable[[], None]
     prepare: Callable[[], Awaitable[None]]
-    on_received: Callable[[], None]
+    on_turn_end: Callable[[], None]
     run_calls: RunCalls | None = None
 
 
@@ -166,7 +166,7 @@ class PubSubConnection:
                 await self._send(connection, "PSUBSCRIBE", [name for name in self._handlers if _is_pattern(name)])
                 await self._send_probes(server, reader)
         except* (RedisError, OSError, trio.TooSlowError, BrokerError) as errors:
-            failure = _first(errors)
+            failure = leaves(errors)[0]
         finally:
             was_alive, self.alive = self.alive, False
             self._link = None
@@ -181,7 +181,7 @@ class PubSubConnection:
     def _on_receiving(self, is_receiving: bool) -> None:
         self._receiver.on_receiving(is_receiving)
         if not is_receiving:
-            self._options.on_received()
+            self._options.on_turn_end()
 
     async def _check_server(self, server: Server) -> None:
         """Note what server it is, and whether it closed the last connection for want of buffer space.
@@ -331,12 +331,3 @@ class PubSubConnection:
 def _describe(error: Exception) -> str:
     text = str(error) or ("the server did not answer in time" if isinstance(error, trio.TooSlowError) else "")
     return f"{type(error).__name__}: {text}"
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    """Return what to show of several errors: the first that says something."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

@@ -329,7 +329,7 @@ class RedisBroker:
             connection,
         )
         self._pubsub.add(keys.BARRIER, ingester.on_barrier_message)
-        self._pubsub.on_received = ingester.on_received
+        self._pubsub.on_turn_end = ingester.on_turn_end
         return ingester
 
     def _own_connection(self) -> DedicatedConnection | None:

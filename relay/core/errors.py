@@ -18,7 +18,11 @@
 Errors of third-party packages are translated into these once, where they enter.
 """
 
+from typing import TypeVar
+
 from relay.core.closecodes import Close
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class RelayError(Exception):
@@ -129,3 +133,11 @@ class UpdateConflict(BrokerRefused):
     @property
     def public_message(self) -> str:
         return str(self)
+
+
+def leaves(group: BaseExceptionGroup[_E]) -> list[_E]:
+    """Return the errors in a group, and in the groups in it, in order."""
+    found: list[_E] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -18,7 +18,7 @@ from relay_wire.channels import GENERAL
 from relay.config import RedisSettings, Settings, unknown_variables
 from relay.core.channels import ChannelPatterns
 from relay.core.client_address import TrustedProxies
-from relay.core.errors import RelayError
+from relay.core.errors import RelayError, leaves
 from relay.logs import flush, without_password
 from relay.metrics import Metrics
 from relay.processes import raise_file_limit
@@ -245,37 +245,21 @@ async def _run_lifespan(app: RelayApp, receive: Any, send: Any) -> None:
             nursery.cancel_scope.cancel()
     except* Exception as errors:  # noqa: BLE001 - whatever it was, the server is informed
         failed = errors
-        if not started and isinstance(cause := _single_cause(errors), RelayError):
-            app.start_failure = cause
-        else:
-            _log.critical("relay failed", exc_info=errors)
+        match leaves(errors):
+            case [RelayError() as cause] if not started:
+                app.start_failure = cause
+            case _:
+                _log.critical("relay failed", exc_info=errors)
     finally:
         app.relay.current = None
     if failed is None:
         await send({"type": "lifespan.shutdown.complete"})
     elif not started:
-        await send({"type": "lifespan.startup.failed", "message": _describe(failed)})
+        await send({"type": "lifespan.startup.failed", "message": "; ".join(map(str, leaves(failed)))})
     elif stopping:
-        await send({"type": "lifespan.shutdown.failed", "message": _describe(failed)})
+        await send({"type": "lifespan.shutdown.failed", "message": "; ".join(map(str, leaves(failed)))})
     else:
         await _end_process(app, receive, send)
-
-
-def _single_cause(errors: BaseExceptionGroup[Exception]) -> Exception | None:
-    """Return the one error of a group; None when there are several."""
-    error: Exception | BaseExceptionGroup[Exception] = errors
-    while isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) != 1:
-            return None
-        error = error.exceptions[0]
-    return error
-
-
-def _describe(errors: BaseExceptionGroup[Exception]) -> str:
-    """Say what the errors of a group are, and of those in it."""
-    return "; ".join(
-        _describe(error) if isinstance(error, BaseExceptionGroup) else str(error) for error in errors.exceptions
-    )
 
 
 async def _end_process(app: RelayApp, receive: Any, send: Any) -> None:

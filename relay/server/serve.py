@@ -116,9 +116,8 @@ async def serve(
                     nursery.start_soon(send_liveness, liveness_descriptor)
                 async with trio.open_nursery() as server:
                     binds = await _start(server, run, shutdown)
-                    if (
-                        app.relay.current is not None
-                    ):  # Hypercorn says that it is bound while a failure to start ends it
+                    # Hypercorn also says that it is bound when a failure to start is about to end it.
+                    if app.relay.current is not None:
                         on_up(binds[0], app.relay.current.redis_url)
                 nursery.cancel_scope.cancel()
     except* _StartInterrupted:

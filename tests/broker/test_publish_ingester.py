@@ -118,7 +118,7 @@ class Connection:
         return await self._replica.run_calls(calls)
 
 
-class PromptIngester:
+class ImmediateIngester:
     """An ingester with a connection that takes calls at once, which holds nothing back any more."""
 
     def __init__(self, replica: Replica) -> None:
@@ -128,7 +128,7 @@ class PromptIngester:
         retention = Retention(1000, 60, 60, 60, 60, 1_000_000)
         self.ingester = PublishIngester(
             self.connection.run_calls, retention, False, self._publish, count, lambda _: None, lambda: None, lambda _: None,
-            prompt_calls=self.connection,
+            immediate_calls=self.connection,
         )  # fmt: skip
 
     async def _publish(self, _channel: str, message: bytes) -> int:
@@ -139,7 +139,7 @@ class PromptIngester:
         for number in numbers:
             data = b'{"n":%d}' % number
             self.ingester.on_message(Update("task:t", "task_update", data, monotonic()), data)
-        self.ingester.on_received()
+        self.ingester.on_turn_end()
 
     @property
     def stored(self) -> list[int]:
@@ -151,8 +151,8 @@ class PromptIngester:
 
 
 @pytest.fixture
-async def prompt(nursery: trio.Nursery) -> PromptIngester:
-    ingester = PromptIngester(Replica(0, ERRORS["read-only"]))
+async def immediate(nursery: trio.Nursery) -> ImmediateIngester:
+    ingester = ImmediateIngester(Replica(0, ERRORS["read-only"]))
     nursery.start_soon(ingester.ingester.run)
     await ingester.settle()
     ingester.receive(0)  # by the task, which reads the clock first
@@ -162,75 +162,77 @@ async def prompt(nursery: trio.Nursery) -> PromptIngester:
     return ingester
 
 
-async def test_a_single_update_is_stored_without_a_turn_of_the_event_loop(prompt: PromptIngester) -> None:
+async def test_a_single_update_is_stored_without_a_turn_of_the_event_loop(immediate: ImmediateIngester) -> None:
     for number in (1, 2, 3):
-        prompt.receive(number)
-        assert prompt.connection.started
-        prompt.receive()  # a later turn, which brings the update back
-        assert not prompt.connection.started
-    assert prompt.stored == [0, 1, 2, 3]
-    await prompt.settle()
-    assert prompt.connection.run == []
+        immediate.receive(number)
+        assert immediate.connection.started
+        immediate.receive()  # a later turn, which brings the update back
+        assert not immediate.connection.started
+    assert immediate.stored == [0, 1, 2, 3]
+    await immediate.settle()
+    assert immediate.connection.run == []
 
 
-async def test_what_comes_before_the_answer_is_stored_behind_it(prompt: PromptIngester) -> None:
-    prompt.connection.has_answers = False
-    prompt.receive(1)
-    first = prompt.connection.started
-    prompt.receive(2)
-    assert prompt.connection.started is first
-    await prompt.settle()
-    assert prompt.connection.run[0] is first
-    assert prompt.stored == [0, 1, 2]
+async def test_what_comes_before_the_answer_is_stored_behind_it(immediate: ImmediateIngester) -> None:
+    immediate.connection.has_answers = False
+    immediate.receive(1)
+    first = immediate.connection.started
+    immediate.receive(2)
+    assert immediate.connection.started is first
+    await immediate.settle()
+    assert immediate.connection.run[0] is first
+    assert immediate.stored == [0, 1, 2]
 
 
-async def test_more_than_one_batch_is_left_to_the_task(prompt: PromptIngester) -> None:
+async def test_more_than_one_batch_is_left_to_the_task(immediate: ImmediateIngester) -> None:
     many = list(range(1, BATCH_UPDATES + 10))
-    prompt.receive(*many)
-    await prompt.settle()
-    assert prompt.stored == [0, *many]
+    immediate.receive(*many)
+    await immediate.settle()
+    assert immediate.stored == [0, *many]
 
 
-async def test_an_answer_that_no_turn_brings_is_awaited_after_a_tick(prompt: PromptIngester) -> None:
-    prompt.connection.has_answers = False
-    prompt.receive(1)
-    started = prompt.connection.started
-    await prompt.settle()
-    assert prompt.connection.run == []
+async def test_an_answer_that_no_turn_brings_is_awaited_after_a_tick(immediate: ImmediateIngester) -> None:
+    immediate.connection.has_answers = False
+    immediate.receive(1)
+    started = immediate.connection.started
+    await immediate.settle()
+    assert immediate.connection.run == []
     with trio.fail_after(5):
-        while not prompt.connection.run:  # noqa: ASYNC110 - nobody tells us
+        while not immediate.connection.run:  # noqa: ASYNC110 - nobody tells us
             await trio.sleep(0.05)
-    assert prompt.connection.run[0] is started
-    assert prompt.stored == [0, 1]
+    assert immediate.connection.run[0] is started
+    assert immediate.stored == [0, 1]
 
 
 @pytest.mark.parametrize("error", [RedisError("gone"), OSError("reset")], ids=["redis", "os"])
-async def test_calls_that_fail_are_run_again_before_what_came_later(prompt: PromptIngester, error: Exception) -> None:
-    prompt.receive(1)
-    prompt.connection.error = error
-    prompt.receive(2)
-    prompt.connection.error = None
-    assert prompt.stored == [0]
-    await prompt.settle()
-    assert prompt.stored == [0, 1, 2]
+async def test_calls_that_fail_are_run_again_before_what_came_later(
+    immediate: ImmediateIngester, error: Exception
+) -> None:
+    immediate.receive(1)
+    immediate.connection.error = error
+    immediate.receive(2)
+    immediate.connection.error = None
+    assert immediate.stored == [0]
+    await immediate.settle()
+    assert immediate.stored == [0, 1, 2]
 
 
-async def test_where_calls_cannot_be_started_the_task_runs_them(prompt: PromptIngester) -> None:
-    prompt.connection.is_open = False
-    prompt.receive(1)
-    await prompt.settle()
-    prompt.receive(2)
-    await prompt.settle()
-    assert prompt.stored == [0, 1, 2]
-    assert len(prompt.connection.run) == 2
+async def test_where_calls_cannot_be_started_the_task_runs_them(immediate: ImmediateIngester) -> None:
+    immediate.connection.is_open = False
+    immediate.receive(1)
+    await immediate.settle()
+    immediate.receive(2)
+    await immediate.settle()
+    assert immediate.stored == [0, 1, 2]
+    assert len(immediate.connection.run) == 2
 
 
-async def test_the_answer_to_another_relay_waits_for_what_was_begun(prompt: PromptIngester) -> None:
-    prompt.connection.has_answers = False
-    prompt.receive(1)
-    prompt.ingester.on_barrier_message("", b"ask x-1 other")
-    await prompt.settle()
-    assert prompt.said[-1] == (b"done", [0, 1])
+async def test_the_answer_to_another_relay_waits_for_what_was_begun(immediate: ImmediateIngester) -> None:
+    immediate.connection.has_answers = False
+    immediate.receive(1)
+    immediate.ingester.on_barrier_message("", b"ask x-1 other")
+    await immediate.settle()
+    assert immediate.said[-1] == (b"done", [0, 1])
 
 
 @pytest.mark.parametrize("is_away", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from tests.faults.rig import run_faults, run_periodic_cuts
+from tests.faults.runs import run_faults, run_periodic_cuts
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import KINDS, run_faults, run_periodic_cuts
+from tests.faults.runs import KINDS, run_faults, run_periodic_cuts
 
 # If a handshake is cut off, trio-websocket, which the clients use, leaves its socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -82,7 +82,7 @@ async def ingesting(redis: RedisBroker, *, live_only: list[Update] | None = None
         for message in messages:
             channel = GENERAL_UPDATES if b'"general_update"' in message else TASK_UPDATES
             instance.on_message(read_published(channel, message, monotonic()), message)
-        instance.on_received()
+        instance.on_turn_end()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(instance.run)

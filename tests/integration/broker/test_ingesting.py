@@ -133,7 +133,7 @@ async def test_a_relay_that_was_cut_off_between_two_equal_ones_counts_anew(redis
 
         def receive(message: bytes) -> None:
             lone.on_message(read_published(TASK_UPDATES, message, monotonic()), message)
-            lone.on_received()
+            lone.on_turn_end()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lone.run)
